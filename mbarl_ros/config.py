@@ -1,0 +1,397 @@
+"""Typed, validated schema of the robot, task and agent YAML files.
+
+Every node loads its configuration through :func:`load_robot`, :func:`load_task` and
+:func:`load_agent`; a mistake is one sentence that names the file and the key, raised as
+:class:`ConfigError` before anything starts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Bounds = tuple[float, float]
+
+
+class ConfigError(ValueError):
+    """A configuration mistake; the message names the file, the key and the remedy."""
+
+
+class Strict(BaseModel):
+    """A section in which an unknown key is an error, not a silent default."""
+
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
+
+
+# --- robot -----------------------------------------------------------------------------------
+
+
+class TopicMap(Strict):
+    """One ROS topic and which of its message fields carry which named values.
+
+    ``fields`` maps a value's name to a path in the message: ``pose.pose.position.x``,
+    ``position[elbow]`` (by joint name) or ``data[0]`` (by index).
+    """
+
+    topic: str
+    type: str = Field(pattern=r'^\w+/msg/\w+$')
+    fields: dict[str, str] = Field(min_length=1)
+
+
+class Limit(Strict):
+    """Bounds of one command entry, in its own unit; ``rate`` is the largest change per second."""
+
+    low: float
+    high: float
+    rate: float | None = Field(default=None, gt=0)
+    stop: float | Literal['hold'] = 0.0
+
+    @model_validator(mode='after')
+    def _ordered(self) -> Limit:
+        if not self.low < self.high:
+            raise ValueError(f'low ({self.low}) must be less than high ({self.high})')
+        return self
+
+
+class RobotConfig(Strict):
+    """A robot profile: topics to the state vector, the command vector to topics, and limits."""
+
+    name: str
+    description: str = ''
+    control_rate: float = Field(gt=0, le=1000, description='Hz')
+    state: list[TopicMap] = Field(min_length=1)
+    command: list[TopicMap] = Field(min_length=1)
+    teleop: list[TopicMap] = []
+    limits: dict[str, Limit]
+    workspace: dict[str, Bounds] = {}
+    command_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
+    state_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
+    teleop_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the state vector's entries, in order."""
+        return tuple(name for topic in self.state for name in topic.fields)
+
+    @property
+    def command_names(self) -> tuple[str, ...]:
+        """Names of the command vector's entries, in order."""
+        return tuple(name for topic in self.command for name in topic.fields)
+
+    @model_validator(mode='after')
+    def _consistent(self) -> RobotConfig:
+        _unique('state', self.state_names)
+        _unique('command', self.command_names)
+        _same('limits', self.limits, 'command', self.command_names)
+        _known('workspace', self.workspace, 'state', self.state_names)
+        for topic in self.teleop:
+            _known('teleop', topic.fields, 'command', self.command_names)
+        return self
+
+
+# --- task ------------------------------------------------------------------------------------
+
+
+class Entry(Strict):
+    """One entry of the observation or action vector and the range that is scaled to [-1, 1].
+
+    ``binary`` says that the entry takes only the values ``low`` and ``high`` (a contact, a grasp).
+    """
+
+    name: str
+    low: float
+    high: float
+    binary: bool = False
+
+    @model_validator(mode='after')
+    def _ordered(self) -> Entry:
+        if not self.low < self.high:
+            raise ValueError(f'{self.name}: low ({self.low}) must be less than high ({self.high})')
+        return self
+
+
+class Success(Strict):
+    """Success: the Euclidean distance of ``entries`` to ``target`` is at most ``tolerance``.
+
+    Without ``target`` the distance is taken to the goal part of the observation.
+    """
+
+    entries: list[str] = Field(min_length=1)
+    target: list[float] | None = None
+    tolerance: float = Field(gt=0)
+
+
+class Phases(Strict):
+    """Step limits of the forward and the backward phase."""
+
+    forward_limit: int = Field(gt=0)
+    backward_limit: int = Field(gt=0)
+
+
+class Evaluation(Strict):
+    """The deployed protocol and the end of a run; ``every`` and ``budget`` in environment steps."""
+
+    episodes: int = Field(default=50, gt=0)
+    horizon: int = Field(gt=0)
+    every: int = Field(gt=0)
+    target: float = Field(default=0.9, gt=0, le=1)
+    budget: int = Field(gt=0)
+
+
+class TaskConfig(Strict):
+    """A task: observation and action layout, goals, reward and success, phase limits."""
+
+    name: str
+    description: str = ''
+    robot: str
+    world: str | None = Field(default=None, pattern=r'^[\w.]+:\w+$')
+    observation: list[Entry] = Field(min_length=1)
+    action: list[Entry] = Field(min_length=1)
+    goals: list[list[float]] = []
+    success: Success
+    reward: Literal['success'] | str = Field(default='success', pattern=r'^(success|topic:.+)$')
+    phases: Phases
+    evaluation: Evaluation
+    demonstrations: str | None = None
+
+    @model_validator(mode='after')
+    def _consistent(self) -> TaskConfig:
+        names = [entry.name for entry in self.observation]
+        _unique('action', [entry.name for entry in self.action])
+        _known('success.entries', self.success.entries, 'observation', names)
+        if self.success.target is None and not self.goals:
+            raise ValueError('success.target: is needed where the task has no goals')
+        if self.success.target is not None and len(self.success.target) != len(
+            self.success.entries
+        ):
+            raise ValueError('success.target: needs one number for each of success.entries')
+        for goal in self.goals:
+            if len(goal) != len(self.observation):
+                raise ValueError(
+                    f'goals: each needs {len(self.observation)} numbers (one for each '
+                    f'observation entry), got {len(goal)}'
+                )
+        return self
+
+
+# --- agent -----------------------------------------------------------------------------------
+
+
+class SacConfig(Strict):
+    """Soft actor-critic (Haarnoja et al. 2018), both policies."""
+
+    hidden: list[int] = Field(default=[256, 256], min_length=1)
+    critics: int = Field(default=2, ge=2)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    batch: int = Field(default=256, gt=0)
+    discount: float = Field(default=0.99, gt=0, lt=1)
+    tau: float = Field(default=0.005, gt=0, le=1)
+    initial_temperature: float = Field(default=0.1, gt=0)
+    target_entropy_scale: float = Field(
+        default=0.5, gt=0, description='target entropy is -scale * |A|'
+    )
+    cloning_weight: float = Field(
+        default=0.0, ge=0, description='behaviour cloning on the demonstration part of the batch'
+    )
+
+
+class ClassifierConfig(Strict):
+    """MEDAL's state classifier (Sharma et al. 2022)."""
+
+    hidden: int = Field(default=128, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    batch: int = Field(default=400, gt=0, description='positives; as many negatives')
+    every: int = Field(default=10, gt=0, description='environment steps per gradient step')
+
+
+class ModelConfig(Strict):
+    """Dynamics ensemble and hallucinated practice (Janner et al. 2019)."""
+
+    members: int = Field(default=7, gt=0)
+    elites: int = Field(default=5, gt=0)
+    hidden: list[int] = Field(default=[200, 200, 200, 200], min_length=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    batch: int = Field(default=256, gt=0)
+    every: int = Field(default=250, gt=0, description='environment steps between fits')
+    max_epochs: int = Field(default=20, gt=0)
+    max_gradient_steps: int = Field(default=300, gt=0, description='cap on one fit')
+    rollouts: int = Field(default=400, gt=0, description='start states per environment step x 50')
+    length: int = Field(default=5, gt=0, description='steps of one hallucinated rollout')
+    start_weights: dict[Literal['replay', 'demonstrations', 'phase_starts'], float] = {
+        'replay': 0.5, 'demonstrations': 0.4, 'phase_starts': 0.1,
+    }
+    fraction: float = Field(default=0.5, ge=0, lt=1, description='share of each batch')
+    buffer: int = Field(default=100_000, gt=0, description='model transitions kept per policy')
+
+    @field_validator('start_weights')
+    @classmethod
+    def _positive(cls, weights: dict[str, float]) -> dict[str, float]:
+        if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
+            raise ValueError('needs weights >= 0 with a positive sum')
+        return weights
+
+    @model_validator(mode='after')
+    def _elites(self) -> ModelConfig:
+        if self.elites > self.members:
+            raise ValueError(f'elites ({self.elites}) cannot exceed members ({self.members})')
+        return self
+
+
+class AgentConfig(Strict):
+    """A preset: which parts the learner is composed of, and their settings."""
+
+    name: str
+    description: str = ''
+    backward: Literal['classifier', 'none'] = 'classifier'
+    sac: SacConfig = SacConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+    model: ModelConfig | None = ModelConfig()
+    updates_per_step: float = Field(default=2.0, gt=0)
+    demonstration_fraction: float = Field(default=0.25, ge=0, lt=1)
+    hindsight_fraction: float = Field(
+        default=0.0, ge=0, lt=1, description='share of real samples relabelled with later states'
+    )
+    exploration_noise: Literal['white', 'pink'] = 'white'
+    chunk: int = Field(default=50, gt=0, description='lockstep: steps between policy updates')
+    replay: int = Field(default=1_000_000, gt=0)
+
+    @model_validator(mode='after')
+    def _fractions(self) -> AgentConfig:
+        share = self.demonstration_fraction + (self.model.fraction if self.model else 0.0)
+        if share >= 1:
+            raise ValueError(
+                f'demonstration_fraction + model.fraction is {share:g}; leave room for real data'
+            )
+        return self
+
+
+# --- loading ---------------------------------------------------------------------------------
+
+Config = TypeVar('Config', bound=Strict)
+
+
+def config_dir() -> Path:
+    """Folder of the shipped YAML: MBARL_CONFIG_DIR, the source tree or the installed share/."""
+    override = os.environ.get('MBARL_CONFIG_DIR')
+    if override:
+        return Path(override)
+    here = Path(__file__).resolve().parent
+    candidates = [
+        here.parent / 'config',
+        *(parent / 'share' / 'mbarl_ros' / 'config' for parent in here.parents),
+    ]
+    for candidate in candidates:
+        if (candidate / 'tasks').is_dir():
+            return candidate
+    raise ConfigError(
+        f'config/ of mbarl_ros not found beside {here}; reinstall the package or set '
+        'MBARL_CONFIG_DIR'
+    )
+
+
+def available(kind: str) -> list[str]:
+    """Names of the shipped files of one kind: ``robots``, ``tasks`` or ``agents``."""
+    return sorted(path.stem for path in (config_dir() / kind).glob('*.yaml'))
+
+
+def find(kind: str, name: str) -> Path:
+    """Path of a shipped file by name, or of a user's own file by path."""
+    path = Path(name).expanduser()
+    if path.suffix in ('.yaml', '.yml'):
+        if not path.is_file():
+            raise ConfigError(f'{path}: no such file')
+        return path
+    path = config_dir() / kind / f'{name}.yaml'
+    if not path.is_file():
+        raise ConfigError(
+            f"unknown {kind[:-1]} '{name}'; known: {', '.join(available(kind))} "
+            f'(or give the path of a .yaml file)'
+        )
+    return path
+
+
+def load_robot(name: str) -> RobotConfig:
+    """Load a robot profile by name or path."""
+    return _load(RobotConfig, find('robots', name))
+
+
+def load_task(name: str) -> TaskConfig:
+    """Load a task by name or path; ``demonstrations`` becomes an absolute path."""
+    path = find('tasks', name)
+    task = _load(TaskConfig, path)
+    if task.demonstrations is None:
+        return task
+    return task.model_copy(
+        update={'demonstrations': str((path.parent / task.demonstrations).resolve())}
+    )
+
+
+def load_agent(name: str) -> AgentConfig:
+    """Load an agent preset by name or path."""
+    return _load(AgentConfig, find('agents', name))
+
+
+def load_world(task: TaskConfig, **options: Any) -> Any:
+    """Construct the world that a task names by import path (``package.module:Class``)."""
+    if task.world is None:
+        raise ConfigError(f"task '{task.name}': key 'world' is not set; it cannot be simulated")
+    module, _, name = task.world.partition(':')
+    try:
+        return getattr(importlib.import_module(module), name)(**options)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"task '{task.name}': key 'world': cannot import {task.world} ({error}); "
+            "install the extra with pip install 'mbarl_ros[sim]' or correct the path"
+        ) from error
+
+
+def _load(model: type[Config], path: Path) -> Config:
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f'{path}: cannot be read as YAML: {error}') from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f'{path}: must hold keys and values, got {type(raw).__name__}')
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f'{path}: {_sentence(error)}') from None
+
+
+def _sentence(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        key = '.'.join(str(part) for part in item['loc'])
+        message = item['msg'].removeprefix('Value error, ')
+        if item['type'] == 'extra_forbidden':
+            message = 'unknown key'
+        elif item['type'] == 'missing':
+            message = 'is missing'
+        parts.append(f"key '{key}': {message}" if key else message)
+    return '; '.join(parts)
+
+
+def _unique(key: str, names: Any) -> None:
+    doubled = sorted({name for name in names if list(names).count(name) > 1})
+    if doubled:
+        raise ValueError(f'{key}: names used twice: {", ".join(doubled)}')
+
+
+def _known(key: str, names: Any, where: str, known: Any) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f'{key}: {", ".join(unknown)} not in {where} ({", ".join(dict.fromkeys(known))})'
+        )
+
+
+def _same(key: str, names: Any, where: str, known: Any) -> None:
+    _known(key, names, where, known)
+    missing = [name for name in known if name not in names]
+    if missing:
+        raise ValueError(f'{key}: missing for {", ".join(missing)}')

@@ -1,0 +1,127 @@
+"""Named values <-> fields of ROS messages, by the paths of a robot profile.
+
+Works on any object with the message's attributes: rclpy messages and those read from bags.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mbarl_ros.config import ConfigError, TopicMap
+
+_PART = re.compile(r'^(\w+)(?:\[([^\]]+)\])?$')
+
+
+class TopicCodec:
+    """Reads and writes the named values of one topic.
+
+    ``position[elbow]`` looks the joint up in the message's ``name`` list (order in the message
+    does not matter); ``data[3]`` is an index.
+    """
+
+    def __init__(self, topic: TopicMap) -> None:
+        """Compile the paths of a topic map.
+
+        :raises ConfigError: a path that cannot be parsed.
+        """
+        self.topic = topic.topic
+        self.type = topic.type
+        self.names = tuple(topic.fields)
+        self._paths = [_parse(topic, path) for path in topic.fields.values()]
+        self._joints = [index for *_, index in self._paths if isinstance(index, str)]
+
+    def decode(self, message: Any) -> list[float]:
+        """Values of the message in the order of ``names``.
+
+        :raises ValueError: the message lacks a joint, an index or a field that the profile names.
+        """
+        try:
+            return [_get(message, path) for path in self._paths]
+        except (IndexError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"topic '{self.topic}': message lacks what the robot profile names "
+                f'({", ".join(self.names)}): {error}'
+            ) from error
+
+    def encode(self, message: Any, values: Sequence[float]) -> Any:
+        """Write values, in the order of ``names``, into a fresh message and return it."""
+        if self._joints and hasattr(message, 'name'):
+            message.name = list(dict.fromkeys(self._joints))
+        for path, value in zip(self._paths, values, strict=True):
+            _set(message, path, float(value))
+        return message
+
+
+def stamp_ns(message: Any) -> int | None:
+    """Header stamp in nanoseconds, or None for a message without a header."""
+    header = getattr(message, 'header', None)
+    if header is None:
+        return None
+    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+
+
+def set_stamp(message: Any, nanoseconds: int) -> None:
+    """Set the header stamp of a message that has one."""
+    header = getattr(message, 'header', None)
+    if header is not None:
+        header.stamp.sec, header.stamp.nanosec = divmod(int(nanoseconds), 1_000_000_000)
+
+
+def message_class(type_name: str, importer: Callable[[str], Any]) -> Any:
+    """Class of ``package/msg/Name``; ``importer`` is importlib.import_module.
+
+    :raises ConfigError: no such package or message is installed.
+    """
+    package, _, name = type_name.split('/')
+    try:
+        return getattr(importer(f'{package}.msg'), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"message type '{type_name}' is not installed: {error}; install its package "
+            f'(pip: ros-{package.replace("_", "-")}; apt: ros-$ROS_DISTRO-'
+            f'{package.replace("_", "-")})'
+        ) from error
+
+
+def _parse(topic: TopicMap, path: str) -> tuple[list[str], str, str | int | None]:
+    *parents, last = path.split('.')
+    match = _PART.match(last)
+    if match is None or not all(part.isidentifier() for part in parents):
+        raise ConfigError(f"topic '{topic.topic}': cannot read field path '{path}'")
+    name, index = match.groups()
+    if index is not None and index.isdigit():
+        return parents, name, int(index)
+    return parents, name, index
+
+
+def _owner(message: Any, parents: list[str]) -> Any:
+    for part in parents:
+        message = getattr(message, part)
+    return message
+
+
+def _get(message: Any, path: tuple[list[str], str, str | int | None]) -> float:
+    parents, name, index = path
+    owner = _owner(message, parents)
+    value = getattr(owner, name)
+    if index is None:
+        return float(value)
+    if isinstance(index, str):
+        index = list(owner.name).index(index)
+    return float(value[index])
+
+
+def _set(message: Any, path: tuple[list[str], str, str | int | None], value: float) -> None:
+    parents, name, index = path
+    owner = _owner(message, parents)
+    if index is None:
+        setattr(owner, name, value)
+        return
+    if isinstance(index, str):
+        index = list(owner.name).index(index)
+    values = list(getattr(owner, name))
+    values.extend([0.0] * (index + 1 - len(values)))
+    values[index] = value
+    setattr(owner, name, values)

@@ -1,0 +1,150 @@
+"""What a task is: layouts, goals, reward and success as NumPy functions of batches.
+
+The one place that controller, learner, demonstrations and worlds ask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from mbarl_ros.config import (
+    AgentConfig,
+    ConfigError,
+    RobotConfig,
+    TaskConfig,
+    load_robot,
+    load_task,
+)
+
+
+class Task:
+    """A task on a robot: the layout of observation and action, goals, success and reward.
+
+    An observation is the state part (``state_dim`` entries) followed, where the task has goals,
+    by a goal of the same layout. Observations are in physical units; networks see
+    ``(observation - offset) / scale``. Actions are in [-1, 1].
+    """
+
+    def __init__(self, config: TaskConfig, robot: RobotConfig) -> None:
+        """Bind a task to a robot profile.
+
+        :raises ConfigError: an observation or action entry that the robot does not have.
+        """
+        self.config = config
+        self.robot = robot
+        for key, entries, names in (
+            ('observation', config.observation, robot.state_names),
+            ('action', config.action, robot.command_names),
+        ):
+            for entry in entries:
+                if entry.name not in names:
+                    raise ConfigError(
+                        f"task '{config.name}': key '{key}': robot '{robot.name}' has no "
+                        f"'{entry.name}'; it has {', '.join(names)}"
+                    )
+        if [entry.name for entry in config.action] != list(robot.command_names):
+            raise ConfigError(
+                f"task '{config.name}': key 'action': must list the command of robot "
+                f"'{robot.name}' in its order: {', '.join(robot.command_names)}"
+            )
+        self.state_dim = len(config.observation)
+        self.goals = np.array(config.goals, np.float32).reshape(-1, self.state_dim)
+        self.goal_conditioned = len(self.goals) > 0
+        self.observation_dim = self.state_dim * (2 if self.goal_conditioned else 1)
+        self.action_dim = len(config.action)
+        low = np.array([entry.low for entry in config.observation], np.float32)
+        high = np.array([entry.high for entry in config.observation], np.float32)
+        repeat = 2 if self.goal_conditioned else 1
+        self.offset = np.tile((low + high) / 2, repeat)
+        self.scale = np.tile((high - low) / 2, repeat)
+        self.binary = np.array([entry.binary for entry in config.observation], bool)
+        self.state_low, self.state_high = low, high
+        self._action_offset = np.array([(e.low + e.high) / 2 for e in config.action])
+        self._action_scale = np.array([(e.high - e.low) / 2 for e in config.action])
+        self._state_index = [robot.state_names.index(entry.name) for entry in config.observation]
+        names = [entry.name for entry in config.observation]
+        self._success_index = [names.index(name) for name in config.success.entries]
+        self._target = (
+            None if config.success.target is None else np.array(config.success.target, np.float32)
+        )
+
+    @classmethod
+    def load(cls, task: str, robot: str | None = None) -> Task:
+        """Load a task by name or path; ``robot`` overrides the profile that the task names."""
+        config = load_task(task)
+        return cls(config, load_robot(robot or config.robot))
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.config.name
+
+    def state(self, robot_state: np.ndarray) -> np.ndarray:
+        """State part of the observation from robot state [..., robot dim]."""
+        return np.asarray(robot_state)[..., self._state_index].astype(np.float32)
+
+    def observation(self, robot_state: np.ndarray, goal: np.ndarray | None = None) -> np.ndarray:
+        """Observation [..., observation_dim], float32, from robot state and, if any, a goal."""
+        state = self.state(robot_state)
+        if not self.goal_conditioned:
+            return state
+        if goal is None:
+            raise ValueError(f"task '{self.name}' is goal-conditioned: a goal is needed")
+        return np.concatenate([state, np.broadcast_to(goal, state.shape)], -1, dtype=np.float32)
+
+    def with_goal(self, observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """Copy of observations [..., observation_dim] with the goal part replaced."""
+        observation = np.array(observation, np.float32)
+        observation[..., self.state_dim :] = goal
+        return observation
+
+    def sample_goal(self, rng: np.random.Generator) -> np.ndarray | None:
+        """One of the task's goals, or None where the task has none."""
+        return self.goals[rng.integers(len(self.goals))] if self.goal_conditioned else None
+
+    def command(self, action: np.ndarray) -> np.ndarray:
+        """Robot command [..., action_dim] in physical units, float64, from actions in [-1, 1]."""
+        clipped = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
+        return self._action_offset + self._action_scale * clipped
+
+    def action(self, command: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`command`, clipped to [-1, 1], float32."""
+        action = (np.asarray(command, np.float64) - self._action_offset) / self._action_scale
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def distance(self, observation: np.ndarray) -> np.ndarray:
+        """Distance to success [...] of observations [..., observation_dim]."""
+        observation = np.asarray(observation)
+        if self._target is not None:
+            target = self._target
+        else:
+            target = observation[..., [self.state_dim + i for i in self._success_index]]
+        return np.linalg.norm(observation[..., self._success_index] - target, axis=-1)
+
+    def success(self, observation: np.ndarray) -> np.ndarray:
+        """Whether each observation [..., observation_dim] is a success, bool [...]."""
+        return self.distance(observation) <= self.config.success.tolerance
+
+    @property
+    def reward_known(self) -> bool:
+        """Whether the reward is a known function of the observation (else it comes by topic)."""
+        return self.config.reward == 'success'
+
+    def reward(self, next_observation: np.ndarray) -> np.ndarray:
+        """Sparse task reward, float32 [...]: 1 on success, else 0."""
+        return self.success(next_observation).astype(np.float32)
+
+    def spec_hash(self, agent: AgentConfig) -> str:
+        """Hash of layout and network shape: who disagrees on it must not exchange data."""
+        spec = {
+            'observation': [entry.model_dump() for entry in self.config.observation],
+            'goal_conditioned': self.goal_conditioned,
+            'action': [entry.model_dump() for entry in self.config.action],
+            'hidden': agent.sac.hidden,
+            'classifier': agent.classifier.hidden,
+        }
+        text = json.dumps(spec, sort_keys=True)
+        return f'{self.name}/{agent.name}:{hashlib.sha256(text.encode()).hexdigest()[:16]}'
