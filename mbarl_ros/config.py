@@ -185,18 +185,22 @@ class TaskConfig(Strict):
 class SacConfig(Strict):
     """Soft actor-critic (Haarnoja et al. 2018), both policies."""
 
-    hidden: list[int] = Field(default=[256, 256], min_length=1)
+    hidden: list[int] = Field(default=[128, 128], min_length=1)
     critics: int = Field(default=2, ge=2)
-    learning_rate: float = Field(default=3e-4, gt=0)
-    batch: int = Field(default=256, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    batch: int = Field(default=128, gt=0)
     discount: float = Field(default=0.99, gt=0, lt=1)
-    tau: float = Field(default=0.005, gt=0, le=1)
-    initial_temperature: float = Field(default=0.1, gt=0)
+    tau: float = Field(default=0.01, gt=0, le=1)
+    deployed_tau: float = Field(
+        default=0.003, gt=0, le=1, description='averaging of the deployed policy'
+    )
+    initial_temperature: float = Field(default=0.01, gt=0)
+    temperature_rate: float = Field(default=5e-4, gt=0)
     target_entropy_scale: float = Field(
         default=0.5, gt=0, description='target entropy is -scale * |A|'
     )
     cloning_weight: float = Field(
-        default=0.0, ge=0, description='behaviour cloning on the demonstration part of the batch'
+        default=0.1, ge=0, description='behaviour cloning on the demonstration part of the batch'
     )
 
 
@@ -212,21 +216,23 @@ class ClassifierConfig(Strict):
 class ModelConfig(Strict):
     """Dynamics ensemble and hallucinated practice (Janner et al. 2019)."""
 
-    members: int = Field(default=7, gt=0)
-    elites: int = Field(default=5, gt=0)
-    hidden: list[int] = Field(default=[200, 200, 200, 200], min_length=1)
+    members: int = Field(default=5, gt=0)
+    elites: int = Field(default=3, gt=0)
+    hidden: list[int] = Field(default=[128, 128], min_length=1)
     learning_rate: float = Field(default=1e-3, gt=0)
-    batch: int = Field(default=256, gt=0)
+    batch: int = Field(default=128, gt=0)
     every: int = Field(default=250, gt=0, description='environment steps between fits')
-    max_epochs: int = Field(default=20, gt=0)
-    max_gradient_steps: int = Field(default=300, gt=0, description='cap on one fit')
-    rollouts: int = Field(default=400, gt=0, description='start states per environment step x 50')
+    max_gradient_steps: int = Field(default=400, gt=0, description='cap on one fit')
+    patience: int = Field(default=20, gt=0, description='gradient steps between held-out checks')
+    rollouts: int = Field(
+        default=10, gt=0, description='start states per environment step and policy'
+    )
     length: int = Field(default=5, gt=0, description='steps of one hallucinated rollout')
     start_weights: dict[Literal['replay', 'demonstrations', 'phase_starts'], float] = {
-        'replay': 0.5, 'demonstrations': 0.4, 'phase_starts': 0.1,
+        'replay': 0.6, 'demonstrations': 0.3, 'phase_starts': 0.1,
     }
     fraction: float = Field(default=0.5, ge=0, lt=1, description='share of each batch')
-    buffer: int = Field(default=100_000, gt=0, description='model transitions kept per policy')
+    buffer: int = Field(default=20_000, gt=0, description='model transitions kept per policy')
 
     @field_validator('start_weights')
     @classmethod

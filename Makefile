@@ -1,0 +1,54 @@
+# make sim    a simulated robot learns by itself     make test   the tests
+# make demos  records the demonstrations of a task anew, without a person
+# make clean  removes the virtual environment
+#
+# Needs Python 3.11 (or newer, where the pinned wheels exist) and nothing else: ROS 2 comes from PyPI.
+
+TASK ?= pointmass
+SEED ?= 0
+# Further arguments of `mbarl up`, for example ARGS='steps:=5000 view:=lines'
+ARGS ?=
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+EXTRAS ?= ros,sim,dev
+CONSTRAINTS ?= constraints.txt
+PYTEST_ARGS ?=
+
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help venv sim demos test lint clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+venv: $(STAMP)
+
+$(STAMP): setup.py setup.cfg pyproject.toml $(CONSTRAINTS)
+	@test -n '$(PYTHON)' || { echo 'error: no python3.11 found; install it or set PYTHON=/path/to/python3.11'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'error: $(PYTHON) is older than 3.11; set PYTHON=/path/to/python3.11'; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]' -c $(CONSTRAINTS)
+	@touch $@
+
+# exec, so that Ctrl-C has one process to talk to, and make passes the exit code on.
+sim: $(STAMP)
+	@exec $(BIN)/mbarl up sim task:=$(TASK) seed:=$(SEED) $(ARGS)
+
+demos: $(STAMP)
+	rm -rf demos/.$(TASK).new
+	$(BIN)/mbarl up record task:=$(TASK) seed:=$(SEED) demos:=demos/.$(TASK).new $(ARGS)
+	rm -rf demos/$(TASK)
+	mv demos/.$(TASK).new demos/$(TASK)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,129 @@
+"""The policy as it runs on the robot: a tanh-Gaussian MLP in NumPy.
+
+For 256x256 one action takes about 9 us in NumPy and 90 us in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mbarl_ros.config import AgentConfig
+from mbarl_ros.transitions import PHASES
+from mbarl_ros.wire import WireError, require
+
+LOG_STD_BOUNDS = (-10.0, 2.0)
+DEPLOYED = 'deployed'
+
+
+def policy_names(agent: AgentConfig) -> tuple[str, ...]:
+    """Policies of a policy message: one for each phase, and the deployed one."""
+    return (*PHASES, DEPLOYED) if agent.backward != 'none' else (PHASES[0], DEPLOYED)
+
+
+class Policy:
+    """``tanh(mean(s) + exp(log_std(s)) * noise)`` with a ReLU MLP for mean and log_std."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], name: str) -> None:
+        """Take the layers ``NAME/0/weight``, ``NAME/0/bias``, ... and ``offset``, ``scale``."""
+        self._offset = arrays['offset'].astype(np.float32)
+        self._inverse_scale = (1.0 / arrays['scale']).astype(np.float32)
+        self._layers = []
+        while f'{name}/{len(self._layers)}/weight' in arrays:
+            prefix = f'{name}/{len(self._layers)}'
+            self._layers.append((arrays[f'{prefix}/weight'], arrays[f'{prefix}/bias']))
+
+    def _head(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = (observation - self._offset) * self._inverse_scale
+        for weight, bias in self._layers[:-1]:
+            x = np.maximum(x @ weight + bias, 0.0)
+        weight, bias = self._layers[-1]
+        mean, log_std = np.split(x @ weight + bias, 2, axis=-1)
+        return mean, log_std
+
+    def mean_action(self, observation: np.ndarray) -> np.ndarray:
+        """Deterministic action [..., A] in [-1, 1] for observations [..., O]."""
+        return np.tanh(self._head(observation)[0])
+
+    def sample(self, observation: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Stochastic action [..., A] for standard normal ``noise`` [..., A]."""
+        mean, log_std = self._head(observation)
+        return np.tanh(mean + np.exp(np.clip(log_std, *LOG_STD_BOUNDS)) * noise)
+
+
+def policy_shapes(
+    names: tuple[str, ...], observation_dim: int, action_dim: int, hidden: list[int]
+) -> dict[str, tuple[int, ...]]:
+    """Shape of each array of a policy message with the policies ``names``."""
+    shapes: dict[str, tuple[int, ...]] = {'offset': (observation_dim,), 'scale': (observation_dim,)}
+    sizes = [observation_dim, *hidden, 2 * action_dim]
+    for name in names:
+        for layer, (rows, columns) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            shapes[f'{name}/{layer}/weight'] = (rows, columns)
+            shapes[f'{name}/{layer}/bias'] = (columns,)
+    return shapes
+
+
+def check_policy(
+    arrays: Mapping[str, np.ndarray],
+    names: tuple[str, ...],
+    observation_dim: int,
+    action_dim: int,
+    hidden: list[int],
+) -> None:
+    """Refuse weights of another layout, type or with values that are not finite.
+
+    :raises WireError: naming the array at fault.
+    """
+    require(arrays, policy_shapes(names, observation_dim, action_dim, hidden), 'policy')
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise WireError(f"policy: array '{name}' is {array.dtype}, not float32")
+    if (arrays['scale'] <= 0).any():
+        raise WireError("policy: array 'scale' must be positive")
+
+
+class WhiteNoise:
+    """Independent standard normal noise."""
+
+    def __init__(self, dim: int, rng: np.random.Generator) -> None:
+        """Noise of ``dim`` entries a step."""
+        self._dim, self._rng = dim, rng
+
+    def sample(self) -> np.ndarray:
+        """Next noise vector [dim]."""
+        return self._rng.standard_normal(self._dim).astype(np.float32)
+
+
+class PinkNoise:
+    """Temporally correlated noise with power 1/f (Eberhard et al. 2023), unit variance.
+
+    Covers more of a room than white noise of the same size; drawn in blocks of ``horizon`` steps.
+    """
+
+    def __init__(self, dim: int, rng: np.random.Generator, horizon: int) -> None:
+        """Noise of ``dim`` entries a step, correlated over at most ``horizon`` steps."""
+        self._dim, self._rng, self._horizon = dim, rng, max(int(horizon), 2)
+        self._block = np.zeros((0, dim), np.float32)
+        self._next = 0
+
+    def sample(self) -> np.ndarray:
+        """Next noise vector [dim]."""
+        if self._next == len(self._block):
+            self._draw()
+        noise = self._block[self._next]
+        self._next += 1
+        return noise
+
+    def _draw(self) -> None:
+        n = self._horizon
+        frequency = np.maximum(np.fft.rfftfreq(n), 1.0 / n)
+        shape = (self._dim, len(frequency))
+        spectrum = self._rng.standard_normal(shape) + 1j * self._rng.standard_normal(shape)
+        signal = np.fft.irfft(spectrum / np.sqrt(frequency), n)
+        # Normalise by the expected, not the drawn, deviation: the mean of a block stays random.
+        power = 2 * np.sum(1.0 / frequency[1:]) + 1.0 / frequency[0]
+        expected = np.sqrt(2 * power) / n
+        self._block = (signal / expected).T.astype(np.float32)
+        self._next = 0

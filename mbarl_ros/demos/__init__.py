@@ -1,0 +1,1 @@
+"""Recording and reading demonstrations: one rosbag2 folder each, never pickle."""

@@ -1,0 +1,13 @@
+"""Executable name -> entry point of each node: read by setup.py, bringup and ``mbarl node``."""
+
+NODES = {
+    'policy_controller': 'mbarl_ros.nodes.policy_controller:main',
+    'safety_gate': 'mbarl_ros.nodes.safety_gate:main',
+    'learner': 'mbarl_ros.nodes.learner:main',
+    'state_classifier': 'mbarl_ros.nodes.state_classifier:main',
+    'policy_evaluator': 'mbarl_ros.nodes.policy_evaluator:main',
+    'demo_recorder': 'mbarl_ros.nodes.demo_recorder:main',
+    'monitor': 'mbarl_ros.nodes.monitor:main',
+    'robot_sim': 'mbarl_sim.robot_sim:main',
+    'scripted_operator': 'mbarl_sim.scripted_operator:main',
+}

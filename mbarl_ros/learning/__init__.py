@@ -1,0 +1,1 @@
+"""Everything that learns: SAC, classifier, dynamics ensemble, imitation, checkpoints (torch, no ROS)."""

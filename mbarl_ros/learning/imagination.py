@@ -1,0 +1,168 @@
+"""Imagined practice: short rollouts of both policies in the learned model (MBPO, MBARL)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from mbarl_ros.config import ModelConfig
+from mbarl_ros.learning.dynamics import Ensemble
+from mbarl_ros.learning.replay import Replay
+from mbarl_ros.learning.sac import Sac
+from mbarl_ros.learning.state import Arrays
+from mbarl_ros.task import Task
+
+FORWARD = 0
+HOLD_OUT_BLOCK = 10  # neighbours in a stream are alike: hold out whole blocks, every tenth
+FIT_ROWS, HELD_OUT_ROWS = 50_000, 2_000
+DISTRUST = 0.5  # unexplained share of an entry's change beyond which the model is not trusted
+
+
+class Imagination:
+    """The dynamics model, when it is fitted, and one ageing buffer of imagined rows per policy."""
+
+    def __init__(self, task: Task, config: ModelConfig, policies: int, seed: int) -> None:
+        """Nothing is imagined before the first fit."""
+        self.task, self.config = task, config
+        self.ensemble = Ensemble(task, config, seed)
+        self.buffers = [
+            Replay(config.buffer, task.observation_dim, task.action_dim) for _ in range(policies)
+        ]
+        self.fitted_at = self.rolled_at = 0
+        self._rng = np.random.default_rng([seed, 5])
+
+    @property
+    def distrusted(self) -> bool:
+        """Whether the held-out error of any entry says that the model is bad."""
+        return bool(self.ensemble.error.max() > DISTRUST)
+
+    @property
+    def length(self) -> int:
+        """Rollout length: as configured, 1 where the model is distrusted."""
+        return 1 if self.distrusted else self.config.length
+
+    @property
+    def fraction(self) -> float:
+        """Imagined share of a batch: as configured, a quarter of it where distrusted."""
+        if not min(len(buffer) for buffer in self.buffers):
+            return 0.0
+        return self.config.fraction * (0.25 if self.distrusted else 1.0)
+
+    def update(
+        self,
+        sac: Sac,
+        replay: Replay,
+        demonstrations: Replay,
+        phase_starts: Sequence[np.ndarray],
+    ) -> dict[str, float]:
+        """Fit when due, then imagine the practice that the new real steps have earned."""
+        metrics = {}
+        if replay.total - self.fitted_at >= self.config.every:
+            metrics = self._fit(replay, demonstrations)
+            self.fitted_at = replay.total
+        if self.ensemble.fits and replay.total > self.rolled_at:
+            starts = (replay.total - self.rolled_at) * self.config.rollouts
+            self._imagine(sac, self._starts(replay, demonstrations, phase_starts, starts))
+        self.rolled_at = replay.total
+        metrics['model/length'] = float(self.length)
+        metrics['model/fraction'] = self.fraction
+        metrics['model/distrusted'] = float(self.distrusted)
+        return metrics
+
+    def _fit(self, replay: Replay, demonstrations: Replay) -> dict[str, float]:
+        train, held_out = [], []
+        for source in (replay, demonstrations):
+            age = np.arange(len(source))
+            apart = (age + source.total - len(source)) // HOLD_OUT_BLOCK % 10 == 9
+            train.append(source.rows(self._few(age[~apart], FIT_ROWS)))
+            held_out.append(source.rows(self._few(age[apart], HELD_OUT_ROWS)))
+        steps = self.config.max_gradient_steps
+        return self.ensemble.fit(_joined(train), _joined(held_out), steps)
+
+    def _few(self, age: np.ndarray, rows: int) -> np.ndarray:
+        return age if len(age) <= rows else self._rng.choice(age, rows, replace=False)
+
+    def _starts(
+        self,
+        replay: Replay,
+        demonstrations: Replay,
+        phase_starts: Sequence[np.ndarray],
+        count: int,
+    ) -> np.ndarray:
+        """Start observations [policies, n, observation_dim], n divisible by the elites."""
+        count = -(-count // self.config.elites) * self.config.elites
+        weights = self.config.start_weights
+        starts = []
+        for phase in range(len(self.buffers)):
+            kinds = list(weights)
+            shares = np.array([weights[kind] for kind in kinds])
+            drawn = self._rng.multinomial(count, shares / shares.sum())
+            parts = []
+            for kind, number in zip(kinds, drawn, strict=True):
+                if kind == 'phase_starts' and len(phase_starts[phase]):
+                    own = phase_starts[phase]
+                    parts.append(own[self._rng.integers(len(own), size=number)])
+                    continue
+                source = demonstrations if kind == 'demonstrations' else replay
+                rows = source.rows(source.sample(self._rng, (number,)))
+                parts.append(rows['observation'])
+            starts.append(np.concatenate(parts))
+        stacked = np.stack(starts)
+        if self.task.goal_conditioned:
+            goals = self.task.goals[self._rng.integers(len(self.task.goals), size=stacked.shape[:2])]
+            stacked = self.task.with_goal(stacked, goals)
+        return stacked
+
+    def _imagine(self, sac: Sac, observation: np.ndarray) -> None:
+        policies, count, _ = observation.shape
+        alive = np.ones((policies, count), bool)
+        for _ in range(self.length):
+            scaled = (observation - self.task.offset) / self.task.scale
+            action = sac.act(torch.from_numpy(scaled))
+            state = torch.from_numpy(observation[..., : self.task.state_dim])
+            following = self.ensemble.step(state.flatten(0, 1), action.flatten(0, 1))
+            next_observation = observation.copy()
+            next_observation[..., : self.task.state_dim] = following.view(
+                policies, count, -1
+            ).numpy()
+            for phase, buffer in enumerate(self.buffers):
+                keep = alive[phase]
+                buffer.add(
+                    {
+                        'observation': observation[phase, keep],
+                        'action': action[phase].numpy()[keep],
+                        'next_observation': next_observation[phase, keep],
+                    }
+                )
+            alive[FORWARD] &= ~self.task.success(next_observation[FORWARD])
+            observation = next_observation
+
+    def state_dict(self) -> tuple[Arrays, dict]:
+        """Arrays and metadata for an exact resume, imagined rows included."""
+        arrays = self.ensemble.state_arrays()
+        for phase, buffer in enumerate(self.buffers):
+            held = buffer.held()
+            for name in ('observation', 'action', 'next_observation'):
+                arrays[f'imagined/{phase}/{name}'] = held[name]
+        return arrays, {
+            'rng': self._rng.bit_generator.state,
+            'fitted_at': self.fitted_at,
+            'rolled_at': self.rolled_at,
+            'totals': [buffer.total for buffer in self.buffers],
+        }
+
+    def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.ensemble.load_state_arrays(arrays)
+        for phase, (buffer, total) in enumerate(zip(self.buffers, meta['totals'], strict=True)):
+            names = ('observation', 'action', 'next_observation')
+            rows = {name: arrays[f'imagined/{phase}/{name}'] for name in names}
+            buffer.restore(rows, total)
+        self._rng.bit_generator.state = meta['rng']
+        self.fitted_at, self.rolled_at = meta['fitted_at'], meta['rolled_at']
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

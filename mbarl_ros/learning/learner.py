@@ -1,0 +1,239 @@
+"""The learner: real transitions in, policies out. Composed of parts as the agent preset says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from mbarl_ros.config import AgentConfig, ConfigError
+from mbarl_ros.learning.classifier import BACKWARD, FORWARD, MAX_REWARD, backward_reward, logits
+from mbarl_ros.learning.imagination import Imagination
+from mbarl_ros.learning.replay import Replay
+from mbarl_ros.learning.sac import Sac
+from mbarl_ros.learning.state import Arrays
+from mbarl_ros.task import Task
+
+BLOCK = 64  # updates whose batches are drawn at once
+PHASE_STARTS = 100  # latest starts of each phase that are kept for imagined rollouts
+HINDSIGHT_DELAY = 4  # mean delay of a hindsight goal: a phase limit divided by this
+
+
+class Learner:
+    """Trains both policies on the real stream of both phases, demonstrations and imagination.
+
+    Deterministic on one thread: the same calls with the same seed give the same policies.
+    """
+
+    def __init__(
+        self, task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
+    ) -> None:
+        """Fresh networks; ``demonstrations`` are transitions of whole demonstrations in order.
+
+        :raises ConfigError: the preset needs a known reward, or backward practice demonstrations.
+        """
+        if not task.reward_known and (agent.model or agent.hindsight_fraction):
+            raise ConfigError(
+                f"agent '{agent.name}': imagined practice and hindsight need a reward that is "
+                f"known; task '{task.name}' has key 'reward': {task.config.reward}. Set "
+                "'model: null' and 'hindsight_fraction: 0', or use reward: success"
+            )
+        rows = len(demonstrations['observation'])
+        if rows == 0 and (agent.demonstration_fraction or agent.backward == 'classifier'):
+            raise ConfigError(
+                f"agent '{agent.name}' learns from demonstrations; task '{task.name}' has none"
+            )
+        self.task, self.agent = task, agent
+        self.policies = ('forward',) if agent.backward == 'none' else ('forward', 'backward')
+        task_range = (0.0, 1.0) if task.reward_known else (-np.inf, np.inf)
+        bounds = np.array([task_range, (0.0, MAX_REWARD)])[: len(self.policies)]
+        self._sac = Sac(
+            agent.sac, self.policies, task.observation_dim, task.action_dim, bounds, seed
+        )
+        self._replay = Replay(agent.replay, task.observation_dim, task.action_dim)
+        self._demonstrations = Replay(max(rows, 1), task.observation_dim, task.action_dim)
+        self._demonstrations.add(demonstrations)
+        self._phase_starts: list[list[np.ndarray]] = [[] for _ in self.policies]
+        self._phase_ended = True
+        self._imagination = (
+            Imagination(task, agent.model, len(self.policies), seed) if agent.model else None
+        )
+        self._classifier: Arrays | None = None
+        self._rng = np.random.default_rng([seed, 1])
+        self.updates = 0
+
+    @property
+    def environment_steps(self) -> int:
+        """Real transitions added so far."""
+        return self._replay.total
+
+    def add(self, transitions: Mapping[str, np.ndarray]) -> None:
+        """Append real transitions in order; no training. Also refills the replay on resume."""
+        self._replay.add(transitions)
+        ended = np.asarray(transitions['truncated']) | np.asarray(transitions['terminated'])
+        for row, phase in enumerate(transitions['phase']):
+            if self._phase_ended and phase < len(self._phase_starts):
+                starts = self._phase_starts[phase]
+                starts.append(np.array(transitions['observation'][row], np.float32))
+                del starts[:-PHASE_STARTS]
+            self._phase_ended = bool(ended[row])
+
+    def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take a classifier message; rewards of the backward policy follow it at once."""
+        self._classifier = {name: np.array(array, np.float32) for name, array in arrays.items()}
+
+    def train(self, updates: int) -> dict[str, float]:
+        """Do ``updates`` gradient steps of both policies; mean metrics.
+
+        Before them, when due, the model is fitted and practice imagined.
+        """
+        metrics = {}
+        if self._imagination is not None and len(self._replay):
+            starts = [np.array(starts) for starts in self._phase_starts]
+            metrics = self._imagination.update(
+                self._sac, self._replay, self._demonstrations, starts
+            )
+        sums: dict[str, torch.Tensor] = {}
+        done = 0
+        while done < updates:
+            block = min(BLOCK, updates - done)
+            batches = self._batches(block)
+            for number in range(block):
+                batch = {name: tensor[number] for name, tensor in batches.items()}
+                for name, value in self._sac.update(batch).items():
+                    sums[name] = sums[name] + value if name in sums else value
+            done += block
+        self.updates += updates
+        for name, total in sums.items():
+            for policy, value in zip(self.policies, (total / updates).tolist(), strict=True):
+                metrics[f'{policy}/{name}'] = value
+        return metrics
+
+    def _batches(self, updates: int) -> dict[str, torch.Tensor]:
+        parts = [self._policy_batches(phase, updates) for phase in range(len(self.policies))]
+        return {
+            name: torch.from_numpy(np.stack([part[name] for part in parts], axis=1))
+            for name in parts[0]
+        }
+
+    def _policy_batches(self, phase: int, updates: int) -> dict[str, np.ndarray]:
+        """Batches [updates, batch, ...] of one policy: demonstrations, then real, then imagined."""
+        batch = self.agent.sac.batch
+        imagined = round(batch * (self._imagination.fraction if self._imagination else 0.0))
+        shown = round(batch * self.agent.demonstration_fraction)
+        if not len(self._replay):
+            shown = batch - imagined
+        parts = []
+        for source, rows in (
+            (self._demonstrations, shown),
+            (self._replay, batch - shown - imagined),
+        ):
+            if rows:
+                parts.append(self._drawn(source, phase, (updates, rows)))
+        if imagined and self._imagination:
+            source = self._imagination.buffers[phase]
+            parts.append(source.rows(source.sample(self._rng, (updates, imagined))))
+        rows = {
+            name: np.concatenate([part[name] for part in parts], axis=1)
+            for name in ('observation', 'action', 'next_observation', 'reward', 'terminated')
+        }
+        reward, terminated = self._reward(phase, rows)
+        offset, scale = self.task.offset, self.task.scale
+        clone = np.zeros((updates, shown), np.float32)
+        if shown and phase == FORWARD:
+            clone[:] = parts[0]['phase'] == FORWARD
+        return {
+            'observation': (rows['observation'] - offset) / scale,
+            'next_observation': (rows['next_observation'] - offset) / scale,
+            'action': rows['action'],
+            'reward': reward,
+            'discount': (self.agent.sac.discount * ~terminated).astype(np.float32),
+            'clone': clone,
+        }
+
+    def _reward(
+        self, phase: int, rows: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Reward as of now and whether the return ends; it never ends at a truncation."""
+        following = rows['next_observation']
+        if phase == BACKWARD:
+            reward = np.zeros(following.shape[:-1], np.float32)
+            if self._classifier is not None:
+                logit = logits(self._classifier, following)
+                # (1 - discount) makes the value a mean of rewards: one scale for both critics
+                reward = (1.0 - self.agent.sac.discount) * backward_reward(logit)
+            return reward.astype(np.float32), np.zeros(following.shape[:-1], bool)
+        if not self.task.reward_known:
+            return rows['reward'], rows['terminated'].astype(bool)
+        success = self.task.success(following)
+        return success.astype(np.float32), success
+
+    def _drawn(self, source: Replay, phase: int, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Rows of a stream; where there are goals, real rows get task goals and later states."""
+        order = source.sample(self._rng, shape)
+        rows = source.rows(order)
+        if not self.task.goal_conditioned:
+            return rows
+        dim = self.task.state_dim
+        goals = rows['observation'][..., dim:]
+        if source is self._replay:
+            goals = self.task.goals[self._rng.integers(len(self.task.goals), size=shape)]
+        if phase == FORWARD and self.agent.hindsight_fraction > 0:
+            limit = self.task.config.phases.forward_limit
+            later = source.later(order, self._rng, limit / HINDSIGHT_DELAY)[..., :dim]
+            relabelled = self._rng.random(shape) < self.agent.hindsight_fraction
+            goals = np.where(relabelled[..., None], later, goals)
+            # what was shown for the demonstrated goal is shown for a state on its way, too
+        for name in ('observation', 'next_observation'):
+            rows[name][..., dim:] = goals
+        return rows
+
+    def policy_arrays(self) -> Arrays:
+        """The policy message: ``offset``, ``scale``, each policy and ``deployed``."""
+        return {
+            'offset': self.task.offset.copy(),
+            'scale': self.task.scale.copy(),
+            **self._sac.policy_arrays(),
+        }
+
+    def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
+        """Arrays and JSON-able metadata for an exact resume; real rows come back by add()."""
+        arrays = self._sac.state_arrays()
+        meta: dict[str, Any] = {
+            'spec': self.task.spec_hash(self.agent),
+            'environment_steps': self.environment_steps,
+            'updates': self.updates,
+            'rng': self._rng.bit_generator.state,
+        }
+        if self._classifier is not None:
+            arrays |= {f'current/{name}': array for name, array in self._classifier.items()}
+        if self._imagination is not None:
+            imagined, meta['imagination'] = self._imagination.state_dict()
+            arrays |= imagined
+        return arrays, meta
+
+    def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`, into a learner of the same task and preset.
+
+        The caller also adds the first ``meta['environment_steps']`` logged transitions.
+
+        :raises ValueError: the state is of another task, preset or network.
+        """
+        spec = self.task.spec_hash(self.agent)
+        if meta['spec'] != spec:
+            raise ValueError(
+                f"checkpoint is of '{meta['spec']}', this run is '{spec}'; use the settings that "
+                'it was written with or another run folder'
+            )
+        if (self._imagination is None) != ('imagination' not in meta):
+            raise ValueError("checkpoint and preset disagree on 'model'")
+        self._sac.load_state_arrays(arrays)
+        self._rng.bit_generator.state = meta['rng']
+        self.updates = meta['updates']
+        prefix = 'current/'
+        current = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+        self._classifier = current or None
+        if self._imagination is not None:
+            self._imagination.load_state_dict(arrays, meta['imagination'])

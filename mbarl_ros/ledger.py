@@ -1,0 +1,72 @@
+"""Which transitions have been received: nothing twice, nothing skipped.
+
+A controller numbers its transitions from 0 in each of its sessions; whoever receives them counts
+by session, so that restarts of either side neither lose nor double a transition.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mbarl_ros import wire
+from mbarl_ros.config import ConfigError
+from mbarl_ros.log import read_records
+from mbarl_ros.task import Task
+from mbarl_ros.transitions import Transitions, concatenate, select, stack, unpack_transitions
+
+TRANSITIONS_FILE = 'transitions.log'
+"""In a run folder: every transition that the learner has acknowledged."""
+
+
+class Ledger:
+    """Counts of received transitions by session, in the order of receipt."""
+
+    def __init__(self) -> None:
+        """Nothing received."""
+        self.stored: dict[str, int] = {}
+        self.total = 0
+        self.last_session = ''
+
+    def base(self, session: str) -> int:
+        """Environment steps of the run before this session's first transition."""
+        return self.total - self.stored.get(session, 0)
+
+    def fresh(self, transitions: Transitions, session: str, first: int) -> Transitions | None:
+        """Rows not received before, numbered by the run's environment steps.
+
+        None means a gap: rows before ``first`` are missing and must be sent again.
+        """
+        self.last_session = session
+        expected = self.stored.setdefault(session, 0)
+        if first > expected:
+            return None
+        rows = select(transitions, slice(expected - first, None))
+        count = len(rows['sequence'])
+        if count:
+            rows['sequence'] = self.base(session) + expected + np.arange(count)
+        return rows
+
+    def count(self, session: str, rows: int) -> None:
+        """Count rows as received, once they are safe."""
+        self.stored[session] += rows
+        self.total += rows
+
+    def replay(self, path: Path, task: Task, spec_hash: str) -> Transitions:
+        """All transitions of a log, in order; this ledger then knows them.
+
+        :raises ConfigError: the log is of another task or agent.
+        """
+        parts = [stack([], task)]
+        for record in read_records(path):
+            try:
+                rows, session, first = unpack_transitions(record, task, spec_hash)
+            except wire.WireError as error:
+                raise ConfigError(f'{path}: {error}; or use another run_dir') from error
+            rows = self.fresh(rows, session, first)
+            if rows is None:
+                raise ConfigError(f'{path}: transitions are missing in it; use another run_dir')
+            self.count(session, len(rows['sequence']))
+            parts.append(rows)
+        return concatenate(parts)

@@ -1,0 +1,316 @@
+"""The learner: stores streamed transitions, trains on them, publishes policies."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.qos import QoSProfile
+from std_msgs.msg import UInt8MultiArray
+
+from mbarl_ros import wire
+from mbarl_ros.config import ConfigError
+from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.learning import checkpoint
+from mbarl_ros.learning.learner import Learner
+from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
+from mbarl_ros.log import RecordLog
+from mbarl_ros.nodes.runtime import (
+    KEEP_ALL,
+    LATCHED,
+    BaseNode,
+    bytes_message,
+    main_exit,
+    message_bytes,
+)
+from mbarl_ros.transitions import (
+    Transitions,
+    concatenate,
+    pack_transitions,
+    select,
+    unpack_transitions,
+)
+
+POLICY_FILE = 'policy.safetensors'
+_CHECKPOINT_EVERY = 500  # environment steps
+_CLASSIFIER_TIMEOUT = 10.0  # seconds; a lost classifier must not end the training
+
+
+class LearnerNode(BaseNode):
+    """Transitions in, acknowledged once they are on disk; policies out, latched.
+
+    Callbacks run in the main thread, gradient steps in a thread of their own, chunk by chunk.
+    A policy trained on chunks <= c is published as valid for chunk c + 2 (see the lockstep
+    schedule in README), which lets collecting and training overlap and yet be reproducible.
+    """
+
+    def __init__(self) -> None:
+        """Load demonstrations, resume from the run folder if there is one, start training.
+
+        :raises ConfigError: demonstrations or run folder cannot be used.
+        """
+        super().__init__('learner')
+        self.setup(
+            {
+                'demonstrations': ('', "Folder of demonstrations; empty: the task's own"),
+                'threads': (1, 'Torch threads; more than the free cores makes it far slower'),
+            }
+        )
+        torch.set_num_threads(self.value('threads'))
+        folder = self.value('demonstrations') or self.task.config.demonstrations
+        if not folder:
+            raise ConfigError(f"task '{self.task.name}': key 'demonstrations' is not set")
+        self._demonstrations = load_demonstrations(Path(folder), self.task)
+        self._learner = Learner(self.task, self.agent, self._demonstrations, self.seed)
+        self._ledger = Ledger()
+        self._log: RecordLog | None = None
+        self._inbox: deque[Transitions] = deque()
+        self._classifiers: dict[int, dict[str, np.ndarray]] = {}
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._failure: BaseException | None = None
+        self._metrics: dict[str, float] = {}
+        self._refused = 0
+        self._resume()
+        self._board = self._open_board()
+
+        self._policies = self.create_publisher(UInt8MultiArray, '~/policy', LATCHED)
+        self._acknowledged = self.create_publisher(UInt8MultiArray, '~/acknowledged', LATCHED)
+        self.create_subscription(
+            UInt8MultiArray, 'policy_controller/transitions', self._on_transitions, KEEP_ALL
+        )
+        classifier_qos = QoSProfile(depth=10, durability=LATCHED.durability)
+        self.create_subscription(
+            UInt8MultiArray, 'state_classifier/classifier', self._on_classifier, classifier_qos
+        )
+        self.create_timer(1.0, self._acknowledge, clock=self.steady)
+        self._publish_policy(resumed=True)
+        self._acknowledge()
+        self._thread = threading.Thread(target=self._train_for_ever, name='training', daemon=True)
+        self._thread.start()
+
+    # --- storage -----------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """Fill replay from the transition log and networks from the last good checkpoint."""
+        self._trained = 0
+        if self.run_dir is None:
+            return
+        self._checkpoint = self.run_dir / 'checkpoint' / 'learner.safetensors'
+        path = self.run_dir / TRANSITIONS_FILE
+        stored = self._ledger.replay(path, self.task, self.spec_hash)
+        self._log = RecordLog(path)
+        if self._log.torn:
+            self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn} bytes')
+        if not self._ledger.total:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            arrays, meta = checkpoint.load(self._checkpoint)
+            self._trained = int(meta['environment_steps'])
+            self._learner.add(select(stored, slice(0, self._trained)))
+            self._learner.load_state_dict(arrays, meta)
+        self._inbox.append(select(stored, slice(self._trained, None)))
+        self.get_logger().info(
+            f'resumed: {self._ledger.total} transitions, trained on {self._trained}'
+        )
+
+    def _on_transitions(self, message: UInt8MultiArray) -> None:
+        try:
+            rows, session, first = unpack_transitions(
+                message_bytes(message), self.task, self.spec_hash
+            )
+        except wire.WireError as error:
+            self._refused += 1
+            self.get_logger().warning(f'refused: {error}', throttle_duration_sec=5.0)
+            return
+        rows = self._ledger.fresh(rows, session, first)
+        count = 0 if rows is None else len(rows['sequence'])
+        if count:
+            if self._log is not None:
+                stored = self._ledger.stored[session]
+                self._log.append(pack_transitions(rows, self.spec_hash, session, stored))
+            self._ledger.count(session, count)
+            with self._changed:
+                self._inbox.append(rows)
+                self._changed.notify()
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        session = self._ledger.last_session
+        meta = {
+            'session': session,
+            'stored': self._ledger.stored.get(session, 0),
+            'total': self._ledger.total,
+        }
+        data = wire.pack({}, meta, 'acknowledged')
+        self._acknowledged.publish(bytes_message(data, 'acknowledged'))
+
+    def _on_classifier(self, message: UInt8MultiArray) -> None:
+        try:
+            arrays, meta = wire.unpack(message_bytes(message), 'classifier')
+            if meta.get('spec_hash') != self.spec_hash:
+                raise wire.WireError(
+                    f"classifier is for '{meta.get('spec_hash')}', this learner is "
+                    f"'{self.spec_hash}'"
+                )
+            wire.require(arrays, self._classifier_shapes(), 'classifier')
+            steps = int(meta['environment_steps'])
+        except (wire.WireError, KeyError, TypeError, ValueError) as error:
+            self._refused += 1
+            self.get_logger().warning(f'refused: {error}', throttle_duration_sec=5.0)
+            return
+        with self._changed:
+            self._classifiers[steps] = arrays
+            for old in sorted(self._classifiers)[:-4]:
+                del self._classifiers[old]
+            self._changed.notify()
+
+    def _classifier_shapes(self) -> dict[str, tuple[int, ...]]:
+        width, hidden = self.task.observation_dim, self.agent.classifier.hidden
+        return {
+            'offset': (width,),
+            'scale': (width,),
+            '0/weight': (width, hidden),
+            '0/bias': (hidden,),
+            '1/weight': (hidden, 1),
+            '1/bias': (1,),
+        }
+
+    # --- training thread ---------------------------------------------------------------------
+
+    def _train_for_ever(self) -> None:
+        try:
+            while not self._stopping:
+                chunk = self._next_chunk()
+                if chunk is None:
+                    return
+                self._train(chunk)
+        except BaseException as error:  # noqa: BLE001  reported by the main thread
+            self._failure = error
+            self.get_logger().fatal(f'training stopped: {error!r}')
+            self.exit_code = 1
+            self.finished = True
+            raise
+
+    def _next_chunk(self) -> Transitions | None:
+        """Next ``agent.chunk`` transitions; in real time all there are, if more."""
+        size = self.agent.chunk
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._waiting() >= size)
+            if self._stopping:
+                return None
+            rows = concatenate(list(self._inbox))
+            self._inbox.clear()
+            if self.lockstep and len(rows['sequence']) > size:
+                self._inbox.append(select(rows, slice(size, None)))
+                rows = select(rows, slice(0, size))
+            return rows
+
+    def _waiting(self) -> int:
+        return sum(len(rows['sequence']) for rows in self._inbox)
+
+    def _train(self, chunk: Transitions) -> None:
+        start = time.monotonic()
+        self._learner.add(chunk)
+        self._trained += len(chunk['sequence'])
+        if self.agent.backward == 'classifier':
+            self._take_classifier(self._trained)
+        updates = round(self.agent.updates_per_step * self.agent.chunk)
+        metrics = self._learner.train(updates)
+        metrics['updates_per_second'] = updates / (time.monotonic() - start)
+        self._metrics = metrics
+        self._publish_policy()
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(f'learner/{name}', value, self._trained)
+        if self._trained % _CHECKPOINT_EVERY < self.agent.chunk:
+            self._save()
+
+    def _take_classifier(self, steps: int) -> None:
+        """Use the classifier trained up to exactly these steps; in real time the latest."""
+        exact = self.lockstep
+        with self._changed:
+            ready = self._changed.wait_for(
+                lambda: self._stopping or not exact or any(s >= steps for s in self._classifiers),
+                timeout=_CLASSIFIER_TIMEOUT,
+            )
+            if not self._classifiers:
+                return
+            arrays = self._classifiers.get(steps, self._classifiers[max(self._classifiers)])
+        if not ready:
+            self.get_logger().warning(
+                'state_classifier is silent; training goes on with its last weights',
+                throttle_duration_sec=30.0,
+            )
+        self._learner.set_classifier(arrays)
+
+    def _publish_policy(self, resumed: bool = False) -> None:
+        chunk = self.agent.chunk
+        meta = {
+            'spec_hash': self.spec_hash,
+            'version': self._trained,
+            'environment_steps': self._trained,
+            'applies_from': 0 if resumed else self._trained + chunk,
+            'valid_until': self._trained + 2 * chunk,
+        }
+        self._message = wire.pack(self._learner.policy_arrays(), meta, 'policy')
+        self._policies.publish(bytes_message(self._message, 'policy'))
+
+    def _save(self) -> None:
+        if self.run_dir is None:
+            return
+        arrays, meta = self._learner.state_dict()
+        checkpoint.save(self._checkpoint, arrays, meta)
+        wire.write_file(self.run_dir / POLICY_FILE, self._message)
+
+    # --- reporting and end -------------------------------------------------------------------
+
+    def _open_board(self) -> Any:
+        if self.run_dir is None:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.run_dir / 'tensorboard' / 'learner'))
+
+    def report(self) -> tuple[bytes, str, dict[str, Any]]:
+        """Training progress, model error and how far training is behind."""
+        lag = self._waiting()
+        values = {
+            'environment_steps': self._trained,
+            'lag_steps': lag,
+            'refused': self._refused,
+            'updates': self._learner.updates,
+            **{name: f'{value:.4g}' for name, value in self._metrics.items()},
+        }
+        behind = lag > 20 * self.agent.chunk
+        level = DiagnosticStatus.WARN if behind else DiagnosticStatus.OK
+        return level, 'falling behind' if behind else '', values
+
+    def close(self) -> None:
+        """Finish the chunk at hand and write a checkpoint."""
+        self._stopping = True
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join(timeout=3.0)
+        if not self._thread.is_alive() and self._failure is None:
+            self._save()
+        if self._board is not None:
+            self._board.close()
+        if self._log is not None:
+            self._log.close()
+
+
+def main() -> None:
+    """Entry point of the node."""
+    main_exit(LearnerNode)
+
+
+if __name__ == '__main__':
+    main()

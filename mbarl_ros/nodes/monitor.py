@@ -1,0 +1,72 @@
+"""Collects /diagnostics of this package's nodes and prints them, for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+from mbarl_ros import view
+from mbarl_ros.executables import NODES
+from mbarl_ros.nodes import runtime
+
+
+class Monitor(Node):
+    """Prints the newest status of each node every ``period`` seconds."""
+
+    exit_code = 0
+    finished = False
+
+    def __init__(self) -> None:
+        """Subscribe to /diagnostics."""
+        super().__init__('monitor')
+        self._json = self._declare('format', 'lines', 'lines for people or json') == 'json'
+        period = self._declare('period', 10.0, 'Seconds between two reports')
+        self._status: dict[str, dict[str, str]] = {}
+        self.create_subscription(
+            DiagnosticArray, '/diagnostics', self._receive, QoSProfile(depth=20)
+        )
+        self.create_timer(period, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+    def _declare(self, name: str, default: str | float, description: str) -> str | float:
+        return self.declare_parameter(
+            name, default, ParameterDescriptor(description=description)
+        ).value
+
+    def _receive(self, message: DiagnosticArray) -> None:
+        # /diagnostics is shared by all namespaces; nodes give their name or fully qualified name.
+        prefix = self.get_namespace().rstrip('/') + '/'
+        for status in message.status:
+            name = status.name
+            if name.startswith('/'):
+                if not name.startswith(prefix):
+                    continue
+                name = name.removeprefix(prefix)
+            if name in NODES:
+                self._status[name] = {
+                    'level': str(int.from_bytes(status.level, 'little')),
+                    'message': status.message,
+                    **{item.key: item.value for item in status.values},
+                }
+
+    def _report(self) -> None:
+        text = json.dumps(self._status) if self._json else view.status_line(self._status)
+        print(text, flush=True)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point."""
+    del args
+    runtime.main_exit(Monitor)
+
+
+if __name__ == '__main__':
+    main(sys.argv)

@@ -1,0 +1,222 @@
+"""The policy evaluator: runs the deployed protocol on a world of its own, in simulation."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Float64, UInt8MultiArray, UInt32
+
+from mbarl_ros import __version__, wire
+from mbarl_ros.config import load_world
+from mbarl_ros.control.policy import DEPLOYED, Policy, check_policy, policy_names
+from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.evaluation import evaluate
+from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_bytes
+
+TARGET_REACHED, BUDGET, INTERRUPTED = 'target_reached', 'budget', 'interrupted'
+EXIT_CODES = {TARGET_REACHED: 0, BUDGET: 3}
+
+
+class PolicyEvaluator(BaseNode):
+    """Evaluates each policy that is due, ends the run at its target or budget.
+
+    Training never sees this world. A target counts as reached only if the policy also succeeds
+    on as many further starts: the line in ``evaluations.jsonl`` then pools both.
+    """
+
+    def __init__(self) -> None:
+        """Continue an existing ``evaluations.jsonl`` of the run folder."""
+        super().__init__('policy_evaluator')
+        self.setup(
+            {
+                'demonstrations': ('', "Folder of demonstrations; empty: the task's own"),
+                'budget': (0, "Environment steps at which the run ends; 0: the task's"),
+                'target': (0.0, "Deployed success that ends the run; 0: the task's"),
+            }
+        )
+        evaluation = self.task.config.evaluation
+        self._budget = self.value('budget') or evaluation.budget
+        self._target = self.value('target') or evaluation.target
+        self._lines: list[dict[str, Any]] = []
+        self._clone_success: float | None = None
+        self._resets = 0
+        self._start = time.monotonic()
+        self._resume()
+        self._due: queue.SimpleQueue = queue.SimpleQueue()
+        self._success = self.create_publisher(Float64, '~/deployed_success', RELIABLE)
+        self.create_subscription(
+            UInt8MultiArray,
+            'learner/policy',
+            self._on_policy,
+            QoSProfile(depth=20, durability=LATCHED.durability),
+        )
+        self.create_subscription(UInt32, 'robot_sim/resets', self._on_resets, LATCHED)
+        threading.Thread(target=self._work, name='evaluation', daemon=True).start()
+
+    def _resume(self) -> None:
+        """Keep the lines of an interrupted run; a torn last line is dropped."""
+        if self.run_dir is None or not self._file('evaluations.jsonl').exists():
+            return
+        for text in self._file('evaluations.jsonl').read_text().splitlines():
+            try:
+                self._lines.append(json.loads(text))
+            except ValueError:
+                break
+        if self._lines:
+            self._start -= self._lines[-1]['wall_seconds']
+
+    def _file(self, name: str) -> Path:
+        return self.run_dir / name
+
+    def _on_resets(self, message: UInt32) -> None:
+        self._resets = message.data
+
+    def _on_policy(self, message: UInt8MultiArray) -> None:
+        try:
+            arrays, meta = wire.unpack(message_bytes(message), 'policy')
+            if meta.get('spec_hash') != self.spec_hash:
+                raise wire.WireError(
+                    f"policy is for '{meta.get('spec_hash')}', this evaluator is '{self.spec_hash}'"
+                )
+            task = self.task
+            check_policy(
+                arrays,
+                policy_names(self.agent),
+                task.observation_dim,
+                task.action_dim,
+                self.agent.sac.hidden,
+            )
+            steps = int(meta['environment_steps'])
+        except (wire.WireError, KeyError, TypeError, ValueError) as error:
+            self.get_logger().warning(f'refused: {error}', throttle_duration_sec=5.0)
+            return
+        done = self._lines[-1]['environment_steps'] if self._lines else -1
+        every = self.task.config.evaluation.every
+        if steps > done and (steps % every == 0 or steps >= self._budget):
+            self._due.put((steps, arrays))
+
+    # --- evaluation thread -------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            self._world = load_world(self.task.config, seed=self.seed)
+            self._evaluate_clone()
+            while not self.finished:
+                steps, arrays = self._due.get()
+                self._evaluate(steps, Policy(arrays, DEPLOYED))
+        except BaseException as error:
+            self.get_logger().fatal(f'evaluation stopped: {error!r}')
+            self.exit_code, self.finished = 1, True
+            raise
+
+    def _evaluate_clone(self) -> None:
+        """The floor: what the demonstrations alone are worth, without practice."""
+        import torch
+
+        from mbarl_ros.learning.cloning import clone
+
+        torch.set_num_threads(1)
+        folder = self.value('demonstrations') or self.task.config.demonstrations
+        if not folder:
+            return
+        demonstrations = load_demonstrations(Path(folder), self.task)
+        policy = Policy(clone(self.task, demonstrations, self.seed), DEPLOYED)
+        episodes = self.task.config.evaluation.episodes
+        self._clone_success = evaluate(self.task, self._world, policy, episodes)
+        self.get_logger().info(
+            f'behaviour clone of the demonstrations: success {self._clone_success:.2f} '
+            f'over {episodes} starts'
+        )
+
+    def _evaluate(self, steps: int, policy: Policy) -> None:
+        episodes = self.task.config.evaluation.episodes
+        success = evaluate(self.task, self._world, policy, episodes)
+        confirmed = False
+        if success >= self._target:
+            more = evaluate(self.task, self._world, policy, episodes, start=episodes)
+            success, episodes = (success + more) / 2, 2 * episodes
+            confirmed = success >= self._target
+        line = {
+            'task': self.task.name,
+            'agent': self.agent.name,
+            'seed': self.seed,
+            'environment_steps': steps,
+            'robot_seconds': steps / self.task.robot.control_rate,
+            'deployed_success': success,
+            'episodes': episodes,
+            'training_resets': self._resets,
+            'wall_seconds': round(time.monotonic() - self._start, 1),
+            'clone_success': self._clone_success,
+        }
+        self._lines.append(line)
+        self._success.publish(Float64(data=success))
+        self.get_logger().info(
+            f'step {steps}: deployed success {success:.2f} '
+            f'over {episodes} starts'
+        )
+        self._write(line)
+        if confirmed:
+            self._end(TARGET_REACHED)
+        elif steps >= self._budget:
+            self._end(BUDGET)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.run_dir is None:
+            return
+        with self._file('evaluations.jsonl').open('a') as file:
+            file.write(json.dumps(line) + '\n')
+            file.flush()
+            os.fsync(file.fileno())
+        from mbarl_ros.plots import plot_success
+
+        plot_success(self._lines, self._target, self._file('success.png'))
+
+    def _end(self, reason: str) -> None:
+        self._write_result(reason)
+        self.exit_code = EXIT_CODES.get(reason, 0)
+        self.finished = True
+
+    def _write_result(self, reason: str) -> None:
+        if self.run_dir is None:
+            return
+        last = self._lines[-1] if self._lines else {'deployed_success': None}
+        result = {**last, 'reason': reason, 'version': __version__}
+        wire.write_file(self._file('result.json'), (json.dumps(result, indent=2) + '\n').encode())
+
+    def report(self) -> tuple[bytes, str, dict[str, Any]]:
+        """Latest and best deployed success, beside the clone's."""
+        values: dict[str, Any] = {
+            'evaluations': len(self._lines),
+            'target': self._target,
+            'budget': self._budget,
+        }
+        if self._clone_success is not None:
+            values['clone_success'] = f'{self._clone_success:.2f}'
+        if self._lines:
+            values['deployed_success'] = f'{self._lines[-1]["deployed_success"]:.2f}'
+            values['best'] = f'{max(line["deployed_success"] for line in self._lines):.2f}'
+        return DiagnosticStatus.OK, '', values
+
+    def close(self) -> None:
+        """An interrupted run says so in its result."""
+        if not self.finished:
+            self.exit_code = 130
+            self._write_result(INTERRUPTED)
+        self.finished = True
+
+
+def main() -> None:
+    """Entry point of the node."""
+    main_exit(PolicyEvaluator)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,98 @@
+"""The robot's topics as vectors, by its profile."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import JointState
+
+from mbarl_ros.config import RobotConfig
+from mbarl_ros.fields import TopicCodec, set_stamp, stamp_ns
+from mbarl_ros.nodes import runtime
+
+
+class StateListener:
+    """Subscribes to all state topics and calls back with the whole state vector.
+
+    In lockstep the callback waits until every topic has delivered the same stamp; in real time
+    it is called for each message once every topic has been heard.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        robot: RobotConfig,
+        lockstep: bool,
+        callback: Callable[[np.ndarray, int], None],
+    ) -> None:
+        """Subscribe on ``node``; ``callback(state [S], stamp in ns)``."""
+        self._node = node
+        self._callback = callback
+        self._lockstep = lockstep
+        self._state = np.full(len(robot.state_names), np.nan)
+        self._stamps: list[int | None] = [None] * len(robot.state)
+        # A lost state would stall lockstep; a late one is worthless in real time.
+        qos: QoSProfile = runtime.RELIABLE if lockstep else runtime.SENSOR
+        start = 0
+        for index, topic in enumerate(robot.state):
+            codec = TopicCodec(topic)
+            where = slice(start, start := start + len(codec.names))
+            node.create_subscription(
+                runtime.message_class(topic.type),
+                topic.topic,
+                partial(self._receive, index, codec, where),
+                qos,
+            )
+
+    def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
+        try:
+            self._state[where] = codec.decode(message)
+        except ValueError as error:
+            self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
+            return
+        stamp = stamp_ns(message)
+        self._stamps[index] = self._node.get_clock().now().nanoseconds if stamp is None else stamp
+        if None in self._stamps:
+            return
+        if self._lockstep and len(set(self._stamps)) > 1:
+            return
+        self._callback(self._state.copy(), max(self._stamps))
+
+
+class CommandPublisher:
+    """Publishes a command vector on the robot's command topics."""
+
+    def __init__(self, node: Any, robot: RobotConfig) -> None:
+        """Create the publishers on ``node``."""
+        self._topics = []
+        start = 0
+        for topic in robot.command:
+            codec = TopicCodec(topic)
+            where = slice(start, start := start + len(codec.names))
+            kind = runtime.message_class(topic.type)
+            publisher = node.create_publisher(kind, topic.topic, runtime.RELIABLE)
+            self._topics.append((codec, where, kind, publisher))
+
+    def publish(self, values: np.ndarray, stamp: int) -> None:
+        """Publish ``values`` [C], physical units, in the profile's order."""
+        for codec, where, kind, publisher in self._topics:
+            message = codec.encode(kind(), values[where])
+            set_stamp(message, stamp)
+            publisher.publish(message)
+
+
+def command_message(names: list[str], values: np.ndarray, stamp: int, source: str) -> JointState:
+    """A stamped, named command: JointState is the one standard message that is both.
+
+    ``position`` holds the values whatever their unit, ``header.frame_id`` who asked, and the
+    stamp is that of the state which the command answers.
+    """
+    message = JointState(name=names, position=array('d', values))
+    message.header.frame_id = source
+    set_stamp(message, stamp)
+    return message

@@ -1,0 +1,194 @@
+"""What every node shares: start and stop, parameters, QoS, byte messages, diagnostics."""
+
+from __future__ import annotations
+
+import array
+import gc
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import MultiArrayDimension, UInt8MultiArray
+
+from mbarl_ros import fields
+from mbarl_ros.config import AgentConfig, ConfigError, load_agent
+from mbarl_ros.nodes.executor import DataPlaneExecutor
+from mbarl_ros.task import Task
+
+RELIABLE = QoSProfile(depth=10)
+SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+KEEP_ALL = QoSProfile(history=HistoryPolicy.KEEP_ALL)
+
+LOCKSTEP, REALTIME = 'lockstep', 'realtime'
+COMMON = {
+    'task': ('pointmass', 'Task: name of a shipped file or path of a .yaml file'),
+    'robot': ('', "Robot profile: name or path; empty: the task's own"),
+    'agent': ('mbarl', 'Agent preset: name of a shipped file or path of a .yaml file'),
+    'seed': (0, 'Seed of every random stream of the run'),
+    'run_dir': ('', 'Folder of the run: log, checkpoint, evaluations; empty: nothing is written'),
+    'mode': (LOCKSTEP, 'lockstep (simulation waits for its commands) or realtime'),
+}
+
+
+class NodeMixin:
+    """Common parameters, configuration and diagnostics of a node of this package."""
+
+    exit_code = 0
+    finished = False
+
+    def setup(self, own: dict[str, tuple[Any, str]] | None = None) -> None:
+        """Declare common and own parameters, load task and agent, start diagnostics.
+
+        :raises ConfigError: a wrong configuration file, parameter type or parameter name.
+        """
+        own = own or {}
+        for name, (default, description) in {**COMMON, **own}.items():
+            try:
+                self.declare_parameter(name, default, ParameterDescriptor(description=description))
+            except InvalidParameterTypeException as error:
+                raise ConfigError(
+                    f"node '{self.get_name()}': parameter '{name}': {error}"
+                ) from None
+        self._refuse_leftover_parameters()
+        self.mode = self.value('mode')
+        if self.mode not in (LOCKSTEP, REALTIME):
+            raise ConfigError(
+                f"node '{self.get_name()}': parameter 'mode' is '{self.mode}'; "
+                f'use {LOCKSTEP} or {REALTIME}'
+            )
+        self.lockstep = self.mode == LOCKSTEP
+        self.task = Task.load(self.value('task'), self.value('robot') or None)
+        self.agent: AgentConfig = load_agent(self.value('agent'))
+        self.spec_hash = self.task.spec_hash(self.agent)
+        self.seed = self.value('seed')
+        self.run_dir = Path(self.value('run_dir')).expanduser() if self.value('run_dir') else None
+        self.steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
+        self.create_timer(1.0, self._publish_diagnostics, clock=self.steady)
+
+    def value(self, name: str) -> Any:
+        """Value of a declared parameter."""
+        return self.get_parameter(name).value
+
+    def report(self) -> tuple[bytes, str, dict[str, Any]]:
+        """Level, message and values for /diagnostics; overridden by each node."""
+        return DiagnosticStatus.OK, '', {}
+
+    def close(self) -> None:
+        """Last act before the node is destroyed; the context is still alive."""
+
+    def _publish_diagnostics(self) -> None:
+        level, message, values = self.report()
+        status = DiagnosticStatus(level=level, name=self.get_name(), message=message)
+        status.hardware_id = self.task.robot.name
+        status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+        diagnostics = DiagnosticArray(status=[status])
+        diagnostics.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(diagnostics)
+
+    def _refuse_leftover_parameters(self) -> None:
+        # rclpy silently ignores a misspelled parameter; a silent default can move a robot.
+        known = set(self._parameters)
+        leftover = sorted(
+            name
+            for name in self._parameter_overrides
+            if name not in known and not name.startswith('qos_overrides')
+        )
+        if leftover:
+            raise ConfigError(
+                f"node '{self.get_name()}': unknown parameter {', '.join(leftover)}; "
+                f'known: {", ".join(sorted(known))}'
+            )
+
+
+class BaseNode(NodeMixin, Node):
+    """A plain node of this package."""
+
+
+class BaseLifecycleNode(NodeMixin, LifecycleNode):
+    """A managed node of this package."""
+
+
+def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
+    """Run one node until SIGINT, SIGTERM or ``node.finished``; returns the exit code.
+
+    rclpy's own signal handlers invalidate the context before a last stop command could be sent,
+    hence our own. A :class:`ConfigError` is printed as one sentence, exit code 2.
+    """
+    stopping = False
+
+    def stop(_signal: int, _frame: Any) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, stop)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node = None
+    try:
+        try:
+            node = factory()
+        except (ConfigError, OSError, ValueError) as error:
+            print(f'error: {error}', file=sys.stderr, flush=True)
+            return 2
+        executor = DataPlaneExecutor()
+        executor.add_node(node)
+        # What lives from here on lives for ever: collections in the control loop stay short.
+        gc.collect()
+        gc.freeze()
+        try:
+            executor.spin_until(lambda: stopping or node.finished)
+        finally:
+            node.close()
+        return node.exit_code
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def main_exit(factory: Callable[[], Any]) -> None:
+    """Console entry: run a node and leave with its exit code, without interpreter teardown.
+
+    Fast DDS threads and torch may wait for each other in static destructors.
+    """
+    code = run(factory)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def bytes_message(data: bytes, label: str) -> UInt8MultiArray:
+    """Byte message; ``array.array`` because an ndarray takes rclpy 300 times as long."""
+    buffer = array.array('B')
+    buffer.frombytes(data)
+    message = UInt8MultiArray(data=buffer)
+    message.layout.dim = [MultiArrayDimension(label=label, size=len(data), stride=len(data))]
+    return message
+
+
+def message_bytes(message: UInt8MultiArray) -> bytes:
+    """Payload of a byte message."""
+    return memoryview(message.data).tobytes()
+
+
+def message_class(type_name: str) -> Any:
+    """Class of ``package/msg/Name``.
+
+    :raises ConfigError: it is not installed.
+    """
+    return fields.message_class(type_name, importlib.import_module)

@@ -1,0 +1,141 @@
+"""The safety gate: a process of its own between everything and the robot."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
+
+from mbarl_ros.control.safety import POLICY_SOURCE, TELEOP_SOURCE, Decision, SafetyGate
+from mbarl_ros.fields import TopicCodec, stamp_ns
+from mbarl_ros.nodes.robot_io import CommandPublisher, StateListener, command_message
+from mbarl_ros.nodes.runtime import (
+    LATCHED,
+    RELIABLE,
+    BaseNode,
+    main_exit,
+    message_class,
+)
+
+
+class SafetyGateNode(BaseNode):
+    """Commands in, limited commands out, and what was executed published back.
+
+    Listens to ``policy_controller/command`` and the profile's teleop topics. Latches an e-stop
+    by topic ``~/estop`` (std_msgs/Bool, true) or service ``~/stop``; only ``~/release`` ends it.
+    """
+
+    def __init__(self) -> None:
+        """Declare parameters and connect to the robot's topics."""
+        super().__init__('safety_gate')
+        self.setup()
+        robot = self.task.robot
+        self._names = list(robot.command_names)
+        self._gate = SafetyGate(robot, self.lockstep)
+        self._stamp = 0
+        self._announced = ''
+        self._robot = CommandPublisher(self, robot)
+        self._executed = self.create_publisher(JointState, '~/executed', RELIABLE)
+        self._state = self.create_publisher(String, '~/state', LATCHED)
+        StateListener(self, robot, self.lockstep, self._on_state)
+        self.create_subscription(
+            JointState, 'policy_controller/command', self._on_command, RELIABLE
+        )
+        for topic in robot.teleop:
+            codec = TopicCodec(topic)
+            self.create_subscription(
+                message_class(topic.type), topic.topic, partial(self._on_teleop, codec), RELIABLE
+            )
+        self.create_subscription(Bool, '~/estop', self._on_estop, RELIABLE)
+        self.create_service(Trigger, '~/stop', self._on_stop)
+        self.create_service(Trigger, '~/release', self._on_release)
+        self.create_timer(0.02, self._tick, clock=self.steady)
+        self._announce()
+
+    def _on_state(self, state: np.ndarray, stamp: int) -> None:
+        self._stamp = stamp
+        self._gate.observe(state, time.monotonic())
+
+    def _on_command(self, message: JointState) -> None:
+        values = message.position if message.name == self._names else ()
+        decision = self._gate.request(POLICY_SOURCE, values, time.monotonic())
+        self._execute(decision, stamp_ns(message))
+
+    def _on_teleop(self, codec: TopicCodec, message: Any) -> None:
+        try:
+            asked = dict(zip(codec.names, codec.decode(message), strict=True))
+        except ValueError:
+            asked = {}
+        values = [asked.get(name, math.nan if not asked else 0.0) for name in self._names]
+        self._execute(self._gate.request(TELEOP_SOURCE, values, time.monotonic()), self._stamp)
+
+    def _on_estop(self, message: Bool) -> None:
+        if message.data:
+            self._engage('topic')
+
+    def _on_stop(self, _request: Any, response: Any) -> Any:
+        self._engage('service')
+        response.success, response.message = True, 'e-stop latched; call ~/release to go on'
+        return response
+
+    def _on_release(self, _request: Any, response: Any) -> Any:
+        self._gate.release()
+        self._announce()
+        response.success, response.message = True, 'released'
+        return response
+
+    def _engage(self, reason: str) -> None:
+        if not self._gate.estop:
+            self.get_logger().warning(f'e-stop by {reason}')
+        self._execute(self._gate.engage_estop(reason, time.monotonic()), self._stamp)
+
+    def _tick(self) -> None:
+        self._execute(self._gate.tick(time.monotonic()), self._stamp)
+        self._announce()
+
+    def _execute(self, decision: Decision | None, stamp: int) -> None:
+        if decision is None:
+            return
+        self._robot.publish(decision.values, stamp)
+        self._executed.publish(
+            command_message(self._names, decision.values, stamp, decision.source)
+        )
+        if decision.reason:
+            self.get_logger().warning(
+                f'{decision.source}: {decision.reason}', throttle_duration_sec=5.0
+            )
+
+    def _announce(self) -> None:
+        if self._gate.state != self._announced:
+            self._announced = self._gate.state
+            self._state.publish(String(data=self._announced))
+
+    def report(self) -> tuple[bytes, str, dict[str, Any]]:
+        """State of the gate and how often it clipped or refused."""
+        gate = self._gate
+        level = DiagnosticStatus.OK if gate.state == 'ok' else DiagnosticStatus.WARN
+        if gate.estop:
+            level = DiagnosticStatus.ERROR
+        values = {'state': gate.state, 'clipped': gate.clipped, 'refused': gate.refused}
+        return level, gate.state, values
+
+    def close(self) -> None:
+        """Send the stop command: a velocity controller keeps its last command for ever."""
+        self._execute(self._gate.stop('gate shut down', time.monotonic()), self._stamp)
+        time.sleep(0.05)  # let the middleware send before the context goes
+
+
+def main() -> None:
+    """Entry point of the node."""
+    main_exit(SafetyGateNode)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,157 @@
+"""The state classifier: how much a state looks like a state of the demonstrations."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from diagnostic_msgs.msg import DiagnosticStatus
+from std_msgs.msg import Float64, UInt8MultiArray
+
+from mbarl_ros import wire
+from mbarl_ros.config import ConfigError
+from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.learning import checkpoint
+from mbarl_ros.learning.classifier import ClassifierTrainer, logits
+from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
+from mbarl_ros.nodes.runtime import (
+    KEEP_ALL,
+    LATCHED,
+    RELIABLE,
+    BaseNode,
+    bytes_message,
+    main_exit,
+    message_bytes,
+)
+from mbarl_ros.transitions import Transitions, concatenate, select, unpack_transitions
+
+_CHECKPOINT_EVERY = 500  # environment steps
+
+
+class StateClassifierNode(BaseNode):
+    """Trains C(s) on demonstration states against states visited by the backward policy.
+
+    Publishes its weights (latched) after each chunk of transitions, and the score of the last
+    state on ``~/score``. It counts environment steps as the learner does, by its acknowledgements.
+    """
+
+    def __init__(self) -> None:
+        """Load demonstrations and the last checkpoint of the run, if there is one.
+
+        :raises ConfigError: demonstrations cannot be used.
+        """
+        super().__init__('state_classifier')
+        self.setup({'demonstrations': ('', "Folder of demonstrations; empty: the task's own")})
+        torch.set_num_threads(1)
+        folder = self.value('demonstrations') or self.task.config.demonstrations
+        if not folder:
+            raise ConfigError(f"task '{self.task.name}': key 'demonstrations' is not set")
+        demonstrations = load_demonstrations(Path(folder), self.task)
+        self._trainer = ClassifierTrainer(self.task, self.agent, demonstrations, self.seed)
+        self._ledger = Ledger()
+        self._waiting: list[Transitions] = []
+        self._trained = 0
+        self._metrics: dict[str, float] = {}
+        self._score = float('nan')
+        self._refused = 0
+        self._load()
+        self._weights = self.create_publisher(UInt8MultiArray, '~/classifier', LATCHED)
+        self._scores = self.create_publisher(Float64, '~/score', RELIABLE)
+        self.create_subscription(
+            UInt8MultiArray, 'learner/acknowledged', self._on_acknowledged, LATCHED
+        )
+        self.create_subscription(
+            UInt8MultiArray, 'policy_controller/transitions', self._on_transitions, KEEP_ALL
+        )
+        self._publish()
+
+    def _on_acknowledged(self, message: UInt8MultiArray) -> None:
+        """Learn how many steps of the run lie before a session that is new to us."""
+        try:
+            _, meta = wire.unpack(message_bytes(message), 'acknowledged', max_bytes=4096)
+            session, stored, total = str(meta['session']), int(meta['stored']), int(meta['total'])
+        except (wire.WireError, KeyError, TypeError, ValueError):
+            return
+        if session and session not in self._ledger.stored:
+            self._ledger.stored[session] = stored
+            self._ledger.total = total
+            self._trained = total
+
+    def _on_transitions(self, message: UInt8MultiArray) -> None:
+        try:
+            rows, session, first = unpack_transitions(
+                message_bytes(message), self.task, self.spec_hash
+            )
+        except wire.WireError as error:
+            self._refused += 1
+            self.get_logger().warning(f'refused: {error}', throttle_duration_sec=5.0)
+            return
+        if session not in self._ledger.stored:
+            return  # sent again until the learner has acknowledged it
+        rows = self._ledger.fresh(rows, session, first)
+        if rows is None or not len(rows['sequence']):
+            return
+        self._ledger.count(session, len(rows['sequence']))
+        logit = logits(self._trainer.arrays(), rows['next_observation'][-1])
+        self._score = 0.5 * (1.0 + math.tanh(0.5 * float(logit)))  # a sigmoid without overflow
+        self._scores.publish(Float64(data=self._score))
+        self._waiting.append(rows)
+        self._train()
+
+    def _train(self) -> None:
+        """One gradient step per ``classifier.every`` environment steps, chunk by chunk."""
+        rows = concatenate(self._waiting)
+        size = self.agent.chunk
+        done = 0
+        while len(rows['sequence']) - done >= size:
+            self._trainer.add(select(rows, slice(done, done + size)))
+            self._metrics = self._trainer.train(round(size / self.agent.classifier.every))
+            done += size
+            self._trained += size
+            self._publish()
+            if self._trained % _CHECKPOINT_EVERY < size:
+                self._save()
+        self._waiting = [select(rows, slice(done, None))]
+
+    def _publish(self) -> None:
+        meta = {'spec_hash': self.spec_hash, 'environment_steps': self._trained}
+        data = wire.pack(self._trainer.arrays(), meta, 'classifier')
+        self._weights.publish(bytes_message(data, 'classifier'))
+
+    def _load(self) -> None:
+        """Visited states come from the learner's log, the network from our checkpoint."""
+        if self.run_dir is None:
+            return
+        self._checkpoint = self.run_dir / 'checkpoint' / 'classifier.safetensors'
+        stored = self._ledger.replay(self.run_dir / TRANSITIONS_FILE, self.task, self.spec_hash)
+        self._trained = self._ledger.total - self._ledger.total % self.agent.chunk
+        self._trainer.add(select(stored, slice(0, self._trained)))
+        self._waiting.append(select(stored, slice(self._trained, None)))
+        with contextlib.suppress(FileNotFoundError):
+            self._trainer.load_state_dict(*checkpoint.load(self._checkpoint))
+
+    def _save(self) -> None:
+        if self.run_dir is not None:
+            checkpoint.save(self._checkpoint, *self._trainer.state_dict())
+
+    def report(self) -> tuple[bytes, str, dict[str, Any]]:
+        """Score of the last state and training metrics."""
+        values = {'score': f'{self._score:.3f}', 'refused': self._refused}
+        values |= {name: f'{value:.4g}' for name, value in self._metrics.items()}
+        return DiagnosticStatus.OK, '', values
+
+    def close(self) -> None:
+        """Keep what has been learned."""
+        self._save()
+
+
+def main() -> None:
+    """Entry point of the node."""
+    main_exit(StateClassifierNode)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,169 @@
+"""The run folder as ``mbarl up`` and ``ros2 launch`` prepare it: lock, configuration as used."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from mbarl_ros import __version__
+from mbarl_ros.bringup import Plan
+from mbarl_ros.config import ConfigError
+
+ARGUMENTS_FILE = 'arguments.json'
+EVALUATIONS_FILE = 'evaluations.jsonl'
+RESULT_FILE = 'result.json'
+LOCK_FILE = '.lock'
+
+
+def lock_file(path: Path, message: str) -> IO[str]:
+    """Take an exclusive lock that lives as long as the returned file stays open.
+
+    :raises ConfigError: ``message`` and who holds it, if another process does.
+    """
+    file = path.open('a+')
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or 'unknown'
+        file.close()
+        raise ConfigError(f'{message} (process {holder})') from None
+    file.truncate(0)
+    file.write(f'{os.getpid()}\n')
+    file.flush()
+    return file
+
+
+class RunDir:
+    """A locked run folder, new or resumed, that holds the configuration as used."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Create or resume the folder.
+
+        :raises ConfigError: another process runs in it, it is not a run folder, or it was made
+            with another configuration.
+        """
+        self.path = plan.run_dir
+        self._plan = plan
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / 'log').mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f'run_dir {self.path}: cannot be made: {error.strerror}') from None
+        self._lock = lock_file(
+            self.path / LOCK_FILE, f'run_dir {self.path}: another run is going on in it'
+        )
+        try:
+            self.resumed = self._check_resumable()
+            self._write_configuration()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.close()
+
+    def log_file(self, node: str) -> Path:
+        """Where the output of a node goes."""
+        return self.path / 'log' / f'{node}.log'
+
+    def result(self) -> dict[str, Any] | None:
+        """Parsed ``result.json``, or None where there is none."""
+        try:
+            return json.loads((self.path / RESULT_FILE).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def write_interrupted_result(self) -> None:
+        """Write ``result.json`` with reason ``interrupted`` if the evaluator could not."""
+        if self.result() is not None:
+            return
+        line = self._last_evaluation() or {
+            'task': self._plan.task.name,
+            'agent': self._plan.agent.name,
+            'seed': self._plan.arguments['seed'],
+            'deployed_success': None,
+        }
+        line.update(reason='interrupted', version=__version__)
+        self._write(RESULT_FILE, json.dumps(line, indent=2) + '\n')
+
+    def _last_evaluation(self) -> dict[str, Any] | None:
+        try:
+            lines = (self.path / EVALUATIONS_FILE).read_text(errors='replace').splitlines()
+        except OSError:
+            return None
+        for line in reversed(lines):
+            try:
+                parsed = json.loads(line)
+            except ValueError:  # a torn last line
+                continue
+            if isinstance(parsed, dict):
+                return parsed
+        return None
+
+    def _configurations(self) -> dict[str, dict[str, Any]]:
+        plan = self._plan
+        return {
+            f'{kind}.yaml': getattr(plan, kind).model_dump(mode='json')
+            for kind in ('task', 'robot', 'agent')
+        }
+
+    def _check_resumable(self) -> bool:
+        record = self.path / ARGUMENTS_FILE
+        if not record.is_file():
+            foreign = {entry.name for entry in self.path.iterdir()} - {LOCK_FILE, 'log'}
+            if foreign:
+                raise ConfigError(
+                    f'run_dir {self.path}: is neither empty nor a run folder (it has '
+                    f'{sorted(foreign)[0]}); give a new one'
+                )
+            return False
+        try:
+            before = json.loads(record.read_text())
+        except ValueError as error:
+            raise ConfigError(f'{record}: cannot be read: {error}; give a new run_dir') from None
+        now = {'graph': self._plan.graph, 'seed': self._plan.arguments['seed']}
+        for key, value in now.items():
+            if before.get(key) != value:
+                raise ConfigError(
+                    f"run_dir {self.path}: was made with {key} '{before.get(key)}', not "
+                    f"'{value}'; give the same to resume it, or a new run_dir"
+                )
+        for name, config in self._configurations().items():
+            self._check_same(name, config)
+        return True
+
+    def _check_same(self, name: str, config: dict[str, Any]) -> None:
+        path = self.path / name
+        try:
+            before = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError):
+            return  # an interrupted start; it is written again
+        for key in sorted({*before, *config}):
+            # Where demonstrations lie may change; who they are, the demonstration reader checks.
+            if key != 'demonstrations' and before.get(key) != config.get(key):
+                raise ConfigError(
+                    f'run_dir {self.path}: was made with another configuration: {name}, key '
+                    f"'{key}'; give the same to resume it, or a new run_dir"
+                )
+
+    def _write_configuration(self) -> None:
+        for name, config in self._configurations().items():
+            self._write(name, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        arguments = {'graph': self._plan.graph, 'version': __version__, **self._plan.arguments}
+        arguments['started'] = time.strftime('%Y-%m-%dT%H:%M:%S%z')
+        self._write(ARGUMENTS_FILE, json.dumps(arguments, indent=2) + '\n')
+        # A resumed run has not ended yet.
+        (self.path / RESULT_FILE).unlink(missing_ok=True)
+
+    def _write(self, name: str, text: str) -> None:
+        beside = self.path / f'.{name}.tmp'
+        beside.write_text(text)
+        beside.replace(self.path / name)

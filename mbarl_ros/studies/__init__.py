@@ -1,0 +1,1 @@
+"""Experiments without ROS in the loop, with the very same learner."""

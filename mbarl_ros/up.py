@@ -1,0 +1,105 @@
+"""``mbarl up``: check everything, start a graph, say how it ended."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mbarl_ros import __version__, bringup, view
+from mbarl_ros.config import ConfigError
+from mbarl_ros.domain import take_domain
+from mbarl_ros.rundir import RunDir
+from mbarl_ros.supervisor import (
+    EXIT_INTERRUPTED,
+    Supervisor,
+    node_command,
+    node_environment,
+)
+
+
+def up(graph: str, given: Mapping[str, str]) -> int:
+    """Run a graph to its end; returns the exit code.
+
+    :raises ConfigError: before any node starts: a wrong name, value or file, a run folder or
+        domain in use, ROS 2 or a message package missing.
+    """
+    plan = bringup.plan(graph, given)
+    check_ros(plan)
+    run_dir = RunDir(plan)
+    try:
+        domain, domain_lock = take_domain(
+            os.environ if plan.private_domain else {'ROS_DOMAIN_ID': '0', **os.environ},
+            str(plan.arguments['namespace']),
+        )
+        with domain_lock:
+            return _run(plan, run_dir, domain)
+    finally:
+        run_dir.close()
+
+
+def check_ros(plan: bringup.Plan) -> None:
+    """Check that rclpy and the message packages of the robot profile are installed.
+
+    :raises ConfigError: naming what is missing and how to get it.
+    """
+    if importlib.util.find_spec('rclpy') is None:
+        raise ConfigError(
+            "rclpy is not importable: pip install -e '.[ros,sim]' -c constraints.txt in this "
+            'environment, or source /opt/ros/$ROS_DISTRO/setup.bash'
+        )
+    for topic in (*plan.robot.state, *plan.robot.command, *plan.robot.teleop):
+        package = topic.type.partition('/')[0]
+        if importlib.util.find_spec(package) is None:
+            dashed = package.replace('_', '-')
+            raise ConfigError(
+                f"robot '{plan.robot.name}': topic '{topic.topic}': message package {package} "
+                f'is not installed; pip install ros-{dashed} or apt install '
+                f'ros-$ROS_DISTRO-{dashed}'
+            )
+
+
+def _run(plan: bringup.Plan, run_dir: RunDir, domain: int) -> int:
+    required = next((spec.parameters for spec in plan.nodes if spec.required), {})
+    target = float(required.get('target', 0.0))
+    screen = view.screen(str(plan.arguments['view']), view.Header(
+        graph=plan.graph, task=plan.task.name, agent=plan.agent.name,
+        seed=int(plan.arguments['seed']), run_dir=run_dir.path,
+        budget=int(required.get('budget', 0)), target=target,
+    ))
+    log_level = str(plan.arguments['log_level'])
+    supervisor = Supervisor(
+        [_for_screen(spec) for spec in plan.nodes if screen.wanted or spec.name != 'monitor'],
+        lambda spec: node_command(spec, run_dir.path / 'params', log_level),
+        screen,
+        environment=node_environment(
+            os.environ, domain, run_dir.path / 'log', private=plan.private_domain
+        ),
+        log_file=run_dir.log_file,
+    )
+    screen.note(
+        f'mbarl {__version__}: {plan.graph}, task {plan.task.name}, agent {plan.agent.name}, '
+        f'seed {plan.arguments["seed"]}'
+    )
+    screen.note(f'run folder {run_dir.path}{" (resumed)" if run_dir.resumed else ""}')
+    screen.note(f'ROS_DOMAIN_ID={domain} (export it to look in with ros2 topic list)')
+    started = time.monotonic()
+    with screen:
+        code = supervisor.run()
+    learning = plan.graph in ('sim', 'hardware')
+    if learning and code == EXIT_INTERRUPTED:
+        run_dir.write_interrupted_result()
+    if learning:
+        print(view.summary(
+            run_dir.path, run_dir.result(), code, time.monotonic() - started, target
+        ), flush=True)
+    return code
+
+
+def _for_screen(spec: bringup.NodeSpec) -> bringup.NodeSpec:
+    """The monitor reports to us, once a second, instead of printing lines itself."""
+    if spec.name != 'monitor':
+        return spec
+    return replace(spec, parameters={'format': 'json', 'period': 1.0})

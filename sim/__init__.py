@@ -1,0 +1,1 @@
+"""Simulated worlds, scripted operators and the simulated robot node of mbarl_ros."""

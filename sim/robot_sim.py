@@ -1,0 +1,188 @@
+"""The simulated robot: a world that speaks exactly the topics of a robot profile."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.qos import QoSProfile
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import UInt32
+from std_srvs.srv import Trigger
+
+from mbarl_ros.config import ConfigError, RobotConfig, load_world
+from mbarl_ros.fields import TopicCodec, set_stamp
+from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_class
+from mbarl_sim.worlds import World
+
+# In lockstep, silence (s, steady clock) after which the state is said again: whoever was started
+# late, or anew, then has something to answer.
+SILENCE = 0.5
+
+
+class RobotSim(BaseNode):
+    """Publishes states, obeys commands and keeps simulated time.
+
+    In lockstep the world stands still until a whole command has arrived, then takes one step. In
+    real time it steps ``control_rate * real_time_factor`` times a second with the last command,
+    which it keeps for ever, as a velocity controller does: to stop it is the gate's duty.
+    ``~/reset`` places the world anew, one step later in time; ``~/resets`` (latched) counts that.
+    """
+
+    def __init__(self) -> None:
+        """Build the world and connect it to the robot's topics.
+
+        :raises ConfigError: the world and the robot profile do not fit.
+        """
+        super().__init__('robot_sim')
+        self.setup({'real_time_factor': (1.0, 'Realtime: simulated seconds per second')})
+        robot = self.task.robot
+        self._world = load_world(self.task.config, seed=self.seed)
+        self._order = _state_order(self._world, robot)
+        self._period_ns = round(1e9 / robot.control_rate)
+        self._time_ns = 0
+        self._steps = self._resets = self._refused = 0
+        self._reported = (time.monotonic(), 0)
+        self._command = np.zeros(len(robot.command_names))
+        self._arrived: set[int] = set()
+        self._topics = [
+            (TopicCodec(topic), message_class(topic.type)(),
+             self.create_publisher(message_class(topic.type), topic.topic, RELIABLE))
+            for topic in robot.state
+        ]
+        self._clock_message = Clock()
+        self._clock_publisher = self.create_publisher(Clock, '/clock', QoSProfile(depth=1))
+        self._resets_publisher = self.create_publisher(UInt32, '~/resets', LATCHED)
+        start = 0
+        for index, topic in enumerate(robot.command):
+            codec = TopicCodec(topic)
+            where = slice(start, start := start + len(codec.names))
+            self.create_subscription(
+                message_class(topic.type), topic.topic,
+                partial(self._receive, index, codec, where), RELIABLE,
+            )
+        self.create_service(Trigger, '~/reset', self._on_reset)
+        if self.lockstep:
+            self.create_timer(SILENCE, self._repeat, clock=self.steady)
+        else:
+            factor = self.value('real_time_factor')
+            if not (math.isfinite(factor) and factor > 0):
+                raise ConfigError(f"parameter 'real_time_factor' must be above 0, got {factor}")
+            self.create_timer(1 / (robot.control_rate * factor), self._step, clock=self.steady)
+        self._last_publication = -math.inf
+        self._resets_publisher.publish(UInt32(data=0))
+        self._publish(self._world.reset())
+
+    def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
+        try:
+            values = codec.decode(message)
+        except ValueError as error:
+            self._refuse(str(error))
+            return
+        if not all(map(math.isfinite, values)):
+            self._refuse(f"topic '{codec.topic}': command {values} is not finite")
+            return
+        self._command[where] = values
+        if not self.lockstep:
+            return
+        self._arrived.add(index)
+        if len(self._arrived) == len(self.task.robot.command):
+            self._arrived.clear()
+            self._step()
+
+    def _refuse(self, reason: str) -> None:
+        self._refused += 1
+        self.get_logger().error(reason, throttle_duration_sec=5.0)
+
+    def _step(self) -> None:
+        state = self._world.step(self._command)
+        self._steps += 1
+        self._time_ns += self._period_ns
+        self._publish(state)
+
+    def _on_reset(self, _request: Any, response: Any) -> Any:
+        state = self._world.reset()
+        self._command[:] = 0.0
+        self._arrived.clear()
+        self._resets += 1
+        self._resets_publisher.publish(UInt32(data=self._resets))
+        # A new state needs a new stamp, and time must never run backwards.
+        self._time_ns += self._period_ns
+        self._publish(state)
+        response.success, response.message = True, f'reset {self._resets}'
+        return response
+
+    def _publish(self, state: np.ndarray) -> None:
+        self._state = state[self._order].tolist()
+        self._publish_state()
+
+    def _publish_state(self) -> None:
+        clock = self._clock_message.clock
+        clock.sec, clock.nanosec = divmod(self._time_ns, 1_000_000_000)
+        self._clock_publisher.publish(self._clock_message)
+        start = 0
+        for codec, message, publisher in self._topics:
+            end = start + len(codec.names)
+            codec.encode(message, self._state[start:end])
+            set_stamp(message, self._time_ns)
+            publisher.publish(message)
+            start = end
+        self._last_publication = time.monotonic()
+
+    def _repeat(self) -> None:
+        if time.monotonic() - self._last_publication >= SILENCE:
+            self._publish_state()
+
+    def report(self) -> tuple[bytes, str, dict[str, Any]]:
+        """Steps, resets, commands refused and speed."""
+        now = time.monotonic()
+        before, steps = self._reported
+        self._reported = (now, self._steps)
+        speed = (self._steps - steps) / max(now - before, 1e-3)
+        values = {
+            'steps': self._steps,
+            'resets': self._resets,
+            'refused_commands': self._refused,
+            'steps_per_second': f'{speed:.0f}',
+            'simulated_seconds': f'{self._time_ns * 1e-9:.1f}',
+        }
+        return DiagnosticStatus.OK, '', values
+
+    def close(self) -> None:
+        """Free the world."""
+        self._world.close()
+
+
+def _state_order(world: World, robot: RobotConfig) -> list[int]:
+    """Index into the world's state for each entry of the robot's."""
+    name = type(world).__name__
+    missing = [entry for entry in robot.state_names if entry not in world.state_names]
+    if missing:
+        raise ConfigError(
+            f"robot '{robot.name}': key 'state': world {name} has no {', '.join(missing)}; "
+            f'it has {", ".join(world.state_names)}'
+        )
+    if world.command_names != robot.command_names:
+        raise ConfigError(
+            f"robot '{robot.name}': key 'command': world {name} takes "
+            f'{", ".join(world.command_names)}, not {", ".join(robot.command_names)}'
+        )
+    if world.control_rate != robot.control_rate:
+        raise ConfigError(
+            f"robot '{robot.name}': key 'control_rate': is {robot.control_rate:g} Hz, world "
+            f'{name} runs at {world.control_rate:g} Hz'
+        )
+    return [world.state_names.index(entry) for entry in robot.state_names]
+
+
+def main() -> None:
+    """Entry point of the node."""
+    main_exit(RobotSim)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,118 @@
+"""What a simulated world is: a robot's state vector driven by its command vector, ROS-free."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import pybullet
+
+
+class World(ABC):
+    """A deterministic world: the same seed and the same commands give bit-equal states.
+
+    States are float64 vectors in the order of ``state_names`` (the robot profile's), commands
+    float64 vectors in physical units in the order of ``command_names``.
+    """
+
+    state_names: tuple[str, ...]
+    command_names: tuple[str, ...]
+    control_rate: float
+
+    def __init__(self, *, seed: int = 0) -> None:
+        """Seed the training placings; nothing else in a world is random."""
+        self.rng = np.random.default_rng(seed)
+
+    @abstractmethod
+    def reset(self) -> np.ndarray:
+        """Training placing, as a demonstration starts, with noise from ``seed``; the state."""
+
+    @abstractmethod
+    def place(self, index: int) -> np.ndarray:
+        """Evaluation start number ``index``, the same whatever the seed; the state."""
+
+    @abstractmethod
+    def set_state(self, state: np.ndarray) -> np.ndarray:
+        """Put the world into ``state``, forgetting all contact history; the state."""
+
+    @abstractmethod
+    def step(self, command: np.ndarray) -> np.ndarray:
+        """Apply a command for one control period; the state at its end."""
+
+    @abstractmethod
+    def render(self, width: int = 480, height: int = 480) -> np.ndarray:
+        """Picture of the world, uint8 [height, width, 3], drawn without a display."""
+
+    def close(self) -> None:
+        """Free the simulator; the world cannot be used afterwards."""
+
+
+def halton(index: int, base: int) -> float:
+    """Element ``index`` (from 1) of the van der Corput sequence in ``base``, in (0, 1)."""
+    value, digit = 0.0, 1.0
+    while index > 0:
+        digit /= base
+        value += digit * (index % base)
+        index //= base
+    return value
+
+
+def box(
+    client: int, half: tuple[float, float, float], position: tuple[float, float, float],
+    colour: tuple[float, float, float], *, solid: bool,
+) -> int:
+    """Add a fixed box; ``solid`` boxes collide, others are only seen. Returns its body id."""
+    visual = pybullet.createVisualShape(
+        pybullet.GEOM_BOX, halfExtents=half, rgbaColor=(*colour, 1), physicsClientId=client
+    )
+    collision = -1
+    if solid:
+        collision = pybullet.createCollisionShape(
+            pybullet.GEOM_BOX, halfExtents=half, physicsClientId=client
+        )
+    return pybullet.createMultiBody(0, collision, visual, position, physicsClientId=client)
+
+
+def cylinder(
+    client: int, radius: float, height: float, position: tuple[float, float, float],
+    colour: tuple[float, float, float],
+) -> int:
+    """Add an upright cylinder that is only seen (a mark, a mug). Returns its body id."""
+    visual = cylinder_look(client, radius, height, colour)
+    return pybullet.createMultiBody(0, -1, visual, position, physicsClientId=client)
+
+
+def cylinder_look(
+    client: int, radius: float, height: float, colour: tuple[float, float, float]
+) -> int:
+    """Visual shape of an upright cylinder with sharp edges; Bullet's own is shaded as a ball."""
+    sides = 32
+    angles = np.linspace(0, 2 * np.pi, sides, endpoint=False)
+    radial = np.column_stack([np.cos(angles), np.sin(angles), np.zeros(sides)])
+    up = np.array([0.0, 0.0, height / 2])
+    top, bottom = radius * radial + up, radius * radial - up
+    vertices = np.concatenate([[up], top, top, bottom])
+    normals = np.concatenate([np.tile([0.0, 0.0, 1.0], (1 + sides, 1)), radial, radial])
+    faces = []
+    for i in range(sides):
+        j = (i + 1) % sides
+        high, low = 1 + sides, 1 + 2 * sides
+        faces += [0, 1 + i, 1 + j, high + i, low + i, low + j, high + i, low + j, high + j]
+    return pybullet.createVisualShape(
+        pybullet.GEOM_MESH, vertices=vertices.tolist(), indices=faces,
+        normals=normals.tolist(), rgbaColor=(*colour, 1), physicsClientId=client,
+    )
+
+
+def picture(
+    client: int, eye: tuple[float, float, float], fov: float, width: int, height: int
+) -> np.ndarray:
+    """Draw a client's scene, looking at the origin, with the software renderer."""
+    view = pybullet.computeViewMatrix(eye, (0, 0, 0), (0, 1, 0))
+    projection = pybullet.computeProjectionMatrixFOV(fov, width / height, 0.1, 30)
+    pixels = pybullet.getCameraImage(
+        width, height, view, projection, lightDirection=(2, -3, 6), shadow=0,
+        renderer=pybullet.ER_TINY_RENDERER, physicsClientId=client,
+    )[2]
+    rgba = np.asarray(pixels, np.uint8).reshape(height, width, 4)
+    return np.ascontiguousarray(rgba[..., :3])
