@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import DEMONSTRATION, DTYPES, PHASES, Transitions, concatenate
+from mbarl_ros.transitions import DEMONSTRATION, DTYPES, PHASES, Transitions, concatenate, select
 
 
 def episode(
-    task: Task, states: np.ndarray, commands: np.ndarray, stamps: np.ndarray, direction: str
+    task: Task, states: np.ndarray, commands: np.ndarray, stamps: np.ndarray, direction: str,
+    whole: np.ndarray | None = None,
 ) -> Transitions:
     """Transitions of one demonstration; ``sequence`` counts from 0.
 
@@ -22,8 +23,9 @@ def episode(
 
     :param states: robot states [n + 1, robot dim]
     :param commands: executed commands [n, action_dim], physical units
-    :param stamps: robot time [n], s, of the states that the commands answered
+    :param stamps: robot time, s, of the states; the first n are used
     :param direction: ``forward`` or ``backward``
+    :param whole: which steps [n] to keep; None: all
     :returns: transitions of at most n rows, or n rows per goal
     """
     if direction not in PHASES:
@@ -32,7 +34,9 @@ def episode(
     goals: Sequence[np.ndarray | None] = [None]
     if task.goal_conditioned:
         goals = [nearest_goal(task, states[-1])] if forward else list(task.goals)
-    return join([_labelled(task, states, commands, stamps, goal, forward) for goal in goals])
+    whole = np.ones(len(commands), bool) if whole is None else whole
+    copies = [_labelled(task, states, commands, stamps, goal, forward) for goal in goals]
+    return join([select(copy, whole[: len(copy['reward'])]) for copy in copies])
 
 
 def join(episodes: list[Transitions]) -> Transitions:

@@ -1,0 +1,146 @@
+"""Lockstep speed: steps a second through robot_sim, safety_gate and policy_controller.
+
+The limit is measured in the same run: a bare rclpy ping-pong between two processes (two messages
+an exchange; a control step takes three in a row, and two more beside them).
+
+    python benchmarks/lockstep.py [--task pointmass] [--seconds 10] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Twist
+from nav_msgs.msg import Odometry
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+NODES = {
+    'robot_sim': 'mbarl_sim.robot_sim',
+    'safety_gate': 'mbarl_ros.nodes.safety_gate',
+    'policy_controller': 'mbarl_ros.nodes.policy_controller',
+}
+
+
+def lockstep_rate(task: str, seconds: float) -> float:
+    """Environment steps a second with random actions and no learner."""
+    own = {'policy_controller': ['-p', 'policy:=random']}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-m', module, '--ros-args', '-p', f'task:={task}', *own.get(name, [])],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for name, module in NODES.items()
+    ]
+    node = Node('lockstep_benchmark')
+    samples: list[tuple[float, int]] = []
+
+    def listen(message: DiagnosticArray) -> None:
+        status = message.status[0]
+        if status.name == 'robot_sim':
+            steps = next(int(item.value) for item in status.values if item.key == 'steps')
+            if steps > 500:
+                samples.append((time.perf_counter(), steps))
+
+    node.create_subscription(DiagnosticArray, '/diagnostics', listen, 10)
+    deadline = time.monotonic() + 30 + seconds
+    try:
+        while len(samples) < 2 or samples[-1][0] - samples[0][0] < seconds:
+            rclpy.spin_once(node, timeout_sec=0.5)
+            if time.monotonic() > deadline:
+                raise SystemExit('lockstep: the graph did not step; run the nodes by hand')
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(10)
+        node.destroy_node()
+    (start, first), (end, last) = samples[0], samples[-1]
+    return (last - first) / (end - start)
+
+
+def echo() -> None:
+    """The other end of the ping-pong."""
+    rclpy.init()
+    node = Node('echo')
+    publisher = node.create_publisher(Twist, 'pong', 1)
+    node.create_subscription(Odometry, 'ping', lambda _: publisher.publish(Twist()), 1)
+    SingleThreadedExecutor().add_node(node)
+    rclpy.spin(node)
+
+
+def ping_pong_rate(seconds: float) -> float:
+    """Exchanges a second between two bare rclpy nodes."""
+    process = subprocess.Popen([sys.executable, __file__, '--echo'], stderr=subprocess.DEVNULL)
+    node = Node('ping')
+    publisher = node.create_publisher(Odometry, 'ping', 1)
+    count, start = 0, 0.0
+
+    def pong(_: Twist) -> None:
+        nonlocal count, start
+        start = start or time.perf_counter()
+        count += 1
+        publisher.publish(Odometry())
+
+    node.create_subscription(Twist, 'pong', pong, 1)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not start:
+            publisher.publish(Odometry())
+            executor.spin_once(timeout_sec=0.5)
+        while time.perf_counter() - start < seconds:
+            executor.spin_once(timeout_sec=0.5)
+        return count / (time.perf_counter() - start)
+    finally:
+        process.kill()
+        process.wait()
+        node.destroy_node()
+
+
+def main() -> None:
+    """Alternate both measurements and print their medians and ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--task', default='pointmass')
+    parser.add_argument('--seconds', type=float, default=10.0)
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--output', type=Path)
+    parser.add_argument('--echo', action='store_true', help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    os.environ.setdefault('ROS_DOMAIN_ID', '88')
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    if arguments.echo:
+        echo()
+        return
+    rclpy.init()
+    steps, exchanges = [], []
+    for _ in range(arguments.rounds):
+        exchanges.append(ping_pong_rate(arguments.seconds / 2))
+        steps.append(lockstep_rate(arguments.task, arguments.seconds))
+        print(f'lockstep {steps[-1]:.0f} steps/s, ping-pong {exchanges[-1]:.0f}/s', flush=True)
+    result = {
+        'command': f'python benchmarks/lockstep.py --task {arguments.task}',
+        'cores': os.cpu_count(),
+        'lockstep_steps_per_second': [round(rate) for rate in steps],
+        'ping_pong_exchanges_per_second': [round(rate) for rate in exchanges],
+        'ratio_of_medians': round(statistics.median(steps) / statistics.median(exchanges), 3),
+    }
+    print(json.dumps(result, indent=2))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(result, indent=2) + '\n')
+    rclpy.try_shutdown()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,268 @@
+"""The demonstration recorder: the robot's topics, as they are, into one bag per demonstration."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.serialization import deserialize_message
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from mbarl_ros.config import ConfigError
+from mbarl_ros.demos.bag import (
+    EXECUTED,
+    SUCCESS,
+    UNKNOWN,
+    DemonstrationError,
+    Note,
+    Recording,
+    layout,
+    topic_types,
+)
+from mbarl_ros.fields import stamp_ns
+from mbarl_ros.nodes.runtime import (
+    LATCHED,
+    RELIABLE,
+    SENSOR,
+    BaseNode,
+    main_exit,
+    message_class,
+)
+from mbarl_ros.transitions import PHASES
+
+# A service call may overtake the last state and command on their way here (s).
+_SETTLE = 0.3
+
+
+class DemoRecorder(BaseNode):
+    """Records state, command and ``safety_gate/executed`` between start and stop.
+
+    Services (std_srvs/Trigger): ``~/start``, ``~/success`` (stop and keep), ``~/stop`` (stop and
+    keep, the verdict is worked out when it is read), ``~/discard``. ``~/status`` (latched) says
+    what it is doing. The parameters ``direction`` and ``operator`` may be changed between
+    demonstrations: ``ros2 param set /demo_recorder direction backward``.
+    """
+
+    def __init__(self) -> None:
+        """Subscribe to the robot's topics, undecoded.
+
+        :raises ConfigError: no folder to record into.
+        """
+        super().__init__('demo_recorder')
+        self.setup(
+            {
+                'demonstrations': ('', "Folder to record into; empty: the task's, or run_dir/demos"),
+                'direction': (PHASES[0], 'Direction of the next demonstration: forward or backward'),
+                'operator': ('person', 'Who demonstrates'),
+            }
+        )
+        self._check_parameters(list(self._parameters.values()))
+        self.add_on_set_parameters_callback(self._check_parameters_result)
+        self._folder = self._where()
+        self._types = topic_types(self.task.robot)
+        self._states = [topic.topic for topic in self.task.robot.state]
+        self._classes = {topic: message_class(kind) for topic, kind in self._types.items()}
+        self._subscriptions_by_topic = {
+            topic: self.create_subscription(
+                self._classes[topic], topic, partial(self._receive, topic), self._qos(topic),
+                raw=True,
+            )
+            for topic in self._types
+        }
+        self._recording: Recording | None = None
+        self._latest: dict[str, bytes] = {}
+        self._saved = self._discarded = 0
+        self._newest = 0
+        self._status = self.create_publisher(String, '~/status', LATCHED)
+        for name in ('start', 'success', 'stop', 'discard'):
+            self.create_service(Trigger, f'~/{name}', partial(self._serve, getattr(self, name)))
+        self._say('idle')
+
+    # --- services ----------------------------------------------------------------------------
+
+    def start(self) -> str:
+        """Begin a demonstration in the state the robot is in."""
+        if self._recording is not None:
+            raise DemonstrationError(
+                f'{self._recording.name} is being recorded; call ~/success, ~/stop or ~/discard'
+            )
+        self._take_waiting()
+        silent = [topic for topic in self._states if topic not in self._latest]
+        if silent:
+            raise DemonstrationError(
+                f'no message yet on {", ".join(silent)}; is the robot running, and are these its '
+                f"topics (robot profile '{self.task.robot.name}')?"
+            )
+        recording = Recording(self._folder, self._note(), self._types)
+        for topic in self._states:
+            recording.write(topic, self._log_time(topic, self._latest[topic]), self._latest[topic])
+        self._recording = recording
+        return self._say(f'recording {recording.name}')
+
+    def success(self) -> str:
+        """Stop and keep the demonstration as a success."""
+        return self._finish(SUCCESS)
+
+    def stop(self) -> str:
+        """Stop and keep the demonstration; whether it is a success, its reader decides."""
+        return self._finish(UNKNOWN)
+
+    def discard(self) -> str:
+        """Stop and forget the demonstration."""
+        recording = self._running()
+        recording.discard()
+        self._recording = None
+        self._discarded += 1
+        return self._say(f'discarded {recording.name}')
+
+    def _finish(self, verdict: str) -> str:
+        recording = self._running()
+        self._settle()
+        if not recording.counts[EXECUTED]:
+            raise DemonstrationError(
+                f'{recording.name} has no executed command yet (topic {EXECUTED}); drive, or call '
+                '~/discard'
+            )
+        self._recording = None
+        path = recording.finish(verdict)
+        self._saved += 1
+        return self._say(f'saved {path}')
+
+    def _running(self) -> Recording:
+        if self._recording is None:
+            raise DemonstrationError('nothing is being recorded; call ~/start first')
+        return self._recording
+
+    def _serve(self, action: Any, _request: Any, response: Any) -> Any:
+        try:
+            response.message = action()
+            response.success = True
+        except (DemonstrationError, OSError) as error:
+            self.get_logger().error(str(error))
+            response.message = str(error)
+        return response
+
+    # --- messages ----------------------------------------------------------------------------
+
+    def _receive(self, topic: str, data: bytes) -> None:
+        self._latest[topic] = data
+        if self._recording is not None:
+            self._recording.write(topic, self._log_time(topic, data), data)
+
+    def _log_time(self, topic: str, data: bytes) -> int:
+        """Lockstep: robot time, so that the bag plays back at the robot's speed; else now."""
+        if not self.lockstep:
+            return self.get_clock().now().nanoseconds
+        if topic in self._states:
+            self._newest = max(self._newest, self._stamp(topic, data) or 0)
+        return self._newest
+
+    def _stamp(self, topic: str, data: bytes) -> int | None:
+        return stamp_ns(deserialize_message(data, self._classes[topic]))
+
+    def _take_waiting(self) -> None:
+        """Take what has arrived but was not yet served: services may be served first."""
+        for topic, subscription in self._subscriptions_by_topic.items():
+            while (
+                taken := subscription.handle.take_message(subscription.msg_type, True)
+            ) is not None:
+                self._receive(topic, taken[0])
+
+    def _settle(self) -> None:
+        """Wait, briefly, for the state that the last executed command led to."""
+        deadline = time.monotonic() + _SETTLE
+        while True:
+            self._take_waiting()
+            last = self._latest.get(EXECUTED)
+            asked = self._stamp(EXECUTED, last) if last is not None else None
+            stamps = [self._stamp(topic, self._latest[topic]) for topic in self._states]
+            if asked is None or all(stamp is None or stamp > asked for stamp in stamps):
+                return
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.005)
+
+    # --- set-up ------------------------------------------------------------------------------
+
+    def _where(self) -> Path:
+        folder = self.value('demonstrations') or self.task.config.demonstrations
+        if folder:
+            return Path(folder).expanduser()
+        if self.run_dir is None:
+            raise ConfigError(
+                f"node '{self.get_name()}': parameter 'demonstrations' is needed: task "
+                f"'{self.task.name}' names no folder and there is no run_dir"
+            )
+        return self.run_dir / 'demos'
+
+    def _qos(self, topic: str) -> Any:
+        sensor = topic in self._states and not self.lockstep
+        return SENSOR if sensor else RELIABLE
+
+    def _note(self) -> Note:
+        robot = self.task.robot
+        return Note(
+            task=self.task.name,
+            robot=robot.name,
+            direction=self.value('direction'),
+            verdict=UNKNOWN,
+            operator=self.value('operator'),
+            lockstep=self.lockstep,
+            spec=layout(robot),
+            topics={
+                topic: subscription.topic_name
+                for topic, subscription in self._subscriptions_by_topic.items()
+            },
+        )
+
+    def _check_parameters(self, parameters: list[Any]) -> None:
+        for parameter in parameters:
+            if parameter.name == 'direction' and parameter.value not in PHASES:
+                raise ConfigError(
+                    f"node '{self.get_name()}': parameter 'direction' is '{parameter.value}'; "
+                    f'use {" or ".join(PHASES)}'
+                )
+
+    def _check_parameters_result(self, parameters: list[Any]) -> SetParametersResult:
+        try:
+            self._check_parameters(parameters)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _say(self, status: str) -> str:
+        self._status.publish(String(data=status))
+        if status != 'idle':
+            self.get_logger().info(status)
+        return status
+
+    def report(self) -> tuple[bytes, str, dict[str, Any]]:
+        """Whether it records, and how many demonstrations it has saved."""
+        name = self._recording.name if self._recording is not None else ''
+        values = {
+            'recording': name or 'no',
+            'saved': self._saved,
+            'discarded': self._discarded,
+            'folder': self._folder,
+        }
+        return DiagnosticStatus.OK, f'recording {name}' if name else 'idle', values
+
+    def close(self) -> None:
+        """Keep a demonstration that is being recorded; robot time is dear."""
+        if self._recording is not None:
+            self._serve(self.stop if self._recording.counts[EXECUTED] else self.discard,
+                        None, Trigger.Response())
+
+
+def main() -> None:
+    """Entry point of the node."""
+    main_exit(DemoRecorder)
+
+
+if __name__ == '__main__':
+    main()

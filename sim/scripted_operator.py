@@ -1,0 +1,201 @@
+"""A scripted operator behind the gamepad: drives the simulated robot and records it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.task import Future
+from std_srvs.srv import Trigger
+
+from mbarl_ros.config import ConfigError
+from mbarl_ros.fields import TopicCodec
+from mbarl_ros.nodes.robot_io import StateListener
+from mbarl_ros.nodes.runtime import RELIABLE, BaseNode, main_exit, message_class
+from mbarl_ros.transitions import PHASES
+from mbarl_sim.operators import operator_for
+
+STATE = object()  # what the script yields to wait for a state that it has not seen
+PATIENCE = 20.0   # s without a state or an answer until it gives up
+MAX_STEPS = 400
+USUAL = {False: 10, True: 24}  # demonstrations: forward only; forward and backward in turns
+
+Script = Generator[Any, Any, None]
+
+
+class ScriptedOperator(BaseNode):
+    """Records ``episodes`` demonstrations and exits: 0 if every one was a success, else 1.
+
+    One teleop command per state, as a person's gamepad cannot but a lockstep simulation needs.
+    Tasks without goals start each episode from a placing (``robot_sim/reset``); goal-conditioned
+    ones go forward and backward in turns, the goals cycling, without resets.
+    """
+
+    def __init__(self) -> None:
+        """Connect to the teleop topics and to the services of recorder and simulation."""
+        super().__init__('scripted_operator')
+        self.setup({'episodes': (0, 'Demonstrations to record; 0: 10, or 24 with goals')})
+        robot = self.task.robot
+        taught = {name for topic in robot.teleop for name in topic.fields}
+        if taught != set(robot.command_names):
+            raise ConfigError(
+                f"robot '{robot.name}': key 'teleop': must carry the whole command "
+                f'({", ".join(robot.command_names)}) for a scripted operator'
+            )
+        self._operator = operator_for(self.task, self.seed)
+        self._episodes = self.value('episodes') or USUAL[self.task.goal_conditioned]
+        self._teleop = [
+            (TopicCodec(topic), message_class(topic.type),
+             self.create_publisher(message_class(topic.type), topic.topic, RELIABLE))
+            for topic in robot.teleop
+        ]
+        self._services = {
+            name: self.create_client(Trigger, name)
+            for name in (
+                'robot_sim/reset', 'demo_recorder/start', 'demo_recorder/success',
+                'demo_recorder/discard',
+            )
+        }
+        self._parameters_client = self.create_client(
+            SetParameters, 'demo_recorder/set_parameters'
+        )
+        self._latest: tuple[np.ndarray, int] | None = None
+        self._seen = -1
+        self._waits_for_state = False
+        self._alive = time.monotonic()
+        self.recorded = 0
+        StateListener(self, robot, self.lockstep, self._on_state)
+        self._script: Script | None = None
+        self.create_timer(0.2, self._watch, clock=self.steady)
+
+    # --- the script --------------------------------------------------------------------------
+
+    def _run(self) -> Script:
+        goals = self.task.goals
+        for number in range(self._episodes):
+            direction, goal = PHASES[0], None
+            if self.task.goal_conditioned:
+                direction = PHASES[number % 2]
+                goal = goals[number // 2 % len(goals)]
+            else:
+                yield from self._reset()
+            yield from self._configure(direction)
+            if not (yield from self._demonstrate(direction, goal)):
+                self.exit_code = 1
+        if self.exit_code:
+            self.get_logger().error(f'{self.recorded} of {self._episodes} demonstrations succeeded')
+        else:
+            self.get_logger().info(f'{self.recorded} demonstrations recorded')
+        self.finished = True
+
+    def _demonstrate(self, direction: str, goal: np.ndarray | None) -> Generator[Any, Any, bool]:
+        """Record one demonstration; whether it is kept."""
+        state = yield STATE
+        yield from self._call('demo_recorder/start')
+        self._operator.begin(direction, goal)
+        for _ in range(MAX_STEPS):
+            command = self._operator.command(state)
+            if command is None:
+                break
+            self._drive(command)
+            state = yield STATE
+        else:
+            yield from self._call('demo_recorder/discard')
+            self.get_logger().error(f'{direction}: not there after {MAX_STEPS} steps, discarded')
+            return False
+        yield from self._call('demo_recorder/success')
+        self._seen = self._before(self._seen)
+        self.recorded += 1
+        return True
+
+    def _reset(self) -> Script:
+        yield from self._call('robot_sim/reset')
+        if not self.lockstep:  # states from before the reset may still be on their way
+            yield STATE
+            yield STATE
+
+    def _configure(self, direction: str) -> Script:
+        parameters = [
+            Parameter(
+                name=name,
+                value=ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value),
+            )
+            for name, value in (('direction', direction), ('operator', 'scripted'))
+        ]
+        request = SetParameters.Request(parameters=parameters)
+        answer = yield self._parameters_client.call_async(request)
+        for result in answer.results:
+            if not result.successful:
+                raise RuntimeError(f'demo_recorder refused a parameter: {result.reason}')
+
+    def _call(self, service: str) -> Script:
+        answer = yield self._services[service].call_async(Trigger.Request())
+        if not answer.success:
+            raise RuntimeError(f'service {service}: {answer.message}')
+
+    def _before(self, stamp: int) -> int:
+        """The last state of an episode is answered by the first command of the next."""
+        return stamp - 1 if self.task.goal_conditioned else stamp
+
+    # --- events ------------------------------------------------------------------------------
+
+    def _drive(self, command: np.ndarray) -> None:
+        values = dict(zip(self.task.robot.command_names, command.tolist(), strict=True))
+        for codec, kind, publisher in self._teleop:
+            publisher.publish(codec.encode(kind(), [values[name] for name in codec.names]))
+
+    def _on_state(self, state: np.ndarray, stamp: int) -> None:
+        self._latest = (state, stamp)
+        if self._waits_for_state and stamp > self._seen:
+            self._waits_for_state = False
+            self._advance(None)
+
+    def _advance(self, value: Any) -> None:
+        """Run the script until it has to wait, for a service's answer or a new state."""
+        self._alive = time.monotonic()
+        try:
+            while True:
+                if value is None and self._latest is not None and self._wanted is STATE:
+                    state, self._seen = self._latest
+                    value = state
+                self._wanted = self._script.send(value)
+                value = None
+                if isinstance(self._wanted, Future):
+                    self._wanted.add_done_callback(lambda future: self._advance(future.result()))
+                    return
+                if self._latest is None or self._latest[1] <= self._seen:
+                    self._waits_for_state = True
+                    return
+        except StopIteration:
+            pass
+        except RuntimeError as error:
+            self._give_up(str(error))
+
+    def _watch(self) -> None:
+        if self._script is None:
+            clients = [*self._services.values(), self._parameters_client]
+            if self._latest is not None and all(client.service_is_ready() for client in clients):
+                self._script, self._wanted = self._run(), None
+                self._advance(None)
+        if time.monotonic() - self._alive > PATIENCE and not self.finished:
+            self._give_up(
+                f'nothing happened for {PATIENCE:.0f} s; are robot_sim, safety_gate and '
+                'demo_recorder running, and the e-stop released?'
+            )
+
+    def _give_up(self, reason: str) -> None:
+        self.get_logger().error(reason)
+        self.exit_code, self.finished = 1, True
+
+
+def main() -> None:
+    """Entry point of the node."""
+    main_exit(ScriptedOperator)
+
+
+if __name__ == '__main__':
+    main()

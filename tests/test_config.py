@@ -1,0 +1,90 @@
+"""Configuration mistakes are one sentence that names file and key."""
+
+import pytest
+import yaml
+
+from mbarl_ros import config
+from mbarl_ros.config import ConfigError, load_agent, load_robot, load_task
+from mbarl_ros.task import Task
+
+
+@pytest.mark.parametrize('name', config.available('tasks'))
+def test_every_shipped_task_loads_with_every_agent(name):
+    task = Task.load(name)
+    hashes = {task.spec_hash(load_agent(agent)) for agent in config.available('agents')}
+    assert len(hashes) == len(config.available('agents'))
+
+
+@pytest.mark.parametrize(
+    ('load', 'kind'), [(load_task, 'tasks'), (load_agent, 'agents'), (load_robot, 'robots')]
+)
+def test_an_unknown_name_lists_the_known_ones(load, kind):
+    with pytest.raises(ConfigError) as error:
+        load('nonsense')
+    for name in config.available(kind):
+        assert name in str(error.value)
+
+
+def changed(tmp_path, kind, name, change):
+    raw = yaml.safe_load(config.find(kind, name).read_text())
+    change(raw)
+    path = tmp_path / f'{name}.yaml'
+    path.write_text(yaml.safe_dump(raw))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'key'),
+    [
+        (lambda raw: raw.update(colour='red'), 'colour'),
+        (lambda raw: raw.pop('success'), 'success'),
+        (lambda raw: raw['success'].update(tolerance='wide'), 'success.tolerance'),
+        (lambda raw: raw['success'].update(target=[1.0]), 'success.target'),
+        (lambda raw: raw['success'].update(entries=['z'], target=[1.0]), 'success.entries'),
+        (lambda raw: raw['observation'][0].update(low=5.0), 'low'),
+        (lambda raw: raw['phases'].update(forward_limit=0), 'phases.forward_limit'),
+        (lambda raw: raw.update(goals=[[0.0]]), 'goals'),
+        (lambda raw: raw.update(world='no colon'), 'world'),
+        (lambda raw: raw['success'].update(tolerance=float('nan')), 'success.tolerance'),
+    ],
+)
+def test_a_mistake_in_a_task_names_file_and_key(tmp_path, change, key):
+    path = changed(tmp_path, 'tasks', 'pointmass', change)
+    with pytest.raises(ConfigError) as error:
+        load_task(path)
+    assert path in str(error.value) and key in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('change', 'key'),
+    [
+        (lambda raw: raw['limits'].pop('vx'), 'limits'),
+        (lambda raw: raw['limits'].update(vz={'low': 0, 'high': 1}), 'limits'),
+        (lambda raw: raw['state'][0].update(type='Odometry'), 'state.0.type'),
+        (lambda raw: raw.update(control_rate=0), 'control_rate'),
+        (lambda raw: raw.update(workspace={'height': [0, 1]}), 'workspace'),
+    ],
+)
+def test_a_mistake_in_a_robot_names_file_and_key(tmp_path, change, key):
+    path = changed(tmp_path, 'robots', 'pointmass', change)
+    with pytest.raises(ConfigError) as error:
+        load_robot(path)
+    assert path in str(error.value) and key in str(error.value)
+
+
+def test_a_task_that_does_not_fit_its_robot_is_refused(tmp_path):
+    path = changed(
+        tmp_path, 'tasks', 'pointmass', lambda raw: raw['observation'][0].update(name='height')
+    )
+    with pytest.raises(ConfigError, match='height|success'):
+        Task.load(path)
+
+
+def test_files_that_are_missing_or_no_yaml_are_named(tmp_path):
+    with pytest.raises(ConfigError, match='no such file'):
+        load_task(str(tmp_path / 'absent.yaml'))
+    broken = tmp_path / 'broken.yaml'
+    broken.write_text('a: [')
+    with pytest.raises(ConfigError, match='broken.yaml'):
+        load_task(str(broken))

@@ -1,0 +1,144 @@
+"""What travels and what is kept: wire format, transition log, ledger."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mbarl_ros import wire
+from mbarl_ros.config import load_agent
+from mbarl_ros.ledger import Ledger
+from mbarl_ros.log import RecordLog, read_records
+from mbarl_ros.task import Task
+from mbarl_ros.transitions import (
+    DTYPES,
+    pack_transitions,
+    select,
+    shapes,
+    stack,
+    unpack_transitions,
+)
+
+TASK = Task.load('pointmass')
+SPEC = TASK.spec_hash(load_agent('mbarl'))
+
+
+def some_transitions(count: int, first: int = 0):
+    rng = np.random.default_rng(count)
+    rows = {
+        name: rng.random((count, *shape[1:])).astype(DTYPES[name])
+        for name, shape in shapes(TASK).items()
+    }
+    rows['sequence'] = np.arange(first, first + count)
+    return rows
+
+
+def test_transitions_survive_the_wire_bit_for_bit():
+    rows = some_transitions(7)
+    back, session, first = unpack_transitions(pack_transitions(rows, SPEC, 'a', 3), TASK, SPEC)
+    assert (session, first) == ('a', 3)
+    for name in rows:
+        assert back[name].dtype == rows[name].dtype and (back[name] == rows[name]).all()
+
+
+def test_another_spec_is_refused_and_both_sides_are_named():
+    data = pack_transitions(some_transitions(1), 'other/sac:1', 'a', 0)
+    with pytest.raises(wire.WireError, match=rf'other/sac:1.*{SPEC.split(":")[0]}'):
+        unpack_transitions(data, TASK, SPEC)
+
+
+@pytest.mark.parametrize('name', ['observation', 'action', 'reward', 'stamp'])
+def test_nan_in_any_array_is_refused_by_name(name):
+    rows = some_transitions(3)
+    rows[name][1] = np.nan
+    with pytest.raises(wire.WireError, match=name):
+        unpack_transitions(pack_transitions(rows, SPEC, 'a', 0), TASK, SPEC)
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda rows: rows.pop('reward'),
+        lambda rows: rows.update(extra=np.zeros(3)),
+        lambda rows: rows.update(action=rows['action'][:2]),
+        lambda rows: rows.update(action=rows['action'].astype(np.float64)),
+        lambda rows: rows.update(action=rows['action'] + 5),
+        lambda rows: rows.update(phase=rows['phase'] + 7),
+    ],
+)
+def test_malformed_transitions_are_refused(damage):
+    rows = some_transitions(3)
+    damage(rows)
+    with pytest.raises(wire.WireError):
+        unpack_transitions(pack_transitions(rows, SPEC, 'a', 0), TASK, SPEC)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 400), st.integers(0, 255))
+def test_no_bytes_whatever_do_more_than_raise_a_wire_error(noise, position, value):
+    data = bytearray(pack_transitions(some_transitions(2), SPEC, 'a', 0))
+    data[position % len(data)] = value
+    for message in (noise, bytes(data), bytes(data[: position % len(data)])):
+        try:
+            unpack_transitions(message, TASK, SPEC)
+        except wire.WireError:
+            pass
+
+
+def test_oversized_messages_are_refused_before_parsing():
+    with pytest.raises(wire.WireError, match='exceed'):
+        wire.unpack(b'x' * 100, 'policy', max_bytes=10)
+
+
+@pytest.mark.parametrize('cut', range(1, 25))
+def test_a_torn_tail_costs_only_the_torn_record(tmp_path, cut):
+    path = tmp_path / 'log'
+    log = RecordLog(path)
+    for record in (b'first', b'second', b'third record'):
+        log.append(record)
+    log.close()
+    path.write_bytes(path.read_bytes()[:-cut])
+    kept = list(read_records(path))
+    assert kept == [b'first', b'second'][: 2 if cut <= 20 else 1]
+    log = RecordLog(path)
+    log.append(b'after')
+    assert list(read_records(path)) == [*kept, b'after']
+
+
+def test_the_ledger_takes_each_transition_once_over_restarts_of_both_sides():
+    ledger, rows = Ledger(), some_transitions(10)
+
+    def deliver(session, first, last):
+        fresh = ledger.fresh(select(rows, slice(first, last)), session, first)
+        if fresh is None:
+            return None
+        ledger.count(session, len(fresh['sequence']))
+        return fresh['sequence'].tolist()
+
+    assert deliver('one', 0, 4) == [0, 1, 2, 3]
+    assert deliver('one', 6, 8) is None  # 4 and 5 are missing: send again
+    assert deliver('one', 2, 8) == [4, 5, 6, 7]
+    assert deliver('one', 0, 8) == []
+    assert deliver('two', 0, 3) == [8, 9, 10]  # the controller was restarted
+    assert ledger.base('two') == 8 and ledger.total == 11
+
+
+def test_a_log_replays_into_the_ledger(tmp_path):
+    log = RecordLog(tmp_path / 'log')
+    log.append(pack_transitions(some_transitions(5), SPEC, 'one', 0))
+    log.append(pack_transitions(some_transitions(3), SPEC, 'two', 0))
+    ledger = Ledger()
+    rows = ledger.replay(tmp_path / 'log', TASK, SPEC)
+    assert rows['sequence'].tolist() == list(range(8))
+    assert ledger.stored == {'one': 5, 'two': 3} and ledger.last_session == 'two'
+
+
+def test_stacking_nothing_gives_empty_arrays_of_the_right_shape():
+    assert stack([], TASK)['observation'].shape == (0, TASK.observation_dim)
+
+
+def test_an_atomic_write_leaves_nothing_beside_it(tmp_path):
+    wire.write_file(tmp_path / 'file', b'one')
+    wire.write_file(tmp_path / 'file', b'two')
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+    assert (tmp_path / 'file').read_bytes() == b'two'
