@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
-from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from mbarl_ros.config import ConfigError
@@ -19,7 +18,7 @@ from mbarl_ros.nodes.runtime import RELIABLE, BaseNode, main_exit, message_class
 from mbarl_ros.transitions import PHASES
 from mbarl_sim.operators import operator_for
 
-STATE = object()  # what the script yields to wait for a state that it has not seen
+STATE = object()  # what the script yields to wait for a state that it has not answered
 PATIENCE = 20.0   # s without a state or an answer until it gives up
 MAX_STEPS = 400
 USUAL = {False: 10, True: 24}  # demonstrations: forward only; forward and backward in turns
@@ -53,18 +52,19 @@ class ScriptedOperator(BaseNode):
              self.create_publisher(message_class(topic.type), topic.topic, RELIABLE))
             for topic in robot.teleop
         ]
-        self._services = {
+        self._triggers = {
             name: self.create_client(Trigger, name)
             for name in (
                 'robot_sim/reset', 'demo_recorder/start', 'demo_recorder/success',
                 'demo_recorder/discard',
             )
         }
-        self._parameters_client = self.create_client(
+        self._settings = self.create_client(
             SetParameters, 'demo_recorder/set_parameters'
         )
         self._latest: tuple[np.ndarray, int] | None = None
-        self._seen = -1
+        self._answered = -1  # stamp of the last state that was answered with a command
+        self._last_command: np.ndarray | None = None
         self._waits_for_state = False
         self._alive = time.monotonic()
         self.recorded = 0
@@ -90,7 +90,6 @@ class ScriptedOperator(BaseNode):
             self.get_logger().error(f'{self.recorded} of {self._episodes} demonstrations succeeded')
         else:
             self.get_logger().info(f'{self.recorded} demonstrations recorded')
-        self.finished = True
 
     def _demonstrate(self, direction: str, goal: np.ndarray | None) -> Generator[Any, Any, bool]:
         """Record one demonstration; whether it is kept."""
@@ -108,15 +107,16 @@ class ScriptedOperator(BaseNode):
             self.get_logger().error(f'{direction}: not there after {MAX_STEPS} steps, discarded')
             return False
         yield from self._call('demo_recorder/success')
-        self._seen = self._before(self._seen)
         self.recorded += 1
         return True
 
     def _reset(self) -> Script:
+        self._answered = self._latest[1]
         yield from self._call('robot_sim/reset')
         if not self.lockstep:  # states from before the reset may still be on their way
-            yield STATE
-            yield STATE
+            for _ in range(2):
+                self._answered = self._latest[1]
+                yield STATE
 
     def _configure(self, direction: str) -> Script:
         parameters = [
@@ -127,59 +127,57 @@ class ScriptedOperator(BaseNode):
             for name, value in (('direction', direction), ('operator', 'scripted'))
         ]
         request = SetParameters.Request(parameters=parameters)
-        answer = yield self._parameters_client.call_async(request)
+        answer = yield self._settings.call_async(request)
         for result in answer.results:
             if not result.successful:
                 raise RuntimeError(f'demo_recorder refused a parameter: {result.reason}')
 
     def _call(self, service: str) -> Script:
-        answer = yield self._services[service].call_async(Trigger.Request())
+        answer = yield self._triggers[service].call_async(Trigger.Request())
         if not answer.success:
             raise RuntimeError(f'service {service}: {answer.message}')
-
-    def _before(self, stamp: int) -> int:
-        """The last state of an episode is answered by the first command of the next."""
-        return stamp - 1 if self.task.goal_conditioned else stamp
 
     # --- events ------------------------------------------------------------------------------
 
     def _drive(self, command: np.ndarray) -> None:
+        self._answered = self._latest[1]
+        self._last_command = command
         values = dict(zip(self.task.robot.command_names, command.tolist(), strict=True))
         for codec, kind, publisher in self._teleop:
             publisher.publish(codec.encode(kind(), [values[name] for name in codec.names]))
 
     def _on_state(self, state: np.ndarray, stamp: int) -> None:
         self._latest = (state, stamp)
-        if self._waits_for_state and stamp > self._seen:
-            self._waits_for_state = False
-            self._advance(None)
+        if self._waits_for_state and stamp > self._answered:
+            self._advance(state)
+        elif self._waits_for_state and self.lockstep and self._last_command is not None:
+            # The world says its state again: the gate had not found us yet.
+            self._drive(self._last_command)
 
     def _advance(self, value: Any) -> None:
-        """Run the script until it has to wait, for a service's answer or a new state."""
+        """Run the script until it waits for a service's answer or for a state to answer."""
         self._alive = time.monotonic()
+        self._waits_for_state = False
         try:
-            while True:
-                if value is None and self._latest is not None and self._wanted is STATE:
-                    state, self._seen = self._latest
-                    value = state
-                self._wanted = self._script.send(value)
-                value = None
-                if isinstance(self._wanted, Future):
-                    self._wanted.add_done_callback(lambda future: self._advance(future.result()))
-                    return
-                if self._latest is None or self._latest[1] <= self._seen:
-                    self._waits_for_state = True
-                    return
+            wanted = self._script.send(value)
+            while wanted is STATE and self._latest[1] > self._answered:
+                wanted = self._script.send(self._latest[0])
         except StopIteration:
-            pass
+            self.finished = True
+            return
         except RuntimeError as error:
             self._give_up(str(error))
+            return
+        if wanted is STATE:
+            self._waits_for_state = True
+        else:
+            wanted.add_done_callback(lambda future: self._advance(future.result()))
 
     def _watch(self) -> None:
         if self._script is None:
-            clients = [*self._services.values(), self._parameters_client]
+            clients = [*self._triggers.values(), self._settings]
             if self._latest is not None and all(client.service_is_ready() for client in clients):
-                self._script, self._wanted = self._run(), None
+                self._script = self._run()
                 self._advance(None)
         if time.monotonic() - self._alive > PATIENCE and not self.finished:
             self._give_up(

@@ -22,6 +22,7 @@ from mbarl_ros.learning.state import (
     adam,
     adam_tensors,
     descend,
+    fast_floats,
     generator_arrays,
     load_generator,
     load_tensors,
@@ -80,6 +81,7 @@ class ClassifierTrainer:
 
     def train(self, steps: int) -> dict[str, float]:
         """Do ``steps`` gradient steps; without negatives there is nothing to learn yet."""
+        fast_floats()
         losses, correct = [], []
         for _ in range(steps if len(self._visited) else 0):
             loss, accuracy = self._train_step()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp
-from mbarl_ros.learning.state import Arrays, adam, descend
+from mbarl_ros.learning.state import Arrays, adam, descend, fast_floats
 from mbarl_ros.task import Task
 
 FORWARD = 0
@@ -30,6 +30,7 @@ def clone(
 
     :raises ValueError: there is no forward demonstration.
     """
+    fast_floats()
     forward = np.flatnonzero(np.asarray(demonstrations['phase']) == FORWARD)
     if not len(forward):
         raise ValueError(f"task '{task.name}': cloning needs a forward demonstration")

@@ -13,7 +13,7 @@ from mbarl_ros.learning.classifier import BACKWARD, FORWARD, MAX_REWARD, backwar
 from mbarl_ros.learning.imagination import Imagination
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
-from mbarl_ros.learning.state import Arrays
+from mbarl_ros.learning.state import Arrays, fast_floats
 from mbarl_ros.task import Task
 
 BLOCK = 64  # updates whose batches are drawn at once
@@ -89,6 +89,7 @@ class Learner:
 
         Before them, when due, the model is fitted and practice imagined.
         """
+        fast_floats()
         metrics = {}
         if self._imagination is not None and len(self._replay):
             starts = [np.array(starts) for starts in self._phase_starts]

@@ -37,6 +37,8 @@ from mbarl_ros.transitions import PHASES
 
 # A service call may overtake the last state and command on their way here (s).
 _SETTLE = 0.3
+# Discovery of a robot that has just been started (s).
+_PATIENCE = 2.0
 
 
 class DemoRecorder(BaseNode):
@@ -91,13 +93,7 @@ class DemoRecorder(BaseNode):
             raise DemonstrationError(
                 f'{self._recording.name} is being recorded; call ~/success, ~/stop or ~/discard'
             )
-        self._take_waiting()
-        silent = [topic for topic in self._states if topic not in self._latest]
-        if silent:
-            raise DemonstrationError(
-                f'no message yet on {", ".join(silent)}; is the robot running, and are these its '
-                f"topics (robot profile '{self.task.robot.name}')?"
-            )
+        self._require_robot()
         recording = Recording(self._folder, self._note(), self._types)
         for topic in self._states:
             recording.write(topic, self._log_time(topic, self._latest[topic]), self._latest[topic])
@@ -172,6 +168,28 @@ class DemoRecorder(BaseNode):
                 taken := subscription.handle.take_message(subscription.msg_type, True)
             ) is not None:
                 self._receive(topic, taken[0])
+
+    def _require_robot(self) -> None:
+        """Wait, briefly, until every state topic has been heard and the gate is there.
+
+        :raises DemonstrationError: one is missing.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            self._take_waiting()
+            silent = [topic for topic in self._states if topic not in self._latest]
+            gate = self.count_publishers(EXECUTED) > 0
+            if gate and not silent:
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        if silent:
+            raise DemonstrationError(
+                f'no message yet on {", ".join(silent)}; is the robot running, and are these its '
+                f"topics (robot profile '{self.task.robot.name}')?"
+            )
+        raise DemonstrationError(f'nobody publishes {EXECUTED}; is safety_gate running?')
 
     def _settle(self) -> None:
         """Wait, briefly, for the state that the last executed command led to."""
