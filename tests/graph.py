@@ -1,0 +1,156 @@
+"""Starts the real graph, each node a process of its own over DDS, and watches it."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rclpy
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from mbarl_ros.executables import NODES
+
+SIM = ('robot_sim', 'safety_gate', 'policy_controller')
+LEARNING = (*SIM, 'learner', 'state_classifier')
+
+# Domains of their own, so that tests never hear each other; below Fast DDS's port limit.
+_domains = itertools.count(20 + os.getpid() % 60)
+
+
+class Graph:
+    """A graph of real nodes in its own ROS domain, and a node of the test's own in it."""
+
+    def __init__(self, folder: Path, **parameters: Any) -> None:
+        """``parameters`` go to every node that is started."""
+        self.folder = folder
+        self.parameters = {'run_dir': str(folder / 'run'), **parameters}
+        (folder / 'run').mkdir(exist_ok=True)
+        self.domain = 20 + next(_domains) % 80
+        self.environment = {
+            **os.environ,
+            'ROS_DOMAIN_ID': str(self.domain),
+            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+            'OMP_NUM_THREADS': '1',
+        }
+        self.processes: dict[str, subprocess.Popen] = {}
+        self.statuses: dict[str, dict[str, str]] = {}
+
+    def __enter__(self) -> Graph:
+        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=self.domain)
+        self.node = Node('test', context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._listen, 50)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.wait(10)
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def _listen(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {item.key: item.value for item in status.values}
+            self.statuses[status.name] = {'message': status.message, **values}
+
+    def start(self, *names: str, **own: Any) -> None:
+        """Start nodes; ``own`` parameters go to them alone."""
+        for name in names:
+            module, _, _ = NODES[name].partition(':')
+            path = self.folder / f'{name}.yaml'
+            values = {**self.parameters, **own}
+            path.write_text(yaml.safe_dump({f'/**/{name}': {'ros__parameters': values}}))
+            log = (self.folder / f'{name}.log').open('ab')
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, '-m', module, '--ros-args', '--params-file', str(path)],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self, name: str, how: int = signal.SIGKILL) -> int:
+        """Kill a node's process for real; its exit code."""
+        process = self.processes.pop(name)
+        process.send_signal(how)
+        code = process.wait(15)
+        self.statuses.pop(name, None)
+        return code
+
+    def spin(self, seconds: float) -> None:
+        """Serve the test's own node."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def wait_for(self, what: str, condition: Callable[[], Any], timeout: float = 60.0) -> Any:
+        """Spin until the condition holds; on time-out the logs are in the message."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.05)
+            value = condition()
+            if value:
+                return value
+            for name, process in self.processes.items():
+                if process.poll() is not None and process.returncode:
+                    raise AssertionError(f'{name} ended with {process.returncode}: {self.logs()}')
+        raise AssertionError(f'{what}: not within {timeout:g} s; {self.statuses}; {self.logs()}')
+
+    def value(self, node: str, key: str, default: float = -1.0) -> float:
+        """Number that a node last published in /diagnostics."""
+        return float(self.statuses.get(node, {}).get(key, default))
+
+    def wait_for_steps(self, steps: int, timeout: float = 90.0) -> None:
+        """Wait until the controller has recorded so many steps."""
+        self.wait_for(
+            f'{steps} steps',
+            lambda: self.value('policy_controller', 'environment_steps') >= steps,
+            timeout,
+        )
+
+    def call(self, service: str) -> Any:
+        """Call a std_srvs/Trigger service."""
+        trigger = importlib.import_module('std_srvs.srv').Trigger
+        client = self.node.create_client(trigger, service)
+        assert client.wait_for_service(timeout_sec=15.0), f'service {service} is not there'
+        future = client.call_async(trigger.Request())
+        self.wait_for(f'answer of {service}', future.done, 15.0)
+        return future.result()
+
+    def logs(self) -> str:
+        """Last lines of each node's output."""
+        return json.dumps(
+            {path.stem: path.read_text()[-800:] for path in self.folder.glob('*.log')}, indent=1
+        )
+
+
+def small_agent(folder: Path, **changes: Any) -> str:
+    """Path of a preset that is small enough for tests."""
+    preset = {
+        'name': 'small',
+        'sac': {'hidden': [32, 32], 'batch': 32},
+        'classifier': {'batch': 32},
+        'model': {'members': 3, 'elites': 2, 'hidden': [32, 32], 'every': 250},
+        'updates_per_step': 0.5,
+        **changes,
+    }
+    path = folder / 'small.yaml'
+    path.write_text(yaml.safe_dump(preset))
+    return str(path)
