@@ -12,10 +12,13 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRAS ?= ros,sim,dev
 CONSTRAINTS ?= constraints.txt
+# torch without CUDA; where this index cannot be reached, PyPI's torch does as well
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?=
 
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help venv sim demos test lint clean
@@ -30,7 +33,8 @@ $(STAMP): setup.py setup.cfg pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'error: $(PYTHON) is older than 3.11; set PYTHON=/path/to/python3.11'; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]' -c $(CONSTRAINTS)
+	$(PIP) torch -c $(CONSTRAINTS) --no-deps --retries 1 --extra-index-url $(TORCH_INDEX)
+	$(PIP) -e '.[$(EXTRAS)]' -c $(CONSTRAINTS)
 	@touch $@
 
 # exec, so that Ctrl-C has one process to talk to, and make passes the exit code on.

@@ -60,11 +60,22 @@ setup(
     ],
     extras_require={
         # Real ROS 2 without an installation of it, from PyPI. One of the two.
-        'ros': ['ros-jazzy-rclpy[fastrtps]', *(ROS_MESSAGES := [
-            'ros-diagnostic-msgs', 'ros-geometry-msgs', 'ros-lifecycle-msgs', 'ros-nav-msgs',
-            'ros-sensor-msgs', 'ros-std-msgs', 'ros-std-srvs', 'ros-trajectory-msgs',
-            'ros-visualization-msgs',
-        ])],
+        'ros': [
+            'ros-jazzy-rclpy[fastrtps]',
+            *(
+                ROS_MESSAGES := [
+                    'ros-diagnostic-msgs',
+                    'ros-geometry-msgs',
+                    'ros-lifecycle-msgs',
+                    'ros-nav-msgs',
+                    'ros-sensor-msgs',
+                    'ros-std-msgs',
+                    'ros-std-srvs',
+                    'ros-trajectory-msgs',
+                    'ros-visualization-msgs',
+                ]
+            ),
+        ],
         'ros-kilted': ['ros-kilted-rclpy[fastrtps]', *ROS_MESSAGES],
         'sim': ['gymnasium', 'pybullet'],
         'dev': ['catkin_pkg', 'hypothesis', 'pytest', 'ruff'],

@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--version', action='version', version=f'mbarl_ros {__version__}')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     up = commands.add_parser(
-        'up', add_help=False,
+        'up',
+        add_help=False,
         help='start a graph: sim, hardware, record or evaluate',
         description='Start all nodes of a graph, show how it goes, stop them together.',
     )
@@ -81,23 +82,28 @@ def _assignments(texts: list[str]) -> dict[str, str]:
 
 
 def _describe(graph: str | None) -> str:
-    from mbarl_ros import bringup
+    from mbarl_ros.arguments import GRAPHS, arguments_of
 
     if graph is None:
-        graphs = '\n'.join(f'  {name:10} {about}' for name, (about, _) in bringup.GRAPHS.items())
+        graphs = '\n'.join(f'  {name:10} {about}' for name, (about, _) in GRAPHS.items())
         return (
-            'usage: mbarl up GRAPH [KEY:=VALUE ...]\n\ngraphs:\n' + graphs
+            'usage: mbarl up GRAPH [KEY:=VALUE ...]\n\ngraphs:\n'
+            + graphs
             + '\n\nmbarl up GRAPH --help lists the arguments of a graph.'
         )
     lines = []
-    for argument in bringup.arguments_of(graph):
+    for argument in arguments_of(graph):
         default = f" (default: '{argument.default}')" if argument.default else ''
-        lines.append(textwrap.fill(
-            f'{argument.description}{default}', 100,
-            initial_indent=f'  {argument.name:17} ', subsequent_indent=' ' * 20,
-        ))
+        lines.append(
+            textwrap.fill(
+                f'{argument.description}{default}',
+                100,
+                initial_indent=f'  {argument.name:17} ',
+                subsequent_indent=' ' * 20,
+            )
+        )
     return (
-        f'usage: mbarl up {graph} [KEY:=VALUE ...]\n\n{bringup.GRAPHS[graph][0]}.\n\n'
+        f'usage: mbarl up {graph} [KEY:=VALUE ...]\n\n{GRAPHS[graph][0]}.\n\n'
         'arguments:\n' + '\n'.join(lines)
     )
 

@@ -190,15 +190,16 @@ class SacConfig(Strict):
     learning_rate: float = Field(default=5e-4, gt=0)
     batch: int = Field(default=128, gt=0)
     discount: float = Field(default=0.99, gt=0, lt=1)
+    frequencies: int = Field(
+        default=2, ge=0, description='Fourier features of the observation for the critics'
+    )
     tau: float = Field(default=0.01, gt=0, le=1)
     deployed_tau: float = Field(
         default=0.003, gt=0, le=1, description='averaging of the deployed policy'
     )
     initial_temperature: float = Field(default=0.01, gt=0)
     temperature_rate: float = Field(default=5e-4, gt=0)
-    target_entropy_scale: float = Field(
-        default=0.5, gt=0, description='target entropy is -scale * |A|'
-    )
+    target_entropy: float = Field(default=-0.5, description='nats for each action entry')
     cloning_weight: float = Field(
         default=0.1, ge=0, description='behaviour cloning on the demonstration part of the batch'
     )
@@ -219,11 +220,11 @@ class ModelConfig(Strict):
     members: int = Field(default=5, gt=0)
     elites: int = Field(default=3, gt=0)
     hidden: list[int] = Field(default=[128, 128], min_length=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
     batch: int = Field(default=128, gt=0)
     every: int = Field(default=250, gt=0, description='environment steps between fits')
-    max_gradient_steps: int = Field(default=400, gt=0, description='cap on one fit')
-    patience: int = Field(default=20, gt=0, description='gradient steps between held-out checks')
+    max_gradient_steps: int = Field(default=300, gt=0, description='cap on one fit')
+    patience: int = Field(default=50, gt=0, description='gradient steps between held-out checks')
     rollouts: int = Field(
         default=10, gt=0, description='start states per environment step and policy'
     )

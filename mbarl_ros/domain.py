@@ -32,7 +32,7 @@ def take_domain(environ: Mapping[str, str], namespace: str) -> tuple[int, IO[str
         if not wanted.isdigit() or int(wanted) > 232:
             raise ConfigError(f"ROS_DOMAIN_ID must be a number from 0 to 232, got '{wanted}'")
         message = (
-            f"ROS_DOMAIN_ID={wanted}: another mbarl run uses this domain and namespace "
+            f'ROS_DOMAIN_ID={wanted}: another mbarl run uses this domain and namespace '
             f"'/{namespace.strip('/')}'; unset it, choose another, or give namespace:=NAME"
         )
         return int(wanted), lock_file(_lock_path(int(wanted), namespace), message)

@@ -53,6 +53,16 @@ class Ledger:
         self.stored[session] += rows
         self.total += rows
 
+    def skip(self, session: str, first: int) -> int:
+        """Give up rows before ``first`` that were missed; how many they are."""
+        missed = max(first - self.stored.setdefault(session, 0), 0)
+        self.count(session, missed)
+        return missed
+
+    def rebase(self, session: str, base: int) -> None:
+        """Learn from elsewhere how many environment steps lie before a session."""
+        self.total = base + self.stored.setdefault(session, 0)
+
     def replay(self, path: Path, task: Task, spec_hash: str) -> Transitions:
         """All transitions of a log, in order; this ledger then knows them.
 

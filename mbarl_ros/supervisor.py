@@ -17,12 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 from mbarl_ros import lifeline
 from mbarl_ros.bringup import NodeSpec
 
 EXIT_TARGET, EXIT_FAILURE, EXIT_BUDGET, EXIT_INTERRUPTED = 0, 1, 3, 130
+
+EXIT_CONFIGURATION = 2
+"""Of a node: a mistake that starting it again would only repeat."""
 
 STOP_STAGES = ((signal.SIGINT, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 """As ``ros2 launch`` does it: signal and seconds until the next one."""
@@ -139,11 +142,11 @@ class Supervisor:
             self.finished_by = spec.name
             return code
         story = self._obituary(child, code)
-        if spec.respawn and self._may_respawn(child):
+        if spec.respawn and code != EXIT_CONFIGURATION and self._may_respawn(child):
             self._screen.note(f'{story}; starting it again in {spec.respawn_delay:g} s')
             child.start_at = time.monotonic() + spec.respawn_delay
             return None
-        if spec.respawn:
+        if spec.respawn and code != EXIT_CONFIGURATION:
             story += f'; it died {RESPAWNS + 1} times within {RESPAWN_WINDOW:g} s'
         if spec.optional:
             self._screen.note(f'{story}; the run goes on without it')
@@ -163,9 +166,7 @@ class Supervisor:
             pass_fds=(self._read_end,),
             start_new_session=True,
         )
-        child.reader = threading.Thread(
-            target=self._read, args=(child, child.process), daemon=True
-        )
+        child.reader = threading.Thread(target=self._read, args=(child, child.process), daemon=True)
         child.reader.start()
 
     def _may_respawn(self, child: _Child) -> bool:
@@ -263,12 +264,25 @@ def node_command(spec: NodeSpec, params_dir: Path, log_level: str) -> list[str]:
     params_dir.mkdir(parents=True, exist_ok=True)
     params = params_dir / f'{spec.name}.yaml'
     # With '/**/' it matches in any namespace; a bare name would not.
-    params.write_text(yaml.safe_dump(
-        {f'/**/{spec.name}': {'ros__parameters': dict(spec.parameters)}}, sort_keys=False
-    ))
+    params.write_text(
+        yaml.safe_dump(
+            {f'/**/{spec.name}': {'ros__parameters': dict(spec.parameters)}}, sort_keys=False
+        )
+    )
     command = [
-        sys.executable, '-u', '-m', 'mbarl_ros', 'node', spec.executable, '--ros-args',
-        '-r', f'__node:={spec.name}', '--params-file', str(params), '--log-level', log_level,
+        sys.executable,
+        '-u',
+        '-m',
+        'mbarl_ros',
+        'node',
+        spec.executable,
+        '--ros-args',
+        '-r',
+        f'__node:={spec.name}',
+        '--params-file',
+        str(params),
+        '--log-level',
+        log_level,
     ]
     if spec.namespace:
         command += ['-r', f'__ns:=/{spec.namespace}']
@@ -281,12 +295,21 @@ def node_environment(
     environ: Mapping[str, str], domain: int, log_dir: Path, *, private: bool
 ) -> dict[str, str]:
     """Environment of the nodes; what the person has set stays."""
-    defaults: dict[str, Any] = {
-        'OMP_NUM_THREADS': '1',
+    defaults = node_defaults(log_dir, private=private)
+    defaults['RCUTILS_CONSOLE_OUTPUT_FORMAT'] = '{severity} {message}'
+    return {**defaults, **environ, 'ROS_DOMAIN_ID': str(domain)}
+
+
+def node_defaults(log_dir: Path, *, private: bool) -> dict[str, str]:
+    """Variables that the nodes need where the person has not set them.
+
+    ``private``: nothing of this run concerns other machines.
+    """
+    defaults = {
+        'OMP_NUM_THREADS': '1',  # seven processes with a thread for each core would only fight
         'PYTHONUNBUFFERED': '1',
-        'RCUTILS_CONSOLE_OUTPUT_FORMAT': '{severity} {message}',
         'ROS_LOG_DIR': str(log_dir / 'ros'),
     }
     if private:
         defaults['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-    return {**defaults, **environ, 'ROS_DOMAIN_ID': str(domain)}
+    return defaults

@@ -18,6 +18,7 @@ from mbarl_ros.supervisor import (
     node_command,
     node_environment,
 )
+from mbarl_ros.task import Task
 
 
 def up(graph: str, given: Mapping[str, str]) -> int:
@@ -28,6 +29,7 @@ def up(graph: str, given: Mapping[str, str]) -> int:
     """
     plan = bringup.plan(graph, given)
     check_ros(plan)
+    check_demonstrations(plan)
     run_dir = RunDir(plan)
     try:
         domain, domain_lock = take_domain(
@@ -35,7 +37,10 @@ def up(graph: str, given: Mapping[str, str]) -> int:
             str(plan.arguments['namespace']),
         )
         with domain_lock:
-            return _run(plan, run_dir, domain)
+            words = {**given, 'run_dir': run_dir.path}
+            words.pop('steps', None)
+            again = ' '.join(['mbarl up', graph, *(f'{k}:={v}' for k, v in words.items())])
+            return _run(plan, run_dir, domain, again)
     finally:
         run_dir.close()
 
@@ -61,14 +66,33 @@ def check_ros(plan: bringup.Plan) -> None:
             )
 
 
-def _run(plan: bringup.Plan, run_dir: RunDir, domain: int) -> int:
+def check_demonstrations(plan: bringup.Plan) -> None:
+    """Read the demonstrations that the run starts from, as its learner will.
+
+    :raises ConfigError: there is none, or one is damaged or of another task.
+    """
+    if plan.graph not in ('sim', 'hardware'):
+        return
+    from mbarl_ros.demos.reader import DemonstrationError, load_demonstrations
+
+    try:
+        load_demonstrations(str(plan.arguments['demos']), Task(plan.task, plan.robot))
+    except DemonstrationError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, again: str) -> int:
     required = next((spec.parameters for spec in plan.nodes if spec.required), {})
-    target = float(required.get('target', 0.0))
-    screen = view.screen(str(plan.arguments['view']), view.Header(
-        graph=plan.graph, task=plan.task.name, agent=plan.agent.name,
-        seed=int(plan.arguments['seed']), run_dir=run_dir.path,
-        budget=int(required.get('budget', 0)), target=target,
-    ))
+    header = view.Header(
+        graph=plan.graph,
+        task=plan.task.name,
+        agent=plan.agent.name,
+        seed=int(plan.arguments['seed']),
+        run_dir=run_dir.path,
+        budget=int(required.get('budget', 0)),
+        target=float(required.get('target', 0.0)),
+    )
+    screen = view.screen(str(plan.arguments['view']), header)
     log_level = str(plan.arguments['log_level'])
     supervisor = Supervisor(
         [_for_screen(spec) for spec in plan.nodes if screen.wanted or spec.name != 'monitor'],
@@ -92,9 +116,10 @@ def _run(plan: bringup.Plan, run_dir: RunDir, domain: int) -> int:
     if learning and code == EXIT_INTERRUPTED:
         run_dir.write_interrupted_result()
     if learning:
-        print(view.summary(
-            run_dir.path, run_dir.result(), code, time.monotonic() - started, target
-        ), flush=True)
+        print(
+            view.summary(header, run_dir.result(), code, time.monotonic() - started, again),
+            flush=True,
+        )
     return code
 
 

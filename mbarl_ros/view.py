@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import termios
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,9 +28,14 @@ Status = Mapping[str, Mapping[str, str]]
 LINE_PERIOD = 10.0
 _BARS = '▁▂▃▄▅▆▇█'
 _COLOURS = {
-    'robot_sim': 'blue', 'safety_gate': 'yellow', 'policy_controller': 'green',
-    'learner': 'magenta', 'state_classifier': 'cyan', 'policy_evaluator': 'bright_blue',
-    'demo_recorder': 'magenta', 'scripted_operator': 'green',
+    'robot_sim': 'blue',
+    'safety_gate': 'yellow',
+    'policy_controller': 'green',
+    'learner': 'magenta',
+    'state_classifier': 'cyan',
+    'policy_evaluator': 'bright_blue',
+    'demo_recorder': 'magenta',
+    'scripted_operator': 'green',
 }
 
 
@@ -96,11 +102,25 @@ def status_line(status: Status) -> str:
         f'deployed {value(status, "policy_evaluator", "deployed_success", ".2f")}'
         f' (clone {value(status, "policy_evaluator", "clone_success", ".2f")})',
         f'updates/s {value(status, "learner", "updates_per_second", ".0f")}',
-        f'model error {value(status, "learner", "model_error", ".3g")}',
+        f'model error {model_error(status)}',
         f'score {value(status, "state_classifier", "score", ".2f")}',
         f'lag {value(status, "learner", "lag_steps", ".0f")}',
     ]
     return ' | '.join(parts + trouble(status))
+
+
+def model_error(status: Status) -> str:
+    """Largest held-out error of an entry of the dynamics model, and which entry it is."""
+    prefix = 'model/error/'
+    errors = {
+        key.removeprefix(prefix): number
+        for key, text in status.get('learner', {}).items()
+        if key.startswith(prefix) and (number := _number(text)) is not None
+    }
+    if not errors:
+        return '-'
+    worst = max(errors, key=lambda name: errors[name])
+    return f'{errors[worst]:.2g} ({worst})'
 
 
 def _number(text: str) -> float | None:
@@ -173,21 +193,37 @@ class LiveScreen(LineScreen):
         super().__init__(header)
         self.console = console or Console(force_terminal=True, highlight=False)
         self._live = Live(
-            console=self.console, auto_refresh=False, transient=False,
-            redirect_stdout=False, redirect_stderr=False,
+            console=self.console,
+            auto_refresh=False,
+            transient=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._next_refresh = 0.0
 
     def __enter__(self) -> Self:
+        self._echo(False)
         self._live.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         self._live.update(self.panel(), refresh=True)
         self._live.stop()
+        self._echo(True)
+
+    @staticmethod
+    def _echo(on: bool) -> None:
+        """Switch the echo of ``^C``, which would tear the panel."""
+        if not sys.stdin.isatty():
+            return
+        settings = termios.tcgetattr(sys.stdin)
+        settings[3] = settings[3] | termios.ECHO if on else settings[3] & ~termios.ECHO
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, settings)
 
     def note(self, text: str) -> None:
         """Show what the supervisor says, above the panel."""
@@ -232,31 +268,52 @@ class LiveScreen(LineScreen):
         robot = duration(get('policy_controller', 'robot_seconds'))
         steps = get('policy_controller', 'environment_steps', ',.0f')
         rows = [
-            ('robot', f'{get("policy_controller", "phase")} phase   {steps}'
-             + (f' of {header.budget:,}' if header.budget else '') + f' steps   {robot}'),
-            ('attempts', f'{get("policy_controller", "attempts", ".0f")}   successes '
-             f'{get("policy_controller", "successes", ".0f")}'),
+            (
+                'robot',
+                f'{get("policy_controller", "phase")} phase   {steps}'
+                + (f' of {header.budget:,}' if header.budget else '')
+                + f' steps   {robot}',
+            ),
+            (
+                'attempts',
+                f'{get("policy_controller", "attempts", ".0f")}   successes '
+                f'{get("policy_controller", "successes", ".0f")}',
+            ),
         ]
         if header.graph == 'sim':
             target = f'   target {header.target:.2f}' if header.target else ''
-            rows.append((
-                'deployed', f'{get("policy_evaluator", "deployed_success", ".2f")} '
-                f'{spark(self.history[-40:])}{target}   clone of the demonstrations '
-                f'{get("policy_evaluator", "clone_success", ".2f")}',
-            ))
-            rows.append((
-                'simulation', f'{get("robot_sim", "steps_per_second", ".0f")} steps/s   resets '
-                f'{get("robot_sim", "resets", ".0f")}',
-            ))
+            rows.append(
+                (
+                    'deployed',
+                    f'{get("policy_evaluator", "deployed_success", ".2f")} '
+                    f'{spark(self.history[-40:])}{target}   clone of the demonstrations '
+                    f'{get("policy_evaluator", "clone_success", ".2f")}',
+                )
+            )
+            rows.append(
+                (
+                    'simulation',
+                    f'{get("robot_sim", "steps_per_second", ".0f")} steps/s   resets '
+                    f'{get("robot_sim", "resets", ".0f")}',
+                )
+            )
         rows += [
-            ('learner', f'{get("learner", "updates_per_second", ".0f")} updates/s   lag '
-             f'{get("learner", "lag_steps", ".0f")} steps   model error '
-             f'{get("learner", "model_error", ".3g")}   policy '
-             f'{get("policy_controller", "policy_version")}'),
-            ('classifier', f'score {get("state_classifier", "score", ".2f")}   accuracy '
-             f'{get("state_classifier", "accuracy", ".2f")}'),
-            ('safety gate', f'{get("safety_gate", "state")}   clipped '
-             f'{get("safety_gate", "clipped", ".0f")}'),
+            (
+                'learner',
+                f'{get("learner", "updates_per_second", ".0f")} updates/s   lag '
+                f'{get("learner", "lag_steps", ".0f")} steps   model error '
+                f'{model_error(self.status)}   policy '
+                f'{get("policy_controller", "policy_version")}',
+            ),
+            (
+                'classifier',
+                f'score {get("state_classifier", "score", ".2f")}   accuracy '
+                f'{get("state_classifier", "classifier/accuracy", ".2f")}',
+            ),
+            (
+                'safety gate',
+                f'{get("safety_gate", "state")}   clipped {get("safety_gate", "clipped", ".0f")}',
+            ),
         ]
         if header.graph == 'record':
             rows = [row for row in rows if row[0] == 'safety gate']
@@ -277,21 +334,21 @@ def screen(kind: str, header: Header) -> LineScreen:
 
 
 def summary(
-    run_dir: Path, result: Mapping[str, Any] | None, code: int, wall_seconds: float,
-    target: float,
+    header: Header, result: Mapping[str, Any] | None, code: int, wall_seconds: float, again: str
 ) -> str:
-    """How a run ended, in a few lines; ``code`` is the exit code of ``mbarl up``."""
+    """How a run ended, in a few lines.
+
+    ``code`` is the exit code of ``mbarl up``, ``again`` the command line that resumes the run.
+    """
     result = result or {}
-    reason = {0: 'target reached', 3: 'step budget used up', 130: 'interrupted'}.get(
-        code, 'failed'
-    )
+    reason = {0: 'target reached', 3: 'step budget used up', 130: 'interrupted'}.get(code, 'failed')
     lines = [f'run ended: {reason} after {duration(wall_seconds)}']
     rate, clone = result.get('deployed_success'), result.get('clone_success')
     if rate is not None:
         text = f'  deployed success    {rate:.2f}'
         if result.get('episodes'):
             text += f' over {result["episodes"]} evaluation starts'
-        lines.append(text + (f' (target {target:.2f})' if target else ''))
+        lines.append(text + (f' (target {header.target:.2f})' if header.target else ''))
     if clone is not None:
         lines.append(f'  clone of the demos  {clone:.2f}')
     if result.get('environment_steps') is not None:
@@ -300,9 +357,11 @@ def summary(
             f'({duration(result.get("robot_seconds"))} of robot time, '
             f'{result.get("training_resets", "-")} resets)'
         )
-    lines += [f'  {path}' for path in sorted(run_dir.glob('*.png'))]
-    if (run_dir / 'result.json').is_file():
-        lines.append(f'  {run_dir / "result.json"}')
-    if code in (3, 130):
-        lines.append(f'  resume with run_dir:={run_dir}')
+    lines += [f'  {path}' for path in sorted(header.run_dir.glob('*.png'))]
+    if (header.run_dir / 'result.json').is_file():
+        lines.append(f'  {header.run_dir / "result.json"}')
+    if code == 3:
+        again += f' steps:={2 * header.budget}'
+    if code != 0:
+        lines.append(f'go on with: {again}')
     return '\n'.join(lines)

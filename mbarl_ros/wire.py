@@ -24,7 +24,8 @@ class WireError(ValueError):
 def pack(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], kind: str) -> bytes:
     """Serialise arrays and JSON-able metadata; ``kind`` names what it is (``policy``, ...)."""
     header = {'schema': SCHEMA, 'kind': kind, **meta}
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # asarray, because ascontiguousarray makes a 0-d array 1-d
+    contiguous = {name: np.asarray(array, order='C') for name, array in arrays.items()}
     return _save(contiguous, {'mbarl': json.dumps(header)})
 
 

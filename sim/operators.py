@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 
 import numpy as np
 
@@ -152,7 +153,7 @@ class TabletopOperator(Operator):
 
     def _choose_pace(self, gripper: np.ndarray, mug: np.ndarray) -> None:
         corners = (gripper, mug, self._place, self._home)
-        path = sum(float(np.linalg.norm(b - a)) for a, b in zip(corners, corners[1:], strict=False))
+        path = sum(float(np.linalg.norm(b - a)) for a, b in pairwise(corners))
         self._pace = min(path / self.rng.uniform(88, 98), 0.115)
 
     def _advance(self, gripper: np.ndarray, mug: np.ndarray, *, held: bool) -> np.ndarray:

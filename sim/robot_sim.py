@@ -121,9 +121,6 @@ class RobotSim(BaseNode):
         self._publish_state()
 
     def _publish_state(self) -> None:
-        clock = self._clock_message.clock
-        clock.sec, clock.nanosec = divmod(self._time_ns, 1_000_000_000)
-        self._clock_publisher.publish(self._clock_message)
         start = 0
         for codec, message, publisher in self._topics:
             end = start + len(codec.names)
@@ -131,6 +128,10 @@ class RobotSim(BaseNode):
             set_stamp(message, self._time_ns)
             publisher.publish(message)
             start = end
+        # After the state, which somebody waits for.
+        clock = self._clock_message.clock
+        clock.sec, clock.nanosec = divmod(self._time_ns, 1_000_000_000)
+        self._clock_publisher.publish(self._clock_message)
         self._last_publication = time.monotonic()
 
     def _repeat(self) -> None:

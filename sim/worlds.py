@@ -43,7 +43,7 @@ class World(ABC):
     def render(self, width: int = 480, height: int = 480) -> np.ndarray:
         """Picture of the world, uint8 [height, width, 3], drawn without a display."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (a world may have nothing to free)
         """Free the simulator; the world cannot be used afterwards."""
 
 

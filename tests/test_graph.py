@@ -18,7 +18,7 @@ from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
 from mbarl_ros.nodes.runtime import bytes_message
 from mbarl_ros.task import Task
 
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(depth=20, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def stored(folder, agent, task='pointmass'):
@@ -158,12 +158,12 @@ def test_malformed_messages_change_nothing_and_are_counted(tmp_path):
         graph.start(*LEARNING)
         graph.wait_for_steps(150)
         topics = {
-            topic: graph.node.create_publisher(UInt8MultiArray, topic, qos)
-            for topic, qos in (
-                ('policy_controller/transitions', 10),
-                ('learner/policy', LATCHED),
-                ('learner/acknowledged', LATCHED),
-                ('state_classifier/classifier', LATCHED),
+            topic: graph.node.create_publisher(UInt8MultiArray, topic, LATCHED)
+            for topic in (
+                'policy_controller/transitions',
+                'learner/policy',
+                'learner/acknowledged',
+                'state_classifier/classifier',
             )
         }
         graph.spin(2.0)

@@ -41,6 +41,11 @@ def test_transitions_survive_the_wire_bit_for_bit():
         assert back[name].dtype == rows[name].dtype and (back[name] == rows[name]).all()
 
 
+def test_scalars_keep_their_shape():
+    back, _ = wire.unpack(wire.pack({'x': np.array(3.0)}, {}, 'checkpoint'), 'checkpoint')
+    assert back['x'].shape == () and back['x'] == 3.0
+
+
 def test_another_spec_is_refused_and_both_sides_are_named():
     data = pack_transitions(some_transitions(1), 'other/sac:1', 'a', 0)
     with pytest.raises(wire.WireError, match=rf'other/sac:1.*{SPEC.split(":")[0]}'):

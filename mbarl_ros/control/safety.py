@@ -34,8 +34,11 @@ class SafetyGate:
     In lockstep the simulated world stands still between commands, so nothing can go stale.
     """
 
-    def __init__(self, robot: RobotConfig, lockstep: bool) -> None:
-        """Start not commanding; the first command is limited against the stop command."""
+    def __init__(self, robot: RobotConfig, lockstep: bool, time_factor: float = 1.0) -> None:
+        """Start not commanding; the first command is limited against the stop command.
+
+        :param time_factor: robot seconds in a second (simulation faster or slower than life)
+        """
         self.robot = robot
         limits = [robot.limits[name] for name in robot.command_names]
         self._low = np.array([limit.low for limit in limits])
@@ -48,6 +51,7 @@ class SafetyGate:
         ]
         self._period = 1.0 / robot.control_rate
         self._lockstep = lockstep
+        self._time_factor = time_factor
         self._last = np.where(np.isnan(self._stop), np.clip(0.0, self._low, self._high), self._stop)
         self._last_time: float | None = None
         self._last_teleop = -np.inf
@@ -138,7 +142,7 @@ class SafetyGate:
             elapsed = self._period
         else:
             # A pause must not buy a jump: at most two periods' worth of change.
-            elapsed = min(now - self._last_time, 2 * self._period)
+            elapsed = min((now - self._last_time) * self._time_factor, 2 * self._period)
         step = self._rate * elapsed
         low = np.maximum(self._low, self._last - step)
         high = np.maximum(np.minimum(self._high, self._last + step), low)

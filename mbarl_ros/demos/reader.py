@@ -95,7 +95,7 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
                 f'controller, record the demonstration again and remove {folder}'
             )
     if note.lockstep:
-        index, commands = _pair_in_order(folder, stamps, commands, task.robot)
+        index, commands = _pair_in_order(folder, stamps, asked, commands)
     else:
         index, commands = _pair_by_time(folder, stamps, asked, commands, task.robot)
     stamps = stamps[index] * 1e-9
@@ -147,11 +147,11 @@ def _hear(folder: Path, note: Note, robot: RobotConfig) -> dict[str, list[tuple[
         heard[topic].append((logged if stamp is None else stamp, values))
     missing = [topic for topic in needed if not heard[topic]]
     if missing:
-        known = topic_types(robot)
+        types = topic_types(robot)
+        silent = ', '.join(f'{topic} ({types[topic]})' for topic in missing)
         raise DemonstrationError(
-            f'{folder}: no messages on {", ".join(f"{topic} ({known[topic]})" for topic in missing)}'
-            f'; is it published, and under the name in the robot profile? Record again and '
-            f'remove {folder}'
+            f'{folder}: no messages on {silent}; is it published, and under the name in the robot '
+            f'profile? Record again and remove {folder}'
         )
     for entries in heard.values():
         entries.sort(key=lambda entry: entry[0])
@@ -190,12 +190,17 @@ def _states(
 
 
 def _pair_in_order(
-    folder: Path, stamps: np.ndarray, commands: np.ndarray, robot: RobotConfig
+    folder: Path, stamps: np.ndarray, asked: np.ndarray, commands: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """In lockstep each command made one step, so the last n + 1 states belong to n commands."""
-    index = np.arange(len(stamps))[-len(commands) - 1 :]
-    period = 1e9 / robot.control_rate
-    if len(index) != len(commands) + 1 or np.ptp(stamps[index]) > period * (len(commands) + 0.5):
+    """In lockstep each command made one step, so the last n + 1 states belong to n commands.
+
+    The gate may have stamped a command before it saw the state that it answers, so stamps alone
+    would pair wrongly; only the first, before which the world stood still, must be exact.
+    """
+    answered = int((asked < stamps[-1]).sum())  # the last step may not have been recorded
+    commands = commands[:answered]
+    index = np.arange(len(stamps))[-answered - 1 :]
+    if not answered or len(index) != answered + 1 or stamps[index[0]] != asked[0]:
         raise DemonstrationError(
             f'{folder}: {len(commands)} executed commands do not fit {len(stamps)} states of a '
             'lockstep simulation (a node was restarted while recording?); record it again and '

@@ -27,7 +27,7 @@ from mbarl_ros.learning.state import (
 )
 from mbarl_ros.task import Task
 
-MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -12.0, 1.0
+MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -10.0, 1.0
 
 
 class Ensemble:
@@ -75,7 +75,7 @@ class Ensemble:
                 loss = self._loss(inputs[rows], change[rows], following[rows])
                 descend(self._optimiser, loss.mean(-1).sum())
                 done += 1
-            score = float(self._evaluate(held_out).mean())
+            score = self._evaluate(held_out)
             best, bad = (score, 0) if score < 0.99 * best else (best, bad + 1)
         self.fits += 1
         names = [self._task.config.observation[i].name for i in self.index]
@@ -109,7 +109,10 @@ class Ensemble:
         """Negative log-likelihood [members, batch]."""
         mean, log_variance = self._head(_swish_mlp(self._parameters, inputs))
         error = (mean - change / self._change_scale).square()
-        gaussian = error * (-log_variance).exp() + log_variance
+        # beta-NLL (Seitzer et al. 2022) with beta 1: else entries that are sure (a robot that leans against
+        # a wall does not move) drown the gradient of all others
+        weight = log_variance.detach().exp()
+        gaussian = weight * (error * (-log_variance).exp() + log_variance)
         label = (following > (self._low + self._high) / 2).float()
         bernoulli = functional.softplus(mean) - label * mean
         return torch.where(self._binary, bernoulli, gaussian).sum(-1)
@@ -121,24 +124,28 @@ class Ensemble:
         log_variance = MIN_LOG_VARIANCE + functional.softplus(log_variance - MIN_LOG_VARIANCE)
         return mean, log_variance
 
-    def _evaluate(self, held_out: Mapping[str, np.ndarray]) -> Tensor:
-        """Held-out loss [members]; chooses the elites and updates ``error``."""
+    def _evaluate(self, held_out: Mapping[str, np.ndarray]) -> float:
+        """Mean held-out error; chooses the elites and updates ``error``.
+
+        Squared error, not likelihood, as in MBPO's code: the likelihood of an entry that hardly
+        changes outweighs all others.
+        """
         inputs, change, following = self._tensors(held_out)
         with torch.no_grad():
             stacked = inputs.expand(self.config.members, -1, -1)
-            loss = self._loss(stacked, change, following).mean(-1)
-            self.elites = loss.argsort()[: self.config.elites].sort().values
             mean, _ = self._head(_swish_mlp(self._parameters, stacked))
-            mean = mean[self.elites]
             scaled = change / self._change_scale
             spread = (scaled - scaled.mean(0)).square().mean(0).clamp(min=1e-3)
-            error = (mean.mean(0) - scaled).square().mean(0) / spread
             label = (following > (self._low + self._high) / 2).float()
             rate = label.mean(0)
             chance = (rate * (1 - rate)).clamp(min=1e-2)
-            brier = (torch.sigmoid(mean).mean(0) - label).square().mean(0) / chance
-            self.error = torch.where(self._binary, brier, error).numpy()
-        return loss[self.elites]
+            flag = (torch.sigmoid(mean) - label).square().mean(1) / chance
+            moved = (mean - scaled).square().mean(1) / spread
+            error = torch.where(self._binary, flag, moved)
+            order = error.mean(-1).argsort()[: self.config.elites]
+            self.elites.copy_(order.sort().values)
+            self.error = error[self.elites].mean(0).numpy()
+        return float(self.error.mean())
 
     def _tensors(self, rows: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
         state = torch.from_numpy(rows['observation'][:, self.index])

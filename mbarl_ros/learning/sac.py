@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -27,7 +28,8 @@ class Sac:
 
     Differences from the paper, all for steadiness on sparse rewards: layer norm in the critics
     and no entropy in the critic's target (Ball et al. 2023), targets clipped to the range that
-    returns can have, and behaviour cloning on demonstrated actions that the critic prefers
+    returns can have, Fourier features of the observation (values jump across walls, which a ReLU
+    network of raw coordinates learns slowly; Yang et al. 2022), and behaviour cloning on demonstrated actions that the critic prefers
     (the Q-filter of Nair et al. 2018). ``deployed`` is a Polyak average of the policies.
     """
 
@@ -45,7 +47,8 @@ class Sac:
         self.policies = policies
         count = len(policies)
         self.generator = torch.Generator().manual_seed(seed)
-        sizes = [observation_dim + action_dim, *config.hidden, 1]
+        seen = observation_dim * (1 + 2 * config.frequencies)
+        sizes = [seen + action_dim, *config.hidden, 1]
         self.critic = stacked_mlp(count * config.critics, sizes, self.generator)
         self.target = [p.detach().clone() for p in self.critic]
         sizes = [observation_dim, *config.hidden, 2 * action_dim]
@@ -53,7 +56,7 @@ class Sac:
         self.deployed = [p.detach().clone() for p in self.actor]
         start = float(np.log(config.initial_temperature))
         self.log_temperature = torch.full((count, 1), start, requires_grad=True)
-        self.target_entropy = -config.target_entropy_scale * action_dim
+        self.target_entropy = config.target_entropy * action_dim
         self.low, self.high = torch.from_numpy(value_bounds.astype(np.float32))[:, None].unbind(-1)
         self.critic_optimiser = adam(self.critic, config.learning_rate)
         self.actor_optimiser = adam(self.actor, config.learning_rate)
@@ -66,7 +69,9 @@ class Sac:
 
     def values(self, critic: list[Tensor], observation: Tensor, action: Tensor) -> Tensor:
         """Every critic's value [policies, critics, batch]."""
-        inputs = torch.cat([observation, action], -1)
+        waves = [math.pi * 2.0**k * observation for k in range(self.config.frequencies)]
+        waves = [wave(angle) for angle in waves for wave in (torch.sin, torch.cos)]
+        inputs = torch.cat([observation, *waves, action], -1)
         inputs = inputs.repeat_interleave(self.config.critics, 0)
         values = mlp(critic, inputs, layer_norm=True)
         return values.view(len(self.policies), self.config.critics, -1)

@@ -58,8 +58,8 @@ class DemoRecorder(BaseNode):
         super().__init__('demo_recorder')
         self.setup(
             {
-                'demonstrations': ('', "Folder to record into; empty: the task's, or run_dir/demos"),
-                'direction': (PHASES[0], 'Direction of the next demonstration: forward or backward'),
+                'demonstrations': ('', "Folder to record into; empty: the task's or run_dir/demos"),
+                'direction': (PHASES[0], 'Of the next demonstration: forward or backward'),
                 'operator': ('person', 'Who demonstrates'),
             }
         )

@@ -22,9 +22,9 @@ from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
 from mbarl_ros.fields import stamp_ns
 from mbarl_ros.nodes.robot_io import StateListener, command_message
 from mbarl_ros.nodes.runtime import (
-    KEEP_ALL,
     LATCHED,
     RELIABLE,
+    TRANSITIONS_HISTORY,
     BaseLifecycleNode,
     bytes_message,
     main_exit,
@@ -67,7 +67,9 @@ class PolicyController(BaseLifecycleNode):
         self._names = list(self.task.robot.command_names)
         self._active = False
         self._commands = self.create_lifecycle_publisher(JointState, '~/command', RELIABLE)
-        self._transitions = self.create_publisher(UInt8MultiArray, '~/transitions', KEEP_ALL)
+        self._transitions = self.create_publisher(
+            UInt8MultiArray, '~/transitions', TRANSITIONS_HISTORY
+        )
         self._phase = self.create_publisher(String, '~/phase', LATCHED)
         if self.value('autostart'):
             self.trigger_configure()
@@ -315,9 +317,7 @@ class PolicyController(BaseLifecycleNode):
             self._pending is not None and self._pending[1] == stamp
         ):
             return
-        while self._policies and self._policies[0][0] <= self._steps:
-            _, arrays, self._version = self._policies.popleft()
-            self._practice.set_policies(arrays)
+        self._take_due_policies()
         if not (self._practice.has_policies or self._random):
             return
         observation = self._practice.observe(state)
@@ -331,6 +331,14 @@ class PolicyController(BaseLifecycleNode):
         if self._practice.phase_name != self._announced:
             self._announced = self._practice.phase_name
             self._phase.publish(String(data=self._announced))
+
+    def _take_due_policies(self) -> None:
+        # A restarted controller has no policy yet and takes the one there is, due or not.
+        while self._policies and (
+            self._policies[0][0] <= self._steps or not self._practice.has_policies
+        ):
+            _, arrays, self._version = self._policies.popleft()
+            self._practice.set_policies(arrays)
 
     # --- transitions to the learner ----------------------------------------------------------
 
@@ -348,6 +356,10 @@ class PolicyController(BaseLifecycleNode):
 
     def _resend(self) -> None:
         """Once a second: say hello to a learner that does not know us, repeat what is unacked."""
+        if self._state is None:
+            self.get_logger().warning(
+                self._missing_state(), throttle_duration_sec=10.0, skip_first=True
+            )
         if self._base is None and not self._episodes:
             self._publish_rows([], 0)
         if self._learner_alive:
@@ -356,12 +368,18 @@ class PolicyController(BaseLifecycleNode):
             self._flush()
         self._stored_before = self._stored
 
+    def _missing_state(self) -> str:
+        topics = ', '.join(topic.topic for topic in self.task.robot.state)
+        return f'no state yet on {topics}: is the robot (or robot_sim) running in this domain?'
+
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Phase, steps, attempts and what, if anything, the robot is waiting for."""
         if not hasattr(self, '_practice'):
             return DiagnosticStatus.WARN, 'not configured', {}
         practice = self._practice
         message = self._blocked if self._active else 'inactive'
+        if self._state is None:
+            message = self._missing_state()
         waits_long = message and 'catch up' not in message
         return (
             DiagnosticStatus.WARN if waits_long else DiagnosticStatus.OK,

@@ -19,9 +19,11 @@ from mbarl_ros.config import load_world
 from mbarl_ros.control.policy import DEPLOYED, Policy, check_policy, policy_names
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.evaluation import evaluate
+from mbarl_ros.ledger import TRANSITIONS_FILE
 from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_bytes
 
 TARGET_REACHED, BUDGET, INTERRUPTED = 'target_reached', 'budget', 'interrupted'
+EVALUATIONS_FILE = 'evaluations.jsonl'
 EXIT_CODES = {TARGET_REACHED: 0, BUDGET: 3}
 
 
@@ -47,9 +49,10 @@ class PolicyEvaluator(BaseNode):
         self._target = self.value('target') or evaluation.target
         self._lines: list[dict[str, Any]] = []
         self._clone_success: float | None = None
-        self._resets = 0
+        self._earlier_resets = 0
         self._start = time.monotonic()
         self._resume()
+        self._resets = self._earlier_resets
         self._due: queue.SimpleQueue = queue.SimpleQueue()
         self._success = self.create_publisher(Float64, '~/deployed_success', RELIABLE)
         self.create_subscription(
@@ -62,22 +65,26 @@ class PolicyEvaluator(BaseNode):
         threading.Thread(target=self._work, name='evaluation', daemon=True).start()
 
     def _resume(self) -> None:
-        """Keep the lines of an interrupted run; a torn last line is dropped."""
-        if self.run_dir is None or not self._file('evaluations.jsonl').exists():
+        """Keep the lines of an interrupted run; a torn last line is cut off."""
+        if self.run_dir is None:
             return
-        for text in self._file('evaluations.jsonl').read_text().splitlines():
-            try:
-                self._lines.append(json.loads(text))
-            except ValueError:
-                break
+        path = self._file(EVALUATIONS_FILE)
+        if path.exists():
+            whole = path.read_text().rpartition('\n')[0].splitlines()
+            self._lines = [json.loads(text) for text in whole]
+            wire.write_file(path, ''.join(text + '\n' for text in whole).encode())
         if self._lines:
             self._start -= self._lines[-1]['wall_seconds']
+            self._earlier_resets = self._lines[-1]['training_resets']
+        log = self._file(TRANSITIONS_FILE)
+        if log.exists() and log.stat().st_size:
+            self._earlier_resets += 1  # a resumed simulation is placed anew
 
     def _file(self, name: str) -> Path:
         return self.run_dir / name
 
     def _on_resets(self, message: UInt32) -> None:
-        self._resets = message.data
+        self._resets = self._earlier_resets + message.data
 
     def _on_policy(self, message: UInt8MultiArray) -> None:
         try:
@@ -171,12 +178,18 @@ class PolicyEvaluator(BaseNode):
     def _write(self, line: dict[str, Any]) -> None:
         if self.run_dir is None:
             return
-        with self._file('evaluations.jsonl').open('a') as file:
+        with self._file(EVALUATIONS_FILE).open('a') as file:
             file.write(json.dumps(line) + '\n')
             file.flush()
             os.fsync(file.fileno())
+        from torch.utils.tensorboard import SummaryWriter
+
         from mbarl_ros.plots import plot_success
 
+        with SummaryWriter(str(self._file('tensorboard') / 'evaluator')) as board:
+            board.add_scalar(
+                'deployed_success', line['deployed_success'], line['environment_steps']
+            )
         plot_success(self._lines, self._target, self._file('success.png'))
 
     def _end(self, reason: str) -> None:

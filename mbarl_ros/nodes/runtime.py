@@ -32,6 +32,8 @@ RELIABLE = QoSProfile(depth=10)
 SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 KEEP_ALL = QoSProfile(history=HistoryPolicy.KEEP_ALL)
+# The classifier, which nothing is sent to again, must not miss what came before it was discovered.
+TRANSITIONS_HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 LOCKSTEP, REALTIME = 'lockstep', 'realtime'
 COMMON = {

@@ -35,11 +35,13 @@ class SafetyGateNode(BaseNode):
     def __init__(self) -> None:
         """Declare parameters and connect to the robot's topics."""
         super().__init__('safety_gate')
-        self.setup()
+        self.setup({'real_time_factor': (1.0, 'Robot seconds in a second, in simulation')})
         robot = self.task.robot
         self._names = list(robot.command_names)
-        self._gate = SafetyGate(robot, self.lockstep)
+        self._gate = SafetyGate(robot, self.lockstep, self.value('real_time_factor'))
         self._stamp = 0
+        self._answered = -1
+        self._held: tuple[TopicCodec, Any] | None = None
         self._announced = ''
         self._robot = CommandPublisher(self, robot)
         self._executed = self.create_publisher(JointState, '~/executed', RELIABLE)
@@ -62,6 +64,9 @@ class SafetyGateNode(BaseNode):
     def _on_state(self, state: np.ndarray, stamp: int) -> None:
         self._stamp = stamp
         self._gate.observe(state, time.monotonic())
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._drive(*held)
 
     def _on_command(self, message: JointState) -> None:
         values = message.position if message.name == self._names else ()
@@ -69,6 +74,13 @@ class SafetyGateNode(BaseNode):
         self._execute(decision, stamp_ns(message))
 
     def _on_teleop(self, codec: TopicCodec, message: Any) -> None:
+        if self.lockstep and self._stamp == self._answered:
+            # It answers a state that is still on its way to us, and must carry its stamp.
+            self._held = codec, message
+        else:
+            self._drive(codec, message)
+
+    def _drive(self, codec: TopicCodec, message: Any) -> None:
         try:
             asked = dict(zip(codec.names, codec.decode(message), strict=True))
         except ValueError:
@@ -103,6 +115,7 @@ class SafetyGateNode(BaseNode):
     def _execute(self, decision: Decision | None, stamp: int) -> None:
         if decision is None:
             return
+        self._answered = stamp
         self._robot.publish(decision.values, stamp)
         self._executed.publish(
             command_message(self._names, decision.values, stamp, decision.source)

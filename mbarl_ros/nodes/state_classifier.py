@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Float64, UInt8MultiArray
@@ -18,9 +19,9 @@ from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import ClassifierTrainer, logits
 from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
 from mbarl_ros.nodes.runtime import (
-    KEEP_ALL,
     LATCHED,
     RELIABLE,
+    TRANSITIONS_HISTORY,
     BaseNode,
     bytes_message,
     main_exit,
@@ -64,21 +65,22 @@ class StateClassifierNode(BaseNode):
             UInt8MultiArray, 'learner/acknowledged', self._on_acknowledged, LATCHED
         )
         self.create_subscription(
-            UInt8MultiArray, 'policy_controller/transitions', self._on_transitions, KEEP_ALL
+            UInt8MultiArray,
+            'policy_controller/transitions',
+            self._on_transitions,
+            TRANSITIONS_HISTORY,
         )
         self._publish()
 
     def _on_acknowledged(self, message: UInt8MultiArray) -> None:
-        """Learn how many steps of the run lie before a session that is new to us."""
+        """Count environment steps as the learner does, also after having missed some."""
         try:
             _, meta = wire.unpack(message_bytes(message), 'acknowledged', max_bytes=4096)
             session, stored, total = str(meta['session']), int(meta['stored']), int(meta['total'])
         except (wire.WireError, KeyError, TypeError, ValueError):
             return
-        if session and session not in self._ledger.stored:
-            self._ledger.stored[session] = stored
-            self._ledger.total = total
-            self._trained = total
+        if session:
+            self._ledger.rebase(session, total - stored)
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
         try:
@@ -89,10 +91,11 @@ class StateClassifierNode(BaseNode):
             self._refused += 1
             self.get_logger().warning(f'refused: {error}', throttle_duration_sec=5.0)
             return
-        if session not in self._ledger.stored:
-            return  # sent again until the learner has acknowledged it
+        missed = self._ledger.skip(session, first)
+        if missed:
+            self.get_logger().warning(f'{missed} transitions missed, which only the learner has')
         rows = self._ledger.fresh(rows, session, first)
-        if rows is None or not len(rows['sequence']):
+        if not len(rows['sequence']):
             return
         self._ledger.count(session, len(rows['sequence']))
         logit = logits(self._trainer.arrays(), rows['next_observation'][-1])
@@ -105,16 +108,16 @@ class StateClassifierNode(BaseNode):
         """One gradient step per ``classifier.every`` environment steps, chunk by chunk."""
         rows = concatenate(self._waiting)
         size = self.agent.chunk
-        done = 0
-        while len(rows['sequence']) - done >= size:
-            self._trainer.add(select(rows, slice(done, done + size)))
+        start = 0
+        for end in np.flatnonzero(rows['sequence'] % size == size - 1) + 1:
+            self._trainer.add(select(rows, slice(start, end)))
             self._metrics = self._trainer.train(round(size / self.agent.classifier.every))
-            done += size
-            self._trained += size
+            self._trained = int(rows['sequence'][end - 1]) + 1
             self._publish()
             if self._trained % _CHECKPOINT_EVERY < size:
                 self._save()
-        self._waiting = [select(rows, slice(done, None))]
+            start = end
+        self._waiting = [select(rows, slice(start, None))]
 
     def _publish(self) -> None:
         meta = {'spec_hash': self.spec_hash, 'environment_steps': self._trained}

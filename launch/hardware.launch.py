@@ -1,0 +1,10 @@
+"""A real robot learns by itself: the graph ``hardware`` of mbarl_ros/bringup.py."""
+
+from launch import LaunchDescription
+
+from mbarl_ros.bringup_launch import launch_description
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Describe the graph ``hardware`` and its arguments."""
+    return launch_description('hardware')

@@ -1,0 +1,10 @@
+"""A simulated robot learns by itself: the graph ``sim`` of mbarl_ros/bringup.py."""
+
+from launch import LaunchDescription
+
+from mbarl_ros.bringup_launch import launch_description
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Describe the graph ``sim`` and its arguments."""
+    return launch_description('sim')

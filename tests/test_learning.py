@@ -1,0 +1,187 @@
+"""The learner as its users see it: reproducible, resumable, right about truncation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mbarl_ros.config import AgentConfig, ConfigError, ModelConfig, SacConfig
+from mbarl_ros.control.policy import Policy, check_policy, policy_names
+from mbarl_ros.learning.classifier import ClassifierTrainer
+from mbarl_ros.learning.learner import Learner
+from mbarl_ros.task import Task
+
+SMALL = AgentConfig(
+    name='small',
+    sac=SacConfig(hidden=[32, 32], batch=32),
+    model=ModelConfig(
+        members=3, elites=2, hidden=[32], every=50, max_gradient_steps=40, rollouts=2, buffer=500
+    ),
+    hindsight_fraction=0.3,
+)
+
+
+def stream(task: Task, rows: int, seed: int, phase: int | None = None) -> dict[str, np.ndarray]:
+    """A random walk through the task's state space as transitions."""
+    rng = np.random.default_rng(seed)
+    low, high = np.tile(task.offset - task.scale, (rows, 1)), task.offset + task.scale
+    observation = rng.uniform(low, high).astype(np.float32)
+    action = rng.uniform(-1, 1, (rows, task.action_dim)).astype(np.float32)
+    following = observation.copy()
+    following[:, : task.action_dim] += 0.1 * action
+    phases = np.arange(rows) // 10 % 2 if phase is None else np.full(rows, phase)
+    return {
+        'observation': observation,
+        'action': action,
+        'next_observation': following,
+        'reward': task.reward(following),
+        'terminated': np.zeros(rows, np.uint8),
+        'truncated': (np.arange(rows) % 10 == 9).astype(np.uint8),
+        'phase': phases.astype(np.uint8),
+    }
+
+
+def practised(task: Task, seed: int, chunks: int) -> tuple[Learner, ClassifierTrainer]:
+    demonstrations = stream(task, 60, seed=100, phase=0)
+    learner = Learner(task, SMALL, demonstrations, seed)
+    classifier = ClassifierTrainer(task, SMALL, demonstrations, seed)
+    for chunk in range(chunks):
+        practise(learner, classifier, chunk)
+    return learner, classifier
+
+
+def practise(learner: Learner, classifier: ClassifierTrainer, chunk: int) -> dict[str, float]:
+    rows = stream(learner.task, 50, seed=chunk)
+    classifier.add(rows)
+    classifier.train(5)
+    learner.set_classifier(classifier.arrays())
+    learner.add(rows)
+    return learner.train(10)
+
+
+@pytest.fixture(params=['pointmass', 'tabletop'])
+def task(request: pytest.FixtureRequest) -> Task:
+    return Task.load(request.param)
+
+
+def test_the_same_seed_gives_the_same_policies_and_another_seed_does_not(task: Task) -> None:
+    first, again, other = (practised(task, seed, 3)[0].policy_arrays() for seed in (0, 0, 1))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not np.array_equal(first['forward/0/weight'], other['forward/0/weight'])
+
+
+def test_a_resumed_learner_continues_as_if_never_stopped(task: Task) -> None:
+    learner, classifier = practised(task, 0, 3)
+    arrays, meta = learner.state_dict()
+    classifier_arrays, classifier_meta = classifier.state_dict()
+
+    demonstrations = stream(task, 60, seed=100, phase=0)
+    resumed = Learner(task, SMALL, demonstrations, seed=77)
+    resumed.load_state_dict(arrays, meta)
+    judge = ClassifierTrainer(task, SMALL, demonstrations, seed=77)
+    judge.load_state_dict(classifier_arrays, classifier_meta)
+    for chunk in range(3):
+        resumed.add(stream(task, 50, seed=chunk))
+        judge.add(stream(task, 50, seed=chunk))
+    assert resumed.environment_steps == meta['environment_steps'] == 150
+
+    for chunk in range(3, 5):
+        assert practise(learner, classifier, chunk) == practise(resumed, judge, chunk)
+    expected, found = learner.policy_arrays(), resumed.policy_arrays()
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_checkpoint_of_another_task_is_refused_by_name() -> None:
+    arrays, meta = practised(Task.load('pointmass'), 0, 1)[0].state_dict()
+    task = Task.load('tabletop')
+    with pytest.raises(ValueError, match=r'pointmass/small.*tabletop/small'):
+        Learner(task, SMALL, stream(task, 60, 0), 0).load_state_dict(arrays, meta)
+
+
+def test_policy_arrays_pass_the_robots_check_and_act_as_the_learner_does(task: Task) -> None:
+    torch = pytest.importorskip('torch')
+    from mbarl_ros.learning.networks import mlp
+
+    learner, _ = practised(task, 0, 2)
+    arrays = learner.policy_arrays()
+    names = policy_names(SMALL)
+    check_policy(arrays, names, task.observation_dim, task.action_dim, SMALL.sac.hidden)
+    observation = stream(task, 20, seed=5)['observation']
+    scaled = torch.from_numpy((observation - task.offset) / task.scale)
+    for index, name in enumerate(('forward', 'backward')):
+        stacked = scaled.expand(2, -1, -1)
+        mean = mlp(learner._sac.actor, stacked)[index, :, : task.action_dim].tanh()
+        found = Policy(arrays, name).mean_action(observation)
+        np.testing.assert_allclose(found, mean.detach().numpy(), atol=1e-5)
+
+
+def test_backward_none_trains_a_single_policy() -> None:
+    task = Task.load('pointmass')
+    agent = SMALL.model_copy(update={'backward': 'none', 'model': None})
+    learner = Learner(task, agent, stream(task, 60, 0), 0)
+    learner.add(stream(task, 50, 1))
+    metrics = learner.train(3)
+    assert 'forward/value' in metrics and 'backward/value' not in metrics
+    assert {name.split('/')[0] for name in learner.policy_arrays()} == {
+        'offset', 'scale', 'forward', 'deployed',
+    }
+
+
+@pytest.mark.parametrize('where', ['truncated', 'terminated'])
+def test_values_bootstrap_through_truncation_and_stop_at_success(where: str) -> None:
+    """Two states: `near` leads to the goal, `far` leads to `near` and is cut off there."""
+    task = Task.load('pointmass')
+    far, near = np.array([1.0, 1.0, 0, 0]), np.array([-0.5, 1.0, 0, 0])
+    goal = np.array([-1.3, 1.3, 0, 0])
+    rows = 40
+    observation = np.stack([far, near] * (rows // 2)).astype(np.float32)
+    following = np.stack([near, goal] * (rows // 2)).astype(np.float32)
+    action = np.zeros((rows, 2), np.float32)
+    flags = np.zeros(rows, np.uint8)
+    data = {
+        'observation': observation, 'action': action, 'next_observation': following,
+        'reward': task.reward(following), 'terminated': flags, 'truncated': flags.copy(),
+        'phase': flags,
+    }
+    data[where] = (np.arange(rows) % 2 == (0 if where == 'truncated' else 1)).astype(np.uint8)
+    agent = AgentConfig(
+        name='value', backward='none', model=None,
+        sac=SacConfig(hidden=[32], batch=32, tau=0.05, learning_rate=3e-3, discount=0.9),
+    )
+    learner = Learner(task, agent, data, 0)
+    learner.add(data)
+    learner.train(400)
+    values = _values(learner, np.stack([far, near]))
+    # from `near` success is certain; `far` keeps the discounted value although it was cut off
+    assert values[1] == pytest.approx(1.0, abs=0.15)
+    assert values[0] == pytest.approx(0.9 * values[1], abs=0.25)
+    assert values[0] > 0.5
+
+
+def _values(learner: Learner, observation: np.ndarray) -> np.ndarray:
+    import torch
+
+    scaled = ((observation - learner.task.offset) / learner.task.scale).astype(np.float32)
+    action = torch.zeros(1, len(observation), learner.task.action_dim)
+    sac = learner._sac
+    return sac.values(sac.critic, torch.from_numpy(scaled)[None], action)[0, 0].detach().numpy()
+
+
+def test_a_success_never_ends_the_backward_policys_return() -> None:
+    task = Task.load('pointmass')
+    learner, _ = practised(task, 0, 1)
+    goal = np.tile(np.array([-1.3, 1.3, 0, 0], np.float32), (1, 4, 1))
+    _, forward = learner._reward(0, {'next_observation': goal})
+    reward, backward = learner._reward(1, {'next_observation': goal})
+    assert forward.all() and not backward.any()
+    assert (reward >= 0).all() and np.isfinite(reward).all()
+
+
+def test_presets_that_need_a_known_reward_or_demonstrations_say_so() -> None:
+    task = Task.load('pointmass')
+    empty = stream(task, 0, 0)
+    with pytest.raises(ConfigError, match='learns from demonstrations'):
+        Learner(task, SMALL, empty, 0)
+    unknown = Task(task.config.model_copy(update={'reward': 'topic:/reward'}), task.robot)
+    with pytest.raises(ConfigError, match='reward that is known'):
+        Learner(unknown, SMALL, stream(task, 10, 0), 0)

@@ -1,0 +1,132 @@
+"""Parts of the learner: dynamics, classifier, cloning, replay and checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mbarl_ros.config import AgentConfig, ModelConfig
+from mbarl_ros.control.policy import Policy
+from mbarl_ros.learning import checkpoint
+from mbarl_ros.learning.classifier import MAX_REWARD, ClassifierTrainer, backward_reward, logits
+from mbarl_ros.learning.cloning import clone
+from mbarl_ros.learning.dynamics import Ensemble
+from mbarl_ros.learning.replay import Replay
+from mbarl_ros.task import Task
+
+
+def pushed(task: Task, rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Tabletop-like system: gripper moves with the action, a closed gripper holds."""
+    rng = np.random.default_rng(seed)
+    state = rng.uniform(-2, 2, (rows, 6)).astype(np.float32)
+    state[:, 4:] = -1.0
+    action = rng.uniform(-1, 1, (rows, 3)).astype(np.float32)
+    following = state.copy()
+    following[:, :2] += 0.2 * action[:, :2]
+    following[:, 4:] = np.where(action[:, 2:] > 0, 0.0, -1.0)
+    goal = np.tile(task.goals[0], (rows, 1))
+    return {
+        'observation': np.concatenate([state, goal], 1),
+        'action': action,
+        'next_observation': np.concatenate([following, goal], 1),
+    }
+
+
+def test_the_ensemble_learns_a_system_and_its_held_out_error_falls() -> None:
+    torch = pytest.importorskip('torch')
+    task = Task.load('tabletop')
+    ensemble = Ensemble(task, ModelConfig(hidden=[64, 64], learning_rate=3e-3), seed=0)
+    train, held_out = pushed(task, 1000, 0), pushed(task, 200, 1)
+    first = ensemble.fit(train, held_out, 10)
+    last = ensemble.fit(train, held_out, 400)
+    for name in ('gripper_x', 'gripper_y', 'attached'):
+        assert last[f'model/error/{name}'] < min(0.1, first[f'model/error/{name}'])
+
+    state = torch.from_numpy(held_out['observation'][:198, :6])
+    action = torch.from_numpy(held_out['action'][:198])
+    following = ensemble.step(state, action).numpy()
+    expected = held_out['next_observation'][:198, :6]
+    assert np.abs(following - expected)[:, :2].mean() < 0.03
+    assert (following[:, 4] == following[:, 5]).all()  # one fact, listed twice
+    assert set(np.unique(following[:, 4])) <= {-1.0, 0.0}
+    assert (following[:, 4] == expected[:, 4]).mean() > 0.95
+
+
+def test_the_classifier_tells_demonstrations_from_what_the_backward_policy_visits() -> None:
+    task = Task.load('pointmass')
+    rng = np.random.default_rng(0)
+
+    def rows(centre: float, phase: int) -> dict[str, np.ndarray]:
+        states = rng.normal(centre, 0.2, (300, 4)).astype(np.float32)
+        return {
+            'observation': states, 'next_observation': states,
+            'action': np.zeros((300, 2), np.float32), 'phase': np.full(300, phase, np.uint8),
+        }
+
+    shown = rows(-1.0, 0)
+    trainer = ClassifierTrainer(task, AgentConfig(name='medal'), shown, 0)
+    assert trainer.train(5) == {}  # nothing visited yet, nothing to learn
+    trainer.add(rows(-1.0, 0))  # forward phases are no negatives
+    assert trainer.train(5) == {}
+    trainer.add(rows(1.0, 1))
+    metrics = trainer.train(300)
+    assert metrics['classifier/accuracy'] > 0.8
+    near, far = logits(trainer.arrays(), np.array([[-1.0] * 4, [1.0] * 4]))
+    assert near > 1.0 > -1.0 > far
+    reward = backward_reward(np.array([near, far, 100.0]))
+    assert reward[0] > reward[1] >= 0 and reward[2] == MAX_REWARD
+
+
+def test_a_clone_imitates_the_forward_demonstrations_only() -> None:
+    task = Task.load('pointmass')
+    rng = np.random.default_rng(0)
+    observation = rng.uniform(-1, 1, (600, 4)).astype(np.float32)
+    action = np.clip(0.8 * observation[:, :2], -0.7, 0.7)
+    phase = (np.arange(600) >= 400).astype(np.uint8)
+    action[phase == 1] *= -1  # would spoil the clone
+    arrays = clone(
+        task, {'observation': observation, 'action': action, 'phase': phase}, 0, (64,), steps=800
+    )
+    found = Policy(arrays, 'deployed').mean_action(observation[:400])
+    assert np.abs(found - action[:400]).mean() < 0.05
+    with pytest.raises(ValueError, match='forward demonstration'):
+        clone(task, {'observation': observation, 'action': action, 'phase': phase * 0 + 1}, 0)
+
+
+def test_a_full_replay_forgets_the_oldest_and_looks_ahead_in_order() -> None:
+    replay = Replay(capacity=10, observation_dim=1, action_dim=1)
+    for first in range(0, 26, 4):
+        steps = np.arange(first, first + 4, dtype=np.float32)[:, None]
+        replay.add({'observation': steps, 'next_observation': steps + 1, 'action': steps * 0})
+    assert len(replay) == 10 and replay.total == 28
+    np.testing.assert_array_equal(replay.held()['observation'][:, 0], np.arange(18, 28))
+    rng = np.random.default_rng(0)
+    order = replay.sample(rng, (500,))
+    later = replay.later(order, rng, mean_delay=3.0)[:, 0]
+    now = replay.rows(order)['next_observation'][:, 0]
+    assert (later >= now).all() and (later > now).any() and later.max() == 28
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / 'run' / 'checkpoint.safetensors'
+    with pytest.raises(FileNotFoundError):
+        checkpoint.load(path)
+    for step in range(3):
+        arrays = {'weights': np.full(1000, step, np.float32)}
+        checkpoint.save(path, arrays, {'step': step, 'rng': {'state': 2**100}})
+    assert len(list(path.parent.iterdir())) == 2
+    arrays, meta = checkpoint.load(path)
+    assert meta == {'step': 2, 'rng': {'state': 2**100}} and arrays['weights'][0] == 2
+
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])  # torn
+    assert checkpoint.load(path)[1]['step'] == 1
+    path.write_bytes(whole[:-5] + b'\x01' + whole[-4:])  # a flipped byte
+    assert checkpoint.load(path)[1]['step'] == 1
+    path.unlink()  # killed between the two renames
+    assert checkpoint.load(path)[1]['step'] == 1
+    checkpoint.previous(path).write_bytes(b'')
+    with pytest.raises(checkpoint.CheckpointError, match='previous'):
+        checkpoint.load(path)
