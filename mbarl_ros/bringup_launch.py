@@ -8,6 +8,7 @@ from typing import IO, Any
 from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
@@ -56,6 +57,7 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
         for argument in arguments
         if texts[argument.name] != argument.default
     }
+    unknown = set(context.launch_configurations) - set(texts)
     plan = bringup.plan(graph, given)
     check_demonstrations(plan)
     run_dir = RunDir(plan)
@@ -69,6 +71,13 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
         for name, value in defaults.items()
         if name not in os.environ
     ]
+    if unknown:  # not an error, since an including launch file may have arguments of its own
+        actions.append(
+            LogInfo(
+                msg=f'warning: {graph} has no argument {", ".join(sorted(unknown))}; '
+                f'known: {", ".join(texts)}'
+            )
+        )
     for spec in plan.nodes:
         actions += _node(spec, str(plan.arguments['log_level']))
     return actions

@@ -189,7 +189,8 @@ class SacConfig(Strict):
     critics: int = Field(default=2, ge=2)
     learning_rate: float = Field(default=5e-4, gt=0)
     batch: int = Field(default=128, gt=0)
-    discount: float = Field(default=0.99, gt=0, lt=1)
+    discount: float = Field(default=0.96, gt=0, lt=1, description='forward policy')
+    backward_discount: float = Field(default=0.99, gt=0, lt=1)
     frequencies: int = Field(
         default=2, ge=0, description='Fourier features of the observation for the critics'
     )

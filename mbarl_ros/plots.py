@@ -42,11 +42,12 @@ def plot_success(lines: Sequence[dict[str, Any]], target: float, path: Path) -> 
             linestyle='--',
             label=f'behaviour clone of the demonstrations ({clone:.2f})',
         )
-    rate = last['robot_seconds'] / max(last['environment_steps'], 1)
-    minutes = axes.secondary_xaxis(
-        'top', functions=(lambda x: x * rate / 60, lambda x: x * 60 / max(rate, 1e-9))
-    )
-    minutes.set_xlabel('robot time (minutes)', fontsize=9)
+    if last['environment_steps']:
+        rate = last['robot_seconds'] / last['environment_steps'] / 60
+        minutes = axes.secondary_xaxis(
+            'top', functions=(lambda steps: steps * rate, lambda time: time / rate)
+        )
+        minutes.set_xlabel('robot time (minutes)', fontsize=9)
     axes.set(
         xlabel='environment steps',
         ylabel='success rate',

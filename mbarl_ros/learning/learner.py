@@ -60,6 +60,7 @@ class Learner:
         self._imagination = (
             Imagination(task, agent.model, len(self.policies), seed) if agent.model else None
         )
+        self._discounts = (agent.sac.discount, agent.sac.backward_discount)
         self._classifier: Arrays | None = None
         self._rng = np.random.default_rng([seed, 1])
         self.updates = 0
@@ -150,7 +151,7 @@ class Learner:
             'next_observation': (rows['next_observation'] - offset) / scale,
             'action': rows['action'],
             'reward': reward,
-            'discount': (self.agent.sac.discount * ~terminated).astype(np.float32),
+            'discount': (self._discounts[phase] * ~terminated).astype(np.float32),
             'clone': clone,
         }
 
@@ -164,7 +165,7 @@ class Learner:
             if self._classifier is not None:
                 logit = logits(self._classifier, following)
                 # (1 - discount) makes the value a mean of rewards: one scale for both critics
-                reward = (1.0 - self.agent.sac.discount) * backward_reward(logit)
+                reward = (1.0 - self._discounts[BACKWARD]) * backward_reward(logit)
             return reward.astype(np.float32), np.zeros(following.shape[:-1], bool)
         if not self.task.reward_known:
             return rows['reward'], rows['terminated'].astype(bool)

@@ -21,7 +21,8 @@ def stacked_mlp(
     stack: int, sizes: Sequence[int], generator: torch.Generator, last_scale: float = 1.0
 ) -> list[Tensor]:
     """Fresh parameters, uniform in +-1/sqrt(in) as ``torch.nn.Linear``; ``last_scale`` shrinks
-    the last layer (a policy starts near zero mean)."""
+    the last layer (a policy starts near zero mean).
+    """
     parameters = []
     layers = list(zip(sizes[:-1], sizes[1:], strict=True))
     for number, (fan_in, fan_out) in enumerate(layers):
@@ -36,7 +37,8 @@ def stacked_mlp(
 
 def mlp(parameters: Sequence[Tensor], inputs: Tensor, *, layer_norm: bool = False) -> Tensor:
     """Outputs [stack, batch, out] of a ReLU stack; ``layer_norm`` before each ReLU steadies
-    critics (Ball et al. 2023, RLPD)."""
+    critics (Ball et al. 2023, RLPD).
+    """
     last = len(parameters) // 2 - 1
     x = inputs
     for number in range(last + 1):

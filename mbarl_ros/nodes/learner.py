@@ -192,7 +192,7 @@ class LearnerNode(BaseNode):
                 if chunk is None:
                     return
                 self._train(chunk)
-        except BaseException as error:  # noqa: BLE001  reported by the main thread
+        except BaseException as error:
             self._failure = error
             self.get_logger().fatal(f'training stopped: {error!r}')
             self.exit_code = 1

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from mbarl_ros import view
@@ -16,25 +14,20 @@ from mbarl_ros.executables import NODES
 from mbarl_ros.nodes import runtime
 
 
-class Monitor(Node):
+class Monitor(runtime.BaseNode):
     """Prints the newest status of each node every ``period`` seconds."""
-
-    exit_code = 0
-    finished = False
 
     def __init__(self) -> None:
         """Subscribe to /diagnostics."""
         super().__init__('monitor')
         self._json = self._declare('format', 'lines', 'lines for people or json') == 'json'
         period = self._declare('period', 10.0, 'Seconds between two reports')
+        self._refuse_leftover_parameters()
         self._status: dict[str, dict[str, str]] = {}
         self.create_subscription(
             DiagnosticArray, '/diagnostics', self._receive, QoSProfile(depth=20)
         )
         self.create_timer(period, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-    def close(self) -> None:
-        """Nothing to stop."""
 
     def _declare(self, name: str, default: str | float, description: str) -> str | float:
         return self.declare_parameter(
@@ -62,11 +55,10 @@ class Monitor(Node):
         print(text, flush=True)
 
 
-def main(args: list[str] | None = None) -> None:
+def main() -> None:
     """Entry point."""
-    del args
     runtime.main_exit(Monitor)
 
 
 if __name__ == '__main__':
-    main(sys.argv)
+    main()
