@@ -110,8 +110,6 @@ def _describe(graph: str | None) -> str:
 
 def _node(arguments: list[str]) -> int:
     """Run a node in this process; ``mbarl up`` starts each of its children like this."""
-    # Until the node has handlers of its own, Ctrl-C is a quiet end and no traceback.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
     from mbarl_ros import lifeline
     from mbarl_ros.executables import NODES
 
@@ -119,6 +117,8 @@ def _node(arguments: list[str]) -> int:
         name = arguments[0] if arguments else ''
         print(f"error: unknown node '{name}'; known: {', '.join(NODES)}", file=sys.stderr)
         return EXIT_USAGE
+    # Until the node has handlers of its own, Ctrl-C is a quiet end and no traceback.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
     lifeline.hold()
     import importlib
 

@@ -187,9 +187,11 @@ class SacConfig(Strict):
 
     hidden: list[int] = Field(default=[128, 128], min_length=1)
     critics: int = Field(default=2, ge=2)
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     batch: int = Field(default=128, gt=0)
-    discount: float = Field(default=0.96, gt=0, lt=1, description='forward policy')
+    discount: float | None = Field(
+        default=None, gt=0, lt=1, description="forward; null: 1 - 2 / the task's forward_limit"
+    )
     backward_discount: float = Field(default=0.99, gt=0, lt=1)
     frequencies: int = Field(
         default=2, ge=0, description='Fourier features of the observation for the critics'
@@ -199,10 +201,13 @@ class SacConfig(Strict):
         default=0.003, gt=0, le=1, description='averaging of the deployed policy'
     )
     initial_temperature: float = Field(default=0.01, gt=0)
-    temperature_rate: float = Field(default=5e-4, gt=0)
-    target_entropy: float = Field(default=-0.5, description='nats for each action entry')
+    temperature_rate: float = Field(default=1e-3, gt=0)
+    target_entropy: float = Field(default=0.0, description='nats for each action entry')
     cloning_weight: float = Field(
-        default=0.1, ge=0, description='behaviour cloning on the demonstration part of the batch'
+        default=1.0, ge=0, description='behaviour cloning on the demonstration part of the batch'
+    )
+    cloning_phases: int = Field(
+        default=100, gt=0, description='it fades to zero within so many times forward_limit steps'
     )
 
 
@@ -221,6 +226,7 @@ class ModelConfig(Strict):
     members: int = Field(default=5, gt=0)
     elites: int = Field(default=3, gt=0)
     hidden: list[int] = Field(default=[128, 128], min_length=1)
+    frequencies: int = Field(default=3, ge=0, description='Fourier features of the state')
     learning_rate: float = Field(default=2e-3, gt=0)
     batch: int = Field(default=128, gt=0)
     every: int = Field(default=250, gt=0, description='environment steps between fits')
@@ -233,7 +239,7 @@ class ModelConfig(Strict):
     start_weights: dict[Literal['replay', 'demonstrations', 'phase_starts'], float] = {
         'replay': 0.6, 'demonstrations': 0.3, 'phase_starts': 0.1,
     }
-    fraction: float = Field(default=0.5, ge=0, lt=1, description='share of each batch')
+    fraction: float = Field(default=0.3, ge=0, lt=1, description='share of each batch')
     buffer: int = Field(default=20_000, gt=0, description='model transitions kept per policy')
 
     @field_validator('start_weights')
@@ -260,11 +266,15 @@ class AgentConfig(Strict):
     classifier: ClassifierConfig = ClassifierConfig()
     model: ModelConfig | None = ModelConfig()
     updates_per_step: float = Field(default=2.0, gt=0)
-    demonstration_fraction: float = Field(default=0.25, ge=0, lt=1)
+    demonstration_fraction: float = Field(default=0.4, ge=0, lt=1)
     hindsight_fraction: float = Field(
-        default=0.0, ge=0, lt=1, description='share of real samples relabelled with later states'
+        default=0.5, ge=0, lt=1, description='share of real samples relabelled with later states'
     )
-    exploration_noise: Literal['white', 'pink'] = 'white'
+    exploration_noise: Literal['white', 'pink'] = 'pink'
+    exploration_fraction: float = Field(
+        default=0.0, ge=0, lt=1, description='share of steps spent in runs of one random action'
+    )
+    exploration_run: int = Field(default=30, gt=0, description='longest such run, steps')
     chunk: int = Field(default=50, gt=0, description='lockstep: steps between policy updates')
     replay: int = Field(default=1_000_000, gt=0)
 

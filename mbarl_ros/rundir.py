@@ -146,12 +146,16 @@ class RunDir:
             before = yaml.safe_load(path.read_text())
         except (OSError, yaml.YAMLError):
             return  # an interrupted start; it is written again
-        for key in sorted({*before, *config}):
+        # The name first: it says most.
+        for key in sorted({*before, *config}, key=lambda key: (key != 'name', key)):
             # Where demonstrations lie may change; who they are, the demonstration reader checks.
             if key != 'demonstrations' and before.get(key) != config.get(key):
+                what = f"key '{key}'"
+                if key == 'name':
+                    what += f" '{before.get(key)}' in place of '{config.get(key)}'"
                 raise ConfigError(
-                    f'run_dir {self.path}: was made with another configuration: {name}, key '
-                    f"'{key}'; give the same to resume it, or a new run_dir"
+                    f'run_dir {self.path}: was made with another configuration: {name}, {what}; '
+                    'give the same to resume it, or a new run_dir'
                 )
 
     def _write_configuration(self) -> None:

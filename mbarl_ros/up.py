@@ -120,6 +120,8 @@ def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, again: str) -> int:
             view.summary(header, run_dir.result(), code, time.monotonic() - started, again),
             flush=True,
         )
+    if plan.graph == 'record':
+        print(f'demonstrations are in {plan.arguments["demos"]}', flush=True)
     return code
 
 

@@ -11,7 +11,7 @@ RADIUS = 0.15                # m, of the disc
 HALF = 2.0                   # m, inner faces of the outer walls
 WALL = 0.05                  # m, half thickness of the dividing wall along y = 0
 GAP = (0.7, 1.3)             # m, the opening in the dividing wall
-GOAL, GOAL_RADIUS = (-1.3, 1.3), 0.3
+GOAL, GOAL_RADIUS = (-0.9, 0.8), 0.25
 CORNER, SPREAD = (-1.6, -1.6), 0.15  # m, where training and demonstrations start
 SPEED, ACCELERATION = 1.0, 15.0      # m/s, m/s^2: the drive's limits
 SUBSTEPS = 5                 # of 20 ms: at 1 m/s a fifth of the wall's thickness each

@@ -21,7 +21,7 @@ from mbarl_sim.operators import operator_for
 STATE = object()  # what the script yields to wait for a state that it has not answered
 PATIENCE = 20.0   # s without a state or an answer until it gives up
 MAX_STEPS = 400
-USUAL = {False: 6, True: 24}  # demonstrations: forward only; forward and backward in turns
+USUAL = {False: 3, True: 24}  # demonstrations: forward only; forward and backward in turns
 
 Script = Generator[Any, Any, None]
 
@@ -37,7 +37,7 @@ class ScriptedOperator(BaseNode):
     def __init__(self) -> None:
         """Connect to the teleop topics and to the services of recorder and simulation."""
         super().__init__('scripted_operator')
-        self.setup({'episodes': (0, 'Demonstrations to record; 0: 6, or 24 with goals')})
+        self.setup({'episodes': (0, 'Demonstrations to record; 0: 3, or 24 with goals')})
         robot = self.task.robot
         taught = {name for topic in robot.teleop for name in topic.fields}
         if taught != set(robot.command_names):

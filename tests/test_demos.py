@@ -88,7 +88,7 @@ def task():
 
 
 @pytest.mark.parametrize(
-    ('name', 'forward', 'backward'), [('pointmass', 6, 0), ('tabletop', 12, 12)]
+    ('name', 'forward', 'backward'), [('pointmass', 3, 0), ('tabletop', 12, 12)]
 )
 def test_shipped_demonstrations_replay_to_the_very_same_states(name, forward, backward):
     task = Task.load(name)

@@ -61,8 +61,10 @@ def test_the_classifier_tells_demonstrations_from_what_the_backward_policy_visit
     def rows(centre: float, phase: int) -> dict[str, np.ndarray]:
         states = rng.normal(centre, 0.2, (300, 4)).astype(np.float32)
         return {
-            'observation': states, 'next_observation': states,
-            'action': np.zeros((300, 2), np.float32), 'phase': np.full(300, phase, np.uint8),
+            'observation': states,
+            'next_observation': states,
+            'action': np.zeros((300, 2), np.float32),
+            'phase': np.full(300, phase, np.uint8),
         }
 
     shown = rows(-1.0, 0)
@@ -76,7 +78,7 @@ def test_the_classifier_tells_demonstrations_from_what_the_backward_policy_visit
     near, far = logits(trainer.arrays(), np.array([[-1.0] * 4, [1.0] * 4]))
     assert near > 1.0 > -1.0 > far
     reward = backward_reward(np.array([near, far, 100.0]))
-    assert reward[0] > reward[1] >= 0 and reward[2] == MAX_REWARD
+    assert reward[0] > 0 > reward[1] and reward[2] == MAX_REWARD
 
 
 def test_a_clone_imitates_the_forward_demonstrations_only() -> None:

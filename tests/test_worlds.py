@@ -170,6 +170,6 @@ def test_gymnasium_episode_ends_with_success_or_the_step_limit():
     assert len(ends) == env.task.config.phases.forward_limit
     assert not terminated and reward == 0 and not info['success']
     env.reset(options={'place': 0})
-    env._world.set_state(np.array([-1.3, 0.95, 0.0, 0.0]))
+    env._world.set_state(np.array([-0.9, 0.5, 0.0, 0.0]))
     *_, reward, terminated, truncated, info = env.step(np.array([0.0, 1.0]))
     assert terminated and not truncated and reward == 1 and info['success']

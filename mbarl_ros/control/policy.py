@@ -127,3 +127,29 @@ class PinkNoise:
         expected = np.sqrt(2 * power) / n
         self._block = (signal / expected).T.astype(np.float32)
         self._next = 0
+
+
+class RandomRuns:
+    """Temporally extended epsilon-greedy exploration (Dabney et al. 2021).
+
+    Now and then one random action is kept for a while: a straight run takes a robot to places
+    that noise around a policy, which averages out, never reaches.
+    """
+
+    def __init__(self, dim: int, rng: np.random.Generator, fraction: float, longest: int) -> None:
+        """Runs of 1 to ``longest`` steps that take up ``fraction`` of all steps on average."""
+        self._dim, self._rng, self._longest = dim, rng, longest
+        mean = (1 + longest) / 2
+        self._probability = fraction / (mean * (1 - fraction) + fraction)
+        self._action = np.zeros(dim, np.float32)
+        self._left = 0
+
+    def sample(self) -> np.ndarray | None:
+        """Action [dim] of the run that is going on, or None: follow the policy."""
+        if self._left == 0:
+            if self._rng.random() >= self._probability:
+                return None
+            self._left = int(self._rng.integers(1, self._longest + 1))
+            self._action = self._rng.uniform(-1, 1, self._dim).astype(np.float32)
+        self._left -= 1
+        return self._action

@@ -1,1 +1,1 @@
-"""Everything that learns: SAC, classifier, dynamics ensemble, imitation, checkpoints (torch, no ROS)."""
+"""Everything that learns: SAC, classifier, dynamics, imitation, checkpoints (no ROS)."""

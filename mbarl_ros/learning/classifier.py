@@ -7,6 +7,7 @@ inputs and labels mixed by mixup.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,8 +32,11 @@ from mbarl_ros.learning.state import (
 from mbarl_ros.task import Task
 
 FORWARD, BACKWARD = 0, 1
-# A reward of -log(1 - C) is unbounded where C is sure; C = 0.993 is sure enough.
-MAX_REWARD = 5.0
+# A reward of -log(1 - C) is unbounded where C is sure; C = 0.993 is sure enough. Its value at
+# C = 0.5 is subtracted: the best policy stays the same (a backward return never ends), but values
+# need not first climb from 0 to there while states that were not visited lag behind.
+MIN_REWARD = -math.log(2.0)
+MAX_REWARD = 5.0 + MIN_REWARD
 
 
 def logits(arrays: Mapping[str, np.ndarray], observation: np.ndarray) -> np.ndarray:
@@ -43,8 +47,8 @@ def logits(arrays: Mapping[str, np.ndarray], observation: np.ndarray) -> np.ndar
 
 
 def backward_reward(logit: np.ndarray) -> np.ndarray:
-    """-log(1 - C), float32, capped at :data:`MAX_REWARD`, from logits of C."""
-    return np.minimum(np.logaddexp(0.0, logit), MAX_REWARD).astype(np.float32)
+    """-log(1 - C) + log(1/2), float32, capped at :data:`MAX_REWARD`, from logits of C."""
+    return np.minimum(np.logaddexp(0.0, logit) + MIN_REWARD, MAX_REWARD).astype(np.float32)
 
 
 class ClassifierTrainer:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mbarl_ros.config import ModelConfig
-from mbarl_ros.learning.networks import stacked_mlp
+from mbarl_ros.learning.networks import stacked_mlp, with_waves
 from mbarl_ros.learning.state import (
     Arrays,
     adam,
@@ -48,7 +48,11 @@ class Ensemble:
         self._scale = torch.from_numpy(task.scale[self.index])
         self.generator = torch.Generator().manual_seed(seed)
         entries = len(self.index)
-        sizes = [entries + task.action_dim, *config.hidden, 2 * entries]
+        sizes = [
+            entries * (1 + 2 * config.frequencies) + task.action_dim,
+            *config.hidden,
+            2 * entries,
+        ]
         self._parameters = stacked_mlp(config.members, sizes, self.generator)
         self._optimiser = adam(self._parameters, config.learning_rate, weight_decay=1e-5)
         self._change_scale = torch.ones(entries)
@@ -79,7 +83,9 @@ class Ensemble:
             best, bad = (score, 0) if score < 0.99 * best else (best, bad + 1)
         self.fits += 1
         names = [self._task.config.observation[i].name for i in self.index]
-        metrics = {f'model/error/{name}': float(e) for name, e in zip(names, self.error, strict=True)}
+        metrics = {
+            f'model/error/{name}': float(e) for name, e in zip(names, self.error, strict=True)
+        }
         return {**metrics, 'model/steps': float(done)}
 
     def step(self, state: Tensor, action: Tensor) -> Tensor:
@@ -92,7 +98,7 @@ class Ensemble:
             order = torch.randperm(len(state), generator=self.generator)
             chosen = len(self.elites)
             state = state[:, self.index]
-            inputs = torch.cat([self._normalise(state), action], -1)[order]
+            inputs = self._inputs(state, action)[order]
             parameters = [p[self.elites] for p in self._parameters]
             output = _swish_mlp(parameters, inputs.view(chosen, -1, inputs.shape[-1]))
             mean, log_variance = self._head(output.view(len(order), -1))
@@ -109,8 +115,8 @@ class Ensemble:
         """Negative log-likelihood [members, batch]."""
         mean, log_variance = self._head(_swish_mlp(self._parameters, inputs))
         error = (mean - change / self._change_scale).square()
-        # beta-NLL (Seitzer et al. 2022) with beta 1: else entries that are sure (a robot that leans against
-        # a wall does not move) drown the gradient of all others
+        # beta-NLL (Seitzer et al. 2022) with beta 1: else rows that are sure (a robot that leans
+        # against a wall does not move) drown the gradient of all others
         weight = log_variance.detach().exp()
         gaussian = weight * (error * (-log_variance).exp() + log_variance)
         label = (following > (self._low + self._high) / 2).float()
@@ -150,11 +156,12 @@ class Ensemble:
     def _tensors(self, rows: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
         state = torch.from_numpy(rows['observation'][:, self.index])
         following = torch.from_numpy(rows['next_observation'][:, self.index])
-        inputs = torch.cat([self._normalise(state), torch.from_numpy(rows['action'])], -1)
+        inputs = self._inputs(state, torch.from_numpy(rows['action']))
         return inputs, following - state, following
 
-    def _normalise(self, state: Tensor) -> Tensor:
-        return (state - self._offset) / self._scale
+    def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
+        scaled = (state - self._offset) / self._scale
+        return torch.cat([with_waves(scaled, self.config.frequencies), action], -1)
 
     def state_arrays(self) -> Arrays:
         """Everything that an exact resume needs."""

@@ -111,7 +111,8 @@ class Imagination:
             starts.append(np.concatenate(parts))
         stacked = np.stack(starts)
         if self.task.goal_conditioned:
-            goals = self.task.goals[self._rng.integers(len(self.task.goals), size=stacked.shape[:2])]
+            number = self._rng.integers(len(self.task.goals), size=stacked.shape[:2])
+            goals = self.task.goals[number]
             stacked = self.task.with_goal(stacked, goals)
         return stacked
 

@@ -9,7 +9,14 @@ import numpy as np
 import torch
 
 from mbarl_ros.config import AgentConfig, ConfigError
-from mbarl_ros.learning.classifier import BACKWARD, FORWARD, MAX_REWARD, backward_reward, logits
+from mbarl_ros.learning.classifier import (
+    BACKWARD,
+    FORWARD,
+    MAX_REWARD,
+    MIN_REWARD,
+    backward_reward,
+    logits,
+)
 from mbarl_ros.learning.imagination import Imagination
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
@@ -34,7 +41,8 @@ class Learner:
 
         :raises ConfigError: the preset needs a known reward, or backward practice demonstrations.
         """
-        if not task.reward_known and (agent.model or agent.hindsight_fraction):
+        relabels = task.goal_conditioned and agent.hindsight_fraction > 0
+        if not task.reward_known and (agent.model or relabels):
             raise ConfigError(
                 f"agent '{agent.name}': imagined practice and hindsight need a reward that is "
                 f"known; task '{task.name}' has key 'reward': {task.config.reward}. Set "
@@ -48,19 +56,24 @@ class Learner:
         self.task, self.agent = task, agent
         self.policies = ('forward',) if agent.backward == 'none' else ('forward', 'backward')
         task_range = (0.0, 1.0) if task.reward_known else (-np.inf, np.inf)
-        bounds = np.array([task_range, (0.0, MAX_REWARD)])[: len(self.policies)]
+        bounds = np.array([task_range, (MIN_REWARD, MAX_REWARD)])[: len(self.policies)]
         self._sac = Sac(
             agent.sac, self.policies, task.observation_dim, task.action_dim, bounds, seed
         )
         self._replay = Replay(agent.replay, task.observation_dim, task.action_dim)
         self._demonstrations = Replay(max(rows, 1), task.observation_dim, task.action_dim)
         self._demonstrations.add(demonstrations)
+        phase = self._demonstrations.held()['phase'][:rows]
+        self._directions = [np.flatnonzero(phase == p) for p in np.unique(phase)]
         self._phase_starts: list[list[np.ndarray]] = [[] for _ in self.policies]
         self._phase_ended = True
         self._imagination = (
             Imagination(task, agent.model, len(self.policies), seed) if agent.model else None
         )
-        self._discounts = (agent.sac.discount, agent.sac.backward_discount)
+        limit = task.config.phases.forward_limit
+        self._cloning_steps = agent.sac.cloning_phases * limit
+        forward_discount = agent.sac.discount or 1.0 - 2.0 / limit
+        self._discounts = (forward_discount, agent.sac.backward_discount)
         self._classifier: Arrays | None = None
         self._rng = np.random.default_rng([seed, 1])
         self.updates = 0
@@ -145,7 +158,8 @@ class Learner:
         offset, scale = self.task.offset, self.task.scale
         clone = np.zeros((updates, shown), np.float32)
         if shown and phase == FORWARD:
-            clone[:] = parts[0]['phase'] == FORWARD
+            left = max(0.0, 1.0 - self.environment_steps / self._cloning_steps)
+            clone[:] = left * (parts[0]['phase'] == FORWARD)
         return {
             'observation': (rows['observation'] - offset) / scale,
             'next_observation': (rows['next_observation'] - offset) / scale,
@@ -155,9 +169,7 @@ class Learner:
             'clone': clone,
         }
 
-    def _reward(
-        self, phase: int, rows: Mapping[str, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _reward(self, phase: int, rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Reward as of now and whether the return ends; it never ends at a truncation."""
         following = rows['next_observation']
         if phase == BACKWARD:
@@ -174,7 +186,10 @@ class Learner:
 
     def _drawn(self, source: Replay, phase: int, shape: tuple[int, int]) -> dict[str, np.ndarray]:
         """Rows of a stream; where there are goals, real rows get task goals and later states."""
-        order = source.sample(self._rng, shape)
+        if source is self._demonstrations:
+            order = self._shown(shape)
+        else:
+            order = source.sample(self._rng, shape)
         rows = source.rows(order)
         if not self.task.goal_conditioned:
             return rows
@@ -191,6 +206,13 @@ class Learner:
         for name in ('observation', 'next_observation'):
             rows[name][..., dim:] = goals
         return rows
+
+    def _shown(self, shape: tuple[int, int]) -> np.ndarray:
+        """Demonstrated rows, as many of one direction as of the other: there are several times
+        more backward rows where the reader relabels them for every goal.
+        """
+        drawn = [rows[self._rng.integers(len(rows), size=shape)] for rows in self._directions]
+        return np.stack(drawn)[self._rng.integers(len(drawn), size=shape), *np.indices(shape)]
 
     def policy_arrays(self) -> Arrays:
         """The policy message: ``offset``, ``scale``, each policy and ``deployed``."""

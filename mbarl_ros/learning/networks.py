@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ def stacked_mlp(
     the last layer (a policy starts near zero mean).
     """
     parameters = []
-    layers = list(zip(sizes[:-1], sizes[1:], strict=True))
+    layers = list(pairwise(sizes))
     for number, (fan_in, fan_out) in enumerate(layers):
         bound = 1.0 / math.sqrt(fan_in)
         if number == len(layers) - 1:
@@ -48,6 +49,16 @@ def mlp(parameters: Sequence[Tensor], inputs: Tensor, *, layer_norm: bool = Fals
                 x = functional.layer_norm(x, x.shape[-1:])
             x = functional.relu(x)
     return x
+
+
+def with_waves(inputs: Tensor, frequencies: int) -> Tensor:
+    """Inputs in [-1, 1] beside their Fourier features [..., entries * (1 + 2 * frequencies)].
+
+    Values and dynamics jump at walls; a network of raw coordinates learns that slowly (Yang et
+    al. 2022, "Overcoming the spectral bias of neural value approximation").
+    """
+    angles = [math.pi * 2.0**k * inputs for k in range(frequencies)]
+    return torch.cat([inputs, *(f(angle) for angle in angles for f in (torch.sin, torch.cos))], -1)
 
 
 def squashed_gaussian(

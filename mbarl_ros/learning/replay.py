@@ -48,9 +48,7 @@ class Replay:
         """Uniformly drawn ages, to be given to :meth:`rows` or :meth:`later`."""
         return rng.integers(len(self), size=size)
 
-    def later(
-        self, order: np.ndarray, rng: np.random.Generator, mean_delay: float
-    ) -> np.ndarray:
+    def later(self, order: np.ndarray, rng: np.random.Generator, mean_delay: float) -> np.ndarray:
         """``next_observation`` of rows that follow by an exponentially drawn delay.
 
         Where the stream ends, its end. A delay across a phase switch is fine: any state is a

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,7 +9,13 @@ import torch
 from torch import Tensor
 
 from mbarl_ros.config import SacConfig
-from mbarl_ros.learning.networks import layer_arrays, mlp, squashed_gaussian, stacked_mlp
+from mbarl_ros.learning.networks import (
+    layer_arrays,
+    mlp,
+    squashed_gaussian,
+    stacked_mlp,
+    with_waves,
+)
 from mbarl_ros.learning.state import (
     Arrays,
     adam,
@@ -28,9 +33,9 @@ class Sac:
 
     Differences from the paper, all for steadiness on sparse rewards: layer norm in the critics
     and no entropy in the critic's target (Ball et al. 2023), targets clipped to the range that
-    returns can have, Fourier features of the observation (values jump across walls, which a ReLU
-    network of raw coordinates learns slowly; Yang et al. 2022), and behaviour cloning on demonstrated actions that the critic prefers
-    (the Q-filter of Nair et al. 2018). ``deployed`` is a Polyak average of the policies.
+    returns can have, Fourier features for the critics, and behaviour cloning on demonstrated
+    actions that the critic prefers (the Q-filter of Nair et al. 2018). ``deployed`` is a Polyak
+    average of the policies.
     """
 
     def __init__(
@@ -69,9 +74,7 @@ class Sac:
 
     def values(self, critic: list[Tensor], observation: Tensor, action: Tensor) -> Tensor:
         """Every critic's value [policies, critics, batch]."""
-        waves = [math.pi * 2.0**k * observation for k in range(self.config.frequencies)]
-        waves = [wave(angle) for angle in waves for wave in (torch.sin, torch.cos)]
-        inputs = torch.cat([observation, *waves, action], -1)
+        inputs = torch.cat([with_waves(observation, self.config.frequencies), action], -1)
         inputs = inputs.repeat_interleave(self.config.critics, 0)
         values = mlp(critic, inputs, layer_norm=True)
         return values.view(len(self.policies), self.config.critics, -1)
@@ -81,7 +84,7 @@ class Sac:
 
         ``batch``: observation, next_observation [policies, batch, O] (normalised), action
         [policies, batch, A], reward and discount (0 where terminated) [policies, batch], and
-        clone [policies, demonstrations]: which of the leading rows are to be imitated.
+        clone [policies, demonstrations]: how much each of the leading rows is to be imitated.
         """
         observation, action = batch['observation'], batch['action']
         with torch.no_grad():
@@ -116,15 +119,11 @@ class Sac:
             'temperature': temperature[:, 0],
         }
 
-    def _cloning_loss(self, batch: Mapping[str, Tensor], mean: Tensor) -> Tensor:
+    @staticmethod
+    def _cloning_loss(batch: Mapping[str, Tensor], mean: Tensor) -> Tensor:
         rows = batch['clone'].shape[-1]
-        observation, action = batch['observation'][:, :rows], batch['action'][:, :rows]
-        mean = mean[:, :rows]
-        with torch.no_grad():
-            shown = self.values(self.critic, observation, action).mean(1)
-            own = self.values(self.critic, observation, mean.detach()).mean(1)
-            keep = batch['clone'] * (shown >= own)
-        return (keep * (mean - action).square().sum(-1)).mean(-1)
+        error = (mean[:, :rows] - batch['action'][:, :rows]).square().sum(-1)
+        return (batch['clone'] * error).mean(-1)
 
     def policy_arrays(self) -> Arrays:
         """``NAME/LAYER/weight|bias`` of every policy and of the deployed forward policy."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
 from collections import deque
@@ -78,6 +79,7 @@ class LearnerNode(BaseNode):
         self._failure: BaseException | None = None
         self._metrics: dict[str, float] = {}
         self._refused = 0
+        self._keep_demonstrations(Path(folder))
         self._resume()
         self._board = self._open_board()
 
@@ -95,6 +97,15 @@ class LearnerNode(BaseNode):
         self._acknowledge()
         self._thread = threading.Thread(target=self._train_for_ever, name='training', daemon=True)
         self._thread.start()
+
+    def _keep_demonstrations(self, folder: Path) -> None:
+        """Copy the demonstrations used into the run folder."""
+        if self.run_dir is None or (self.run_dir / 'demonstrations').exists():
+            return
+        beside = self.run_dir / '.demonstrations.tmp'
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(folder, beside)
+        beside.rename(self.run_dir / 'demonstrations')
 
     # --- storage -----------------------------------------------------------------------------
 

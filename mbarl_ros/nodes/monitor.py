@@ -44,7 +44,9 @@ class Monitor(runtime.BaseNode):
                     continue
                 name = name.removeprefix(prefix)
             if name in NODES:
+                # What a node does not say each time (a model's error after a fit) stays known.
                 self._status[name] = {
+                    **self._status.get(name, {}),
                     'level': str(int.from_bytes(status.level, 'little')),
                     'message': status.message,
                     **{item.key: item.value for item in status.values},

@@ -53,6 +53,7 @@ class PolicyEvaluator(BaseNode):
         self._start = time.monotonic()
         self._resume()
         self._resets = self._earlier_resets
+        self._queued = self._lines[-1]['environment_steps'] if self._lines else -1
         self._due: queue.SimpleQueue = queue.SimpleQueue()
         self._success = self.create_publisher(Float64, '~/deployed_success', RELIABLE)
         self.create_subscription(
@@ -105,9 +106,9 @@ class PolicyEvaluator(BaseNode):
         except (wire.WireError, KeyError, TypeError, ValueError) as error:
             self.get_logger().warning(f'refused: {error}', throttle_duration_sec=5.0)
             return
-        done = self._lines[-1]['environment_steps'] if self._lines else -1
         every = self.task.config.evaluation.every
-        if steps > done and (steps % every == 0 or steps >= self._budget):
+        if steps // every > self._queued // every or steps >= self._budget > self._queued:
+            self._queued = steps
             self._due.put((steps, arrays))
 
     # --- evaluation thread -------------------------------------------------------------------

@@ -1,0 +1,231 @@
+"""The graphs: what is started with which parameters, and what a wrong word is answered with."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mbarl_ros import bringup
+from mbarl_ros.arguments import GRAPHS, POLICY_FILE
+from mbarl_ros.config import ConfigError, config_dir, load_agent, load_robot, load_task
+from mbarl_ros.rundir import RunDir
+
+
+def nodes(graph, **given):
+    return {spec.name: spec for spec in bringup.plan(graph, given).nodes}
+
+
+def run_folder(path: Path) -> Path:
+    """A run folder as a run leaves it."""
+    path.mkdir()
+    for name, config in (
+        ('task', load_task('pointmass')), ('robot', load_robot('pointmass')),
+        ('agent', load_agent('mbarl')),
+    ):  # fmt: skip
+        (path / f'{name}.yaml').write_text(yaml.safe_dump(config.model_dump(mode='json')))
+    (path / POLICY_FILE).write_bytes(b'weights')
+    return path
+
+
+def test_sim_has_every_node_as_a_process_of_its_own():
+    graph = nodes('sim')
+    assert set(graph) == {
+        'robot_sim', 'safety_gate', 'policy_controller', 'learner', 'state_classifier',
+        'policy_evaluator', 'monitor',
+    }  # fmt: skip
+    assert [spec.name for spec in graph.values() if spec.required] == ['policy_evaluator']
+    assert {spec.name for spec in graph.values() if spec.respawn} == {
+        'learner', 'state_classifier', 'monitor',
+    }  # fmt: skip
+    for spec in graph.values():
+        if spec.name != 'monitor':
+            assert spec.parameters['task'] == 'pointmass'
+            assert spec.parameters['mode'] == 'lockstep'
+            assert Path(spec.parameters['run_dir']).is_absolute()
+            assert 'use_sim_time' not in spec.parameters
+
+
+def test_the_tasks_budget_and_target_can_be_overridden():
+    task = load_task('pointmass').evaluation
+    own = nodes('sim')['policy_evaluator'].parameters
+    assert (own['budget'], own['target']) == (task.budget, task.target)
+    other = nodes('sim', steps='700', target='0.5')['policy_evaluator'].parameters
+    assert (other['budget'], other['target']) == (700, 0.5)
+
+
+def test_parameters_have_the_types_that_the_nodes_declare():
+    parameters = nodes('sim', seed='7', real_time_factor='2')['robot_sim'].parameters
+    assert parameters['seed'] == 7 and type(parameters['seed']) is int
+    assert type(parameters['real_time_factor']) is float
+    assert nodes('sim', autostart='false')['policy_controller'].parameters['autostart'] is False
+
+
+def test_realtime_simulation_follows_the_clock_where_it_matters():
+    graph = nodes('sim', mode='realtime')
+    assert graph['policy_controller'].parameters['use_sim_time'] is True
+    assert 'use_sim_time' not in graph['safety_gate'].parameters
+
+
+def test_hardware_has_no_simulation_and_does_not_move_by_itself():
+    graph = nodes('hardware')
+    assert not {'robot_sim', 'policy_evaluator'} & set(graph)
+    assert graph['policy_controller'].parameters['autostart'] is False
+    assert graph['policy_controller'].parameters['mode'] == 'realtime'
+    assert 'use_sim_time' not in graph['policy_controller'].parameters
+    assert not bringup.plan('hardware', {}).private_domain
+
+
+def test_record_drives_through_the_teleop_topics(tmp_path):
+    graph = nodes('record', demos=str(tmp_path / 'new'))
+    assert set(graph) == {
+        'robot_sim', 'safety_gate', 'demo_recorder', 'scripted_operator', 'monitor',
+    }  # fmt: skip
+    assert graph['demo_recorder'].parameters['demonstrations'] == str(tmp_path / 'new')
+    by_hand = nodes('record', operator='none')
+    assert 'scripted_operator' not in by_hand
+    assert by_hand['robot_sim'].parameters['mode'] == 'realtime'
+
+
+def test_evaluate_takes_policy_and_configuration_from_a_run_folder(tmp_path):
+    folder = run_folder(tmp_path / 'run')
+    controller = nodes('evaluate', policy=str(folder), episodes='7')['policy_controller']
+    assert controller.required
+    assert controller.parameters['policy'] == str(folder / POLICY_FILE)
+    assert controller.parameters['task'] == str(folder / 'task.yaml')
+    assert controller.parameters['robot'] == str(folder / 'robot.yaml')
+    assert controller.parameters['episodes'] == 7
+
+
+def test_namespace_and_respawn_reach_every_node():
+    graph = nodes('sim', namespace='/robot1', use_respawn='false')
+    assert {spec.namespace for spec in graph.values()} == {'robot1'}
+    assert not graph['learner'].respawn
+
+
+def test_without_a_classifier_there_is_no_classifier_node(tmp_path):
+    agent = tmp_path / 'forward.yaml'
+    agent.write_text('name: forward\nbackward: none\n')
+    assert 'state_classifier' not in nodes('sim', agent=str(agent))
+
+
+def test_own_files_may_be_given_by_relative_path(tmp_path, monkeypatch):
+    shutil.copy(config_dir() / 'agents' / 'mbarl.yaml', tmp_path / 'mine.yaml')
+    monkeypatch.chdir(tmp_path)
+    assert nodes('sim', agent='mine.yaml')['learner'].parameters['agent'] == str(
+        tmp_path / 'mine.yaml'
+    )
+
+
+@pytest.mark.parametrize(
+    ('graph', 'given', 'message'),
+    [
+        ('simm', {}, "unknown graph 'simm'; known: sim, hardware, record, evaluate"),
+        ('sim', {'taks': 'x'}, "unknown argument 'taks' of graph 'sim'; known: task, agent"),
+        ('sim', {'task': 'nope'}, "unknown task 'nope'; known: pointmass, tabletop"),
+        ('sim', {'robot': 'nope'}, "unknown robot 'nope'; known: pointmass, tabletop"),
+        ('sim', {'agent': 'nope'}, "unknown agent 'nope'; known: "),
+        ('sim', {'robot': 'tabletop'}, "robot 'tabletop' has no 'x'"),
+        ('sim', {'task': 'gone.yaml'}, 'gone.yaml: no such file'),
+        ('sim', {'seed': 'one'}, "argument 'seed' must be a whole number, got 'one'"),
+        ('sim', {'seed': '-1'}, "argument 'seed' must be 0 or more"),
+        ('sim', {'target': '90'}, "argument 'target' must be a rate up to 1"),
+        ('sim', {'target': 'nan'}, "argument 'target' must be"),
+        ('sim', {'real_time_factor': '0'}, "argument 'real_time_factor' must be more than 0"),
+        ('sim', {'mode': 'fast'}, "argument 'mode' must be one of lockstep, realtime, got 'fast'"),
+        ('sim', {'autostart': 'yes'}, "argument 'autostart' must be true or false, got 'yes'"),
+        ('sim', {'namespace': 'my robot'}, "argument 'namespace' must be a ROS name"),
+        ('sim', {'demos': '/nowhere'}, '/nowhere: no such folder of demonstrations; record some'),
+        ('record', {'simulated': 'false'}, 'operator:=scripted drives the simulated robot only'),
+        ('record', {'operator': 'none', 'mode': 'lockstep'}, 'a person cannot wait'),
+        ('evaluate', {}, "argument 'policy' is needed"),
+        ('evaluate', {'policy': '/nowhere'}, '/nowhere: no such file'),
+    ],
+)
+def test_a_wrong_word_is_answered_with_one_sentence(graph, given, message):
+    with pytest.raises(ConfigError) as caught:
+        bringup.plan(graph, given)
+    assert message in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+def test_an_empty_folder_of_demonstrations_is_named(tmp_path):
+    with pytest.raises(ConfigError, match='there is no demonstration in this folder'):
+        bringup.plan('sim', {'demos': str(tmp_path)})
+
+
+def test_a_task_without_a_world_cannot_be_simulated(tmp_path):
+    raw = yaml.safe_load((config_dir() / 'tasks' / 'pointmass.yaml').read_text())
+    path = tmp_path / 'mine.yaml'
+    for world, message in (
+        (None, "key 'world' is not set"),
+        ('no.such:World', 'no module no.such'),
+    ):
+        path.write_text(yaml.safe_dump({**raw, 'world': world}))
+        with pytest.raises(ConfigError, match=message):
+            bringup.plan('sim', {'task': str(path)})
+
+
+def test_every_argument_is_described():
+    for about, arguments in GRAPHS.values():
+        assert about
+        names = [argument.name for argument in arguments]
+        assert len(names) == len(set(names))
+        assert all(argument.description for argument in arguments)
+
+
+# --- run folder ------------------------------------------------------------------------------
+
+
+def plan_in(folder: Path, **given: str) -> bringup.Plan:
+    return bringup.plan('sim', {'run_dir': str(folder), **given})
+
+
+def test_a_run_folder_holds_the_configuration_as_used(tmp_path):
+    run = RunDir(plan_in(tmp_path / 'run'))
+    assert not run.resumed
+    assert load_task(str(tmp_path / 'run/task.yaml')) == load_task('pointmass')
+    assert load_robot(str(tmp_path / 'run/robot.yaml')) == load_robot('pointmass')
+    assert load_agent(str(tmp_path / 'run/agent.yaml')) == load_agent('mbarl')
+    run.close()
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    first = RunDir(plan_in(tmp_path / 'run'))
+    with pytest.raises(ConfigError, match='another run is going on in it'):
+        RunDir(plan_in(tmp_path / 'run'))
+    first.close()
+    again = RunDir(plan_in(tmp_path / 'run', steps='9'))
+    assert again.resumed
+    again.close()
+
+
+def test_a_run_is_not_resumed_with_another_configuration(tmp_path):
+    RunDir(plan_in(tmp_path / 'run')).close()
+    with pytest.raises(ConfigError, match="was made with seed '0', not '1'"):
+        RunDir(plan_in(tmp_path / 'run', seed='1'))
+    with pytest.raises(ConfigError, match="task.yaml, key 'name' 'pointmass' in place of 'tab"):
+        RunDir(plan_in(tmp_path / 'run', task='tabletop'))
+    agent = tmp_path / 'mbarl.yaml'
+    agent.write_text(yaml.safe_dump({'name': 'mbarl', 'updates_per_step': 7.5}))
+    with pytest.raises(ConfigError, match=r"agent.yaml, key '"):
+        RunDir(plan_in(tmp_path / 'run', agent=str(agent)))
+
+
+def test_somebody_elses_folder_is_left_alone(tmp_path):
+    (tmp_path / 'thesis.tex').write_text('')
+    with pytest.raises(ConfigError, match=r'neither empty nor a run folder \(it has thesis.tex\)'):
+        RunDir(plan_in(tmp_path))
+
+
+def test_an_interrupted_run_has_a_result_all_the_same(tmp_path):
+    run = RunDir(plan_in(tmp_path / 'run', seed='3'))
+    run.write_interrupted_result()
+    assert run.result()['reason'] == 'interrupted'
+    assert run.result()['seed'] == 3
+    (run.path / 'result.json').unlink()
+    # A torn last line, as a kill leaves it, costs only itself.
+    (run.path / 'evaluations.jsonl').write_text('{"environment_steps": 500}\n{"environm')
+    run.write_interrupted_result()
+    assert run.result()['environment_steps'] == 500
+    run.close()

@@ -1,0 +1,297 @@
+"""The supervisor with real child processes: crashes, respawn, signals, locks, exit codes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mbarl_ros.bringup import NodeSpec
+from mbarl_ros.config import ConfigError
+from mbarl_ros.domain import DOMAINS, take_domain
+from mbarl_ros.supervisor import Supervisor, node_command, node_environment
+
+FAST_STOP = ((signal.SIGINT, 0.5), (signal.SIGTERM, 0.5), (signal.SIGKILL, 2.0))
+
+PROGRAMS = {
+    'works': 'import time\nprint("ready", flush=True)\ntime.sleep(60)',
+    'succeeds': 'print("done")',
+    'out_of_budget': 'raise SystemExit(3)',
+    'crashes': 'print("error: cable unplugged", flush=True)\nraise SystemExit(4)',
+    'misconfigured': 'print("error: no such key", flush=True)\nraise SystemExit(2)',
+    'stubborn': 'import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n'
+    'signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint("ready", flush=True)\ntime.sleep(60)',
+    'crashes_once': 'import pathlib, sys, time\nflag = pathlib.Path(sys.argv[1]) / "flag"\n'
+    'if flag.exists():\n    time.sleep(60)\nflag.write_text("")\nraise SystemExit(5)',
+    'waits_for_flag': 'import pathlib, sys, time\nflag = pathlib.Path(sys.argv[1]) / "flag"\n'
+    'while not flag.exists():\n    time.sleep(0.01)\ntime.sleep(0.6)',
+}
+
+
+class Recorder:
+    """A screen that remembers."""
+
+    def __init__(self):
+        self.lines = []
+        self.notes = []
+
+    def line(self, node, text):
+        self.lines.append((node, text))
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def tick(self):
+        pass
+
+    def wait_for(self, line, seconds=10.0):
+        deadline = time.monotonic() + seconds
+        while line not in self.lines:
+            assert time.monotonic() < deadline, self.lines
+            time.sleep(0.01)
+
+
+def node(program, **options):
+    options.setdefault('respawn_delay', 0.1)
+    return NodeSpec(executable=program, name=options.pop('name', program), **options)
+
+
+@pytest.fixture
+def supervise(tmp_path):
+    def make(*nodes):
+        screen = Recorder()
+        return screen, Supervisor(
+            nodes,
+            lambda spec: [sys.executable, '-c', PROGRAMS[spec.executable], str(tmp_path)],
+            screen,
+            log_file=lambda name: tmp_path / f'{name}.log',
+            stop_stages=FAST_STOP,
+        )
+
+    return make
+
+
+def alive(pid):
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
+
+
+def gone(pids, seconds):
+    deadline = time.monotonic() + seconds
+    while any(alive(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize(('program', 'code'), [('succeeds', 0), ('out_of_budget', 3)])
+def test_the_required_node_ends_the_run_and_gives_the_exit_code(supervise, program, code):
+    screen, supervisor = supervise(node('works'), node(program, required=True))
+    assert supervisor.run() == code
+    assert not any('error' in note for note in screen.notes)
+
+
+def test_a_required_node_that_crashes_is_a_failure(supervise):
+    screen, supervisor = supervise(node('works'), node('crashes', required=True))
+    assert supervisor.run() == 1
+    assert 'crashes ended with exit code 4 (error: cable unplugged)' in screen.notes[-1]
+
+
+def test_a_node_that_dies_is_noticed_and_named_with_its_log(supervise, tmp_path):
+    screen, supervisor = supervise(node('works'), node('crashes'))
+    started = time.monotonic()
+    assert supervisor.run() == 1
+    assert time.monotonic() - started < 5
+    assert f'see {tmp_path}/crashes.log; the run ends' in screen.notes[-1]
+    assert 'error: cable unplugged' in (tmp_path / 'crashes.log').read_text()
+
+
+def test_a_node_that_is_killed_is_named_with_the_signal(supervise):
+    screen, supervisor = supervise(node('works'))
+
+    def kill():
+        screen.wait_for(('works', 'ready'))
+        os.kill(supervisor._children[0].process.pid, signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    assert supervisor.run() == 1
+    assert 'works was killed by SIGKILL' in screen.notes[-1]
+
+
+def test_a_node_with_respawn_is_started_again(supervise):
+    screen, supervisor = supervise(
+        node('crashes_once', respawn=True), node('waits_for_flag', required=True)
+    )
+    assert supervisor.run() == 0
+    assert 'crashes_once ended with exit code 5' in screen.notes[0]
+    assert 'starting it again in 0.1 s' in screen.notes[0]
+
+
+def test_a_node_that_keeps_dying_ends_the_run(supervise):
+    screen, supervisor = supervise(node('crashes', respawn=True, respawn_delay=0.01))
+    assert supervisor.run() == 1
+    assert sum('starting it again' in note for note in screen.notes) == 5
+    assert 'it died 6 times within 60 s' in screen.notes[-1]
+
+
+def test_a_mistake_in_the_configuration_is_not_repeated(supervise):
+    screen, supervisor = supervise(node('misconfigured', respawn=True))
+    assert supervisor.run() == 1
+    assert len(screen.notes) == 1
+    assert '(error: no such key)' in screen.notes[0]
+
+
+def test_the_run_goes_on_without_an_optional_node(supervise):
+    screen, supervisor = supervise(
+        node('crashes', optional=True), node('crashes_once', respawn=True, name='other'),
+        node('waits_for_flag', required=True),
+    )  # fmt: skip
+    assert supervisor.run() == 0
+    assert any('the run goes on without it' in note for note in screen.notes)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stops_everything(supervise, number):
+    screen, supervisor = supervise(node('works'), node('works', name='too'))
+
+    def interrupt():
+        screen.wait_for(('too', 'ready'))
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt).start()
+    assert supervisor.run() == 130
+    pids = [child.process.pid for child in supervisor._children]
+    assert gone(pids, 0.0)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_stubborn_node_is_killed_in_the_end(supervise):
+    screen, supervisor = supervise(node('stubborn'))
+
+    def interrupt():
+        screen.wait_for(('stubborn', 'ready'))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    assert supervisor.run() == 130
+    assert 'stubborn: still running, sending SIGTERM' in screen.notes
+    assert 'stubborn: still running, sending SIGKILL' in screen.notes
+
+
+def test_a_second_ctrl_c_hurries(supervise):
+    screen, supervisor = supervise(node('stubborn'))
+    supervisor._stop_stages = tuple((number, 30.0) for number, _ in FAST_STOP)
+
+    def interrupt():
+        screen.wait_for(('stubborn', 'ready'))
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+
+    started = time.monotonic()
+    threading.Thread(target=interrupt).start()
+    assert supervisor.run() == 130
+    assert time.monotonic() - started < 10
+
+
+KILLED = """
+import sys, time
+from mbarl_ros.bringup import NodeSpec
+from mbarl_ros.supervisor import Supervisor
+
+class Screen:
+    def line(self, node, text): print(text, flush=True)
+    def note(self, text): pass
+    def tick(self): pass
+
+program = '''
+import os, signal, time
+from mbarl_ros import lifeline
+for number in (signal.SIGINT, signal.SIGTERM)[:{ignored}]:
+    signal.signal(number, signal.SIG_IGN)
+lifeline.hold(grace=0.3)
+print(os.getpid(), flush=True)
+time.sleep(60)
+'''
+nodes = [NodeSpec(str(i), str(i)) for i in range(3)]
+command = lambda spec: [sys.executable, '-c', program.replace('{ignored}', spec.name)]
+Supervisor(nodes, command, Screen()).run()
+"""
+
+
+def test_no_node_outlives_a_supervisor_that_was_killed():
+    supervisor = subprocess.Popen(
+        [sys.executable, '-c', KILLED], stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    with supervisor:
+        pids = [int(supervisor.stdout.readline()) for _ in range(3)]
+        assert all(alive(pid) for pid in pids)
+        supervisor.kill()
+        assert gone(pids, 5.0)
+
+
+def test_parameters_reach_the_node_with_their_types(tmp_path):
+    spec = NodeSpec('learner', 'learner', {'seed': 1, 'rate': 2.0, 'name': '3'}, namespace='r1')
+    command = node_command(spec, tmp_path, 'warn')
+    assert '__ns:=/r1' in command and command[command.index('--log-level') + 1] == 'warn'
+    text = (tmp_path / 'learner.yaml').read_text()
+    assert text.splitlines()[0] == '/**/learner:'
+    assert 'seed: 1\n' in text and 'rate: 2.0\n' in text and "name: '3'" in text
+
+
+def test_what_the_person_has_set_in_the_environment_stays(tmp_path):
+    plain = node_environment({}, 23, tmp_path, private=True)
+    assert plain['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
+    assert plain['OMP_NUM_THREADS'] == '1' and plain['ROS_DOMAIN_ID'] == '23'
+    assert 'ROS_AUTOMATIC_DISCOVERY_RANGE' not in node_environment({}, 0, tmp_path, private=False)
+    own = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET', 'OMP_NUM_THREADS': '4'}
+    assert own.items() <= node_environment(own, 23, tmp_path, private=True).items()
+
+
+# --- domains ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_tmp(tmp_path, monkeypatch):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+
+
+def test_two_runs_get_two_domains(own_tmp):
+    first, lock = take_domain({}, '')
+    second, other = take_domain({}, '')
+    assert first != second and {first, second} <= set(DOMAINS)
+    lock.close()
+    again, third = take_domain({}, '')
+    assert again == first
+    other.close()
+    third.close()
+
+
+def test_a_domain_in_which_somebody_listens_is_passed_over(own_tmp):
+    domain, lock = take_domain({}, '')
+    lock.close()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(('', 7400 + 250 * domain + 10))
+        other, lock = take_domain({}, '')
+        assert other != domain
+        lock.close()
+
+
+def test_a_domain_of_ones_own_choice_is_kept_and_defended(own_tmp):
+    domain, lock = take_domain({'ROS_DOMAIN_ID': '77'}, '')
+    assert domain == 77
+    with pytest.raises(ConfigError, match=r'ROS_DOMAIN_ID=77: another mbarl run uses this domain'):
+        take_domain({'ROS_DOMAIN_ID': '77'}, '')
+    _, second_robot = take_domain({'ROS_DOMAIN_ID': '77'}, 'robot2')
+    second_robot.close()
+    lock.close()
+    with pytest.raises(ConfigError, match='must be a number from 0 to 232'):
+        take_domain({'ROS_DOMAIN_ID': 'x'}, '')
