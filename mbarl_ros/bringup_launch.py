@@ -18,15 +18,15 @@ from launch.event_handlers import OnProcessExit
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from mbarl_ros import bringup
+from mbarl_ros import bringup, lifeline
 from mbarl_ros.arguments import Argument, arguments_of
 from mbarl_ros.domain import take_domain
 from mbarl_ros.rundir import RunDir
 from mbarl_ros.supervisor import node_defaults
 from mbarl_ros.up import check_demonstrations
 
-# Locks live as long as the launch process.
-_held: list[RunDir | IO[str]] = []
+# Locks and lifelines live as long as the launch process.
+_held: list[RunDir | IO[str] | int] = []
 
 
 def launch_description(graph: str) -> LaunchDescription:
@@ -66,9 +66,12 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     environ = {'ROS_DOMAIN_ID': '0', **os.environ}
     _held.append(take_domain(environ, str(plan.arguments['namespace']))[1])
     defaults = node_defaults(run_dir.path / 'log', private=plan.private_domain)
+    # `ros2 launch` leaves its nodes behind when it ends by SIGTERM, and the robot moving.
+    thread = run_dir.path / '.lifeline'
+    _held.append(lifeline.offer(thread))
     actions: list[Any] = [
         SetEnvironmentVariable(name, value)
-        for name, value in defaults.items()
+        for name, value in {lifeline.VARIABLE: str(thread), **defaults}.items()
         if name not in os.environ
     ]
     if unknown:  # not an error, since an including launch file may have arguments of its own

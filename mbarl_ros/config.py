@@ -194,7 +194,7 @@ class SacConfig(Strict):
     )
     backward_discount: float = Field(default=0.99, gt=0, lt=1)
     frequencies: int = Field(
-        default=2, ge=0, description='Fourier features of the observation for the critics'
+        default=3, ge=0, description='Fourier features of the observation for the critics'
     )
     tau: float = Field(default=0.01, gt=0, le=1)
     deployed_tau: float = Field(
@@ -237,7 +237,9 @@ class ModelConfig(Strict):
     )
     length: int = Field(default=5, gt=0, description='steps of one hallucinated rollout')
     start_weights: dict[Literal['replay', 'demonstrations', 'phase_starts'], float] = {
-        'replay': 0.6, 'demonstrations': 0.3, 'phase_starts': 0.1,
+        'replay': 0.6,
+        'demonstrations': 0.3,
+        'phase_starts': 0.1,
     }
     fraction: float = Field(default=0.3, ge=0, lt=1, description='share of each batch')
     buffer: int = Field(default=20_000, gt=0, description='model transitions kept per policy')
@@ -271,10 +273,6 @@ class AgentConfig(Strict):
         default=0.5, ge=0, lt=1, description='share of real samples relabelled with later states'
     )
     exploration_noise: Literal['white', 'pink'] = 'pink'
-    exploration_fraction: float = Field(
-        default=0.0, ge=0, lt=1, description='share of steps spent in runs of one random action'
-    )
-    exploration_run: int = Field(default=30, gt=0, description='longest such run, steps')
     chunk: int = Field(default=50, gt=0, description='lockstep: steps between policy updates')
     replay: int = Field(default=1_000_000, gt=0)
 

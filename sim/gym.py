@@ -59,9 +59,7 @@ class MbarlEnv(gymnasium.Env):
         observation = self.task.observation(state, self._goal)
         return observation, {'success': bool(self.task.success(observation))}
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One control period."""
         state = self._world.step(self.task.command(action))
         observation = self.task.observation(state, self._goal)

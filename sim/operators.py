@@ -51,9 +51,7 @@ class Operator(ABC):
     def command(self, state: np.ndarray) -> np.ndarray | None:
         """Answer a robot state with a command in physical units, or None when finished."""
 
-    def _stick(
-        self, towards: np.ndarray, pace: float, limit: float, gain: float
-    ) -> np.ndarray:
+    def _stick(self, towards: np.ndarray, pace: float, limit: float, gain: float) -> np.ndarray:
         """Planar command [2] of at most ``limit``; slows to ``gain * distance`` at the end."""
         rng = self.rng
         self._mood = 0.95 * self._mood + 0.05 * rng.standard_normal()

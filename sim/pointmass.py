@@ -7,14 +7,14 @@ import pybullet
 
 from mbarl_sim.worlds import World, box, cylinder, cylinder_look, halton, picture
 
-RADIUS = 0.15                # m, of the disc
-HALF = 2.0                   # m, inner faces of the outer walls
-WALL = 0.05                  # m, half thickness of the dividing wall along y = 0
-GAP = (0.7, 1.3)             # m, the opening in the dividing wall
+RADIUS = 0.15  # m, of the disc
+HALF = 2.0  # m, inner faces of the outer walls
+WALL = 0.05  # m, half thickness of the dividing wall along y = 0
+GAP = (0.7, 1.3)  # m, the opening in the dividing wall
 GOAL, GOAL_RADIUS = (-0.9, 0.8), 0.25
 CORNER, SPREAD = (-1.6, -1.6), 0.15  # m, where training and demonstrations start
-SPEED, ACCELERATION = 1.0, 15.0      # m/s, m/s^2: the drive's limits
-SUBSTEPS = 5                 # of 20 ms: at 1 m/s a fifth of the wall's thickness each
+SPEED, ACCELERATION = 1.0, 15.0  # m/s, m/s^2: the drive's limits
+SUBSTEPS = 5  # of 20 ms: at 1 m/s a fifth of the wall's thickness each
 # The disc weighs 1 kg. PyBullet grants each substep the impulse of a whole step.
 _FORCES = (ACCELERATION / SUBSTEPS, ACCELERATION / SUBSTEPS)
 
@@ -34,8 +34,10 @@ class PointMass(World):
         super().__init__(seed=seed)
         self._client = pybullet.connect(pybullet.DIRECT)
         pybullet.setPhysicsEngineParameter(
-            fixedTimeStep=1 / self.control_rate, numSubSteps=SUBSTEPS,
-            deterministicOverlappingPairs=1, physicsClientId=self._client,
+            fixedTimeStep=1 / self.control_rate,
+            numSubSteps=SUBSTEPS,
+            deterministicOverlappingPairs=1,
+            physicsClientId=self._client,
         )
         self._build_room()
         self._robot = self._build_robot()
@@ -81,9 +83,12 @@ class PointMass(World):
         """Drive towards velocity ``command`` [2] for 0.1 s."""
         vx, vy = command
         pybullet.setJointMotorControlArray(
-            self._robot, (0, 1), pybullet.VELOCITY_CONTROL,
+            self._robot,
+            (0, 1),
+            pybullet.VELOCITY_CONTROL,
             targetVelocities=(
-                min(max(float(vx), -SPEED), SPEED), min(max(float(vy), -SPEED), SPEED)
+                min(max(float(vx), -SPEED), SPEED),
+                min(max(float(vy), -SPEED), SPEED),
             ),
             forces=_FORCES,
             physicsClientId=self._client,
@@ -133,19 +138,32 @@ class PointMass(World):
         look = cylinder_look(self._client, RADIUS, 0.2, (0.9, 0.35, 0.15))
         zero, level = (0, 0, 0), (0, 0, 0, 1)
         robot = pybullet.createMultiBody(
-            0, -1, -1, (0, 0, 0.12),
+            0,
+            -1,
+            -1,
+            (0, 0, 0.12),
             linkMasses=(1e-3, 1.0 - 1e-3),
-            linkCollisionShapeIndices=(-1, shape), linkVisualShapeIndices=(-1, look),
-            linkPositions=(zero, zero), linkOrientations=(level, level),
-            linkInertialFramePositions=(zero, zero), linkInertialFrameOrientations=(level, level),
+            linkCollisionShapeIndices=(-1, shape),
+            linkVisualShapeIndices=(-1, look),
+            linkPositions=(zero, zero),
+            linkOrientations=(level, level),
+            linkInertialFramePositions=(zero, zero),
+            linkInertialFrameOrientations=(level, level),
             linkParentIndices=(0, 1),
             linkJointTypes=(pybullet.JOINT_PRISMATIC, pybullet.JOINT_PRISMATIC),
-            linkJointAxis=((1, 0, 0), (0, 1, 0)), physicsClientId=self._client,
+            linkJointAxis=((1, 0, 0), (0, 1, 0)),
+            physicsClientId=self._client,
         )
         for link in (-1, 0, 1):
             pybullet.changeDynamics(
-                robot, link, lateralFriction=0, restitution=0, linearDamping=0, angularDamping=0,
-                jointDamping=0, physicsClientId=self._client,
+                robot,
+                link,
+                lateralFriction=0,
+                restitution=0,
+                linearDamping=0,
+                angularDamping=0,
+                jointDamping=0,
+                physicsClientId=self._client,
             )
         return robot
 

@@ -50,8 +50,11 @@ class RobotSim(BaseNode):
         self._command = np.zeros(len(robot.command_names))
         self._arrived: set[int] = set()
         self._topics = [
-            (TopicCodec(topic), message_class(topic.type)(),
-             self.create_publisher(message_class(topic.type), topic.topic, RELIABLE))
+            (
+                TopicCodec(topic),
+                message_class(topic.type)(),
+                self.create_publisher(message_class(topic.type), topic.topic, RELIABLE),
+            )
             for topic in robot.state
         ]
         self._clock_message = Clock()
@@ -62,8 +65,10 @@ class RobotSim(BaseNode):
             codec = TopicCodec(topic)
             where = slice(start, start := start + len(codec.names))
             self.create_subscription(
-                message_class(topic.type), topic.topic,
-                partial(self._receive, index, codec, where), RELIABLE,
+                message_class(topic.type),
+                topic.topic,
+                partial(self._receive, index, codec, where),
+                RELIABLE,
             )
         self.create_service(Trigger, '~/reset', self._on_reset)
         if self.lockstep:

@@ -19,7 +19,7 @@ from mbarl_ros.transitions import PHASES
 from mbarl_sim.operators import operator_for
 
 STATE = object()  # what the script yields to wait for a state that it has not answered
-PATIENCE = 20.0   # s without a state or an answer until it gives up
+PATIENCE = 20.0  # s without a state or an answer until it gives up
 MAX_STEPS = 400
 USUAL = {False: 3, True: 24}  # demonstrations: forward only; forward and backward in turns
 
@@ -48,20 +48,23 @@ class ScriptedOperator(BaseNode):
         self._operator = operator_for(self.task, self.seed)
         self._episodes = self.value('episodes') or USUAL[self.task.goal_conditioned]
         self._teleop = [
-            (TopicCodec(topic), message_class(topic.type),
-             self.create_publisher(message_class(topic.type), topic.topic, RELIABLE))
+            (
+                TopicCodec(topic),
+                message_class(topic.type),
+                self.create_publisher(message_class(topic.type), topic.topic, RELIABLE),
+            )
             for topic in robot.teleop
         ]
         self._triggers = {
             name: self.create_client(Trigger, name)
             for name in (
-                'robot_sim/reset', 'demo_recorder/start', 'demo_recorder/success',
+                'robot_sim/reset',
+                'demo_recorder/start',
+                'demo_recorder/success',
                 'demo_recorder/discard',
             )
         }
-        self._settings = self.create_client(
-            SetParameters, 'demo_recorder/set_parameters'
-        )
+        self._settings = self.create_client(SetParameters, 'demo_recorder/set_parameters')
         self._latest: tuple[np.ndarray, int] | None = None
         self._answered = -1  # stamp of the last state that was answered with a command
         self._last_command: np.ndarray | None = None

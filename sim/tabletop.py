@@ -7,9 +7,9 @@ import pybullet
 
 from mbarl_sim.worlds import World, box, cylinder, picture
 
-LIMIT = 2.8        # m, gripper and mug stay within +-LIMIT
-REACH = 0.4        # m, the mug attaches when the closing gripper is nearer than this
-STEP = 0.2         # m, largest move per step
+LIMIT = 2.8  # m, gripper and mug stay within +-LIMIT
+REACH = 0.4  # m, the mug attaches when the closing gripper is nearer than this
+STEP = 0.2  # m, largest move per step
 INITIAL = (0.0, 0.0, -1.0, 2.5, 0.0)
 GOALS = ((-2.5, -1.0), (-2.5, 1.0), (0.0, 2.0), (0.0, -2.0))  # marks in the picture
 
@@ -67,8 +67,10 @@ class Tabletop(World):
         opening = 0.17 if self._held else 0.3
         x, y = self._gripper
         for body, position in (
-            (mug, (*self._mug, 0.2)), (palm, (x, y, 0.62)),
-            (left, (x - opening, y, 0.4)), (right, (x + opening, y, 0.4)),
+            (mug, (*self._mug, 0.2)),
+            (palm, (x, y, 0.62)),
+            (left, (x - opening, y, 0.4)),
+            (right, (x + opening, y, 0.4)),
         ):
             pybullet.resetBasePositionAndOrientation(
                 body, position, (0, 0, 0, 1), physicsClientId=self._client

@@ -58,8 +58,12 @@ def halton(index: int, base: int) -> float:
 
 
 def box(
-    client: int, half: tuple[float, float, float], position: tuple[float, float, float],
-    colour: tuple[float, float, float], *, solid: bool,
+    client: int,
+    half: tuple[float, float, float],
+    position: tuple[float, float, float],
+    colour: tuple[float, float, float],
+    *,
+    solid: bool,
 ) -> int:
     """Add a fixed box; ``solid`` boxes collide, others are only seen. Returns its body id."""
     visual = pybullet.createVisualShape(
@@ -74,7 +78,10 @@ def box(
 
 
 def cylinder(
-    client: int, radius: float, height: float, position: tuple[float, float, float],
+    client: int,
+    radius: float,
+    height: float,
+    position: tuple[float, float, float],
     colour: tuple[float, float, float],
 ) -> int:
     """Add an upright cylinder that is only seen (a mark, a mug). Returns its body id."""
@@ -99,8 +106,12 @@ def cylinder_look(
         high, low = 1 + sides, 1 + 2 * sides
         faces += [0, 1 + i, 1 + j, high + i, low + i, low + j, high + i, low + j, high + j]
     return pybullet.createVisualShape(
-        pybullet.GEOM_MESH, vertices=vertices.tolist(), indices=faces,
-        normals=normals.tolist(), rgbaColor=(*colour, 1), physicsClientId=client,
+        pybullet.GEOM_MESH,
+        vertices=vertices.tolist(),
+        indices=faces,
+        normals=normals.tolist(),
+        rgbaColor=(*colour, 1),
+        physicsClientId=client,
     )
 
 
@@ -111,8 +122,14 @@ def picture(
     view = pybullet.computeViewMatrix(eye, (0, 0, 0), (0, 1, 0))
     projection = pybullet.computeProjectionMatrixFOV(fov, width / height, 0.1, 30)
     pixels = pybullet.getCameraImage(
-        width, height, view, projection, lightDirection=(2, -3, 6), shadow=0,
-        renderer=pybullet.ER_TINY_RENDERER, physicsClientId=client,
+        width,
+        height,
+        view,
+        projection,
+        lightDirection=(2, -3, 6),
+        shadow=0,
+        renderer=pybullet.ER_TINY_RENDERER,
+        physicsClientId=client,
     )[2]
     rgba = np.asarray(pixels, np.uint8).reshape(height, width, 4)
     return np.ascontiguousarray(rgba[..., :3])

@@ -37,9 +37,15 @@ PERIOD = 100_000_000
 def note(task, **changes):
     topics = {topic: f'/robot1/{topic}' for topic in topic_types(task.robot)}
     values = {
-        'task': task.name, 'robot': task.robot.name, 'direction': 'forward',
-        'verdict': 'unknown', 'operator': 'test', 'lockstep': True,
-        'spec': layout(task.robot), 'topics': topics, **changes,
+        'task': task.name,
+        'robot': task.robot.name,
+        'direction': 'forward',
+        'verdict': 'unknown',
+        'operator': 'test',
+        'lockstep': True,
+        'spec': layout(task.robot),
+        'topics': topics,
+        **changes,
     }
     return Note(**values)
 
@@ -69,11 +75,11 @@ def record(folder, task, messages, verdict='success', **changes):
 
 def drive_to_goal(task, n=6, first=0):
     """A small point mass demonstration: n commands, n + 1 states, the last one a success."""
-    xs = np.linspace(-0.7, -1.2, n + 1)
+    xs = np.linspace(-0.35, -0.85, n + 1)
     messages = []
     for i, x in enumerate(xs):
         stamp = first + i * PERIOD
-        messages.append(('odom', stamp, odometry(x, 1.3, stamp)))
+        messages.append(('odom', stamp, odometry(x, 0.8, stamp)))
         if i < n:
             messages.append((EXECUTED, stamp, executed(task, (-0.1 * i, 0.5), stamp)))
     return messages
@@ -143,10 +149,8 @@ def test_unfinished_recordings_are_not_seen_and_numbers_go_on(tmp_path, task):
 def test_numbers_of_a_demonstration_arrive_as_transitions(tmp_path, task):
     record(tmp_path, task, drive_to_goal(task))
     rows = load_demonstrations(tmp_path, task)
-    # the goal region begins at x = -1.0: the demonstration ends with its first success there
-    np.testing.assert_allclose(
-        rows['observation'][:, 0], np.linspace(-0.7, -1.2, 7)[:4], rtol=1e-6
-    )
+    # the goal region begins at x = -0.65: the demonstration ends with its first success there
+    np.testing.assert_allclose(rows['observation'][:, 0], np.linspace(-0.35, -0.85, 7)[:4], rtol=1e-6)
     np.testing.assert_allclose(rows['action'], [[-0.1 * i, 0.5] for i in range(4)], atol=1e-7)
     np.testing.assert_array_equal(rows['next_observation'][:-1], rows['observation'][1:])
     assert rows['terminated'].tolist() == [0, 0, 0, 1] == rows['reward'].tolist()
@@ -159,7 +163,7 @@ def test_realtime_states_are_thinned_to_control_steps_with_the_command_in_force(
     messages = []
     for i in range(60):
         stamp = int(1e9 + i * 0.02e9 + rng.uniform(0, 0.002e9))
-        messages.append(('odom', stamp, odometry(-0.7 - 0.01 * i, 1.3, stamp)))
+        messages.append(('odom', stamp, odometry(-0.35 - 0.01 * i, 0.8, stamp)))
     asked = [0.2 + i / 30 for i in range(10)] + [0.85 + i / 30 for i in range(9)]
     for i, when in enumerate(asked):
         stamp = int((1 + when) * 1e9)

@@ -72,8 +72,9 @@ def test_robot_goes_on_when_the_learner_is_killed_and_nothing_acknowledged_is_lo
         assert 'learner lost' in graph.statuses['policy_controller']['message']
         graph.start('learner')
         target = graph.value('policy_controller', 'environment_steps') + 300
-        graph.wait_for('training to go on', lambda: graph.value(
-            'learner', 'environment_steps') >= target, 90)
+        graph.wait_for(
+            'training to go on', lambda: graph.value('learner', 'environment_steps') >= target, 90
+        )
         assert graph.kill('learner', signal.SIGINT) == 0
     rows = stored(tmp_path, agent)
     assert len(rows['sequence']) >= target > acknowledged >= 550
@@ -90,8 +91,9 @@ def test_a_restarted_controller_continues_the_run(tmp_path):
         before = len(stored(tmp_path, agent)['sequence'])
         graph.start('policy_controller')
         graph.wait_for_steps(before + 200)
-        graph.wait_for('learner to follow', lambda: graph.value(
-            'learner', 'environment_steps') >= before + 100)
+        graph.wait_for(
+            'learner to follow', lambda: graph.value('learner', 'environment_steps') >= before + 100
+        )
     stored(tmp_path, agent)
 
 
@@ -191,8 +193,11 @@ def test_the_same_seed_gives_the_same_run_also_while_learning(tmp_path):
         agent = small_agent(folder)
         with Graph(folder, task='pointmass', agent=agent, seed=5) as graph:
             graph.start(*LEARNING)
-            graph.wait_for('1,000 stored steps', lambda: graph.value(
-                'learner', 'environment_steps') >= 1000, 120)
+            graph.wait_for(
+                '1,000 stored steps',
+                lambda: graph.value('learner', 'environment_steps') >= 1000,
+                120,
+            )
         runs.append(stored(folder, agent))
     assert len(np.unique(runs[0]['action'], axis=0)) > 900  # it does act
     for name in runs[0]:

@@ -238,6 +238,39 @@ def test_no_node_outlives_a_supervisor_that_was_killed():
         assert gone(pids, 5.0)
 
 
+OFFERED = """
+import os, subprocess, sys, time
+from pathlib import Path
+from mbarl_ros import lifeline
+
+held = lifeline.offer(Path(sys.argv[1]))
+environment = {**os.environ, lifeline.VARIABLE: sys.argv[1]}
+subprocess.Popen([sys.executable, '-c', sys.argv[2]], env=environment)
+time.sleep(60)
+"""
+HOLDING = """
+import os, time
+from mbarl_ros import lifeline
+
+lifeline.hold(grace=0.3)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_named_lifeline_does_the_same_for_ros2_launch(tmp_path):
+    launch = subprocess.Popen(
+        [sys.executable, '-c', OFFERED, str(tmp_path / 'lifeline'), HOLDING],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with launch:
+        pid = int(launch.stdout.readline())
+        time.sleep(0.2)
+        assert alive(pid)
+        launch.kill()
+        assert gone([pid], 5.0)
+
+
 def test_parameters_reach_the_node_with_their_types(tmp_path):
     spec = NodeSpec('learner', 'learner', {'seed': 1, 'rate': 2.0, 'name': '3'}, namespace='r1')
     command = node_command(spec, tmp_path, 'warn')

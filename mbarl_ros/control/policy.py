@@ -5,6 +5,7 @@ For 256x256 one action takes about 9 us in NumPy and 90 us in torch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -59,7 +60,7 @@ def policy_shapes(
     shapes: dict[str, tuple[int, ...]] = {'offset': (observation_dim,), 'scale': (observation_dim,)}
     sizes = [observation_dim, *hidden, 2 * action_dim]
     for name in names:
-        for layer, (rows, columns) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for layer, (rows, columns) in enumerate(itertools.pairwise(sizes)):
             shapes[f'{name}/{layer}/weight'] = (rows, columns)
             shapes[f'{name}/{layer}/bias'] = (columns,)
     return shapes
@@ -127,29 +128,3 @@ class PinkNoise:
         expected = np.sqrt(2 * power) / n
         self._block = (signal / expected).T.astype(np.float32)
         self._next = 0
-
-
-class RandomRuns:
-    """Temporally extended epsilon-greedy exploration (Dabney et al. 2021).
-
-    Now and then one random action is kept for a while: a straight run takes a robot to places
-    that noise around a policy, which averages out, never reaches.
-    """
-
-    def __init__(self, dim: int, rng: np.random.Generator, fraction: float, longest: int) -> None:
-        """Runs of 1 to ``longest`` steps that take up ``fraction`` of all steps on average."""
-        self._dim, self._rng, self._longest = dim, rng, longest
-        mean = (1 + longest) / 2
-        self._probability = fraction / (mean * (1 - fraction) + fraction)
-        self._action = np.zeros(dim, np.float32)
-        self._left = 0
-
-    def sample(self) -> np.ndarray | None:
-        """Action [dim] of the run that is going on, or None: follow the policy."""
-        if self._left == 0:
-            if self._rng.random() >= self._probability:
-                return None
-            self._left = int(self._rng.integers(1, self._longest + 1))
-            self._action = self._rng.uniform(-1, 1, self._dim).astype(np.float32)
-        self._left -= 1
-        return self._action

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mbarl_ros.config import AgentConfig
-from mbarl_ros.control.policy import DEPLOYED, PinkNoise, Policy, RandomRuns, WhiteNoise, policy_names
+from mbarl_ros.control.policy import DEPLOYED, PinkNoise, Policy, WhiteNoise, policy_names
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import BACKWARD, FORWARD, PHASES, POLICY, SAFETY
 
@@ -44,11 +44,6 @@ class Practice:
             self._noise = PinkNoise(task.action_dim, self.rng, max(self._limits))
         else:
             self._noise = WhiteNoise(task.action_dim, self.rng)
-        self._runs = None
-        if agent.exploration_fraction and not evaluation:
-            self._runs = RandomRuns(
-                task.action_dim, self.rng, agent.exploration_fraction, agent.exploration_run
-            )
         self._policies: list[Policy] = []
         self.steps = self.attempts = self.successes = 0
         self.phase = FORWARD
@@ -80,8 +75,7 @@ class Practice:
         policy = self._policies[self.phase]
         if self._evaluation and self.phase == FORWARD:
             return policy.mean_action(observation)
-        run = self._runs.sample() if self._runs is not None else None
-        return policy.sample(observation, self._noise.sample()) if run is None else run
+        return policy.sample(observation, self._noise.sample())
 
     def record(
         self,

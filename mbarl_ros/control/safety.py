@@ -72,10 +72,14 @@ class SafetyGate:
                 self.state = 'ok'
 
     def request(self, source: str, values: Sequence[float], now: float) -> Decision | None:
-        """Decide on a command; None where another source has priority.
+        """Decide on a command; None where it is to be ignored: another source has priority.
 
         A refused command becomes the stop command, so that whatever was wrong, the robot stops.
+        In lockstep a command that overtook the first state is ignored, too: the world stands
+        still, and whoever asked will ask again.
         """
+        if self._lockstep and self._state is None:
+            return None
         if source == TELEOP_SOURCE:
             self._last_teleop = now
         elif now - self._last_teleop < self.robot.teleop_timeout:

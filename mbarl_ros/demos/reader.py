@@ -123,7 +123,7 @@ def _check_note(folder: Path, note: Note, task: Task) -> None:
     for key, value in expected.items():
         if note.spec.get(key) != value:
             raise DemonstrationError(
-                f"{folder}: was recorded with another robot profile: {key} is "
+                f'{folder}: was recorded with another robot profile: {key} is '
                 f"{note.spec.get(key)}, robot '{task.robot.name}' has {value}; give the profile "
                 'it was recorded with, or record it again'
             )

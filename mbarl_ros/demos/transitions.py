@@ -11,7 +11,11 @@ from mbarl_ros.transitions import DEMONSTRATION, DTYPES, PHASES, Transitions, co
 
 
 def episode(
-    task: Task, states: np.ndarray, commands: np.ndarray, stamps: np.ndarray, direction: str,
+    task: Task,
+    states: np.ndarray,
+    commands: np.ndarray,
+    stamps: np.ndarray,
+    direction: str,
     whole: np.ndarray | None = None,
 ) -> Transitions:
     """Transitions of one demonstration; ``sequence`` counts from 0.
@@ -53,8 +57,12 @@ def nearest_goal(task: Task, robot_state: np.ndarray) -> np.ndarray:
 
 
 def _labelled(
-    task: Task, states: np.ndarray, commands: np.ndarray, stamps: np.ndarray,
-    goal: np.ndarray | None, forward: bool,
+    task: Task,
+    states: np.ndarray,
+    commands: np.ndarray,
+    stamps: np.ndarray,
+    goal: np.ndarray | None,
+    forward: bool,
 ) -> Transitions:
     observations = task.observation(states, goal)
     success = task.success(observations[1:])

@@ -24,6 +24,7 @@ from mbarl_ros.learning.state import Arrays, fast_floats
 from mbarl_ros.task import Task
 
 BLOCK = 64  # updates whose batches are drawn at once
+RECENT = 2000  # half of the real rows are that new: what goes wrong now is corrected soon
 PHASE_STARTS = 100  # latest starts of each phase that are kept for imagined rollouts
 HINDSIGHT_DELAY = 4  # mean delay of a hindsight goal: a phase limit divided by this
 
@@ -189,7 +190,7 @@ class Learner:
         if source is self._demonstrations:
             order = self._shown(shape)
         else:
-            order = source.sample(self._rng, shape)
+            order = source.sample(self._rng, shape, RECENT)
         rows = source.rows(order)
         if not self.task.goal_conditioned:
             return rows

@@ -44,9 +44,17 @@ class Replay:
         index = self._index(order)
         return {name: array[index] for name, array in self._arrays.items()}
 
-    def sample(self, rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-        """Uniformly drawn ages, to be given to :meth:`rows` or :meth:`later`."""
-        return rng.integers(len(self), size=size)
+    def sample(
+        self, rng: np.random.Generator, size: tuple[int, ...], recent: int | None = None
+    ) -> np.ndarray:
+        """Drawn ages, to be given to :meth:`rows` or :meth:`later`: uniform, or half of them
+        among the ``recent`` newest rows.
+        """
+        order = rng.integers(len(self), size=size)
+        if recent is None or recent >= len(self):
+            return order
+        newest = rng.integers(len(self) - recent, len(self), size=size)
+        return np.where(rng.random(size) < 0.5, newest, order)
 
     def later(self, order: np.ndarray, rng: np.random.Generator, mean_delay: float) -> np.ndarray:
         """``next_observation`` of rows that follow by an exponentially drawn delay.

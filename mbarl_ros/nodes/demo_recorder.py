@@ -38,7 +38,7 @@ from mbarl_ros.transitions import PHASES
 # A service call may overtake the last state and command on their way here (s).
 _SETTLE = 0.3
 # Discovery of a robot that has just been started (s).
-_PATIENCE = 2.0
+_PATIENCE = 8.0
 
 
 class DemoRecorder(BaseNode):
@@ -71,7 +71,10 @@ class DemoRecorder(BaseNode):
         self._classes = {topic: message_class(kind) for topic, kind in self._types.items()}
         self._subscriptions_by_topic = {
             topic: self.create_subscription(
-                self._classes[topic], topic, partial(self._receive, topic), self._qos(topic),
+                self._classes[topic],
+                topic,
+                partial(self._receive, topic),
+                self._qos(topic),
                 raw=True,
             )
             for topic in self._types
@@ -273,8 +276,11 @@ class DemoRecorder(BaseNode):
     def close(self) -> None:
         """Keep a demonstration that is being recorded; robot time is dear."""
         if self._recording is not None:
-            self._serve(self.stop if self._recording.counts[EXECUTED] else self.discard,
-                        None, Trigger.Response())
+            self._serve(
+                self.stop if self._recording.counts[EXECUTED] else self.discard,
+                None,
+                Trigger.Response(),
+            )
 
 
 def main() -> None:

@@ -167,8 +167,7 @@ class PolicyEvaluator(BaseNode):
         self._lines.append(line)
         self._success.publish(Float64(data=success))
         self.get_logger().info(
-            f'step {steps}: deployed success {success:.2f} '
-            f'over {episodes} starts'
+            f'step {steps}: deployed success {success:.2f} over {episodes} starts'
         )
         self._write(line)
         if confirmed:

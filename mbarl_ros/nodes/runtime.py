@@ -23,7 +23,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import MultiArrayDimension, UInt8MultiArray
 
-from mbarl_ros import fields
+from mbarl_ros import fields, lifeline
 from mbarl_ros.config import AgentConfig, ConfigError, load_agent
 from mbarl_ros.nodes.executor import DataPlaneExecutor
 from mbarl_ros.task import Task
@@ -168,6 +168,7 @@ def main_exit(factory: Callable[[], Any]) -> None:
 
     Fast DDS threads and torch may wait for each other in static destructors.
     """
+    lifeline.hold()
     code = run(factory)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -39,8 +39,7 @@ class SafetyGateNode(BaseNode):
         robot = self.task.robot
         self._names = list(robot.command_names)
         self._gate = SafetyGate(robot, self.lockstep, self.value('real_time_factor'))
-        self._stamp = 0
-        self._answered = -1
+        self._stamp = self._answered = -1  # nothing measured, nothing answered
         self._held: tuple[TopicCodec, Any] | None = None
         self._announced = ''
         self._robot = CommandPublisher(self, robot)
@@ -116,6 +115,7 @@ class SafetyGateNode(BaseNode):
         if decision is None:
             return
         self._answered = stamp
+        stamp = max(stamp, 0)
         self._robot.publish(decision.values, stamp)
         self._executed.publish(
             command_message(self._names, decision.values, stamp, decision.source)
