@@ -133,7 +133,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
         ),
     ),
     'evaluate': (
-        'A trained policy tries the task, forward phases only',
+        'A trained policy tries the task; its backward policy puts the world back',
         (
             POLICY,
             _but(TASK, ''),

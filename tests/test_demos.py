@@ -150,7 +150,9 @@ def test_numbers_of_a_demonstration_arrive_as_transitions(tmp_path, task):
     record(tmp_path, task, drive_to_goal(task))
     rows = load_demonstrations(tmp_path, task)
     # the goal region begins at x = -0.65: the demonstration ends with its first success there
-    np.testing.assert_allclose(rows['observation'][:, 0], np.linspace(-0.35, -0.85, 7)[:4], rtol=1e-6)
+    np.testing.assert_allclose(
+        rows['observation'][:, 0], np.linspace(-0.35, -0.85, 7)[:4], rtol=1e-6
+    )
     np.testing.assert_allclose(rows['action'], [[-0.1 * i, 0.5] for i in range(4)], atol=1e-7)
     np.testing.assert_array_equal(rows['next_observation'][:-1], rows['observation'][1:])
     assert rows['terminated'].tolist() == [0, 0, 0, 1] == rows['reward'].tolist()

@@ -178,7 +178,7 @@ def test_malformed_messages_change_nothing_and_are_counted(tmp_path):
         for node, key in (
             ('learner', 'refused'),
             ('state_classifier', 'refused'),
-            ('policy_controller', 'refused_weights'),
+            ('policy_controller', 'refused'),
         ):
             assert graph.value(node, key) >= 3, node
         assert all(process.poll() is None for process in graph.processes.values())

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from mbarl_ros.config import AgentConfig
+from mbarl_ros.task import Task
 from mbarl_ros.transitions import PHASES
-from mbarl_ros.wire import WireError, require
+from mbarl_ros.wire import WireError, require, unpack
 
 LOG_STD_BOUNDS = (-10.0, 2.0)
 DEPLOYED = 'deployed'
@@ -83,6 +84,28 @@ def check_policy(
             raise WireError(f"policy: array '{name}' is {array.dtype}, not float32")
     if (arrays['scale'] <= 0).any():
         raise WireError("policy: array 'scale' must be positive")
+
+
+def unpack_policy(
+    data: bytes, task: Task, agent: AgentConfig
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Parse and check a policy message: arrays, and its whole-number metadata.
+
+    The metadata are ``version``, ``environment_steps``, ``applies_from`` and ``valid_until``.
+
+    :raises WireError: anything but weights for this task and agent.
+    """
+    arrays, meta = unpack(data, 'policy')
+    spec = task.spec_hash(agent)
+    if meta.get('spec_hash') != spec:
+        raise WireError(f"policy is for '{meta.get('spec_hash')}', this side is '{spec}'")
+    names = policy_names(agent)
+    check_policy(arrays, names, task.observation_dim, task.action_dim, agent.sac.hidden)
+    keys = ('version', 'environment_steps', 'applies_from', 'valid_until')
+    numbers = {key: meta.get(key) for key in keys}
+    if not all(isinstance(number, int) for number in numbers.values()):
+        raise WireError(f'policy: {", ".join(keys)} must be whole numbers, got {numbers}')
+    return arrays, numbers
 
 
 class WhiteNoise:

@@ -30,8 +30,8 @@ from mbarl_ros.learning.state import (
     tensor_arrays,
 )
 from mbarl_ros.task import Task
+from mbarl_ros.transitions import BACKWARD, FORWARD
 
-FORWARD, BACKWARD = 0, 1
 # A reward of -log(1 - C) is unbounded where C is sure; C = 0.993 is sure enough. Its value at
 # C = 0.5 is subtracted: the best policy stays the same (a backward return never ends), but values
 # need not first climb from 0 to there while states that were not visited lag behind.

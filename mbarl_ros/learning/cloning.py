@@ -10,8 +10,8 @@ import torch
 from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp
 from mbarl_ros.learning.state import Arrays, adam, descend, fast_floats
 from mbarl_ros.task import Task
+from mbarl_ros.transitions import FORWARD
 
-FORWARD = 0
 CHECK_EVERY = 100
 
 

@@ -13,8 +13,8 @@ from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import Arrays
 from mbarl_ros.task import Task
+from mbarl_ros.transitions import FORWARD
 
-FORWARD = 0
 HOLD_OUT_BLOCK = 10  # neighbours in a stream are alike: hold out whole blocks, every tenth
 FIT_ROWS, HELD_OUT_ROWS = 50_000, 2_000
 DISTRUST = 0.5  # unexplained share of an entry's change beyond which the model is not trusted

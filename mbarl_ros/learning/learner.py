@@ -10,8 +10,6 @@ import torch
 
 from mbarl_ros.config import AgentConfig, ConfigError
 from mbarl_ros.learning.classifier import (
-    BACKWARD,
-    FORWARD,
     MAX_REWARD,
     MIN_REWARD,
     backward_reward,
@@ -22,6 +20,7 @@ from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import Arrays, fast_floats
 from mbarl_ros.task import Task
+from mbarl_ros.transitions import BACKWARD, FORWARD
 
 BLOCK = 64  # updates whose batches are drawn at once
 RECENT = 2000  # half of the real rows are that new: what goes wrong now is corrected soon

@@ -78,7 +78,6 @@ class LearnerNode(BaseNode):
         self._stopping = False
         self._failure: BaseException | None = None
         self._metrics: dict[str, float] = {}
-        self._refused = 0
         self._keep_demonstrations(Path(folder))
         self._resume()
         self._board = self._open_board()
@@ -138,8 +137,7 @@ class LearnerNode(BaseNode):
                 message_bytes(message), self.task, self.spec_hash
             )
         except wire.WireError as error:
-            self._refused += 1
-            self.get_logger().warning(f'refused: {error}', throttle_duration_sec=5.0)
+            self.refuse(error, 'policy_controller/transitions')
             return
         rows = self._ledger.fresh(rows, session, first)
         count = 0 if rows is None else len(rows['sequence'])
@@ -174,8 +172,7 @@ class LearnerNode(BaseNode):
             wire.require(arrays, self._classifier_shapes(), 'classifier')
             steps = int(meta['environment_steps'])
         except (wire.WireError, KeyError, TypeError, ValueError) as error:
-            self._refused += 1
-            self.get_logger().warning(f'refused: {error}', throttle_duration_sec=5.0)
+            self.refuse(error, 'state_classifier/classifier')
             return
         with self._changed:
             self._classifiers[steps] = arrays
@@ -296,7 +293,7 @@ class LearnerNode(BaseNode):
         values = {
             'environment_steps': self._trained,
             'lag_steps': lag,
-            'refused': self._refused,
+            'refused': self.refused,
             'updates': self._learner.updates,
             **{name: f'{value:.4g}' for name, value in self._metrics.items()},
         }

@@ -16,7 +16,7 @@ from std_msgs.msg import String, UInt8MultiArray
 
 from mbarl_ros import wire
 from mbarl_ros.config import ConfigError
-from mbarl_ros.control.policy import check_policy, policy_names
+from mbarl_ros.control.policy import unpack_policy
 from mbarl_ros.control.practice import Practice
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
 from mbarl_ros.fields import stamp_ns
@@ -88,7 +88,6 @@ class PolicyController(BaseLifecycleNode):
         self._policies: deque[tuple[int, dict[str, np.ndarray], int]] = deque()
         self._version = -1
         self._valid_until = 0
-        self._refused_weights = 0
         self._last_heard = -np.inf
         self._pending: tuple[np.ndarray, int] | None = None  # observation and stamp acted upon
         self._executed: tuple[np.ndarray, str] | None = None
@@ -187,39 +186,18 @@ class PolicyController(BaseLifecycleNode):
 
     def _on_policy(self, message: UInt8MultiArray) -> None:
         try:
-            arrays, meta = wire.unpack(message_bytes(message), 'policy')
-            self._check(arrays, meta)
-            version, start, end = (
-                int(meta[key]) for key in ('version', 'applies_from', 'valid_until')
-            )
-        except (wire.WireError, KeyError, TypeError, ValueError) as error:
-            self._refused_weights += 1
-            self.get_logger().warning(
-                f'learner/policy refused, the last good policy stays: {error}',
-                throttle_duration_sec=5.0,
-            )
+            arrays, meta = unpack_policy(message_bytes(message), self.task, self.agent)
+        except wire.WireError as error:
+            self.refuse(error, 'learner/policy; the last good policy stays')
             return
+        version = meta['version']
         self._last_heard = time.monotonic()
         if version <= self._version and self._policies:
             return
-        self._policies.append((start, arrays, version))
-        self._valid_until = max(self._valid_until, end)
+        self._policies.append((meta['applies_from'], arrays, version))
+        self._valid_until = max(self._valid_until, meta['valid_until'])
         if self.lockstep:
             self._step()
-
-    def _check(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        if meta.get('spec_hash') != self.spec_hash:
-            raise wire.WireError(
-                f"policy is for '{meta.get('spec_hash')}', this controller is '{self.spec_hash}'"
-            )
-        task = self.task
-        check_policy(
-            arrays,
-            policy_names(self.agent),
-            task.observation_dim,
-            task.action_dim,
-            self.agent.sac.hidden,
-        )
 
     def _load_policy_parameter(self) -> None:
         path = self.value('policy')
@@ -227,8 +205,8 @@ class PolicyController(BaseLifecycleNode):
         if not path or self._random:
             return
         try:
-            arrays, meta = wire.unpack(Path(path).expanduser().read_bytes(), 'policy')
-            self._check(arrays, meta)
+            data = Path(path).expanduser().read_bytes()
+            arrays, _ = unpack_policy(data, self.task, self.agent)
         except (OSError, wire.WireError) as error:
             raise ConfigError(f"parameter 'policy': {path}: {error}") from error
         self._practice.set_policies(arrays)
@@ -392,7 +370,7 @@ class PolicyController(BaseLifecycleNode):
                 'successes': practice.successes,
                 'policy_version': self._version,
                 'unacknowledged': len(self._outbox),
-                'refused_weights': self._refused_weights,
+                'refused': self.refused,
             },
         )
 

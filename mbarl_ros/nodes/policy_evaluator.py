@@ -16,7 +16,7 @@ from std_msgs.msg import Float64, UInt8MultiArray, UInt32
 
 from mbarl_ros import __version__, wire
 from mbarl_ros.config import load_world
-from mbarl_ros.control.policy import DEPLOYED, Policy, check_policy, policy_names
+from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.evaluation import evaluate
 from mbarl_ros.ledger import TRANSITIONS_FILE
@@ -89,23 +89,11 @@ class PolicyEvaluator(BaseNode):
 
     def _on_policy(self, message: UInt8MultiArray) -> None:
         try:
-            arrays, meta = wire.unpack(message_bytes(message), 'policy')
-            if meta.get('spec_hash') != self.spec_hash:
-                raise wire.WireError(
-                    f"policy is for '{meta.get('spec_hash')}', this evaluator is '{self.spec_hash}'"
-                )
-            task = self.task
-            check_policy(
-                arrays,
-                policy_names(self.agent),
-                task.observation_dim,
-                task.action_dim,
-                self.agent.sac.hidden,
-            )
-            steps = int(meta['environment_steps'])
-        except (wire.WireError, KeyError, TypeError, ValueError) as error:
-            self.get_logger().warning(f'refused: {error}', throttle_duration_sec=5.0)
+            arrays, meta = unpack_policy(message_bytes(message), self.task, self.agent)
+        except wire.WireError as error:
+            self.refuse(error, 'learner/policy')
             return
+        steps = meta['environment_steps']
         every = self.task.config.evaluation.every
         if steps // every > self._queued // every or steps >= self._budget > self._queued:
             self._queued = steps

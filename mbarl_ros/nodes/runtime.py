@@ -51,6 +51,7 @@ class NodeMixin:
 
     exit_code = 0
     finished = False
+    refused = 0
 
     def setup(self, own: dict[str, tuple[Any, str]] | None = None) -> None:
         """Declare common and own parameters, load task and agent, start diagnostics.
@@ -85,6 +86,11 @@ class NodeMixin:
     def value(self, name: str) -> Any:
         """Value of a declared parameter."""
         return self.get_parameter(name).value
+
+    def refuse(self, error: Exception, topic: str) -> None:
+        """Count a message that is not to be trusted, and say why."""
+        self.refused += 1
+        self.get_logger().warning(f'refused: {topic}: {error}', throttle_duration_sec=5.0)
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Level, message and values for /diagnostics; overridden by each node."""

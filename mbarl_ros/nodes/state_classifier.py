@@ -57,7 +57,6 @@ class StateClassifierNode(BaseNode):
         self._trained = 0
         self._metrics: dict[str, float] = {}
         self._score = float('nan')
-        self._refused = 0
         self._load()
         self._weights = self.create_publisher(UInt8MultiArray, '~/classifier', LATCHED)
         self._scores = self.create_publisher(Float64, '~/score', RELIABLE)
@@ -88,8 +87,7 @@ class StateClassifierNode(BaseNode):
                 message_bytes(message), self.task, self.spec_hash
             )
         except wire.WireError as error:
-            self._refused += 1
-            self.get_logger().warning(f'refused: {error}', throttle_duration_sec=5.0)
+            self.refuse(error, 'policy_controller/transitions')
             return
         missed = self._ledger.skip(session, first)
         if missed:
@@ -142,7 +140,7 @@ class StateClassifierNode(BaseNode):
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Score of the last state and training metrics."""
-        values = {'score': f'{self._score:.3f}', 'refused': self._refused}
+        values = {'score': f'{self._score:.3f}', 'refused': self.refused}
         values |= {name: f'{value:.4g}' for name, value in self._metrics.items()}
         return DiagnosticStatus.OK, '', values
 
