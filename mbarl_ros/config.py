@@ -233,9 +233,9 @@ class ModelConfig(Strict):
     max_gradient_steps: int = Field(default=300, gt=0, description='cap on one fit')
     patience: int = Field(default=50, gt=0, description='gradient steps between held-out checks')
     rollouts: int = Field(
-        default=20, gt=0, description='start states per environment step and policy'
+        default=10, gt=0, description='start states per environment step and policy'
     )
-    length: int = Field(default=2, gt=0, description='steps of one hallucinated rollout')
+    length: int = Field(default=5, gt=0, description='steps of one hallucinated rollout')
     start_weights: dict[Literal['replay', 'demonstrations', 'phase_starts'], float] = {
         'replay': 0.6,
         'demonstrations': 0.3,
