@@ -126,11 +126,10 @@ def test_ros_is_for_nodes_only():
         assert launches or not used & LAUNCH, f'{name} imports {used & LAUNCH}'
 
 
-def test_only_studies_import_the_simulation_by_name():
-    # Others load a world by the import path that a task names, so that users plug in their own.
+def test_nothing_imports_the_simulation_by_name():
+    # A world is loaded by the import path that a task names, so that users plug in their own.
     for name in room('mbarl_ros'):
-        if not name.startswith('mbarl_ros.studies'):
-            assert not any(module.startswith('mbarl_sim') for module in ours(name)), name
+        assert not any(module.startswith('mbarl_sim') for module in ours(name)), name
 
 
 def test_the_rooms_do_not_know_the_nodes():

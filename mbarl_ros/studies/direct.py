@@ -18,6 +18,7 @@ import torch
 from mbarl_ros.config import AgentConfig, load_agent, load_world
 from mbarl_ros.control.policy import DEPLOYED, Policy
 from mbarl_ros.control.practice import Practice
+from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.evaluation import evaluate
 from mbarl_ros.learning.classifier import ClassifierTrainer
 from mbarl_ros.learning.cloning import clone
@@ -117,14 +118,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--clone', action='store_true', help='also evaluate behaviour cloning')
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    # by name only: mbarl_ros does not depend on the worlds that a task file names
-    from mbarl_sim.operators import scripted_demonstrations
-
     task, agent = Task.load(options.task), load_agent(options.agent)
-    backward = 12 if task.goal_conditioned else 0
-    demonstrations = scripted_demonstrations(
-        task.name, 12 if task.goal_conditioned else 10, backward, options.seed
-    )
+    if task.config.demonstrations is None:
+        parser.error(f"task '{task.name}': key 'demonstrations' is not set")
+    demonstrations = load_demonstrations(task.config.demonstrations, task)
     if options.clone:
         floor = Policy(clone(task, demonstrations, options.seed), DEPLOYED)
         world = load_world(task.config, seed=options.seed)
