@@ -134,9 +134,10 @@ class RobotSim(BaseNode):
             publisher.publish(message)
             start = end
         # After the state, which somebody waits for.
-        clock = self._clock_message.clock
-        clock.sec, clock.nanosec = divmod(self._time_ns, 1_000_000_000)
-        self._clock_publisher.publish(self._clock_message)
+        if self._clock_publisher.get_subscription_count():
+            clock = self._clock_message.clock
+            clock.sec, clock.nanosec = divmod(self._time_ns, 1_000_000_000)
+            self._clock_publisher.publish(self._clock_message)
         self._last_publication = time.monotonic()
 
     def _repeat(self) -> None:

@@ -23,6 +23,7 @@ from mbarl_ros.fields import stamp_ns
 from mbarl_ros.nodes.robot_io import StateListener, command_message
 from mbarl_ros.nodes.runtime import (
     LATCHED,
+    LOST_AFTER,
     RELIABLE,
     TRANSITIONS_HISTORY,
     BaseLifecycleNode,
@@ -147,7 +148,9 @@ class PolicyController(BaseLifecycleNode):
         if not self.lockstep:
             return
         if repeated and self._active and self._pending is not None and self._pending[1] == stamp:
-            self._commands.publish(self._command)  # it, or its answer, was lost
+            # Said again because of silence. Unless our answer is just on its way, it was lost.
+            if time.monotonic() - self._commanded > LOST_AFTER:
+                self._send()
             return
         self._step()
 
@@ -305,10 +308,14 @@ class PolicyController(BaseLifecycleNode):
         self._command = command_message(
             self._names, self.task.command(action), stamp, POLICY_SOURCE
         )
-        self._commands.publish(self._command)
+        self._send()
         if self._practice.phase_name != self._announced:
             self._announced = self._practice.phase_name
             self._phase.publish(String(data=self._announced))
+
+    def _send(self) -> None:
+        self._commanded = time.monotonic()
+        self._commands.publish(self._command)
 
     def _take_due_policies(self) -> None:
         # A restarted controller has no policy yet and takes the one there is, due or not.

@@ -36,6 +36,9 @@ KEEP_ALL = QoSProfile(history=HistoryPolicy.KEEP_ALL)
 TRANSITIONS_HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 LOCKSTEP, REALTIME = 'lockstep', 'realtime'
+# Lockstep: a command without effect for so long (s) was lost and may be sent again. A second copy
+# of one that was only slow would make the world take a step that nobody asked for.
+LOST_AFTER = 0.3
 COMMON = {
     'task': ('pointmass', 'Task: name of a shipped file or path of a .yaml file'),
     'robot': ('', "Robot profile: name or path; empty: the task's own"),

@@ -18,6 +18,7 @@ from mbarl_ros.fields import TopicCodec, stamp_ns
 from mbarl_ros.nodes.robot_io import CommandPublisher, StateListener, command_message
 from mbarl_ros.nodes.runtime import (
     LATCHED,
+    LOST_AFTER,
     RELIABLE,
     BaseNode,
     main_exit,
@@ -39,6 +40,7 @@ class SafetyGateNode(BaseNode):
         robot = self.task.robot
         self._names = list(robot.command_names)
         self._gate = SafetyGate(robot, self.lockstep, self.value('real_time_factor'))
+        self._answered_at = -math.inf
         self._stamp = self._answered = -1  # nothing measured, nothing answered
         self._held: tuple[TopicCodec, Any] | None = None
         self._announced = ''
@@ -68,9 +70,15 @@ class SafetyGateNode(BaseNode):
             self._drive(*held)
 
     def _on_command(self, message: JointState) -> None:
+        stamp = stamp_ns(message)
+        if self.lockstep and stamp == self._answered and self._answered_recently():
+            return  # sent again while the first was on its way
         values = message.position if message.name == self._names else ()
         decision = self._gate.request(POLICY_SOURCE, values, time.monotonic())
-        self._execute(decision, stamp_ns(message))
+        self._execute(decision, stamp)
+
+    def _answered_recently(self) -> bool:
+        return time.monotonic() - self._answered_at < LOST_AFTER
 
     def _on_teleop(self, codec: TopicCodec, message: Any) -> None:
         if self.lockstep and self._stamp == self._answered:
@@ -114,7 +122,7 @@ class SafetyGateNode(BaseNode):
     def _execute(self, decision: Decision | None, stamp: int) -> None:
         if decision is None:
             return
-        self._answered = stamp
+        self._answered, self._answered_at = stamp, time.monotonic()
         stamp = max(stamp, 0)
         self._robot.publish(decision.values, stamp)
         self._executed.publish(
