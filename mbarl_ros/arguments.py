@@ -85,6 +85,11 @@ EPISODES = Argument('episodes', '0', 'demonstrations to record; 0: as many as us
 POLICY = Argument('policy', '', f'run folder, or {POLICY_FILE} in one, whose policy is deployed')
 ATTEMPTS = Argument('episodes', '50', 'attempts after which the evaluation ends', kind=int)
 
+DEMO = Argument('demo', '', 'demonstration to replay, or a folder of them')
+TOLERANCE = Argument(
+    'tolerance', '0.01', "deviation that is accepted, as a share of an entry's range", kind=float
+)
+
 _COMMON = (NAMESPACE, LOG_LEVEL, VIEW)
 
 
@@ -148,6 +153,10 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             AUTOSTART,
             *_COMMON,
         ),
+    ),
+    'replay': (
+        'Demonstrations are replayed on the simulated robot, through the safety gate, in lockstep',
+        (DEMO, _but(TASK, ''), AGENT, ROBOT, SEED, RUN_DIR, TOLERANCE, *_COMMON),
     ),
 }
 """Name of a graph: its one-line description and its arguments."""

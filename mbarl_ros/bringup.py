@@ -1,4 +1,4 @@
-"""Which nodes with which parameters make up ``sim``, ``hardware``, ``record`` and ``evaluate``.
+"""Which nodes with which parameters make up ``sim``, ``hardware``, ``record`` and so on.
 
 Said once, as data: ``launch/*.launch.py`` and ``mbarl up`` both translate a :class:`Plan`.
 Everything a person can get wrong is checked here, before any node starts.
@@ -75,12 +75,14 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     values = parse(graph, given)
     if graph == 'evaluate':
         _resolve_policy(values)
+    if graph == 'replay':
+        _resolve_demo(values)
     task_config = load_task(str(values['task']))
     robot_name = str(values.get('robot') or task_config.robot)
     robot = load_robot(robot_name)
     agent = load_agent(str(values['agent']))
     Task(task_config, robot)  # layouts must match
-    simulated = graph == 'sim' or bool(values.get('simulated', False))
+    simulated = graph in ('sim', 'replay') or bool(values.get('simulated', False))
     if simulated:
         _check_world(task_config)
     _resolve_mode(values, given, simulated)
@@ -166,6 +168,26 @@ def _resolve_policy(values: dict[str, Value]) -> None:
             if not beside.is_file() and key != 'robot':
                 raise ConfigError(f"argument '{key}' is needed: there is no {beside}")
             values[key] = str(beside) if beside.is_file() else ''
+
+
+def _resolve_demo(values: dict[str, Value]) -> None:
+    """Replay in lockstep; where no task is given, it is the one that the demonstration names."""
+    values['mode'] = 'lockstep'
+    if not values['demo']:
+        raise ConfigError("argument 'demo' is needed: a demonstration or a folder of them")
+    path = Path(str(values['demo'])).expanduser().absolute()
+    values['demo'] = str(path)
+    if values['task']:
+        return
+    from mbarl_ros.demos.note import NOTE, DemonstrationError, folders, read_note
+
+    found = [path] if (path / NOTE).exists() else folders(path)
+    if not found:
+        raise ConfigError(f'{path}: there are no demonstrations in it')
+    try:
+        values['task'] = read_note(found[0]).task
+    except DemonstrationError as error:
+        raise ConfigError(str(error)) from None
 
 
 # --- graphs ----------------------------------------------------------------------------------
@@ -288,9 +310,25 @@ def _evaluate(
     return tuple(nodes)
 
 
+def _replay(
+    values: Mapping[str, Value], task: TaskConfig, agent: AgentConfig, simulated: bool
+) -> tuple[NodeSpec, ...]:
+    build = _Builder(values)
+    demos = values['demo']
+    return (
+        build.node('robot_sim', demonstrations=demos),
+        build.node('safety_gate'),
+        build.node(
+            'demo_replayer', required=True, demonstrations=demos, tolerance=values['tolerance']
+        ),
+        build.monitor(),
+    )
+
+
 _BUILDERS = {
     'sim': _learning,
     'hardware': _learning,
     'record': _record,
     'evaluate': _evaluate,
+    'replay': _replay,
 }

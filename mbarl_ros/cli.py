@@ -19,6 +19,7 @@ examples:
   mbarl up sim task:=tabletop seed:=1   another task, another seed
   mbarl up sim run_dir:=runs/mine       name the run folder; the same again resumes it
   mbarl up record task:=pointmass       record demonstrations through the teleop topics
+  mbarl demos show demos/pointmass      look at demonstrations
   mbarl up sim --help                   all arguments of the graph
 """
 
@@ -28,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ['node']:
         return _node(arguments[1:])
+    if arguments[:1] == ['demos']:
+        from mbarl_ros import demos_cli
+
+        return demos_cli.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog='mbarl',
         description='A robot that practises on its own: model-based autonomous reinforcement '
@@ -46,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     up.add_argument('graph', nargs='?', metavar='GRAPH')
     up.add_argument('assignments', nargs='*', metavar='KEY:=VALUE')
     up.add_argument('-h', '--help', '--show-args', action='store_true', dest='show')
+    commands.add_parser(
+        'demos', help='list, check, show, replay, convert and import demonstrations'
+    )
     commands.add_parser('node', help='run one node: mbarl node NAME [--ros-args ...]')
     options = parser.parse_args(arguments)
     try:

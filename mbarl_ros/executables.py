@@ -7,6 +7,7 @@ NODES = {
     'state_classifier': 'mbarl_ros.nodes.state_classifier:main',
     'policy_evaluator': 'mbarl_ros.nodes.policy_evaluator:main',
     'demo_recorder': 'mbarl_ros.nodes.demo_recorder:main',
+    'demo_replayer': 'mbarl_ros.nodes.demo_replayer:main',
     'monitor': 'mbarl_ros.nodes.monitor:main',
     'robot_sim': 'mbarl_sim.robot_sim:main',
     'scripted_operator': 'mbarl_sim.scripted_operator:main',

@@ -29,7 +29,7 @@ class TopicCodec:
         self.topic = topic.topic
         self.type = topic.type
         self.names = tuple(topic.fields)
-        self._paths = [_parse(topic, path) for path in topic.fields.values()]
+        self._paths = [parse_path(topic.topic, path) for path in topic.fields.values()]
         self._joints = [index for *_, index in self._paths if isinstance(index, str)]
 
     def decode(self, message: Any) -> list[float]:
@@ -85,11 +85,15 @@ def message_class(type_name: str, importer: Callable[[str], Any]) -> Any:
         ) from error
 
 
-def _parse(topic: TopicMap, path: str) -> tuple[list[str], str, str | int | None]:
+def parse_path(topic: str, path: str) -> tuple[list[str], str, str | int | None]:
+    """Parents, field and index (joint name, number or none) of a path like ``a.b.position[elbow]``.
+
+    :raises ConfigError: a path that cannot be read.
+    """
     *parents, last = path.split('.')
     match = _PART.match(last)
     if match is None or not all(part.isidentifier() for part in parents):
-        raise ConfigError(f"topic '{topic.topic}': cannot read field path '{path}'")
+        raise ConfigError(f"topic '{topic}': cannot read field path '{path}'")
     name, index = match.groups()
     if index is not None and index.isdigit():
         return parents, name, int(index)

@@ -1,10 +1,18 @@
-"""Pictures of a run."""
+"""Pictures of a run and of demonstrations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from mbarl_ros.demos.episodes import FORWARD, Episode
+from mbarl_ros.task import Task
+
+BARS = '▁▂▃▄▅▆▇█'
+_COLOURS = {'forward': '#1f5fa8', 'backward': '#c8553d'}
 
 
 def plot_success(lines: Sequence[dict[str, Any]], target: float, path: Path) -> None:
@@ -61,6 +69,82 @@ def plot_success(lines: Sequence[dict[str, Any]], target: float, path: Path) -> 
     )
     axes.grid(alpha=0.25)
     axes.legend(loc='lower right', fontsize=9, frameon=False)
+    _save(figure, path)
+
+
+def plot_demonstrations(task: Task, episodes: Sequence[Episode], path: Path) -> None:
+    """States, actions and reward of demonstrations against time, one panel each, as PNG.
+
+    Lines are broken at steps that are left out; a dot ends a forward demonstration in success.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    signals = [_signals(task, episode) for episode in episodes]
+    names = list(signals[0])
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure, grid = pyplot.subplots(
+        rows, columns, figsize=(4.0 * columns, 2.1 * rows), layout='constrained', squeeze=False
+    )
+    for axes, name in zip(grid.flat, names, strict=False):
+        for episode, values in zip(episodes, signals, strict=True):
+            times, line = values[name]
+            colour = _COLOURS[episode.direction]
+            axes.plot(times, line, color=colour, linewidth=1.1, alpha=0.7)
+            if episode.direction == FORWARD and episode.rewards(task)[-1]:
+                axes.plot(times[-1], line[-1], 'o', color=colour, markersize=3)
+        axes.set_title(name, fontsize=9, loc='left')
+        axes.grid(alpha=0.25)
+        axes.tick_params(labelsize=8)
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel('time (s)', fontsize=8)
+    count = {way: sum(episode.direction == way for episode in episodes) for way in _COLOURS}
+    for way, colour in _COLOURS.items():
+        if count[way]:
+            grid[0, 0].plot([], [], color=colour, label=f'{count[way]} {way}')
+    grid[0, 0].legend(fontsize=8, frameon=False)
+    figure.suptitle(f'Demonstrations of {task.name}', fontsize=10)
+    _save(figure, path)
+
+
+def demonstration_lines(task: Task, episode: Episode, width: int = 60) -> list[str]:
+    """The same for a terminal: a line for each signal, with its range."""
+    seconds = episode.stamps[-1] - episode.stamps[0]
+    lines = [
+        f'{episode.name}: {episode.direction}, {len(episode.actions)} steps, {seconds:.1f} s, '
+        f'verdict {episode.verdict}'
+    ]
+    for name, (_, values) in _signals(task, episode).items():
+        finite = values[np.isfinite(values)]
+        low, high = finite.min(), finite.max()
+        at = np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int)
+        level = (values[at] - low) / max(high - low, 1e-9) * (len(BARS) - 1)
+        bars = ''.join(BARS[round(x)] if np.isfinite(x) else ' ' for x in level)
+        lines.append(f'  {name:20} {low:9.3f} {bars} {high:.3f}')
+    return lines
+
+
+def _signals(task: Task, episode: Episode) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Name -> times and values; NaN over steps that are left out."""
+    times = episode.stamps - episode.stamps[0]
+    hole = np.where(episode.whole, 0.0, np.nan)
+    signals = {}
+    for column, entry in enumerate(task.config.observation):
+        signals[entry.name] = times, episode.states[:, column] + np.append(0.0, hole)
+    for column, entry in enumerate(task.config.action):
+        signals[f'action {entry.name}'] = times[:-1], episode.actions[:, column] + hole
+    signals['reward'] = times[1:], episode.rewards(task) + hole
+    return signals
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
     beside = path.with_name(f'.{path.name}.tmp')
     figure.savefig(beside, dpi=120, format='png')
     pyplot.close(figure)

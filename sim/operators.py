@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from mbarl_ros.config import load_world
-from mbarl_ros.demos.transitions import episode, join
+from mbarl_ros.demos.episodes import episode, join, transitions
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import PHASES, Transitions
 from mbarl_sim import pointmass, tabletop
@@ -242,7 +242,8 @@ def collect(
             operator.begin(direction, goal)
             states, commands = drive(task, world, state, operator)
             stamps = now + np.arange(len(commands)) / world.control_rate
-            episodes.append(episode(task, states, commands, stamps, direction))
+            shown = episode(task, states, commands, stamps, direction)
+            episodes.append(transitions(task, shown))
             now += (len(commands) + 1) / world.control_rate
             state, previous = states[-1], direction
     return join(episodes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from std_msgs.msg import UInt32
 from std_srvs.srv import Trigger
 
 from mbarl_ros.config import ConfigError, RobotConfig, load_world
+from mbarl_ros.demos.note import DemonstrationError
+from mbarl_ros.demos.replay import Replay, load_replays
 from mbarl_ros.fields import TopicCodec, set_stamp
 from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_class
 from mbarl_sim.worlds import World
@@ -31,6 +34,7 @@ class RobotSim(BaseNode):
     real time it steps ``control_rate * real_time_factor`` times a second with the last command,
     which it keeps for ever, as a velocity controller does: to stop it is the gate's duty.
     ``~/reset`` places the world anew, one step later in time; ``~/resets`` (latched) counts that.
+    Given ``demonstrations``, it is placed where they start, one after the other.
     """
 
     def __init__(self) -> None:
@@ -39,7 +43,12 @@ class RobotSim(BaseNode):
         :raises ConfigError: the world and the robot profile do not fit.
         """
         super().__init__('robot_sim')
-        self.setup({'real_time_factor': (1.0, 'Realtime: simulated seconds per second')})
+        self.setup(
+            {
+                'real_time_factor': (1.0, 'Realtime: simulated seconds per second'),
+                'demonstrations': ('', 'Demonstrations to be placed at the starts of; empty: none'),
+            }
+        )
         robot = self.task.robot
         self._world = load_world(self.task.config, seed=self.seed)
         self._order = _state_order(self._world, robot)
@@ -80,7 +89,25 @@ class RobotSim(BaseNode):
             self.create_timer(1 / (robot.control_rate * factor), self._step, clock=self.steady)
         self._last_publication = -math.inf
         self._resets_publisher.publish(UInt32(data=0))
-        self._publish(self._world.reset())
+        self._starts = self._load_starts()
+        self._publish(self._place())
+
+    def _load_starts(self) -> list[Replay]:
+        folder = self.value('demonstrations')
+        try:
+            return load_replays(Path(folder), self.task) if folder else []
+        except DemonstrationError as error:
+            raise ConfigError(str(error)) from None
+
+    def _place(self) -> np.ndarray:
+        """Place the world for the present number of resets; its state."""
+        state = self._world.reset()
+        if not self._starts:
+            return state
+        start = self._starts[self._resets % len(self._starts)].start(state[self._order])
+        placed = state.copy()
+        placed[self._order] = start
+        return self._world.set_state(placed)
 
     def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
         try:
@@ -110,10 +137,10 @@ class RobotSim(BaseNode):
         self._publish(state)
 
     def _on_reset(self, _request: Any, response: Any) -> Any:
-        state = self._world.reset()
+        self._resets += 1
+        state = self._place()
         self._command[:] = 0.0
         self._arrived.clear()
-        self._resets += 1
         self._resets_publisher.publish(UInt32(data=self._resets))
         # A new state needs a new stamp, and time must never run backwards.
         self._time_ns += self._period_ns

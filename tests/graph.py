@@ -71,16 +71,20 @@ class Graph:
             values = {item.key: item.value for item in status.values}
             self.statuses[status.name] = {'message': status.message, **values}
 
-    def start(self, *names: str, **own: Any) -> None:
-        """Start nodes; ``own`` parameters go to them alone."""
-        for name in names:
-            module, _, _ = NODES[name].partition(':')
+    def start(self, *names: str, alias: str = '', **own: Any) -> None:
+        """Start nodes; ``own`` parameters go to them alone, ``alias`` renames a single one."""
+        for executable in names:
+            module, _, _ = NODES[executable].partition(':')
+            name = alias or executable
             path = self.folder / f'{name}.yaml'
             values = {**self.parameters, **own}
             path.write_text(yaml.safe_dump({f'/**/{name}': {'ros__parameters': values}}))
             log = (self.folder / f'{name}.log').open('ab')
             self.processes[name] = subprocess.Popen(
-                [sys.executable, '-m', module, '--ros-args', '--params-file', str(path)],
+                [
+                    *(sys.executable, '-m', module, '--ros-args'),
+                    *('-r', f'__node:={name}', '--params-file', str(path)),
+                ],
                 env=self.environment,
                 stdout=log,
                 stderr=log,

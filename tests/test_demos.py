@@ -15,18 +15,17 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.config import load_world
-from mbarl_ros.demos.bag import (
-    EXECUTED,
+from mbarl_ros.demos.episodes import episode, transitions
+from mbarl_ros.demos.note import (
     DemonstrationError,
     Note,
-    Recording,
     folders,
     layout,
+    profile_hash,
     read_note,
-    topic_types,
 )
 from mbarl_ros.demos.reader import load_demonstrations, read_demonstration
-from mbarl_ros.demos.transitions import episode
+from mbarl_ros.demos.recording import EXECUTED, Recording, topic_types
 from mbarl_ros.fields import set_stamp
 from mbarl_ros.task import Task
 
@@ -44,6 +43,8 @@ def note(task, **changes):
         'operator': 'test',
         'lockstep': True,
         'spec': layout(task.robot),
+        'profile': profile_hash(task.robot),
+        'recorded': '2026-11-21T00:00:00+00:00',
         'topics': topics,
         **changes,
     }
@@ -207,7 +208,8 @@ def test_forward_label_is_the_goal_reached_and_steps_after_success_are_cut():
     mug = np.linspace([2.5, 0.0], [0.0, 2.0], 12)
     states = np.column_stack([np.zeros((12, 2)), -np.ones(12), mug])
     states = np.concatenate([states, states[-1:].repeat(5, 0)])
-    rows = episode(task, states, np.zeros((16, 3)), np.arange(17) / 10, 'forward')
+    shown = episode(task, states, np.zeros((16, 3)), np.arange(17) / 10, 'forward')
+    rows = transitions(task, shown)
     np.testing.assert_array_equal(rows['observation'][:, 6:], np.tile(task.goals[2], (11, 1)))
     assert rows['terminated'].tolist() == [0] * 10 + [1]
 
@@ -240,7 +242,7 @@ def test_torn_bag_is_named_with_its_remedy(tmp_path, task, keep):
     shutil.copytree(SHIPPED / 'pointmass' / 'forward_000', path)
     bag = next(path.glob('*.mcap'))
     bag.write_bytes(bag.read_bytes()[:keep])
-    fails(tmp_path, task, 'forward_003', 'torn or damaged', 'mcap recover')
+    fails(tmp_path, task, 'forward_003', 'damaged', 'mbarl demos import')
 
 
 def test_damaged_chunk_is_named(tmp_path, task):
@@ -260,7 +262,7 @@ def test_missing_or_damaged_note_is_named(tmp_path, task, text):
     (path / 'demonstration.json').unlink()
     if text is not None:
         (path / 'demonstration.json').write_text(text)
-    fails(tmp_path, task, 'demonstration.json', 'remove')
+    fails(tmp_path, task, 'demonstration.json', 'mbarl demos import' if text is None else 'remove')
 
 
 def test_missing_topics_are_named_with_their_types(tmp_path, task):
@@ -273,15 +275,15 @@ def test_missing_topics_are_named_with_their_types(tmp_path, task):
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
-def test_values_that_are_not_finite_are_refused(tmp_path, task, bad):
+def test_lockstep_values_that_are_not_finite_are_refused_with_their_time(tmp_path, task, bad):
     messages = drive_to_goal(task)
     messages[2][2].pose.pose.position.x = bad
     record(tmp_path / 'a', task, messages)
-    fails(tmp_path / 'a', task, 'a state is not finite')
+    fails(tmp_path / 'a', task, 'odom: x not finite', 'at 0.10 s')
     messages = drive_to_goal(task)
     messages[3][2].position[1] = bad
     record(tmp_path / 'b', task, messages)
-    fails(tmp_path / 'b', task, 'executed command is not finite')
+    fails(tmp_path / 'b', task, 'safety_gate/executed: vy not finite', 'at 0.10 s')
 
 
 @pytest.mark.parametrize('lost', [3, 5, 9])

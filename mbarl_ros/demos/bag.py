@@ -1,231 +1,224 @@
-"""One demonstration is one rosbag2 folder: an MCAP file of raw messages and a note beside it.
-
-The messages are stored as the robot sent them, so what a demonstration means can be worked out
-anew at any time; ``ros2 bag play`` and plotting tools read the folder as it is.
-"""
+"""Messages of a demonstration's bag, and bags that others recorded."""
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from rosbags.rosbag2 import (
-    CompressionFormat,
-    CompressionMode,
-    Reader,
-    StoragePlugin,
-    Writer,
+import numpy as np
+from rosbags.rosbag2 import Reader
+
+from mbarl_ros.config import TopicMap
+from mbarl_ros.demos.align import Series
+from mbarl_ros.demos.decode import DecodeError, TopicDecoder, typestore
+from mbarl_ros.demos.episodes import UNKNOWN
+from mbarl_ros.demos.mcap_file import McapFileError, Topic, is_torn, read_mcap
+from mbarl_ros.demos.note import (
+    HEADER,
+    LOG,
+    NOTE,
+    DemonstrationError,
+    Note,
+    layout,
+    profile_hash,
+    write_note,
 )
-from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_typestore
-from rosbags.typesys.store import Typestore
-
-from mbarl_ros import __version__
-from mbarl_ros.config import RobotConfig
+from mbarl_ros.demos.recording import EXECUTED, EXECUTED_TYPE, seal
+from mbarl_ros.task import Task
 from mbarl_ros.transitions import PHASES
 
-SCHEMA = 1
-NOTE = 'demonstration.json'
-EXECUTED = 'safety_gate/executed'
-EXECUTED_TYPE = 'sensor_msgs/msg/JointState'
-SUCCESS, DISCARDED, UNKNOWN = VERDICTS = ('success', 'discarded', 'unknown')
+_BATCH = 2048  # messages decoded at a time: large enough to be fast, small enough for memory
 
 
-class DemonstrationError(ValueError):
-    """A demonstration that cannot be used; the message names the folder and the remedy."""
+def read_series(
+    folder: Path, maps: list[TopicMap], names: dict[str, str], clock: str
+) -> list[Series]:
+    """The wanted topics of a bag, in the order of ``maps``; a topic may be empty.
 
-
-@dataclass(frozen=True)
-class Note:
-    """What a demonstration is of: ``demonstration.json`` beside the messages.
-
-    ``spec`` is the layout of the robot's state and command, ``topics`` maps the profile's topics
-    to the names in the bag (namespaces and remappings), ``lockstep`` says that each executed
-    command made the world take exactly one step.
+    :param maps: topics of the robot profile with the fields to read
+    :param names: profile topic -> name in the bag
+    :param clock: date messages by their ``header``, where they have one, or by the ``log``
+    :raises DemonstrationError: the bag is damaged, or a message is not what the profile says.
     """
+    wanted = {names[topic.topic]: topic for topic in maps if topic.topic in names}
+    decoders: dict[str, TopicDecoder] = {}
+    raw: dict[str, tuple[list[int], list[bytes]]] = {name: ([], []) for name in wanted}
+    parts: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in wanted}
 
-    task: str
-    robot: str
-    direction: str
-    verdict: str
-    operator: str
-    lockstep: bool
-    spec: dict[str, Any]
-    topics: dict[str, str]
-    version: str = __version__
-    schema: int = SCHEMA
+    def decode(name: str) -> None:
+        logs, messages = raw[name]
+        if messages:
+            log = np.array(logs, np.int64)
+            stamps, values = decoders[name].decode(messages)
+            dated = np.where(stamps < 0, log, stamps) if clock == HEADER else log
+            parts[name].append((dated, log, values))
+            logs.clear()
+            messages.clear()
 
-
-def layout(robot: RobotConfig) -> dict[str, Any]:
-    """What a demonstration and the robot profile that reads it must agree on."""
-    return {
-        'state': list(robot.state_names),
-        'command': list(robot.command_names),
-        'control_rate': robot.control_rate,
-    }
-
-
-def topic_types(robot: RobotConfig) -> dict[str, str]:
-    """Topics of a demonstration and their types: state, command, executed command."""
-    topics = {topic.topic: topic.type for topic in (*robot.state, *robot.command)}
-    return {**topics, EXECUTED: EXECUTED_TYPE}
-
-
-class Recording:
-    """A demonstration being written; it appears under its name only when finished."""
-
-    def __init__(self, folder: Path, note: Note, types: dict[str, str]) -> None:
-        """Open a bag in a hidden folder inside ``folder``.
-
-        :param note: its verdict is filled in by :meth:`finish`
-        :param types: message type of each of the note's topics
-        :raises DemonstrationError: a message type whose definition is not known.
-        :raises OSError: the folder cannot be written.
-        """
-        self._folder, self._note = folder, note
-        folder.mkdir(parents=True, exist_ok=True)
-        self.name = _free_name(folder, note.direction)
-        self._hidden = folder / f'.recording-{os.getpid()}'
-        shutil.rmtree(self._hidden, ignore_errors=True)
-        self._path = self._hidden / self.name
-        self._writer = Writer(self._path, version=9, storage_plugin=StoragePlugin.MCAP)
-        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-        self._writer.open()
-        try:
-            self._connections = {
-                topic: self._writer.add_connection(
-                    note.topics[topic], kind, typestore=_knowing(kind)
-                )
-                for topic, kind in types.items()
-            }
-        except DemonstrationError:
-            self.discard()
-            raise
-        self.counts = dict.fromkeys(types, 0)
-
-    def write(self, topic: str, stamp: int, data: bytes) -> None:
-        """Append a serialised (CDR) message of a topic at ``stamp`` ns."""
-        self._writer.write(self._connections[topic], stamp, data)
-        self.counts[topic] += 1
-
-    def finish(self, verdict: str) -> Path:
-        """Put the demonstration on disk and return its folder."""
-        self._writer.close()
-        note = {**asdict(self._note), 'verdict': verdict}
-        (self._path / NOTE).write_text(json.dumps(note, indent=2) + '\n')
-        for path in (*self._path.iterdir(), self._path):
-            _sync(path)
-        final = self._folder / self.name
-        while final.exists():  # somebody else records into the same folder
-            final = self._folder / _free_name(self._folder, self._note.direction)
-        self._path.rename(final)
-        _sync(self._folder)
-        self._hidden.rmdir()
-        self.name = final.name
-        return final
-
-    def discard(self) -> None:
-        """Forget the demonstration."""
-        self._writer.abort()
-        shutil.rmtree(self._hidden, ignore_errors=True)
-
-
-def folders(folder: Path) -> list[Path]:
-    """Finished demonstrations in a folder, by name; hidden folders are unfinished ones."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.')
-    )
-
-
-def read_note(folder: Path) -> Note:
-    """Parse and check ``demonstration.json``.
-
-    :raises DemonstrationError: it is missing, damaged or of another schema.
-    """
-    path = folder / NOTE
-    remedy = f'record it again with demo_recorder, or remove {folder}'
     try:
-        raw = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DemonstrationError(f'{path}: is missing; {remedy}') from None
-    except (OSError, ValueError) as error:
-        raise DemonstrationError(f'{path}: cannot be read: {error}; {remedy}') from error
-    names = {field.name for field in fields(Note)}
-    if not isinstance(raw, dict) or raw.get('schema') != SCHEMA or set(raw) != names:
-        raise DemonstrationError(f'{path}: is not a note of schema {SCHEMA}; {remedy}')
-    note = Note(**raw)
-    if note.direction not in PHASES or note.verdict not in VERDICTS:
+        for topic, log, data in bag_messages(folder, set(wanted)):
+            if topic.name not in decoders:
+                kind = wanted[topic.name].type
+                if topic.type != kind:
+                    raise DecodeError(
+                        f"topic '{topic.name}' is {topic.type} in the bag, the robot profile says "
+                        f'{kind}'
+                    )
+                store = typestore({topic.type: topic.definition})
+                decoders[topic.name] = TopicDecoder(wanted[topic.name], store)
+            raw[topic.name][0].append(log)
+            raw[topic.name][1].append(data)
+            if len(raw[topic.name][0]) == _BATCH:
+                decode(topic.name)
+        for name in wanted:
+            decode(name)
+    except (DecodeError, McapFileError, OSError) as error:
         raise DemonstrationError(
-            f"{path}: direction '{note.direction}' or verdict '{note.verdict}' is unknown; {remedy}"
-        )
-    return note
+            f'{folder}: {error}; if the bag is torn, `mbarl demos import {folder}` saves what can '
+            'be read; else record it again and remove it'
+        ) from error
+    return [_series(topic, parts.get(names.get(topic.topic, ''), [])) for topic in maps]
 
 
-def messages(folder: Path, topics: dict[str, str]) -> Iterator[tuple[str, int, Any]]:
-    """Yield (topic, stamp in ns, message) of a demonstration in the order of recording.
+def executed_map(names: tuple[str, ...]) -> TopicMap:
+    """The topic of executed commands, by the names of the robot's command."""
+    fields = {name: f'position[{name}]' for name in names}
+    return TopicMap(topic=EXECUTED, type=EXECUTED_TYPE, fields=fields)
 
-    :param topics: the note's; topics that the bag lacks yield nothing
-    :raises DemonstrationError: the bag is torn or otherwise unreadable.
+
+def bag_messages(
+    folder: Path, wanted: set[str] | None = None, *, torn: bool = False
+) -> Iterator[tuple[Topic, int, bytes]]:
+    """Yield (topic, log time in ns, serialised message) of a rosbag2 folder or one of its files.
+
+    :param wanted: names of the topics; None: all
+    :raises McapFileError: damaged, empty, or not a bag.
     """
-    names = {bag_name: topic for topic, bag_name in topics.items()}
+    for path in _files(folder):
+        if path.suffix == '.mcap':
+            keep = (lambda _: True) if wanted is None else (lambda topic: topic.name in wanted)
+            yield from read_mcap(path, keep, torn=torn)
+        else:
+            yield from _sqlite(path.parent, wanted)
+            return
+
+
+def import_bag(source: Path, task: Task, staging: Path, direction: str | None = None) -> Path:
+    """Make a demonstration of a bag that somebody else recorded, for example ``ros2 bag record``.
+
+    Topics are found by the names of the robot profile, in any one namespace. Where nobody
+    recorded ``safety_gate/executed``, the robot's command topics say what was executed. A torn
+    bag is read up to where it is torn.
+
+    :param staging: existing folder in which the demonstration is made
+    :returns: its folder in there
+    :raises DemonstrationError: a topic is missing, or the bag is damaged.
+    """
+    target = staging / 'demonstration'
+    try:
+        types = seal(bag_messages(source, torn=True), target)
+        interrupted = any(is_torn(path) for path in _files(source))
+    except (McapFileError, DecodeError, OSError) as error:
+        raise DemonstrationError(f'{source}: {error}') from error
+    if not types:
+        raise DemonstrationError(f'{source}: there is no message in it')
+    names = _match(source, task, types)
+    old = _old_note(source)
+    robot = task.robot
+    stamped = all(
+        'header' in dict(typestore().fielddefs.get(types[name], ([], []))[1])
+        for name in names.values()
+    )
+    write_note(
+        target,
+        Note(
+            task=task.name,
+            robot=robot.name,
+            direction=direction or old.get('direction') or PHASES[0],
+            verdict=old.get('verdict') or UNKNOWN,
+            operator=old.get('operator') or 'unknown',
+            lockstep=old.get('lockstep') is True,
+            spec=layout(robot),
+            profile=profile_hash(robot),
+            topics=names,
+            recorded=datetime.now(UTC).isoformat(timespec='seconds'),
+            clock=HEADER if stamped or old else LOG,
+            interrupted=interrupted,
+            origin=f'imported from {source.name}',
+        ),
+    )
+    return target
+
+
+def _series(topic: TopicMap, parts: list[tuple[np.ndarray, ...]]) -> Series:
+    names = tuple(topic.fields)
+    if not parts:
+        empty = np.empty(0, np.int64)
+        return Series(topic.topic, names, empty, empty, np.empty((0, len(names))))
+    stamps, log, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Series(topic.topic, names, stamps, log, values)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files of a bag in the order of recording; only real files that lie in the folder itself."""
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise McapFileError(f'{folder}: no such bag')
+    files = [
+        path
+        for path in folder.iterdir()
+        if path.suffix in ('.mcap', '.db3') and path.is_file() and not path.is_symlink()
+    ]
+    if not files:
+        raise McapFileError(f'{folder}: there is no .mcap file in it')
+    return sorted(files, key=lambda path: [int(n) for n in re.findall(r'\d+', path.stem)[-1:]])
+
+
+def _sqlite(folder: Path, wanted: set[str] | None) -> Iterator[tuple[Topic, int, bytes]]:
+    """An older bag (SQLite), by rosbags."""
     try:
         with Reader(folder) as reader:
-            wanted = [entry for entry in reader.connections if entry.topic in names]
-            for connection, stamp, data in reader.messages(wanted) if wanted else ():
-                yield names[connection.topic], stamp, _deserialised(data, connection.msgtype)
-    except DemonstrationError:
-        raise
-    except Exception as error:  # torn files make rosbags and what it parses with raise anything
-        raise DemonstrationError(
-            f'{folder}: the bag is torn or damaged ({error!r}); repair its .mcap file with '
-            f'`mcap recover` and `ros2 bag reindex`, or remove {folder}'
-        ) from error
+            found = [c for c in reader.connections if wanted is None or c.topic in wanted]
+            topics = {c.id: Topic(c.topic, c.msgtype, c.msgdef.data) for c in found}
+            for connection, stamp, data in reader.messages(found) if found else ():
+                yield topics[connection.id], stamp, data
+    except Exception as error:  # damage makes rosbags and SQLite raise anything
+        raise McapFileError(f'{folder}: cannot be read as a bag ({error!r})') from error
 
 
-def _free_name(folder: Path, direction: str) -> str:
-    pattern = re.compile(rf'{direction}_(\d+)')
-    numbers = [int(m[1]) for path in folder.iterdir() if (m := pattern.fullmatch(path.name))]
-    return f'{direction}_{max(numbers, default=-1) + 1:03d}'
+def _match(source: Path, task: Task, types: dict[str, str]) -> dict[str, str]:
+    """Profile topic -> name in the bag."""
+    robot = task.robot
+    wanted = {topic.topic: topic.type for topic in robot.state}
+    if any(name.endswith(f'/{EXECUTED}') for name in types):
+        wanted[EXECUTED] = EXECUTED_TYPE
+    else:
+        wanted |= {topic.topic: topic.type for topic in robot.command}
+    names = {}
+    for topic, kind in wanted.items():
+        ending = '/' + topic.strip('/')
+        found = [name for name in types if name.endswith(ending) and types[name] == kind]
+        if len(found) != 1:
+            alike = [name for name in types if types[name] == kind and name not in found]
+            what = f'{len(found)} topics ({", ".join(found)})' if found else 'no topic'
+            raise DemonstrationError(
+                f"{source}: {what} of type {kind} for '{topic}' of robot '{robot.name}'; of that "
+                f'type the bag has otherwise {", ".join(alike) or "none"}, in all it has '
+                f'{", ".join(types)}; name the right one in a robot profile (robot:=)'
+            )
+        names[topic] = found[0]
+    return names
 
 
-def _deserialised(data: bytes, kind: str) -> Any:
-    store = _knowing(kind)
-    # rclpy.serialize_message leaves slack behind a message, of which rosbags tolerates 3 bytes.
-    for slack in (0, 4):
-        try:
-            return store.deserialize_cdr(data[: len(data) - slack], kind)
-        except SerdeError:
-            continue
-    return store.deserialize_cdr(data[: len(data) - 8], kind)
-
-
-def _knowing(kind: str) -> Typestore:
-    store = _typestore()
-    if kind not in store.types:
-        raise DemonstrationError(
-            f"message type '{kind}' cannot be recorded or read: rosbags knows the common packages "
-            'of ROS 2 Jazzy; relay the topic as one of their types'
-        )
-    return store
-
-
-@functools.cache
-def _typestore() -> Typestore:
-    return get_typestore(Stores.ROS2_JAZZY)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _old_note(source: Path) -> dict[str, object]:
+    """What an older version of this package wrote beside its bag, as far as it is plausible."""
+    with suppress(OSError, ValueError, RecursionError):
+        raw = json.loads((source / NOTE).read_text())
+        if isinstance(raw, dict) and raw.get('direction') in PHASES:
+            return raw
+    return {}

@@ -1,40 +1,38 @@
-"""Recorded demonstrations -> the learner's transitions."""
+"""Recorded and imported demonstrations -> episodes, and the learner's transitions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mbarl_ros.config import RobotConfig
-from mbarl_ros.demos.bag import (
+from mbarl_ros.config import TopicMap
+from mbarl_ros.demos.align import ERROR, NOTE, WARNING, Finding, Series, UnusableError, align
+from mbarl_ros.demos.bag import executed_map, read_series
+from mbarl_ros.demos.episodes import (
     DISCARDED,
-    EXECUTED,
+    FORWARD,
     SUCCESS,
-    DemonstrationError,
-    Note,
-    folders,
-    layout,
-    messages,
-    read_note,
-    topic_types,
+    Episode,
+    episode,
+    join,
+    transitions,
 )
-from mbarl_ros.demos.transitions import episode, join, nearest_goal
-from mbarl_ros.fields import TopicCodec, stamp_ns
+from mbarl_ros.demos.imported import EPISODE_FILE, load_episode
+from mbarl_ros.demos.note import DemonstrationError, Note, check_profile, folders, read_note
+from mbarl_ros.demos.recording import EXECUTED
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import PHASES, Transitions
-
-FORWARD = PHASES[0]
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One demonstration at the robot's control steps.
+    """One recorded demonstration at the robot's control steps.
 
     ``states`` [n + 1, robot dim], ``commands`` [n, action_dim] in physical units and ``stamps``
-    [n + 1] in s; ``whole`` [n] is False for a step over which state messages were lost.
+    [n + 1] in s; ``whole`` [n] is False for a step over which messages were lost; ``findings``
+    say what was wrong with the recording.
     """
 
     folder: Path
@@ -43,6 +41,21 @@ class Demonstration:
     commands: np.ndarray
     stamps: np.ndarray
     whole: np.ndarray
+    findings: tuple[Finding, ...] = ()
+
+    def episode(self, task: Task) -> Episode:
+        """The demonstration in the task's terms."""
+        return episode(
+            task,
+            self.states,
+            self.commands,
+            self.stamps,
+            self.note.direction,
+            self.whole,
+            verdict=self.note.verdict,
+            operator=self.note.operator,
+            name=self.folder.name,
+        )
 
 
 def load_demonstrations(folder: str | Path, task: Task) -> Transitions:
@@ -62,171 +75,119 @@ def load_demonstrations(folder: str | Path, task: Task) -> Transitions:
         demonstration
         for path in found
         if read_note(path).verdict != DISCARDED
-        and _succeeded(demonstration := read_demonstration(path, task), task)
+        and (demonstration := read_episode(path, task)).succeeded(task)
     ]
-    kept.sort(key=lambda demonstration: PHASES.index(demonstration.note.direction))
-    if not kept or kept[0].note.direction != FORWARD:
+    kept.sort(key=lambda demonstration: PHASES.index(demonstration.direction))
+    if not kept or kept[0].direction != FORWARD:
         raise DemonstrationError(
             f'{folder}: none of {len(found)} demonstrations is a successful forward one; {remedy}'
         )
-    return join(
-        [
-            episode(task, demo.states, demo.commands, demo.stamps, demo.note.direction, demo.whole)
-            for demo in kept
-        ]
-    )
+    return join([transitions(task, demonstration) for demonstration in kept])
+
+
+def read_episode(folder: Path, task: Task) -> Episode:
+    """One demonstration, recorded or imported.
+
+    :raises DemonstrationError: as :func:`read_demonstration`.
+    """
+    if (folder / EPISODE_FILE).exists():
+        _check_task(folder, read_note(folder), task)
+        return load_episode(folder, task)
+    try:
+        return read_demonstration(folder, task).episode(task)
+    except DemonstrationError:
+        raise
+    except ValueError as error:
+        raise DemonstrationError(f'{folder}: {error}; remove it') from error
 
 
 def read_demonstration(folder: Path, task: Task) -> Demonstration:
-    """Read one demonstration.
+    """Read one recorded demonstration.
 
-    :raises DemonstrationError: damaged, of another task or robot, without a needed topic, or
-        with a value that is not finite.
+    :raises DemonstrationError: damaged, of another task or robot, without a needed topic, or with
+        what makes all of it doubtful (see :mod:`mbarl_ros.demos.align`).
     """
     note = read_note(folder)
-    _check_note(folder, note, task)
-    heard = _hear(folder, note, task.robot)
-    stamps, states = _states(heard, task.robot, together=note.lockstep)
-    asked, commands = (np.array(column) for column in zip(*heard[EXECUTED], strict=True))
-    for what, values in (('state', states), ('executed command', commands)):
-        if not np.isfinite(values).all():
-            raise DemonstrationError(
-                f'{folder}: a {what} is not finite (NaN or infinite); check the sensor or the '
-                f'controller, record the demonstration again and remove {folder}'
-            )
-    if note.lockstep:
-        index, commands = _pair_in_order(folder, stamps, asked, commands)
-    else:
-        index, commands = _pair_by_time(folder, stamps, asked, commands, task.robot)
-    stamps = stamps[index] * 1e-9
-    whole = np.diff(stamps) < 1.5 / task.robot.control_rate
-    return Demonstration(folder, note, states[index], commands, stamps, whole)
+    _check_task(folder, note, task)
+    check_profile(folder, note, task.robot)
+    robot = task.robot
+    by_gate = EXECUTED in note.topics
+    asked = [executed_map(robot.command_names)] if by_gate else robot.command
+    series = read_series(folder, [*robot.state, *asked], note.topics, note.clock)
+    _check_heard(folder, series, [*robot.state, *asked])
+    states, executed = series[: len(robot.state)], series[len(robot.state) :]
+    try:
+        steps, findings = align(states, _joined(executed), robot, note.lockstep)
+    except UnusableError as error:
+        raise DemonstrationError(f'{folder}: {error}; record it again and remove it') from error
+    if note.interrupted:
+        findings.insert(0, Finding(NOTE, 'the recorder died; the end is missing'))
+    return Demonstration(
+        folder,
+        note,
+        steps.states,
+        steps.commands,
+        steps.stamps * 1e-9,
+        steps.whole,
+        tuple(findings),
+    )
 
 
-def _succeeded(demonstration: Demonstration, task: Task) -> bool:
-    if demonstration.note.verdict == SUCCESS:
-        return True
-    if demonstration.note.direction != FORWARD:
-        return False
-    final = demonstration.states[-1]
-    goal = nearest_goal(task, final) if task.goal_conditioned else None
-    return bool(task.success(task.observation(final, goal)))
+def check_demonstration(folder: Path, task: Task) -> tuple[Episode | None, list[Finding]]:
+    """Everything to know about a demonstration; no episode if it cannot be used."""
+    findings: list[Finding] = []
+    try:
+        if (folder / EPISODE_FILE).exists():
+            checked = read_episode(folder, task)
+        else:
+            demonstration = read_demonstration(folder, task)
+            findings += demonstration.findings
+            checked = demonstration.episode(task)
+    except (DemonstrationError, ValueError) as error:
+        text = str(error).removeprefix(f'{folder}: ')
+        return None, [*findings, Finding(ERROR, text)]
+    if checked.direction == FORWARD:
+        reached = bool(checked.rewards(task)[-1])
+        if checked.verdict == SUCCESS and not reached:
+            text = "judged a success, but the last state is none by the task's measure"
+            findings.append(Finding(WARNING, text))
+        if checked.verdict not in (SUCCESS, DISCARDED):
+            text = f'no verdict; by its last state it is {"a" if reached else "no"} success'
+            findings.append(Finding(NOTE, text))
+    return checked, findings
 
 
-def _check_note(folder: Path, note: Note, task: Task) -> None:
+def _check_task(folder: Path, note: Note, task: Task) -> None:
     if note.task != task.name:
         raise DemonstrationError(
             f"{folder}: is a demonstration of task '{note.task}', not of '{task.name}'; give the "
             "folder of this task's demonstrations (key 'demonstrations' of the task, or demos:=)"
         )
-    expected = layout(task.robot)
-    for key, value in expected.items():
-        if note.spec.get(key) != value:
-            raise DemonstrationError(
-                f'{folder}: was recorded with another robot profile: {key} is '
-                f"{note.spec.get(key)}, robot '{task.robot.name}' has {value}; give the profile "
-                'it was recorded with, or record it again'
-            )
 
 
-def _hear(folder: Path, note: Note, robot: RobotConfig) -> dict[str, list[tuple[int, Any]]]:
-    """(stamp, values) of each state topic and of the executed commands, by stamp."""
-    codecs = {topic.topic: TopicCodec(topic) for topic in robot.state}
-    needed = [*codecs, EXECUTED]
-    heard: dict[str, list[tuple[int, Any]]] = {topic: [] for topic in needed}
-    bag_names = {topic: name for topic, name in note.topics.items() if topic in heard}
-    for topic, logged, message in messages(folder, bag_names):
-        try:
-            if topic == EXECUTED:
-                values = _executed(message, robot)
-            else:
-                values = codecs[topic].decode(message)
-        except ValueError as error:
-            raise DemonstrationError(f'{folder}: {error}; record it again') from error
-        stamp = stamp_ns(message)
-        heard[topic].append((logged if stamp is None else stamp, values))
-    missing = [topic for topic in needed if not heard[topic]]
-    if missing:
-        types = topic_types(robot)
-        silent = ', '.join(f'{topic} ({types[topic]})' for topic in missing)
+def _check_heard(folder: Path, series: list[Series], maps: list[TopicMap]) -> None:
+    silent = [
+        f'{topic.topic} ({topic.type})'
+        for heard, topic in zip(series, maps, strict=True)
+        if not len(heard.stamps)
+    ]
+    if silent:
         raise DemonstrationError(
-            f'{folder}: no messages on {silent}; is it published, and under the name in the robot '
-            f'profile? Record again and remove {folder}'
+            f'{folder}: no messages on {", ".join(silent)}; is it published, and under the name in '
+            'the robot profile? Record again and remove it'
         )
-    for entries in heard.values():
-        entries.sort(key=lambda entry: entry[0])
-    return heard
 
 
-def _executed(message: Any, robot: RobotConfig) -> list[float]:
-    values = dict(zip(message.name, message.position, strict=True))
-    return [float(values[name]) if name in values else np.nan for name in robot.command_names]
-
-
-def _states(
-    heard: dict[str, list[tuple[int, Any]]], robot: RobotConfig, *, together: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Stamps [m] in ns and states [m, robot dim] from when all topics have been heard.
-
-    ``together``: only where all topics bear the very same stamp.
-    """
-    arrivals = sorted(
-        (
-            (stamp, index, values)
-            for index, topic in enumerate(robot.state)
-            for stamp, values in heard[topic.topic]
-        ),
-        key=lambda arrival: arrival[:2],
-    )
-    latest: list[list[float] | None] = [None] * len(robot.state)
-    latest_stamps: list[int | None] = [None] * len(robot.state)
-    states: dict[int, list[float]] = {}
-    for stamp, index, values in arrivals:
-        latest[index], latest_stamps[index] = values, stamp
-        if None in latest_stamps or (together and len(set(latest_stamps)) > 1):
-            continue
-        states[stamp] = [value for part in latest for value in part]
-    return np.array(list(states), np.int64), np.array(list(states.values()), np.float64)
-
-
-def _pair_in_order(
-    folder: Path, stamps: np.ndarray, asked: np.ndarray, commands: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """In lockstep each command made one step, so the last n + 1 states belong to n commands.
-
-    The gate may have stamped a command before it saw the state that it answers, so stamps alone
-    would pair wrongly; only the first, before which the world stood still, must be exact.
-    """
-    answered = int((asked < stamps[-1]).sum())  # the last step may not have been recorded
-    commands = commands[:answered]
-    index = np.arange(len(stamps))[-answered - 1 :]
-    if not answered or len(index) != answered + 1 or stamps[index[0]] != asked[0]:
-        raise DemonstrationError(
-            f'{folder}: {len(commands)} executed commands do not fit {len(stamps)} states of a '
-            'lockstep simulation (a node was restarted while recording?); record it again and '
-            f'remove {folder}'
-        )
-    return index, commands
-
-
-def _pair_by_time(
-    folder: Path, stamps: np.ndarray, asked: np.ndarray, commands: np.ndarray, robot: RobotConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Control steps from the first command on, each with the command last executed in it."""
-    period = 1e9 / robot.control_rate
-    start = max(int(np.searchsorted(stamps, asked[0], side='right')) - 1, 0)
-    spacing = np.median(np.diff(stamps)) if len(stamps) > 1 else period
-    shortest = period - min(spacing, period) / 2
-    steps = [start]
-    for i in range(start + 1, len(stamps)):
-        if stamps[i] - stamps[steps[-1]] >= shortest:
-            steps.append(i)
-        if stamps[steps[-1]] > asked[-1]:
-            break
-    if len(steps) < 2:
-        raise DemonstrationError(
-            f'{folder}: no state follows the first executed command; is the robot stamping its '
-            f'messages with the same clock as the gate? Record again and remove {folder}'
-        )
-    followed = np.searchsorted(asked, stamps[steps[1:]], side='left') - 1
-    return np.array(steps), commands[np.maximum(followed, 0)]
+def _joined(commands: list[Series]) -> Series:
+    """Several command topics as one: of each the latest value, from when all were heard."""
+    if len(commands) == 1:
+        return commands[0]
+    stamps = np.unique(np.concatenate([series.stamps for series in commands]))
+    stamps = stamps[stamps >= max(series.stamps.min() for series in commands)]
+    ordered = [series.take(np.argsort(series.stamps, kind='stable')) for series in commands]
+    values = [
+        series.values[np.searchsorted(series.stamps, stamps, side='right') - 1]
+        for series in ordered
+    ]
+    names = tuple(name for series in commands for name in series.names)
+    return Series('commands', names, stamps, stamps, np.concatenate(values, 1))

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.serialization import deserialize_message
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from mbarl_ros.config import ConfigError
-from mbarl_ros.demos.bag import (
-    EXECUTED,
-    SUCCESS,
-    UNKNOWN,
-    DemonstrationError,
-    Note,
-    Recording,
-    layout,
-    topic_types,
-)
+from mbarl_ros.demos.episodes import SUCCESS, UNKNOWN
+from mbarl_ros.demos.note import DemonstrationError, Note, layout, profile_hash
+from mbarl_ros.demos.recording import EXECUTED, PHASE, Recording, recover, topic_types
 from mbarl_ros.fields import stamp_ns
 from mbarl_ros.nodes.runtime import (
     LATCHED,
-    RELIABLE,
-    SENSOR,
     BaseNode,
     main_exit,
     message_class,
@@ -39,6 +32,7 @@ from mbarl_ros.transitions import PHASES
 _SETTLE = 0.3
 # Discovery of a robot that has just been started (s).
 _PATIENCE = 8.0
+_DEPTH = 1000  # messages of a topic that may wait to be written
 
 
 class DemoRecorder(BaseNode):
@@ -78,6 +72,7 @@ class DemoRecorder(BaseNode):
                 raw=True,
             )
             for topic in self._types
+            if topic != PHASE
         }
         self._recording: Recording | None = None
         self._latest: dict[str, bytes] = {}
@@ -86,6 +81,9 @@ class DemoRecorder(BaseNode):
         self._status = self.create_publisher(String, '~/status', LATCHED)
         for name in ('start', 'success', 'stop', 'discard'):
             self.create_service(Trigger, f'~/{name}', partial(self._serve, getattr(self, name)))
+        self._phase = self.create_publisher(String, '~/phase', LATCHED)
+        for sentence in recover(self._folder):
+            self.get_logger().warning(sentence)
         self._say('idle')
 
     # --- services ----------------------------------------------------------------------------
@@ -100,6 +98,10 @@ class DemoRecorder(BaseNode):
         recording = Recording(self._folder, self._note(), self._types)
         for topic in self._states:
             recording.write(topic, self._log_time(topic, self._latest[topic]), self._latest[topic])
+        phase = String(data=self.value('direction'))
+        self._phase.publish(phase)
+        now = self._newest if self.lockstep else self.get_clock().now().nanoseconds
+        recording.write(PHASE, now, serialize_message(phase))
         self._recording = recording
         return self._say(f'recording {recording.name}')
 
@@ -150,8 +152,14 @@ class DemoRecorder(BaseNode):
 
     def _receive(self, topic: str, data: bytes) -> None:
         self._latest[topic] = data
-        if self._recording is not None:
+        if self._recording is None:
+            return
+        try:
             self._recording.write(topic, self._log_time(topic, data), data)
+        except OSError as error:  # what is written stays, and is recovered at the next start
+            self._recording.abandon()
+            self._recording = None
+            self.get_logger().error(self._say(f'recording stopped: {self._folder}: {error}'))
 
     def _log_time(self, topic: str, data: bytes) -> int:
         """Lockstep: robot time, so that the bag plays back at the robot's speed; else now."""
@@ -222,8 +230,10 @@ class DemoRecorder(BaseNode):
         return self.run_dir / 'demos'
 
     def _qos(self, topic: str) -> Any:
+        # Deep: while the disk is slow, messages wait here, and none is lost.
         sensor = topic in self._states and not self.lockstep
-        return SENSOR if sensor else RELIABLE
+        kind = ReliabilityPolicy.BEST_EFFORT if sensor else ReliabilityPolicy.RELIABLE
+        return QoSProfile(depth=_DEPTH, reliability=kind)
 
     def _note(self) -> Note:
         robot = self.task.robot
@@ -235,9 +245,14 @@ class DemoRecorder(BaseNode):
             operator=self.value('operator'),
             lockstep=self.lockstep,
             spec=layout(robot),
+            profile=profile_hash(robot),
+            recorded=datetime.now(UTC).isoformat(timespec='seconds'),
             topics={
-                topic: subscription.topic_name
-                for topic, subscription in self._subscriptions_by_topic.items()
+                **{
+                    topic: subscription.topic_name
+                    for topic, subscription in self._subscriptions_by_topic.items()
+                },
+                PHASE: self._phase.topic_name,
             },
         )
 

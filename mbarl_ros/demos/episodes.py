@@ -1,0 +1,177 @@
+"""Episodes: demonstrations in a task's own terms, whatever they were read from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mbarl_ros.task import Task
+from mbarl_ros.transitions import DEMONSTRATION, DTYPES, PHASES, Transitions, concatenate, select
+
+FORWARD, BACKWARD = PHASES
+SUCCESS, DISCARDED, UNKNOWN = VERDICTS = ('success', 'discarded', 'unknown')
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration at the task's control steps: what every format is read into.
+
+    ``states`` [n + 1, task.state_dim] float32, physical units, without the goal; ``actions``
+    [n, action_dim] float32 in [-1, 1], as executed; ``stamps`` [n + 1] float64, s; ``whole`` [n]
+    is False for a step over which messages were lost, which is not a transition. Goal and reward
+    are not stored, since they follow from the states (:func:`transitions`).
+    """
+
+    states: np.ndarray
+    actions: np.ndarray
+    stamps: np.ndarray
+    whole: np.ndarray
+    direction: str = FORWARD
+    verdict: str = UNKNOWN
+    operator: str = 'unknown'
+    name: str = ''
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, task: Task) -> Episode:
+        """Return self if it is an episode of the task.
+
+        :raises ValueError: a shape, type, direction or verdict that is wrong, or a value that is
+            not finite; the message names it.
+        """
+        n = len(self.actions)
+        if n < 1:
+            raise ValueError('it has no step')
+        for what, array, shape, kind in (
+            ('states', self.states, (n + 1, task.state_dim), np.float32),
+            ('actions', self.actions, (n, task.action_dim), np.float32),
+            ('stamps', self.stamps, (n + 1,), np.float64),
+            ('whole', self.whole, (n,), np.bool_),
+        ):
+            if array.shape != shape or array.dtype != kind:
+                raise ValueError(
+                    f'{what} are {array.dtype} {array.shape}, task {task.name} needs '
+                    f'{np.dtype(kind)} {shape}'
+                )
+            if not np.isfinite(array).all():
+                row = int(np.argwhere(~np.isfinite(array))[0][0])
+                raise ValueError(f'{what} are not finite (NaN or infinite) at step {row}')
+        if np.abs(self.actions).max() > 1.0:
+            raise ValueError('actions are not all in [-1, 1]')
+        if self.direction not in PHASES or self.verdict not in VERDICTS:
+            raise ValueError(
+                f"direction '{self.direction}' or verdict '{self.verdict}' is unknown; known: "
+                f'{", ".join(PHASES)}; {", ".join(VERDICTS)}'
+            )
+        return self
+
+    def goal(self, task: Task) -> np.ndarray | None:
+        """Goal [state_dim] of a goal-conditioned task that it reached, or, backward, undid."""
+        if not task.goal_conditioned:
+            return None
+        return nearest_goal(task, self.states[-1 if self.direction == FORWARD else 0])
+
+    def rewards(self, task: Task) -> np.ndarray:
+        """Task reward [n] float32 of each step, for the goal of :meth:`goal`."""
+        return task.reward(_observations(self, task, self.goal(task))[1:])
+
+    def succeeded(self, task: Task) -> bool:
+        """Whether to learn from it: as judged, or if nobody judged, a forward one that got there.
+
+        A forward demonstration without verdict counts if its last state is a success.
+        """
+        if self.verdict != UNKNOWN:
+            return self.verdict == SUCCESS
+        return self.direction == FORWARD and bool(self.rewards(task)[-1])
+
+
+def episode(
+    task: Task,
+    states: np.ndarray,
+    commands: np.ndarray,
+    stamps: np.ndarray,
+    direction: str,
+    whole: np.ndarray | None = None,
+    **about: Any,
+) -> Episode:
+    """Episode from robot states [n + 1, robot dim] and commands [n, action_dim], physical units.
+
+    :param stamps: robot time, s, of the states; with n stamps the last is one period later
+    :param about: verdict, operator, name, origin
+    """
+    stamps = np.asarray(stamps, np.float64)
+    if len(stamps) == len(commands):
+        stamps = np.append(stamps, stamps[-1] + 1 / task.robot.control_rate)
+    return Episode(
+        states=task.state(states),
+        actions=task.action(commands),
+        stamps=stamps,
+        whole=np.ones(len(commands), bool) if whole is None else np.asarray(whole, bool),
+        direction=direction,
+        **about,
+    ).check(task)
+
+
+def transitions(task: Task, demonstration: Episode) -> Transitions:
+    """Transitions of one demonstration; ``sequence`` counts from 0.
+
+    A forward demonstration ends with its first success, as the robot's own forward phase does;
+    on a goal-conditioned task it is labelled with the goal it came nearest to at its end. A
+    backward one is repeated once per goal, as in MEDAL (Sharma et al. 2022), and rewarded, like
+    all transitions, by the task's reward for that goal.
+
+    :returns: transitions of at most n rows, or n rows per goal
+    """
+    goals: Sequence[np.ndarray | None] = [demonstration.goal(task)]
+    if demonstration.direction == BACKWARD and task.goal_conditioned:
+        goals = list(task.goals)
+    copies = [_labelled(task, demonstration, goal) for goal in goals]
+    return join([select(copy, demonstration.whole[: len(copy['reward'])]) for copy in copies])
+
+
+def join(parts: list[Transitions]) -> Transitions:
+    """Demonstrations one after the other, ``sequence`` numbered anew from 0."""
+    rows = concatenate(parts)
+    rows['sequence'] = np.arange(len(rows['reward']), dtype=DTYPES['sequence'])
+    return rows
+
+
+def nearest_goal(task: Task, state: np.ndarray) -> np.ndarray:
+    """The task's goal [state_dim] to which a state [state_dim] is nearest, by its measure."""
+    candidates = np.stack([np.concatenate([state, goal]) for goal in task.goals])
+    return task.goals[int(np.argmin(task.distance(candidates)))]
+
+
+def _observations(demonstration: Episode, task: Task, goal: np.ndarray | None) -> np.ndarray:
+    if goal is None:
+        return demonstration.states
+    goals = np.broadcast_to(goal, demonstration.states.shape)
+    return np.concatenate([demonstration.states, goals], -1, dtype=np.float32)
+
+
+def _labelled(task: Task, demonstration: Episode, goal: np.ndarray | None) -> Transitions:
+    forward = demonstration.direction == FORWARD
+    observations = _observations(demonstration, task, goal)
+    success = task.success(observations[1:])
+    n = len(demonstration.actions)
+    if forward and success.any():
+        n = int(np.argmax(success)) + 1
+    terminated = np.zeros(n, bool)
+    terminated[-1] = forward and success[n - 1]
+    truncated = np.zeros(n, bool)
+    truncated[-1] = not terminated[-1]
+    rows = {
+        'observation': observations[:n],
+        'action': demonstration.actions[:n],
+        'next_observation': observations[1 : n + 1],
+        'reward': task.reward(observations[1 : n + 1]),
+        'terminated': terminated,
+        'truncated': truncated,
+        'phase': np.full(n, PHASES.index(demonstration.direction)),
+        'source': np.full(n, DEMONSTRATION),
+        'stamp': demonstration.stamps[:n],
+        'sequence': np.arange(n),
+    }
+    return {name: np.asarray(rows[name], dtype) for name, dtype in DTYPES.items()}

@@ -1,0 +1,87 @@
+"""Demonstrations to be replayed, and how far a replay strays from the recording."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbarl_ros.demos.episodes import FORWARD, Episode
+from mbarl_ros.demos.imported import EPISODE_FILE
+from mbarl_ros.demos.note import NOTE, DemonstrationError, folders
+from mbarl_ros.demos.reader import read_demonstration, read_episode
+from mbarl_ros.task import Task
+
+REPLAY_FILE = 'replay.json'
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What to send and what to expect.
+
+    ``commands`` [n, action_dim] in physical units; ``states`` [n + 1, robot dim], NaN for what an
+    imported demonstration does not know of the robot.
+    """
+
+    name: str
+    episode: Episode
+    commands: np.ndarray
+    states: np.ndarray
+
+    def start(self, otherwise: np.ndarray) -> np.ndarray:
+        """First robot state [robot dim]; entries that are not known are those of ``otherwise``."""
+        return np.where(np.isnan(self.states[0]), otherwise, self.states[0])
+
+    def measure(self, task: Task, states: np.ndarray) -> dict[str, Any]:
+        """Compare robot states [n + 1, robot dim] of the replay with the recorded ones.
+
+        ``deviation`` is the largest difference of an entry of the task's success (where the robot
+        and its objects are), as a share of the entry's range; ``other_deviation`` that of the
+        other entries of the observation (velocities, contacts). ``success`` is whether a forward
+        demonstration ends in success, None for a backward one.
+        """
+        difference = np.abs(task.state(states) - self.episode.states)
+        share = difference / (task.state_high - task.state_low)
+        names = [entry.name for entry in task.config.observation]
+        primary = np.array([name in task.config.success.entries for name in names])
+        step, column = np.unravel_index(int(share[:, primary].argmax()), share[:, primary].shape)
+        success = None
+        if self.episode.direction == FORWARD:
+            goal = self.episode.goal(task)
+            success = bool(task.success(task.observation(states[-1], goal)))
+        return {
+            'name': self.name,
+            'direction': self.episode.direction,
+            'steps': len(self.commands),
+            'success': success,
+            'deviation': float(share[:, primary].max()),
+            'mean_deviation': float(share[:, primary].mean()),
+            'entry': np.array(names)[primary][column].item(),
+            'at': float(self.episode.stamps[step] - self.episode.stamps[0]),
+            'other_deviation': float(share[:, ~primary].max(initial=0.0)),
+        }
+
+
+def load_replays(path: Path, task: Task) -> list[Replay]:
+    """Replays of one demonstration or of all in a folder.
+
+    :raises DemonstrationError: there is none, or one cannot be read.
+    """
+    found = [path] if (path / NOTE).exists() else folders(path)
+    if not found:
+        raise DemonstrationError(f'{path}: there are no demonstrations in it')
+    return [_load(folder, task) for folder in found]
+
+
+def _load(folder: Path, task: Task) -> Replay:
+    if not (folder / EPISODE_FILE).exists():
+        demonstration = read_demonstration(folder, task)
+        episode = demonstration.episode(task)
+        return Replay(folder.name, episode, demonstration.commands, demonstration.states)
+    episode = read_episode(folder, task)
+    states = np.full((len(episode.states), len(task.robot.state_names)), np.nan)
+    for column, entry in enumerate(task.config.observation):
+        states[:, task.robot.state_names.index(entry.name)] = episode.states[:, column]
+    return Replay(folder.name, episode, task.command(episode.actions), states)

@@ -1,0 +1,147 @@
+"""Replays demonstrations through the safety gate and measures how far they stray."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+
+from mbarl_ros import wire
+from mbarl_ros.config import ConfigError
+from mbarl_ros.control.safety import POLICY_SOURCE
+from mbarl_ros.demos.note import DemonstrationError
+from mbarl_ros.demos.replay import REPLAY_FILE, Replay, load_replays
+from mbarl_ros.fields import stamp_ns
+from mbarl_ros.nodes.robot_io import StateListener, command_message
+from mbarl_ros.nodes.runtime import LOST_AFTER, RELIABLE, BaseNode, main_exit
+
+PATIENCE = 20.0  # s without a new state until it gives up
+
+
+class DemoReplayer(BaseNode):
+    """Sends the recorded commands of each demonstration, one for each state, in lockstep.
+
+    ``robot_sim``, given the same demonstrations, starts where the first one starts and at each
+    reset where the next one does. Ends with code 0 if every replay stays within ``tolerance`` and
+    the forward ones end in success, else 1; writes ``replay.json`` into the run folder.
+    """
+
+    def __init__(self) -> None:
+        """Read the demonstrations.
+
+        :raises ConfigError: one cannot be read, or the graph is not in lockstep.
+        """
+        super().__init__('demo_replayer')
+        self.setup(
+            {
+                'demonstrations': ('', 'A demonstration or a folder of them'),
+                'tolerance': (0.01, "Deviation that is accepted, of the observation's range"),
+            }
+        )
+        if not self.lockstep:
+            raise ConfigError("node 'demo_replayer': parameter 'mode' must be lockstep")
+        try:
+            self._replays = load_replays(Path(self.value('demonstrations')), self.task)
+        except DemonstrationError as error:
+            raise ConfigError(str(error)) from None
+        self._names = list(self.task.robot.command_names)
+        self._results: list[dict[str, Any]] = []
+        self._states: list[np.ndarray] = []
+        self._clipped = 0
+        self._answered = -1
+        self._command: JointState | None = None
+        self._sent_at = self._alive = time.monotonic()
+        self._commands = self.create_publisher(JointState, 'policy_controller/command', RELIABLE)
+        self._reset = self.create_client(Trigger, 'robot_sim/reset')
+        self.create_subscription(JointState, 'safety_gate/executed', self._on_executed, RELIABLE)
+        StateListener(self, self.task.robot, self.lockstep, self._on_state)
+        self.create_timer(0.5, self._watch, clock=self.steady)
+
+    @property
+    def _replay(self) -> Replay:
+        return self._replays[len(self._results)]
+
+    def _on_state(self, state: np.ndarray, stamp: int) -> None:
+        if self.finished or not self._commands.get_subscription_count():
+            return
+        if stamp == self._answered:
+            # Said again because of silence: our command was lost, unless it is on its way.
+            if time.monotonic() - self._sent_at > LOST_AFTER and self._command is not None:
+                self._send(self._command)
+            return
+        self._alive = time.monotonic()
+        self._answered = stamp
+        self._states.append(state)
+        step = len(self._states) - 1
+        if step < len(self._replay.commands):
+            self._send(
+                command_message(self._names, self._replay.commands[step], stamp, POLICY_SOURCE)
+            )
+        else:
+            self._next()
+
+    def _send(self, command: JointState) -> None:
+        self._command, self._sent_at = command, time.monotonic()
+        self._commands.publish(command)
+
+    def _on_executed(self, message: JointState) -> None:
+        asked = self._command
+        if asked is None or stamp_ns(message) != stamp_ns(asked):
+            return
+        same = np.allclose(message.position, asked.position, rtol=0, atol=1e-9)
+        self._clipped += not same
+
+    def _next(self) -> None:
+        """Measure the replay that has ended, and have the world placed for the next."""
+        replay = self._replay
+        result = replay.measure(self.task, np.array(self._states))
+        result['commands_changed_by_gate'] = self._clipped
+        self._results.append(result)
+        self.get_logger().info(
+            f'{replay.name}: deviation {result["deviation"]:.2%} of the range of '
+            f'{result["entry"]}, success {result["success"]}'
+        )
+        self._states, self._clipped, self._command = [], 0, None
+        if len(self._results) == len(self._replays):
+            self._end()
+            return
+        # The world stands still until then: the next state with a new stamp is the new start.
+        self._reset.call_async(Trigger.Request())
+
+    def _end(self) -> None:
+        tolerance = self.value('tolerance')
+        good = all(
+            result['deviation'] <= tolerance and result['success'] is not False
+            for result in self._results
+        )
+        if self.run_dir is not None:
+            text = json.dumps({'tolerance': tolerance, 'replays': self._results}, indent=2) + '\n'
+            wire.write_file(self.run_dir / REPLAY_FILE, text.encode())
+        self.exit_code, self.finished = int(not good), True
+
+    def _watch(self) -> None:
+        if time.monotonic() - self._alive > PATIENCE and not self.finished:
+            self.get_logger().error(
+                f'no new state for {PATIENCE:.0f} s; are robot_sim and safety_gate running?'
+            )
+            self.exit_code, self.finished = 1, True
+
+    def report(self) -> tuple[bytes, str, dict[str, Any]]:
+        """How many are done."""
+        values = {'replayed': len(self._results), 'of': len(self._replays)}
+        return DiagnosticStatus.OK, '', values
+
+
+def main() -> None:
+    """Entry point of the node."""
+    main_exit(DemoReplayer)
+
+
+if __name__ == '__main__':
+    main()
