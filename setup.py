@@ -36,7 +36,6 @@ setup(
         *(f'mbarl_sim.{package}' for package in find_packages('sim')),
     ],
     package_dir={'mbarl_sim': 'sim'},
-    package_data={'mbarl_sim': ['assets/*', 'assets/**/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
@@ -49,6 +48,7 @@ setup(
     install_requires=[
         'setuptools',
         'matplotlib',
+        'mcap',
         'numpy',
         'pydantic>=2',
         'pyyaml',
@@ -78,6 +78,7 @@ setup(
         ],
         'ros-kilted': ['ros-kilted-rclpy[fastrtps]', *ROS_MESSAGES],
         'sim': ['gymnasium', 'pybullet'],
+        'formats': ['h5py', 'minari', 'pyarrow'],
         'dev': ['catkin_pkg', 'hypothesis', 'pytest', 'ruff'],
     },
     entry_points={

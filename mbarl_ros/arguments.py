@@ -78,7 +78,8 @@ SIMULATED = Argument(
 OPERATOR = Argument(
     'operator',
     'scripted',
-    'scripted: a scripted operator drives through the teleop topics; none: you do, with a gamepad',
+    'scripted: a scripted operator drives through the teleop topics; none: you do, with a '
+    'gamepad or `mbarl teleop`',
     choices=('scripted', 'none'),
 )
 EPISODES = Argument('episodes', '0', 'demonstrations to record; 0: as many as usual', kind=int)

@@ -19,6 +19,7 @@ examples:
   mbarl up sim task:=tabletop seed:=1   another task, another seed
   mbarl up sim run_dir:=runs/mine       name the run folder; the same again resumes it
   mbarl up record task:=pointmass       record demonstrations through the teleop topics
+  mbarl teleop --task pointmass         drive it from the keyboard, in a second terminal
   mbarl demos show demos/pointmass      look at demonstrations
   mbarl up sim --help                   all arguments of the graph
 """
@@ -54,9 +55,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser(
         'demos', help='list, check, show, replay, convert and import demonstrations'
     )
+    teleop = commands.add_parser(
+        'teleop',
+        help='drive a robot from the keyboard',
+        description='Drive a robot, through its safety gate, from the keyboard of this terminal. '
+        'The keys are shown.',
+    )
+    teleop.add_argument('--task', default='pointmass', help='name or .yaml (default: pointmass)')
+    teleop.add_argument('--robot', default='', help="robot profile; default: the task's own")
+    teleop.add_argument('--namespace', default='', help='ROS namespace of the graph')
+    teleop.add_argument(
+        '--domain',
+        type=int,
+        default=None,
+        help='ROS domain of the graph; default: ROS_DOMAIN_ID, or that of the one graph which '
+        '`mbarl up` runs on this machine',
+    )
     commands.add_parser('node', help='run one node: mbarl node NAME [--ros-args ...]')
     options = parser.parse_args(arguments)
     try:
+        if options.command == 'teleop':
+            return _teleop(options)
         return _up(options.graph, options.assignments, options.show)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -75,6 +94,28 @@ def _up(graph: str | None, assignments: list[str], show: bool) -> int:
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         return EXIT_USAGE
+
+
+def _teleop(options: argparse.Namespace) -> int:
+    """Run the keyboard's node in this process, in the domain of the running graph."""
+    from mbarl_ros.domain import running_domains
+
+    domain = options.domain
+    if domain is None and 'ROS_DOMAIN_ID' not in os.environ:
+        running = running_domains()
+        if len(running) > 1:
+            known = ', '.join(map(str, running))
+            print(f'error: graphs run in the domains {known}; give --domain', file=sys.stderr)
+            return EXIT_USAGE
+        domain = next(iter(running), None)
+    if domain is not None:
+        os.environ['ROS_DOMAIN_ID'] = str(domain)
+        os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    names = {'task': options.task, 'robot': options.robot}
+    parameters = [f'{name}:={value}' for name, value in names.items() if value]
+    given = [word for parameter in parameters for word in ('-p', parameter)]
+    namespace = '/' + options.namespace.strip('/')
+    return _node(['keyboard_teleop', '--ros-args', '-r', f'__ns:={namespace}', *given])
 
 
 def _assignments(texts: list[str]) -> dict[str, str]:

@@ -13,86 +13,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-Bounds = tuple[float, float]
-
-
-class ConfigError(ValueError):
-    """A configuration mistake; the message names the file, the key and the remedy."""
-
-
-class Strict(BaseModel):
-    """A section in which an unknown key is an error, not a silent default."""
-
-    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
-
-
-# --- robot -----------------------------------------------------------------------------------
-
-
-class TopicMap(Strict):
-    """One ROS topic and which of its message fields carry which named values.
-
-    ``fields`` maps a value's name to a path in the message: ``pose.pose.position.x``,
-    ``position[elbow]`` (by joint name) or ``data[0]`` (by index).
-    """
-
-    topic: str
-    type: str = Field(pattern=r'^\w+/msg/\w+$')
-    fields: dict[str, str] = Field(min_length=1)
-
-
-class Limit(Strict):
-    """Bounds of one command entry, in its own unit; ``rate`` is the largest change per second."""
-
-    low: float
-    high: float
-    rate: float | None = Field(default=None, gt=0)
-    stop: float | Literal['hold'] = 0.0
-
-    @model_validator(mode='after')
-    def _ordered(self) -> Limit:
-        if not self.low < self.high:
-            raise ValueError(f'low ({self.low}) must be less than high ({self.high})')
-        return self
-
-
-class RobotConfig(Strict):
-    """A robot profile: topics to the state vector, the command vector to topics, and limits."""
-
-    name: str
-    description: str = ''
-    control_rate: float = Field(gt=0, le=1000, description='Hz')
-    state: list[TopicMap] = Field(min_length=1)
-    command: list[TopicMap] = Field(min_length=1)
-    teleop: list[TopicMap] = []
-    limits: dict[str, Limit]
-    workspace: dict[str, Bounds] = {}
-    command_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
-    state_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
-    teleop_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """Names of the state vector's entries, in order."""
-        return tuple(name for topic in self.state for name in topic.fields)
-
-    @property
-    def command_names(self) -> tuple[str, ...]:
-        """Names of the command vector's entries, in order."""
-        return tuple(name for topic in self.command for name in topic.fields)
-
-    @model_validator(mode='after')
-    def _consistent(self) -> RobotConfig:
-        _unique('state', self.state_names)
-        _unique('command', self.command_names)
-        _same('limits', self.limits, 'command', self.command_names)
-        _known('workspace', self.workspace, 'state', self.state_names)
-        for topic in self.teleop:
-            _known('teleop', topic.fields, 'command', self.command_names)
-        return self
-
+from mbarl_ros.robot_config import (
+    ConfigError,
+    RobotConfig,
+    Strict,
+    check_known,
+    check_unique,
+)
 
 # --- task ------------------------------------------------------------------------------------
 
@@ -152,7 +81,7 @@ class TaskConfig(Strict):
     world: str | None = Field(default=None, pattern=r'^[\w.]+:\w+$')
     observation: list[Entry] = Field(min_length=1)
     action: list[Entry] = Field(min_length=1)
-    goals: list[list[float]] = []
+    goals: list[list[float]] = Field(default=[])
     success: Success
     reward: Literal['success'] | str = Field(default='success', pattern=r'^(success|topic:.+)$')
     phases: Phases
@@ -162,8 +91,8 @@ class TaskConfig(Strict):
     @model_validator(mode='after')
     def _consistent(self) -> TaskConfig:
         names = [entry.name for entry in self.observation]
-        _unique('action', [entry.name for entry in self.action])
-        _known('success.entries', self.success.entries, 'observation', names)
+        check_unique('action', [entry.name for entry in self.action])
+        check_known('success.entries', self.success.entries, 'observation', names)
         if self.success.target is None and not self.goals:
             raise ValueError('success.target: is needed where the task has no goals')
         if self.success.target is not None and len(self.success.target) != len(
@@ -236,11 +165,9 @@ class ModelConfig(Strict):
         default=10, gt=0, description='start states per environment step and policy'
     )
     length: int = Field(default=5, gt=0, description='steps of one hallucinated rollout')
-    start_weights: dict[Literal['replay', 'demonstrations', 'phase_starts'], float] = {
-        'replay': 0.6,
-        'demonstrations': 0.3,
-        'phase_starts': 0.1,
-    }
+    start_weights: dict[Literal['replay', 'demonstrations', 'phase_starts'], float] = Field(
+        default={'replay': 0.6, 'demonstrations': 0.3, 'phase_starts': 0.1}
+    )
     fraction: float = Field(default=0.3, ge=0, lt=1, description='share of each batch')
     buffer: int = Field(default=20_000, gt=0, description='model transitions kept per policy')
 
@@ -390,24 +317,3 @@ def _sentence(error: ValidationError) -> str:
             message = 'is missing'
         parts.append(f"key '{key}': {message}" if key else message)
     return '; '.join(parts)
-
-
-def _unique(key: str, names: Any) -> None:
-    doubled = sorted({name for name in names if list(names).count(name) > 1})
-    if doubled:
-        raise ValueError(f'{key}: names used twice: {", ".join(doubled)}')
-
-
-def _known(key: str, names: Any, where: str, known: Any) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(
-            f'{key}: {", ".join(unknown)} not in {where} ({", ".join(dict.fromkeys(known))})'
-        )
-
-
-def _same(key: str, names: Any, where: str, known: Any) -> None:
-    _known(key, names, where, known)
-    missing = [name for name in known if name not in names]
-    if missing:
-        raise ValueError(f'{key}: missing for {", ".join(missing)}')

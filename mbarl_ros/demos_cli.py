@@ -15,11 +15,12 @@ from rich.table import Table
 
 from mbarl_ros.config import ConfigError
 from mbarl_ros.demos.align import Finding
-from mbarl_ros.demos.episodes import SUCCESS, Episode
+from mbarl_ros.demos.episodes import SUCCESS, VERDICTS, Episode
 from mbarl_ros.demos.note import NOTE, DemonstrationError, folders, read_note
 from mbarl_ros.demos.reader import check_demonstration, read_episode
 from mbarl_ros.demos.recording import recover, unfinished
 from mbarl_ros.task import Task
+from mbarl_ros.transitions import PHASES
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -76,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument(
         '--format', default=None, help='bag, minari, robomimic or earl; default: seen'
     )
-    bring.add_argument('--direction', choices=('forward', 'backward'), default=None)
+    bring.add_argument('--direction', choices=PHASES, default=None, help='default: as recorded')
+    bring.add_argument('--verdict', choices=VERDICTS, default=None, help='default: as recorded')
     return demos
 
 
@@ -268,6 +270,7 @@ def _import(options: argparse.Namespace) -> int:
             Path(folder).expanduser(),
             kind=options.format,
             direction=options.direction,
+            verdict=options.verdict,
         )
     except FormatError as error:
         raise DemonstrationError(str(error)) from error

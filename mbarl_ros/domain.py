@@ -48,6 +48,17 @@ def take_domain(environ: Mapping[str, str], namespace: str) -> tuple[int, IO[str
     )
 
 
+def running_domains() -> list[int]:
+    """Domains in which a graph of this user's ``mbarl up`` is running on this machine."""
+    found = set()
+    for path in _lock_path(0, '').parent.glob('domain-*.lock'):
+        try:
+            lock_file(path, 'taken').close()
+        except ConfigError:
+            found.add(int(path.name.split('-')[1].split('.')[0]))
+    return sorted(found)
+
+
 def _lock_path(domain: int, namespace: str) -> Path:
     folder = Path(tempfile.gettempdir()) / f'mbarl-{os.getuid()}'
     folder.mkdir(mode=0o700, exist_ok=True)

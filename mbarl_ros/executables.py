@@ -8,6 +8,7 @@ NODES = {
     'policy_evaluator': 'mbarl_ros.nodes.policy_evaluator:main',
     'demo_recorder': 'mbarl_ros.nodes.demo_recorder:main',
     'demo_replayer': 'mbarl_ros.nodes.demo_replayer:main',
+    'keyboard_teleop': 'mbarl_ros.nodes.keyboard_teleop:main',
     'monitor': 'mbarl_ros.nodes.monitor:main',
     'robot_sim': 'mbarl_sim.robot_sim:main',
     'scripted_operator': 'mbarl_sim.scripted_operator:main',

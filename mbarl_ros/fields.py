@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mbarl_ros.config import ConfigError, TopicMap
+from mbarl_ros.config import ConfigError
+from mbarl_ros.robot_config import TopicMap
 
 _PART = re.compile(r'^(\w+)(?:\[([^\]]+)\])?$')
 

@@ -62,6 +62,12 @@ def select(transitions: Transitions, index: Any) -> Transitions:
     return {name: array[index] for name, array in transitions.items()}
 
 
+def shown_by_hand(transitions: Mapping[str, np.ndarray]) -> Transitions:
+    """Rows of forward phases in which a person drove: they are demonstrations as well."""
+    by_hand = (transitions['source'] == HUMAN) & (transitions['phase'] == FORWARD)
+    return {name: np.asarray(array)[by_hand] for name, array in transitions.items()}
+
+
 def pack_transitions(transitions: Transitions, spec_hash: str, session: str, first: int) -> bytes:
     """Message of contiguous transitions ``first``, ``first + 1``, ... of a controller session."""
     meta = {'spec_hash': spec_hash, 'session': session, 'first': first}

@@ -109,6 +109,9 @@ def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, again: str) -> int:
     )
     screen.note(f'run folder {run_dir.path}{" (resumed)" if run_dir.resumed else ""}')
     screen.note(f'ROS_DOMAIN_ID={domain} (export it to look in with ros2 topic list)')
+    if plan.arguments.get('operator') == 'none':
+        task = plan.arguments['task']
+        screen.note(f'drive with a gamepad, or: mbarl teleop --task {task} --domain {domain}')
     started = time.monotonic()
     with screen:
         code = supervisor.run()

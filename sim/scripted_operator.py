@@ -39,22 +39,16 @@ class ScriptedOperator(BaseNode):
         super().__init__('scripted_operator')
         self.setup({'episodes': (0, 'Demonstrations to record; 0: 3, or 24 with goals')})
         robot = self.task.robot
-        taught = {name for topic in robot.teleop for name in topic.fields}
-        if taught != set(robot.command_names):
+        source = next(iter(robot.teleop), None)
+        if source is None or set(source.fields) != set(robot.command_names):
             raise ConfigError(
-                f"robot '{robot.name}': key 'teleop': must carry the whole command "
+                f"robot '{robot.name}': key 'teleop': the first must carry the whole command "
                 f'({", ".join(robot.command_names)}) for a scripted operator'
             )
         self._operator = operator_for(self.task, self.seed)
         self._episodes = self.value('episodes') or USUAL[self.task.goal_conditioned]
-        self._teleop = [
-            (
-                TopicCodec(topic),
-                message_class(topic.type),
-                self.create_publisher(message_class(topic.type), topic.topic, RELIABLE),
-            )
-            for topic in robot.teleop
-        ]
+        self._codec, self._kind = TopicCodec(source), message_class(source.type)
+        self._teleop = self.create_publisher(self._kind, source.topic, RELIABLE)
         self._triggers = {
             name: self.create_client(Trigger, name)
             for name in (
@@ -146,8 +140,8 @@ class ScriptedOperator(BaseNode):
         self._answered = self._latest[1]
         self._last_command = command
         values = dict(zip(self.task.robot.command_names, command.tolist(), strict=True))
-        for codec, kind, publisher in self._teleop:
-            publisher.publish(codec.encode(kind(), [values[name] for name in codec.names]))
+        asked = [values[name] for name in self._codec.names]
+        self._teleop.publish(self._codec.encode(self._kind(), asked))
 
     def _on_state(self, state: np.ndarray, stamp: int) -> None:
         self._latest = (state, stamp)

@@ -10,6 +10,7 @@ from mbarl_ros.control.policy import Policy, check_policy, policy_names
 from mbarl_ros.learning.classifier import ClassifierTrainer
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.task import Task
+from mbarl_ros.transitions import HUMAN, POLICY
 
 SMALL = AgentConfig(
     name='small',
@@ -38,6 +39,8 @@ def stream(task: Task, rows: int, seed: int, phase: int | None = None) -> dict[s
         'terminated': np.zeros(rows, np.uint8),
         'truncated': (np.arange(rows) % 10 == 9).astype(np.uint8),
         'phase': phases.astype(np.uint8),
+        # now and then, in forward phases, a person drives
+        'source': np.where(np.arange(rows) // 10 % 4 == 2, HUMAN, POLICY).astype(np.uint8),
     }
 
 
@@ -89,6 +92,20 @@ def test_a_resumed_learner_continues_as_if_never_stopped(task: Task) -> None:
         assert practise(learner, classifier, chunk) == practise(resumed, judge, chunk)
     expected, found = learner.policy_arrays(), resumed.policy_arrays()
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_what_a_person_does_in_forward_phases_is_imitated(task: Task) -> None:
+    errors = {}
+    for source in (POLICY, HUMAN):
+        shown = stream(task, 200, seed=3, phase=0)
+        shown |= {'source': np.full(200, source, np.uint8)}
+        shown['action'][:] = np.resize([0.9, -0.9], task.action_dim)  # what no demonstration does
+        learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
+        learner.add(shown)
+        learner.train(150)
+        found = Policy(learner.policy_arrays(), 'forward').mean_action(shown['observation'])
+        errors[source] = np.abs(found - shown['action']).mean()
+    assert errors[HUMAN] < 0.7 * errors[POLICY], errors
 
 
 def test_a_checkpoint_of_another_task_is_refused_by_name() -> None:
@@ -149,6 +166,7 @@ def test_values_bootstrap_through_truncation_and_stop_at_success(where: str) -> 
         'terminated': flags,
         'truncated': flags.copy(),
         'phase': flags,
+        'source': flags * 0,
     }
     data[where] = (np.arange(rows) % 2 == (0 if where == 'truncated' else 1)).astype(np.uint8)
     agent = AgentConfig(

@@ -65,6 +65,7 @@ def test_the_classifier_tells_demonstrations_from_what_the_backward_policy_visit
             'next_observation': states,
             'action': np.zeros((300, 2), np.float32),
             'phase': np.full(300, phase, np.uint8),
+            'source': np.zeros(300, np.uint8),
         }
 
     shown = rows(-1.0, 0)

@@ -1,6 +1,8 @@
 """Reading recordings: alignment of topics, what is wrong with them and when, bags of others."""
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,14 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
 from mbarl_ros import demos_cli
-from mbarl_ros.config import TopicMap
 from mbarl_ros.demos.align import Series, UnusableError, align
 from mbarl_ros.demos.bag import import_bag
 from mbarl_ros.demos.decode import DecodeError, TopicDecoder, typestore
+from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.demos.note import DemonstrationError, folders, read_note
 from mbarl_ros.demos.reader import check_demonstration, read_demonstration, read_episode
 from mbarl_ros.fields import TopicCodec, set_stamp, stamp_ns
+from mbarl_ros.robot_config import TopicMap
 from mbarl_ros.task import Task
 
 SHIPPED = Path(__file__).resolve().parent.parent / 'demos'
@@ -417,6 +420,20 @@ def test_mistakes_are_one_sentence(arguments, words, capsys):
     error = capsys.readouterr().err
     assert error.startswith('error: ') and error.count('\n') == 1
     assert all(word in error for word in words)
+
+
+def test_a_replay_that_strays_is_reported_and_fails(tmp_path, capfd):
+    task = Task.load('pointmass')
+    shown = read_episode(SHIPPED / 'pointmass' / 'forward_000', task)
+    states = shown.states.copy()
+    states[20:40, 1] += 0.1  # 2.5 % of the room of 4 m
+    folder = tmp_path / 'bent'
+    folder.mkdir()
+    save_episode(folder, replace(shown, states=states), task)
+    assert demos_cli.main(['replay', str(folder)]) == 1
+    out = capfd.readouterr().out
+    assert re.search(r'bent +\d+ +yes +2\.50% +y +[23]\.\d s', out) and 'NOT met' in out
+    assert demos_cli.main(['replay', str(folder), '--tolerance', '0.03']) == 0
 
 
 def test_judged_success_that_is_none_is_noticed(copies):

@@ -73,10 +73,10 @@ def test_fifty_recorders_killed_at_random_moments_lose_at_most_a_second(robot, t
         # Names of their own: DDS believes for a while that the killed ones are still there.
         names = [f'recorder_{number}_{i}' for i in range(AT_ONCE)]
         clients = start_recorders(graph, folder, names)
-        graph.wait_for('recorders', lambda: all(c.service_is_ready() for c in clients))
+        graph.wait_for('recorders', lambda found=clients: all(c.service_is_ready() for c in found))
         drive(0.3)
         answers = [client.call_async(Trigger.Request()) for client in clients]
-        graph.wait_for('start', lambda: all(answer.done() for answer in answers))
+        graph.wait_for('start', lambda asked=answers: all(answer.done() for answer in asked))
         assert all(answer.result().success for answer in answers), graph.logs()
         drive(0.15)
         killed = {}

@@ -120,9 +120,14 @@ class SafetyGate:
         """Stop command: zero or hold, as the profile says for each entry."""
         self.state = reason
         self._moving = False
-        values = np.where(np.isnan(self._stop), self._last, self._stop)
+        values = self.rest
         self._last, self._last_time = values, now
         return Decision(values, STOP_SOURCE, reason)
+
+    @property
+    def rest(self) -> np.ndarray:
+        """The stop command [C]: what an entry gets for which nobody asks anything."""
+        return np.where(np.isnan(self._stop), self._last, self._stop)
 
     def _refusal(self, source: str, command: np.ndarray, now: float) -> str:
         if self.estop:

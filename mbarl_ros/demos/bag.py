@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from rosbags.rosbag2 import Reader
 
-from mbarl_ros.config import TopicMap
 from mbarl_ros.demos.align import Series
 from mbarl_ros.demos.decode import DecodeError, TopicDecoder, typestore
 from mbarl_ros.demos.episodes import UNKNOWN
@@ -28,6 +27,7 @@ from mbarl_ros.demos.note import (
     write_note,
 )
 from mbarl_ros.demos.recording import EXECUTED, EXECUTED_TYPE, seal
+from mbarl_ros.robot_config import TopicMap
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import PHASES
 
@@ -76,7 +76,7 @@ def read_series(
                 decode(topic.name)
         for name in wanted:
             decode(name)
-    except (DecodeError, McapFileError, OSError) as error:
+    except (DecodeError, McapFileError, OSError, OverflowError) as error:
         raise DemonstrationError(
             f'{folder}: {error}; if the bag is torn, `mbarl demos import {folder}` saves what can '
             'be read; else record it again and remove it'

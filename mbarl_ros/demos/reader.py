@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mbarl_ros.config import TopicMap
 from mbarl_ros.demos.align import ERROR, NOTE, WARNING, Finding, Series, UnusableError, align
 from mbarl_ros.demos.bag import executed_map, read_series
 from mbarl_ros.demos.episodes import (
@@ -22,6 +21,7 @@ from mbarl_ros.demos.episodes import (
 from mbarl_ros.demos.imported import EPISODE_FILE, load_episode
 from mbarl_ros.demos.note import DemonstrationError, Note, check_profile, folders, read_note
 from mbarl_ros.demos.recording import EXECUTED
+from mbarl_ros.robot_config import TopicMap
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import PHASES, Transitions
 

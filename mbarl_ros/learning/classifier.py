@@ -30,7 +30,7 @@ from mbarl_ros.learning.state import (
     tensor_arrays,
 )
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, FORWARD
+from mbarl_ros.transitions import BACKWARD, FORWARD, shown_by_hand
 
 # A reward of -log(1 - C) is unbounded where C is sure; C = 0.993 is sure enough. Its value at
 # C = 0.5 is subtracted: the best policy stays the same (a backward return never ends), but values
@@ -78,8 +78,11 @@ class ClassifierTrainer:
         self.steps = 0
 
     def add(self, transitions: Mapping[str, np.ndarray]) -> None:
-        """Add transitions; only those of backward phases are negatives."""
+        """Add transitions: backward phases are negatives, a person's forward steps positives."""
         backward = np.asarray(transitions['phase']) == BACKWARD
+        shown = shown_by_hand(transitions)['next_observation']
+        if len(shown):
+            self._positives = torch.cat([self._positives, self._inputs(shown)])
         if backward.any():
             self._visited.add({name: array[backward] for name, array in transitions.items()})
 

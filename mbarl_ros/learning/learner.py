@@ -20,11 +20,12 @@ from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import Arrays, fast_floats
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, FORWARD
+from mbarl_ros.transitions import BACKWARD, FORWARD, shown_by_hand
 
 BLOCK = 64  # updates whose batches are drawn at once
 RECENT = 2000  # half of the real rows are that new: what goes wrong now is corrected soon
 PHASE_STARTS = 100  # latest starts of each phase that are kept for imagined rollouts
+HUMAN_ROWS = 100_000  # room for what a person shows while the robot practises
 HINDSIGHT_DELAY = 4  # mean delay of a hindsight goal: a phase limit divided by this
 
 
@@ -61,10 +62,8 @@ class Learner:
             agent.sac, self.policies, task.observation_dim, task.action_dim, bounds, seed
         )
         self._replay = Replay(agent.replay, task.observation_dim, task.action_dim)
-        self._demonstrations = Replay(max(rows, 1), task.observation_dim, task.action_dim)
-        self._demonstrations.add(demonstrations)
-        phase = self._demonstrations.held()['phase'][:rows]
-        self._directions = [np.flatnonzero(phase == p) for p in np.unique(phase)]
+        self._demonstrations = Replay(rows + HUMAN_ROWS, task.observation_dim, task.action_dim)
+        self._show(demonstrations)
         self._phase_starts: list[list[np.ndarray]] = [[] for _ in self.policies]
         self._phase_ended = True
         self._imagination = (
@@ -84,7 +83,10 @@ class Learner:
         return self._replay.total
 
     def add(self, transitions: Mapping[str, np.ndarray]) -> None:
-        """Append real transitions in order; no training. Also refills the replay on resume."""
+        """Append real transitions in order; no training. Also refills the replay on resume.
+
+        What a person did in a forward phase joins the demonstrations.
+        """
         self._replay.add(transitions)
         ended = np.asarray(transitions['truncated']) | np.asarray(transitions['terminated'])
         for row, phase in enumerate(transitions['phase']):
@@ -93,6 +95,17 @@ class Learner:
                 starts.append(np.array(transitions['observation'][row], np.float32))
                 del starts[:-PHASE_STARTS]
             self._phase_ended = bool(ended[row])
+
+        shown = shown_by_hand(transitions)
+        if len(shown['phase']):
+            self._show(shown)
+
+    def _show(self, demonstrations: Mapping[str, np.ndarray]) -> None:
+        """Add demonstrations, by which direction they are drawn; a full buffer takes no more."""
+        room = self._demonstrations.capacity - len(self._demonstrations)
+        self._demonstrations.add({name: array[:room] for name, array in demonstrations.items()})
+        phase = self._demonstrations.held()['phase']
+        self._directions = [np.flatnonzero(phase == p) for p in np.unique(phase)]
 
     def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take a classifier message; rewards of the backward policy follow it at once."""

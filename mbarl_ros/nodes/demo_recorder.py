@@ -22,10 +22,12 @@ from mbarl_ros.demos.recording import EXECUTED, PHASE, Recording, recover, topic
 from mbarl_ros.fields import stamp_ns
 from mbarl_ros.nodes.runtime import (
     LATCHED,
+    SENSOR,
     BaseNode,
     main_exit,
     message_class,
 )
+from mbarl_ros.teleop import TeleopSource
 from mbarl_ros.transitions import PHASES
 
 # A service call may overtake the last state and command on their way here (s).
@@ -38,10 +40,11 @@ _DEPTH = 1000  # messages of a topic that may wait to be written
 class DemoRecorder(BaseNode):
     """Records state, command and ``safety_gate/executed`` between start and stop.
 
-    Services (std_srvs/Trigger): ``~/start``, ``~/success`` (stop and keep), ``~/stop`` (stop and
-    keep, the verdict is worked out when it is read), ``~/discard``. ``~/status`` (latched) says
-    what it is doing. The parameters ``direction`` and ``operator`` may be changed between
-    demonstrations: ``ros2 param set /demo_recorder direction backward``.
+    Services (std_srvs/Trigger), and gamepad buttons where the robot profile names them:
+    ``~/start``, ``~/success`` (stop and keep), ``~/stop`` (stop and keep, the verdict is worked
+    out when it is read), ``~/discard``. ``~/status`` (latched) says what it is doing. The
+    parameters ``direction`` and ``operator`` may be changed between demonstrations:
+    ``ros2 param set /demo_recorder direction backward``.
     """
 
     def __init__(self) -> None:
@@ -81,6 +84,14 @@ class DemoRecorder(BaseNode):
         self._status = self.create_publisher(String, '~/status', LATCHED)
         for name in ('start', 'success', 'stop', 'discard'):
             self.create_service(Trigger, f'~/{name}', partial(self._serve, getattr(self, name)))
+        for entry in self.task.robot.teleop:
+            if entry.buttons:
+                self.create_subscription(
+                    message_class(entry.type),
+                    entry.topic,
+                    partial(self._on_buttons, TeleopSource(entry)),
+                    SENSOR,
+                )
         self._phase = self.create_publisher(String, '~/phase', LATCHED)
         for sentence in recover(self._folder):
             self.get_logger().warning(sentence)
@@ -147,6 +158,15 @@ class DemoRecorder(BaseNode):
             self.get_logger().error(str(error))
             response.message = str(error)
         return response
+
+    def _on_buttons(self, source: TeleopSource, message: Any) -> None:
+        try:
+            pressed = source.read(message).pressed
+        except ValueError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=5.0)
+            return
+        for button in pressed:
+            self._serve(getattr(self, button), None, Trigger.Response())
 
     # --- messages ----------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import UInt8MultiArray
 
 from mbarl_ros import wire
-from mbarl_ros.config import ConfigError
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.learner import Learner
@@ -36,7 +35,6 @@ from mbarl_ros.transitions import (
     concatenate,
     pack_transitions,
     select,
-    unpack_transitions,
 )
 
 POLICY_FILE = 'policy.safetensors'
@@ -48,8 +46,8 @@ class LearnerNode(BaseNode):
     """Transitions in, acknowledged once they are on disk; policies out, latched.
 
     Callbacks run in the main thread, gradient steps in a thread of their own, chunk by chunk.
-    A policy trained on chunks <= c is published as valid for chunk c + 2 (see the lockstep
-    schedule in README), which lets collecting and training overlap and yet be reproducible.
+    A policy trained on chunks <= c is published as valid for chunk c + 2 (README, "How the run is
+    kept honest"), which lets collecting and training overlap and yet be reproducible.
     """
 
     def __init__(self) -> None:
@@ -65,11 +63,9 @@ class LearnerNode(BaseNode):
             }
         )
         torch.set_num_threads(self.value('threads'))
-        folder = self.value('demonstrations') or self.task.config.demonstrations
-        if not folder:
-            raise ConfigError(f"task '{self.task.name}': key 'demonstrations' is not set")
-        self._demonstrations = load_demonstrations(Path(folder), self.task)
-        self._learner = Learner(self.task, self.agent, self._demonstrations, self.seed)
+        folder = self.demonstrations_folder()
+        demonstrations = load_demonstrations(folder, self.task)
+        self._learner = Learner(self.task, self.agent, demonstrations, self.seed)
         self._ledger = Ledger()
         self._log: RecordLog | None = None
         self._inbox: deque[Transitions] = deque()
@@ -78,7 +74,7 @@ class LearnerNode(BaseNode):
         self._stopping = False
         self._failure: BaseException | None = None
         self._metrics: dict[str, float] = {}
-        self._keep_demonstrations(Path(folder))
+        self._keep_demonstrations(folder)
         self._resume()
         self._board = self._open_board()
 
@@ -132,13 +128,10 @@ class LearnerNode(BaseNode):
         )
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
-        try:
-            rows, session, first = unpack_transitions(
-                message_bytes(message), self.task, self.spec_hash
-            )
-        except wire.WireError as error:
-            self.refuse(error, 'policy_controller/transitions')
+        received = self.received(message)
+        if received is None:
             return
+        rows, session, first = received
         rows = self._ledger.fresh(rows, session, first)
         count = 0 if rows is None else len(rows['sequence'])
         if count:

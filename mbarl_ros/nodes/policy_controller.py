@@ -19,6 +19,7 @@ from mbarl_ros.config import ConfigError
 from mbarl_ros.control.policy import unpack_policy
 from mbarl_ros.control.practice import Practice
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
+from mbarl_ros.control.steps import LockstepSteps, RealtimeSteps, Step
 from mbarl_ros.fields import stamp_ns
 from mbarl_ros.nodes.robot_io import StateListener, command_message
 from mbarl_ros.nodes.runtime import (
@@ -90,8 +91,9 @@ class PolicyController(BaseLifecycleNode):
         self._version = -1
         self._valid_until = 0
         self._last_heard = -np.inf
-        self._pending: tuple[np.ndarray, int] | None = None  # observation and stamp acted upon
-        self._executed: tuple[np.ndarray, str] | None = None
+        self._steps_made = LockstepSteps()
+        self._periods = RealtimeSteps(self.task.robot.teleop_timeout)
+        self._acted_on = -1  # stamp of the state that our last command answers
         self._command: JointState | None = None
         self._state: tuple[np.ndarray, int] | None = None
         self._gate_state = ''
@@ -121,7 +123,9 @@ class PolicyController(BaseLifecycleNode):
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
         """Start moving the robot, from whatever state it is measured in."""
-        self._pending = self._executed = self._command = None
+        self._steps_made.forget()
+        self._periods.forget()
+        self._acted_on, self._command = -1, None
         self._active = True
         return super().on_activate(state)
 
@@ -147,20 +151,27 @@ class PolicyController(BaseLifecycleNode):
         self._state = (state, stamp)
         if not self.lockstep:
             return
-        if repeated and self._active and self._pending is not None and self._pending[1] == stamp:
+        self._steps_made.observe(state, stamp)
+        if not self._active:
+            self._steps_made.forget()
+        if repeated and self._active and self._acted_on == stamp:
             # Said again because of silence. Unless our answer is just on its way, it was lost.
             if time.monotonic() - self._commanded > LOST_AFTER:
                 self._send()
             return
+        if repeated:
+            self._steps_made.forget()  # what has not been heard by now never will be
         self._step()
 
     def _on_executed(self, message: JointState) -> None:
-        if self._pending is None or stamp_ns(message) != self._pending[1]:
+        if message.name != self._names:
             return
-        if message.name == self._names:
-            self._executed = (np.array(message.position), message.header.frame_id)
+        command, source = np.array(message.position), message.header.frame_id
         if self.lockstep:
+            self._steps_made.execute(command, source, stamp_ns(message))
             self._step()
+        else:
+            self._periods.execute(command, source, stamp_ns(message), time.monotonic())
 
     def _on_gate_state(self, message: String) -> None:
         self._gate_state = message.data
@@ -227,19 +238,21 @@ class PolicyController(BaseLifecycleNode):
     def _control(self) -> None:
         """Realtime: one control period."""
         if self._active and self._state is not None:
-            self._finish_transition()
+            step = self._periods.tick(*self._state, time.monotonic())
+            if step is not None:
+                self._record(step)
             self._act()
 
     def _step(self) -> None:
         """Lockstep: go as far as the state at hand, the gate and the learner allow."""
         if not self._active or self._state is None:
             return
-        if self._pending is not None:
-            if self._state[1] == self._pending[1] or self._executed is None:
-                return
-            self._finish_transition()
+        for step in self._steps_made.completed():
+            self._record(step)
             if self._practice.steps - self._sent >= self.agent.chunk:
                 self._flush()
+        if self._steps_made.waiting:
+            return
         self._blocked = self._reason_to_wait()
         if not self._blocked:
             self._act()
@@ -260,28 +273,22 @@ class PolicyController(BaseLifecycleNode):
         return ''
 
     def _pace(self) -> None:
-        if self._blocked.startswith('learner lost') and self._pending is None and self._active:
+        if self._blocked.startswith('learner lost') and self._active:
             self._act()
 
-    def _finish_transition(self) -> None:
-        """Record the step that led from the pending observation to the present state."""
-        if self._pending is None or self._state[1] == self._pending[1]:
-            return
-        observation, stamp = self._pending
-        if self._executed is not None:
-            values, source = self._executed
-            row = self._practice.record(
-                observation,
-                self.task.action(values),
-                self._state[0],
-                stamp * 1e-9,
-                SOURCES.get(source, HUMAN),
-            )
-            if self._episodes:
-                self._end_evaluation_when_due()
-            else:
-                self._outbox.append(row)
-        self._pending = self._executed = None
+    def _record(self, step: Step) -> None:
+        """Make a transition of a step; the action is the executed one, whoever asked for it."""
+        row = self._practice.record(
+            self._practice.observe(step.state),
+            self.task.action(step.command),
+            step.next_state,
+            step.stamp * 1e-9,
+            SOURCES.get(step.source, HUMAN),
+        )
+        if self._episodes:
+            self._end_evaluation_when_due()
+        else:
+            self._outbox.append(row)
 
     def _end_evaluation_when_due(self) -> None:
         practice = self._practice
@@ -294,17 +301,14 @@ class PolicyController(BaseLifecycleNode):
 
     def _act(self) -> None:
         state, stamp = self._state
-        if self._gate_state == 'e-stop' or (
-            self._pending is not None and self._pending[1] == stamp
-        ):
+        if self._gate_state == 'e-stop' or not self._active or self._acted_on == stamp:
             return
         self._take_due_policies()
         if not (self._practice.has_policies or self._random):
             return
         observation = self._practice.observe(state)
         action = self._practice.act(observation)
-        self._pending = (observation, stamp)
-        self._executed = None
+        self._acted_on = stamp
         self._command = command_message(
             self._names, self.task.command(action), stamp, POLICY_SOURCE
         )

@@ -120,10 +120,9 @@ class PolicyEvaluator(BaseNode):
         from mbarl_ros.learning.cloning import clone
 
         torch.set_num_threads(1)
-        folder = self.value('demonstrations') or self.task.config.demonstrations
-        if not folder:
+        if not (self.value('demonstrations') or self.task.config.demonstrations):
             return
-        demonstrations = load_demonstrations(Path(folder), self.task)
+        demonstrations = load_demonstrations(self.demonstrations_folder(), self.task)
         policy = Policy(clone(self.task, demonstrations, self.seed), DEPLOYED)
         episodes = self.task.config.evaluation.episodes
         self._clone_success = evaluate(self.task, self._world, policy, episodes)

@@ -27,6 +27,8 @@ from mbarl_ros import fields, lifeline
 from mbarl_ros.config import AgentConfig, ConfigError, load_agent
 from mbarl_ros.nodes.executor import DataPlaneExecutor
 from mbarl_ros.task import Task
+from mbarl_ros.transitions import Transitions, unpack_transitions
+from mbarl_ros.wire import WireError
 
 RELIABLE = QoSProfile(depth=10)
 SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -94,6 +96,24 @@ class NodeMixin:
         """Count a message that is not to be trusted, and say why."""
         self.refused += 1
         self.get_logger().warning(f'refused: {topic}: {error}', throttle_duration_sec=5.0)
+
+    def received(self, message: UInt8MultiArray) -> tuple[Transitions, str, int] | None:
+        """Transitions, session and first number of a message, or None for one that is refused."""
+        try:
+            return unpack_transitions(message_bytes(message), self.task, self.spec_hash)
+        except WireError as error:
+            self.refuse(error, 'policy_controller/transitions')
+            return None
+
+    def demonstrations_folder(self) -> Path:
+        """Parameter ``demonstrations``, else the task's own folder.
+
+        :raises ConfigError: there is neither.
+        """
+        folder = self.value('demonstrations') or self.task.config.demonstrations
+        if not folder:
+            raise ConfigError(f"task '{self.task.name}': key 'demonstrations' is not set")
+        return Path(folder).expanduser()
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Level, message and values for /diagnostics; overridden by each node."""

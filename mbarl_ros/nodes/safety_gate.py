@@ -14,16 +14,18 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from mbarl_ros.control.safety import POLICY_SOURCE, TELEOP_SOURCE, Decision, SafetyGate
-from mbarl_ros.fields import TopicCodec, stamp_ns
+from mbarl_ros.fields import stamp_ns
 from mbarl_ros.nodes.robot_io import CommandPublisher, StateListener, command_message
 from mbarl_ros.nodes.runtime import (
     LATCHED,
     LOST_AFTER,
     RELIABLE,
+    SENSOR,
     BaseNode,
     main_exit,
     message_class,
 )
+from mbarl_ros.teleop import Asked, TeleopSource
 
 
 class SafetyGateNode(BaseNode):
@@ -42,7 +44,7 @@ class SafetyGateNode(BaseNode):
         self._gate = SafetyGate(robot, self.lockstep, self.value('real_time_factor'))
         self._answered_at = -math.inf
         self._stamp = self._answered = -1  # nothing measured, nothing answered
-        self._held: tuple[TopicCodec, Any] | None = None
+        self._held: dict[str, float] | None = None
         self._announced = ''
         self._robot = CommandPublisher(self, robot)
         self._executed = self.create_publisher(JointState, '~/executed', RELIABLE)
@@ -51,10 +53,12 @@ class SafetyGateNode(BaseNode):
         self.create_subscription(
             JointState, 'policy_controller/command', self._on_command, RELIABLE
         )
-        for topic in robot.teleop:
-            codec = TopicCodec(topic)
+        for entry in robot.teleop:
             self.create_subscription(
-                message_class(topic.type), topic.topic, partial(self._on_teleop, codec), RELIABLE
+                message_class(entry.type),
+                entry.topic,
+                partial(self._on_teleop, TeleopSource(entry)),
+                RELIABLE if self.lockstep else SENSOR,  # SENSOR hears every publisher
             )
         self.create_subscription(Bool, '~/estop', self._on_estop, RELIABLE)
         self.create_service(Trigger, '~/stop', self._on_stop)
@@ -67,7 +71,7 @@ class SafetyGateNode(BaseNode):
         self._gate.observe(state, time.monotonic())
         if self._held is not None:
             held, self._held = self._held, None
-            self._drive(*held)
+            self._drive(held)
 
     def _on_command(self, message: JointState) -> None:
         stamp = stamp_ns(message)
@@ -80,19 +84,25 @@ class SafetyGateNode(BaseNode):
     def _answered_recently(self) -> bool:
         return time.monotonic() - self._answered_at < LOST_AFTER
 
-    def _on_teleop(self, codec: TopicCodec, message: Any) -> None:
+    def _on_teleop(self, source: TeleopSource, message: Any) -> None:
+        try:
+            asked = source.read(message)
+        except ValueError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=5.0)
+            asked = Asked(dict.fromkeys(self._names, math.nan))  # becomes a stop
+        if asked.released and not self.lockstep:  # in lockstep the world stands still anyway
+            self._execute(self._gate.stop('dead-man released', time.monotonic()), self._stamp)
+        if asked.values is None:
+            return
         if self.lockstep and self._stamp == self._answered:
             # It answers a state that is still on its way to us, and must carry its stamp.
-            self._held = codec, message
+            self._held = asked.values
         else:
-            self._drive(codec, message)
+            self._drive(asked.values)
 
-    def _drive(self, codec: TopicCodec, message: Any) -> None:
-        try:
-            asked = dict(zip(codec.names, codec.decode(message), strict=True))
-        except ValueError:
-            asked = {}
-        values = [asked.get(name, math.nan if not asked else 0.0) for name in self._names]
+    def _drive(self, asked: dict[str, float]) -> None:
+        rest = zip(self._names, self._gate.rest, strict=True)
+        values = [asked.get(name, otherwise) for name, otherwise in rest]
         self._execute(self._gate.request(TELEOP_SOURCE, values, time.monotonic()), self._stamp)
 
     def _on_estop(self, message: Bool) -> None:

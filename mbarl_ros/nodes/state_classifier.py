@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Float64, UInt8MultiArray
 
 from mbarl_ros import wire
-from mbarl_ros.config import ConfigError
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import ClassifierTrainer, logits
@@ -27,7 +25,7 @@ from mbarl_ros.nodes.runtime import (
     main_exit,
     message_bytes,
 )
-from mbarl_ros.transitions import Transitions, concatenate, select, unpack_transitions
+from mbarl_ros.transitions import Transitions, concatenate, select
 
 _CHECKPOINT_EVERY = 500  # environment steps
 
@@ -47,10 +45,7 @@ class StateClassifierNode(BaseNode):
         super().__init__('state_classifier')
         self.setup({'demonstrations': ('', "Folder of demonstrations; empty: the task's own")})
         torch.set_num_threads(1)
-        folder = self.value('demonstrations') or self.task.config.demonstrations
-        if not folder:
-            raise ConfigError(f"task '{self.task.name}': key 'demonstrations' is not set")
-        demonstrations = load_demonstrations(Path(folder), self.task)
+        demonstrations = load_demonstrations(self.demonstrations_folder(), self.task)
         self._trainer = ClassifierTrainer(self.task, self.agent, demonstrations, self.seed)
         self._ledger = Ledger()
         self._waiting: list[Transitions] = []
@@ -82,13 +77,10 @@ class StateClassifierNode(BaseNode):
             self._ledger.rebase(session, total - stored)
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
-        try:
-            rows, session, first = unpack_transitions(
-                message_bytes(message), self.task, self.spec_hash
-            )
-        except wire.WireError as error:
-            self.refuse(error, 'policy_controller/transitions')
+        received = self.received(message)
+        if received is None:
             return
+        rows, session, first = received
         missed = self._ledger.skip(session, first)
         if missed:
             self.get_logger().warning(f'{missed} transitions missed, which only the learner has')

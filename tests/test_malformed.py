@@ -4,6 +4,7 @@ import copyreg
 import json
 import pickle
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 
 pytest.importorskip('h5py', reason="the formats are an extra: pip install '.[formats]'")
 
-import malformed_files
+import malformed_folders
+import malformed_hdf5
 from malformed import FOLDERS, IMPORTS, Good
 from test_formats import earl
 
@@ -38,6 +40,25 @@ REAL = (
     'bag/points to passwd',
 )
 """Also tried in the process in which importing really reads, which takes longer to start."""
+WORDS = {
+    'pickle/global posix system': 'it wants to load posix.system; only arrays are read',
+    'pickle/deep tuple as key': r'its reader crashed \(SIGSEGV\)',
+    'arrays/too few bytes': r'an array of shape \(9, 3\) and type float32 in 4 bytes',
+    'arrays/NaN': 'rows 7 to .* states are not finite',
+    'robomimic/10^10 zeros': 'needs 39999999996 bytes; of one file',
+    'robomimic/2^62 rows': 'needs [0-9]+ bytes; of one file',
+    'robomimic/huge chunk': 'needs 1200000000 bytes; of one file',
+    'robomimic/many large': 'needs 240000000 bytes; of one file',
+    'robomimic/external storage': '/data/demo_0/actions: has its data in another file',
+    'robomimic/virtual': '/data/demo_0/actions: has its data in another file',
+    'robomimic/objects': 'is object, not an array of numbers',
+    'robomimic/unknown filter': 'compressed by filter 32700',
+    'robomimic/name is path /etc/passwd': 'is a path, which names must not be',
+    'minari/id a path': 'is no name of a dataset',
+    'mcap/chunk of 2^60 bytes': 'claims 1152921504606846976 bytes',
+    'bag/points to passwd': 'there is no .mcap file in it',
+}
+"""What is said about some of them, where another error could hide that a check is gone."""
 # What importing runs in a process of its own, run in a fork of one that has all of it loaded.
 SERVER = """
 import json, os, sys, traceback
@@ -79,25 +100,30 @@ def good(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def forked(tmp_path_factory):
-    """Reading in forks; gives the list of (exit code, standard error) of all that was read."""
-    errors = tmp_path_factory.mktemp('server') / 'stderr'
-    server = subprocess.Popen(
-        [sys.executable, '-c', SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def server():
+    command = [sys.executable, '-c', SERVER]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+@pytest.fixture
+def forked(server, tmp_path, monkeypatch):
+    """Read in forks; the list of (exit code, standard error) of all that was read."""
     seen = []
 
     def run_limited(given):
-        server.stdin.write(json.dumps([given, str(errors)]) + '\n')
+        server.stdin.write(json.dumps([given, str(tmp_path / 'stderr')]) + '\n')
         server.stdin.flush()
-        seen.append((int(server.stdout.readline()), errors.read_text(errors='replace')))
+        code = int(server.stdout.readline())
+        seen.append((code, (tmp_path / 'stderr').read_text(errors='replace')))
         return seen[-1]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importing, 'run_limited', run_limited)
-        yield seen
-    server.stdin.close()
-    assert server.wait(10) == 0
+    monkeypatch.setattr(importing, 'run_limited', run_limited)
+    return seen
 
 
 @pytest.fixture
@@ -125,7 +151,7 @@ def refused(source, target, good):
     assert sentence.startswith(str(source)) and len(sentence) < 2000, sentence
     assert '\n' not in sentence and 'Traceback' not in sentence
     assert sentence.isprintable() and 'root:' not in sentence
-    open('/tmp/sentences.txt','a').write(sentence.replace(str(source),'SRC')+'\n'); return sentence
+    return sentence
 
 
 def build(builder, tmp_path, good):
@@ -135,7 +161,8 @@ def build(builder, tmp_path, good):
 
 
 def test_there_are_enough_of_them():
-    assert malformed_files.__doc__ and len(IMPORTS) + len(FOLDERS) >= 200
+    assert malformed_hdf5.DEMO and malformed_folders.FOLDERS is FOLDERS
+    assert len(IMPORTS) + len(FOLDERS) >= 200
 
 
 @pytest.mark.parametrize('name', IMPORTS)
@@ -145,11 +172,21 @@ def test_it_is_not_imported(name, good, forked, target, tmp_path):
     code, words = forked[-1]
     assert code == 2 or (code < 0 and 'its reader crashed' in sentence), words
     assert 'Traceback' not in words
+    assert re.search(WORDS.get(name, ''), sentence), sentence
 
 
 @pytest.mark.parametrize('name', REAL)
 def test_it_is_not_imported_in_the_real_process_either(name, good, target, tmp_path):
     refused(build(IMPORTS[name], tmp_path, good), target, good)
+
+
+def test_modules_that_lie_beside_a_file_are_not_run(good, target, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(good.hdf5, tmp_path / 'x.hdf5')
+    for name in ('h5py', 'numpy', 'resource', 'mbarl_ros'):
+        (tmp_path / f'{name}.py').write_text(f'open({str(good.canary)!r}, "w")')
+    assert len(importing.import_demonstrations(Path('x.hdf5'), 'tabletop', '', target)) == 2
+    assert not good.canary.exists()
 
 
 @pytest.mark.parametrize('name', FOLDERS)
@@ -159,7 +196,6 @@ def test_it_is_not_read(name, good, tmp_path):
     with pytest.raises(DemonstrationError) as caught:
         read_episode(folder, good.task)
     sentence = str(caught.value)
-    open('/tmp/sentences.txt','a').write('F '+sentence.replace(str(folder),'SRC')+'\n')
     assert sentence.startswith(str(folder)) and 'Traceback' not in sentence
     assert contents(folder) == before and not good.canary.exists()
 
@@ -179,7 +215,7 @@ def flipped(data, rng):
     """Bytes with some bits turned, mostly in the beginning, which says what the rest is."""
     data = bytearray(data)
     for _ in range(rng.choice((1, 1, 4))):
-        reach = rng.choice((500, 5000, len(data)))
+        reach = rng.choice((150, 3000, len(data)))
         data[rng.randrange(min(reach, len(data)))] ^= 1 << rng.randrange(8)
     return bytes(data)
 

@@ -1,0 +1,162 @@
+"""Demonstrations in the formats of the field: Minari, robomimic, LeRobot, EARL.
+
+Files that are read here are not trusted: nothing in them is run, no name in them becomes a path,
+and nothing is read that is larger than it may be. A reader written in C can still crash on
+them, which is why :mod:`mbarl_ros.demos.importing` reads in a process of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from mbarl_ros.demos.episodes import Episode
+from mbarl_ros.demos.formats.common import FormatError
+from mbarl_ros.task import Task
+
+__all__ = ['BAG', 'EXPORTERS', 'IMPORTERS', 'FormatError', 'detect']
+__all__ += ['export_episodes', 'read_episodes']
+
+BAG = 'bag'
+_HDF5 = b'\x89HDF\r\n\x1a\n'
+
+
+def _module(kind: str) -> ModuleType:
+    return import_module(f'mbarl_ros.demos.formats.{kind}')
+
+
+EXPORTERS: dict[str, Callable[[list[Episode], Task, Path], None]] = {
+    'minari': lambda *given: _module('minari').write(*given),
+    'robomimic': lambda *given: _module('robomimic').write(*given),
+    'lerobot': lambda *given: _module('lerobot').write(*given),
+}
+IMPORTERS: dict[str, Callable[[Path, Task, str | None], list[Episode]]] = {
+    'minari': lambda *given: _module('minari').read(*given),
+    'robomimic': lambda *given: _module('robomimic').read(*given),
+    'earl': lambda *given: _module('earl').read(*given),
+}
+
+
+def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path) -> None:
+    """Write episodes to a new file or folder; if that fails, there is none.
+
+    :param kind: one of ``EXPORTERS``
+    :param target: must not exist, or be an empty folder
+    :raises FormatError: unknown kind, target taken, nothing to write, or a library is missing.
+    """
+    write = _known(EXPORTERS, kind, 'exported to')
+    if not episodes:
+        raise FormatError(f'{target}: there is no demonstration to write')
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FormatError(f'{target}: exists already; remove it or give another name')
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f'.{target.name}.', dir=target.parent))
+    except OSError as error:
+        raise FormatError(f'{target}: cannot be written: {error}') from error
+    try:
+        write(episodes, task, beside / target.name)
+        if target.is_dir():
+            target.rmdir()
+        (beside / target.name).rename(target)
+    except ModuleNotFoundError as error:
+        raise _missing(kind, error) from error
+    except FormatError:
+        raise
+    except (OSError, ValueError) as error:
+        raise FormatError(f'{target}: cannot be written: {error}') from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_episodes(
+    kind: str, source: Path, task: Task, *, direction: str | None = None
+) -> list[Episode]:
+    """Episodes of a file or folder of another format.
+
+    :param kind: one of ``IMPORTERS``
+    :param direction: forward or backward, whatever the file says
+    :raises FormatError: anything but whole and finite episodes that fit the task.
+    """
+    read = _known(IMPORTERS, kind, 'imported from')
+    try:
+        episodes = read(source, task, direction)
+    except FormatError:
+        raise
+    except ModuleNotFoundError as error:
+        raise _missing(kind, error) from error
+    except Exception as error:  # damage makes the libraries raise anything
+        text = ' '.join(str(error).split())[:300] or type(error).__name__
+        raise FormatError(f'{source}: cannot be read as {kind}: {text}') from error
+    if not episodes:
+        raise FormatError(f'{source}: there is no episode in it')
+    return episodes
+
+
+def detect(source: Path) -> str:
+    """Kind of a file or folder by what is in it: ``bag`` or one of ``IMPORTERS``.
+
+    :raises FormatError: nothing that can be imported.
+    """
+    if source.is_dir():
+        return _detect_folder(source)
+    if not source.is_file():
+        raise FormatError(f'{source}: no such file or folder')
+    with source.open('rb') as file:
+        head = file.read(16)
+    if head.startswith(_HDF5):
+        return _detect_hdf5(source)
+    if head.startswith((b'\x89MCAP0\r\n', b'SQLite format 3')):
+        return BAG
+    if (head[:1] == b'\x80' and head[1:2] <= b'\x05') or source.suffix in ('.pkl', '.pickle'):
+        return 'earl'
+    raise _unknown(source)
+
+
+def _detect_folder(source: Path) -> str:
+    if (source / 'meta' / 'info.json').exists():
+        raise FormatError(f'{source}: is a LeRobot dataset, to which we export only')
+    names = [path.name for path in source.iterdir()]
+    if 'metadata.yaml' in names or any(name.endswith(('.mcap', '.db3')) for name in names):
+        return BAG
+    if any((source / name).exists() for name in ('data/metadata.json', 'metadata.json')):
+        return 'minari'
+    raise _unknown(source)
+
+
+def _detect_hdf5(source: Path) -> str:
+    try:
+        from mbarl_ros.demos.formats.hdf5 import top_level
+
+        names = top_level(source)
+    except ModuleNotFoundError as error:
+        raise _missing('hdf5', error) from error
+    if 'data' in names:
+        return 'robomimic'
+    if 'episode_0' in names:
+        raise FormatError(f'{source}: is the data of a Minari dataset; give its folder')
+    raise _unknown(source)
+
+
+def _known(known: dict, kind: str, verb: str) -> Callable:
+    if kind not in known:
+        raise FormatError(f"'{kind}' cannot be {verb}; what can: {', '.join(known)}")
+    return known[kind]
+
+
+def _unknown(source: Path) -> FormatError:
+    return FormatError(
+        f'{source}: is nothing that can be imported; what can: a bag (MCAP, SQLite), '
+        f'{", ".join(IMPORTERS)}'
+    )
+
+
+def _missing(kind: str, error: ModuleNotFoundError) -> FormatError:
+    return FormatError(
+        f"format '{kind}' needs the package {error.name}, which is not installed; "
+        "pip install 'mbarl_ros[formats]'"
+    )

@@ -1,0 +1,150 @@
+"""Reading HDF5 that is not trusted: numbers that lie in the file itself, and not too many."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+from mbarl_ros.demos.formats.common import MAX_BYTES, MAX_EPISODES, FormatError, plain
+
+# What HDF5 itself and h5py bring along; any other filter would be loaded from a plugin folder.
+_FILTERS = {
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    h5py.h5z.FILTER_SZIP,
+    h5py.h5z.FILTER_NBIT,
+    h5py.h5z.FILTER_SCALEOFFSET,
+    h5py.h5z.FILTER_LZF,
+}
+_MAX_ATTRIBUTE = 64 << 10
+
+
+def top_level(path: Path) -> list[str]:
+    """Names in the root of a file."""
+    with Reader(path) as reader:
+        return reader.names(reader.root)
+
+
+class Reader:
+    """An HDF5 file, opened for reading.
+
+    Links to other files or places, data outside the file, types other than numbers, and more
+    than ``MAX_BYTES`` in all are refused with a :class:`FormatError`, before anything is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file.
+
+        :raises FormatError: it is no HDF5 file, or damaged.
+        """
+        self.path = path
+        self._left = MAX_BYTES
+        if not path.is_file():  # a pipe would be waited for
+            raise FormatError(f'{path}: no such file')
+        try:
+            self.root = h5py.File(path, 'r')
+        except OSError as error:
+            raise FormatError(f'{path}: cannot be opened as HDF5: {error}') from error
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.root.close()
+
+    def place(self, group: h5py.Group, name: str) -> str:
+        """File and place in it, for messages."""
+        return f'{self.path}: {group.name.rstrip("/")}/{name}'
+
+    def names(self, group: h5py.Group) -> list[str]:
+        """Names in a group.
+
+        :raises FormatError: too many.
+        """
+        if len(group) > MAX_EPISODES:
+            raise FormatError(
+                f'{self.path}: {group.name} holds {len(group)} entries, more than {MAX_EPISODES}'
+            )
+        return list(group)
+
+    def group(self, parent: h5py.Group, name: str) -> h5py.Group:
+        """Group in a group.
+
+        :raises FormatError: there is none.
+        """
+        found = self._item(parent, name)
+        if not isinstance(found, h5py.Group):
+            raise FormatError(f'{self.place(parent, name)}: is not a group')
+        return found
+
+    def array(self, parent: h5py.Group, name: str) -> np.ndarray:
+        """Numbers of a dataset.
+
+        :raises FormatError: missing, not numbers, not in the file itself, or too large.
+        """
+        place = self.place(parent, name)
+        found = self._item(parent, name)
+        if not isinstance(found, h5py.Dataset):
+            raise FormatError(f'{place}: is not an array')
+        created = found.id.get_create_plist()
+        if found.is_virtual or created.get_external_count():
+            raise FormatError(f'{place}: has its data in another file, which is not read')
+        if found.shape is None or found.dtype.kind not in 'fiub':
+            raise FormatError(f'{place}: is {found.dtype}, not an array of numbers')
+        for index in range(created.get_nfilters()):
+            number = created.get_filter(index)[0]
+            if number not in _FILTERS:
+                raise FormatError(f'{place}: is compressed by filter {number}, which is unknown')
+        size = math.prod(found.shape) * found.dtype.itemsize
+        chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
+        if max(size, chunk) > self._left:
+            raise FormatError(
+                f'{place}: {found.dtype} {found.shape} needs {max(size, chunk)} bytes; of one file '
+                f'{MAX_BYTES} are read at most'
+            )
+        self._left -= size
+        return found[()]
+
+    def text(self, group: h5py.Group, name: str, default: str) -> str:
+        """Text of an attribute, or the default if there is none.
+
+        :raises FormatError: not a line of text.
+        """
+        if name not in group.attrs:
+            return default
+        place = f'{self.path}: {group.name}, attribute {name}'
+        attribute = group.attrs.get_id(name)
+        single = attribute.shape == () and attribute.get_storage_size() <= _MAX_ATTRIBUTE
+        if not single or h5py.check_string_dtype(attribute.dtype) is None:
+            raise FormatError(f'{place}: is not a line of text')
+        text = group.attrs[name]
+        return plain(place, text.decode() if isinstance(text, bytes) else text)
+
+    def has(self, group: h5py.Group, name: str) -> bool:
+        """Whether a group has an entry of that name, be it a link to nowhere."""
+        return bool(group.id.links.exists(name.encode()))
+
+    def is_group(self, parent: h5py.Group, name: str) -> bool:
+        """Whether an entry is a group.
+
+        :raises FormatError: there is none.
+        """
+        return isinstance(self._item(parent, name), h5py.Group)
+
+    def _item(self, parent: h5py.Group, name: str) -> h5py.HLObject:
+        # h5py's own `in` and `get` follow links, also to other files.
+        if not self.has(parent, name):
+            raise FormatError(f'{self.place(parent, name)}: is missing')
+        if parent.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+            raise FormatError(f'{self.place(parent, name)}: is a link, which is not followed')
+        return parent[name]

@@ -1,0 +1,142 @@
+"""robomimic's HDF5 (Mandlekar et al. 2021), the format of most imitation learning on arms.
+
+One file with ``data/demo_<i>/{obs,next_obs}/<key>``, ``actions``, ``rewards``, ``dones`` and
+``states``, and filter keys under ``mask``. The one observation key is ``flat``, robomimic's
+for Gym environments: states in physical units, followed, where the task has goals, by the goal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mbarl_ros.demos.episodes import FORWARD, SUCCESS, UNKNOWN, Episode
+from mbarl_ros.demos.formats.common import (
+    FormatError,
+    observations,
+    read_episode,
+    succeeds,
+)
+from mbarl_ros.demos.formats.hdf5 import Reader
+from mbarl_ros.task import Task
+from mbarl_ros.transitions import PHASES
+
+_KEY = 'flat'
+_GYM = 2  # robomimic.envs.env_base.EnvType.GYM_TYPE
+_ABOUT = ('direction', 'verdict', 'operator', 'name')
+
+
+def write(episodes: list[Episode], task: Task, target: Path) -> None:
+    """Write a file; filter keys are ``forward``, ``backward`` and ``success``.
+
+    Each demonstration has in addition ``stamps`` [n + 1] and ``whole`` [n], which robomimic does
+    not read, and attributes for direction, verdict, operator and name. Arrays have checksums.
+    """
+    with h5py.File(target, 'x') as file:
+        data = file.create_group('data')
+        for index, episode in enumerate(episodes):
+            _write_episode(data.create_group(f'demo_{index}'), task, episode)
+        data.attrs['total'] = sum(len(episode.actions) for episode in episodes)
+        environment = {'env_name': task.name, 'type': _GYM, 'env_kwargs': {}}
+        data.attrs['env_args'] = json.dumps(environment)
+        kinds = {phase: [episode.direction == phase for episode in episodes] for phase in PHASES}
+        kinds['success'] = [episode.verdict == SUCCESS for episode in episodes]
+        for name, chosen in kinds.items():
+            if any(chosen):
+                keys = [f'demo_{index}' for index in np.flatnonzero(chosen)]
+                file[f'mask/{name}'] = np.array(keys, 'S')
+
+
+def read(source: Path, task: Task, direction: str | None) -> list[Episode]:
+    """Episodes of a file, in the order of their numbers.
+
+    Of several observation keys the only one whose width is the task's is read. Without
+    ``next_obs`` the state after the last action is not known, which is left out then.
+    """
+    with Reader(source) as reader:
+        data = reader.group(reader.root, 'data')
+        names = reader.names(data)
+        for name in names:
+            if not re.fullmatch(r'demo_\d+', name):
+                raise FormatError(f'{source}: /data/{name!r} is not a name like demo_0')
+        names.sort(key=lambda name: int(name.removeprefix('demo_')))
+        return [_read_episode(reader, data, name, task, direction) for name in names]
+
+
+def _write_episode(group: h5py.Group, task: Task, episode: Episode) -> None:
+    rows = observations(task, episode)
+    dones = np.zeros(len(episode.actions), np.int64)
+    dones[-1] = succeeds(task, episode)
+    arrays = {
+        f'obs/{_KEY}': rows[:-1],
+        f'next_obs/{_KEY}': rows[1:],
+        'actions': episode.actions,
+        'rewards': episode.rewards(task),
+        'dones': dones,
+        'states': episode.states[:-1],
+        'stamps': episode.stamps,
+        'whole': episode.whole,
+    }
+    for name, array in arrays.items():
+        group.create_dataset(name, data=array, fletcher32=True)
+    group.attrs['num_samples'] = len(episode.actions)
+    for name in _ABOUT:
+        group.attrs[name] = getattr(episode, name)
+
+
+def _read_episode(
+    reader: Reader, data: h5py.Group, name: str, task: Task, direction: str | None
+) -> Episode:
+    place = f'{reader.path}: {name}'
+    group = reader.group(data, name)
+    inputs = reader.group(group, 'obs')
+    key = _fitting(reader, inputs, task)
+    rows, actions = reader.array(inputs, key), reader.array(group, 'actions')
+    if reader.has(group, 'next_obs'):
+        after = reader.array(reader.group(group, 'next_obs'), key)
+        if after.shape != rows.shape or not len(rows) or (after[:-1] != rows[1:]).any():
+            raise FormatError(f'{place}: next_obs/{key} does not continue obs/{key}')
+        rows = np.concatenate([rows, after[-1:]])
+    else:
+        actions = actions[:-1]
+    optional = {
+        key: reader.array(group, key) for key in ('stamps', 'whole') if reader.has(group, key)
+    }
+    about = {key: reader.text(group, key, '') for key in _ABOUT}
+    return read_episode(
+        task,
+        place,
+        rows,
+        actions,
+        **optional,
+        direction=direction or about['direction'] or FORWARD,
+        verdict=about['verdict'] or UNKNOWN,
+        operator=about['operator'] or 'unknown',
+        name=about['name'] or name,
+        origin={'format': 'robomimic', 'file': reader.path.name, 'episode': name},
+    )
+
+
+def _fitting(reader: Reader, inputs: h5py.Group, task: Task) -> str:
+    """Observation key that is the task's: ``flat``, or the only one of its width."""
+    names = reader.names(inputs)
+    if _KEY in names:
+        return _KEY
+    widths = {name: inputs[name].shape[1:] for name in names if not reader.is_group(inputs, name)}
+    fitting = [
+        name
+        for name, width in widths.items()
+        if width in ((task.state_dim,), (task.observation_dim,))
+    ]
+    if len(fitting) != 1:
+        heard = ', '.join(f'{name} {width}' for name, width in list(widths.items())[:20])
+        raise FormatError(
+            f'{reader.path}: {inputs.name}: of its keys ({heard or "none"}) {len(fitting)} are of '
+            f'the width of task {task.name}, {task.state_dim} or {task.observation_dim}; put the '
+            f"task's observation under the key '{_KEY}'"
+        )
+    return fitting[0]

@@ -1,0 +1,156 @@
+"""Import of demonstrations that are not trusted, in a process of its own.
+
+``python -m mbarl_ros.demos.importing`` reads with limits on memory, time and file size, and puts
+what it read into a hidden folder beside the demonstrations. Whatever a file does to its reader
+ends there: the importer checks each demonstration, and only then gives it its name.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from mbarl_ros.demos.formats.common import FormatError
+from mbarl_ros.demos.note import DemonstrationError, folders, publish, read_note, write_note
+from mbarl_ros.demos.reader import read_episode
+from mbarl_ros.task import Task
+
+STAGING = '.importing-'
+MAX_MEMORY = 2 << 30
+"""Bytes of address space of the process that reads."""
+MAX_SECONDS = 600
+MAX_FILE = 8 << 30
+_REFUSED = 2
+
+
+def import_demonstrations(
+    source: Path,
+    task_name: str,
+    robot: str,
+    folder: Path,
+    kind: str | None = None,
+    direction: str | None = None,
+    verdict: str | None = None,
+) -> list[Path]:
+    """Add what another program recorded to a folder of demonstrations; all of it, or nothing.
+
+    No demonstration gets its name before all of them were checked.
+
+    :param task_name: name or path of the task they are demonstrations of
+    :param robot: name or path of a robot profile; empty: the task's own
+    :param kind: bag, minari, robomimic or earl; None: by what is in the source
+    :param direction: forward or backward, whatever the source says
+    :param verdict: success, discarded or unknown, whatever the source says
+    :returns: folders of the new demonstrations
+    :raises FormatError: the source cannot be read, which the message explains.
+    """
+    task = Task.load(task_name, robot or None)
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
+    try:
+        given = [str(source), task_name, robot, str(staging), kind or '', direction or '']
+        code, message = run_limited(given)
+        if code:
+            raise FormatError(_explained(source, code, message))
+        staged = [(path, read_episode(path, task).direction) for path in folders(staging)]
+        if not staged:
+            raise FormatError(f'{source}: there is no demonstration in it')
+        for path, _ in staged if verdict else ():
+            write_note(path, replace(read_note(path), verdict=verdict))
+        return [publish(path, folder, direction) for path, direction in staged]
+    except DemonstrationError as error:
+        raise FormatError(f'{source}: {error}') from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def run_limited(given: list[str]) -> tuple[int, str]:
+    """Run :func:`main` in a process of its own; its exit code, negative for a signal, and words."""
+    # -P: what lies in the working folder, perhaps beside the file, is not to be imported as code.
+    command = [sys.executable, '-P', '-m', 'mbarl_ros.demos.importing', *given]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors='replace',
+            timeout=2 * MAX_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return -signal.SIGXCPU, ''
+    return done.returncode, done.stderr
+
+
+def main(given: list[str]) -> int:
+    """Read a source into a staging folder, one folder for each demonstration; the exit code."""
+    source, task_name, robot, staging, kind, direction = given
+    for what, limit in (
+        (resource.RLIMIT_AS, MAX_MEMORY),
+        (resource.RLIMIT_CPU, MAX_SECONDS),
+        (resource.RLIMIT_FSIZE, MAX_FILE),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        allowed = resource.getrlimit(what)[1]
+        limit = limit if allowed == resource.RLIM_INFINITY else min(limit, allowed)
+        resource.setrlimit(what, (limit, limit))
+    try:
+        task = Task.load(task_name, robot or None)
+        _stage(Path(source), task, Path(staging), kind, direction or None)
+    except MemoryError:
+        print(f'{source}: needs more than {MAX_MEMORY} bytes of memory', file=sys.stderr)
+        return _REFUSED
+    except (ValueError, OSError) as error:
+        print(' '.join(str(error).split()), file=sys.stderr)
+        return _REFUSED
+    except Exception as error:  # damage makes the libraries raise anything
+        print(f'{source}: cannot be read: {type(error).__name__}', file=sys.stderr)
+        return _REFUSED
+    return 0
+
+
+def _stage(source: Path, task: Task, staging: Path, kind: str, direction: str | None) -> None:
+    from mbarl_ros.demos.formats import BAG, detect, read_episodes
+    from mbarl_ros.demos.imported import save_episode
+
+    kind = kind or detect(source)
+    if kind == BAG:
+        from mbarl_ros.demos.bag import import_bag
+
+        made = import_bag(source, task, staging, direction)
+        try:
+            read_episode(made, task)
+        except DemonstrationError as error:
+            raise FormatError(str(error).replace(str(made), str(source))) from error
+        return
+    for index, episode in enumerate(read_episodes(kind, source, task, direction=direction)):
+        folder = staging / f'{index:05d}'
+        folder.mkdir()
+        save_episode(folder, episode, task)
+
+
+def _explained(source: Path, code: int, message: str) -> str:
+    """One sentence on how the reading process ended."""
+    if code == _REFUSED and message.strip():
+        return message.strip().splitlines()[-1]
+    if code == -signal.SIGXCPU or code == -signal.SIGKILL:
+        return f'{source}: reading took more than {MAX_SECONDS} s or too much memory; is it a bomb?'
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f'{source}: its reader crashed ({name}); the file is damaged'
+    words = (message.strip().splitlines() or [''])[-1][:200]
+    return f'{source}: cannot be read: {words or f"its reader ended with code {code}"}'
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,144 @@
+"""Schema of robot profiles, and what all schemas share; use it through :mod:`mbarl_ros.config`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Bounds = tuple[float, float]
+JOY = 'sensor_msgs/msg/Joy'
+
+
+class ConfigError(ValueError):
+    """A configuration mistake; the message names the file, the key and the remedy."""
+
+
+class Strict(BaseModel):
+    """A section in which an unknown key is an error, not a silent default."""
+
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
+
+
+# --- robot -----------------------------------------------------------------------------------
+
+
+class TopicMap(Strict):
+    """One ROS topic and which of its message fields carry which named values.
+
+    ``fields`` maps a value's name to a path in the message: ``pose.pose.position.x``,
+    ``position[elbow]`` (by joint name) or ``data[0]`` (by index).
+    """
+
+    topic: str
+    type: str = Field(pattern=r'^\w+/msg/\w+$')
+    fields: dict[str, str] = Field(min_length=1)
+
+
+class TeleopMap(TopicMap):
+    """A teleop source: a topic whose fields a person moves, for example by a gamepad.
+
+    A field's value is multiplied by ``scale`` (default 1) after values below ``deadzone`` count
+    as 0; ``levels`` instead gives the command at 0 and at 1, for buttons. An entry in ``latch``
+    stays as it is where the field is 0. While ``deadman`` is not pressed nothing is commanded.
+    ``buttons`` are those of the demonstration recorder.
+    """
+
+    scale: dict[str, float] = {}
+    deadzone: float = Field(default=0.0, ge=0, lt=1)
+    levels: dict[str, Bounds] = {}
+    latch: list[str] = []
+    deadman: str | None = None
+    buttons: dict[Literal['start', 'success', 'stop', 'discard'], str] = {}
+
+    @model_validator(mode='after')
+    def _consistent(self) -> TeleopMap:
+        for key, names in (('scale', self.scale), ('levels', self.levels), ('latch', self.latch)):
+            check_known(key, names, 'fields', self.fields)
+        both = sorted(set(self.scale) & set(self.levels))
+        if both:
+            raise ValueError(f'scale and levels: both given for {", ".join(both)}; use one')
+        if (self.deadman or self.buttons) and self.type != JOY:
+            raise ValueError(f'deadman and buttons: need type {JOY}, {self.type} has no buttons')
+        return self
+
+
+class Limit(Strict):
+    """Bounds of one command entry, in its own unit; ``rate`` is the largest change per second."""
+
+    low: float
+    high: float
+    rate: float | None = Field(default=None, gt=0)
+    stop: float | Literal['hold'] = 0.0
+
+    @model_validator(mode='after')
+    def _ordered(self) -> Limit:
+        if not self.low < self.high:
+            raise ValueError(f'low ({self.low}) must be less than high ({self.high})')
+        return self
+
+
+class RobotConfig(Strict):
+    """A robot profile: topics to the state vector, the command vector to topics, and limits."""
+
+    name: str
+    description: str = ''
+    control_rate: float = Field(gt=0, le=1000, description='Hz')
+    state: list[TopicMap] = Field(min_length=1)
+    command: list[TopicMap] = Field(min_length=1)
+    teleop: list[TeleopMap] = []
+    limits: dict[str, Limit]
+    workspace: dict[str, Bounds] = {}
+    command_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
+    state_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
+    teleop_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the state vector's entries, in order."""
+        return tuple(name for topic in self.state for name in topic.fields)
+
+    @property
+    def command_names(self) -> tuple[str, ...]:
+        """Names of the command vector's entries, in order."""
+        return tuple(name for topic in self.command for name in topic.fields)
+
+    @model_validator(mode='after')
+    def _consistent(self) -> RobotConfig:
+        check_unique('state', self.state_names)
+        check_unique('command', self.command_names)
+        _same('limits', self.limits, 'command', self.command_names)
+        check_known('workspace', self.workspace, 'state', self.state_names)
+        for source in self.teleop:
+            check_known('teleop', source.fields, 'command', self.command_names)
+            for name in source.latch:
+                if self.limits[name].stop != 'hold':
+                    raise ValueError(f'teleop.latch: {name} needs limits.{name}.stop: hold')
+        check_unique('teleop', [source.topic for source in self.teleop])
+        return self
+
+
+# --- checks ---
+
+
+def check_unique(key: str, names: Any) -> None:
+    """Refuse a name that is used twice."""
+    doubled = sorted({name for name in names if list(names).count(name) > 1})
+    if doubled:
+        raise ValueError(f'{key}: names used twice: {", ".join(doubled)}')
+
+
+def check_known(key: str, names: Any, where: str, known: Any) -> None:
+    """Refuse a name that is not among the known ones."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f'{key}: {", ".join(unknown)} not in {where} ({", ".join(dict.fromkeys(known))})'
+        )
+
+
+def _same(key: str, names: Any, where: str, known: Any) -> None:
+    check_known(key, names, where, known)
+    missing = [name for name in known if name not in names]
+    if missing:
+        raise ValueError(f'{key}: missing for {", ".join(missing)}')

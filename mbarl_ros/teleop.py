@@ -1,0 +1,78 @@
+"""Teleoperation: messages of gamepads and other sources -> commands and button presses.
+
+Pure: works on any object with the message's attributes. The safety gate drives by it and the
+recorder listens to its buttons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mbarl_ros.fields import TopicCodec
+from mbarl_ros.robot_config import TeleopMap, TopicMap
+
+PRESSED = 0.5  # value from which a button, or a trigger that is used as one, is down
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person asked for with one message.
+
+    ``values``: command name -> physical units, without what is to stay as it is; None while the
+    dead-man switch is open.
+    ``released``: it has just been opened. ``pressed``: recorder buttons that went down.
+    """
+
+    values: dict[str, float] | None
+    released: bool = False
+    pressed: tuple[str, ...] = ()
+
+
+class TeleopSource:
+    """One entry of a robot profile's ``teleop``, from message to message."""
+
+    def __init__(self, source: TeleopMap) -> None:
+        """Nothing is pressed, and no button counts before it has been seen released."""
+        self.source = source
+        self._codec = TopicCodec(source)
+        switches = {**source.buttons, **({'deadman': source.deadman} if source.deadman else {})}
+        self._switches = (
+            TopicCodec(TopicMap(topic=source.topic, type=source.type, fields=switches))
+            if switches
+            else None
+        )
+        self._down = dict.fromkeys(switches, True)
+
+    def read(self, message: Any) -> Asked:
+        """What a message asks for.
+
+        :raises ValueError: it lacks an axis or a button that the profile names.
+        """
+        before, now = self._down, self._read_switches(message)
+        self._down = now
+        pressed = tuple(name for name in self.source.buttons if now[name] and not before[name])
+        if self.source.deadman and not now['deadman']:
+            return Asked(None, released=before['deadman'], pressed=pressed)
+        values = {
+            name: self._scaled(name, value)
+            for name, value in zip(self._codec.names, self._codec.decode(message), strict=True)
+            if value != 0 or name not in self.source.latch
+        }
+        return Asked(values, pressed=pressed)
+
+    def _read_switches(self, message: Any) -> dict[str, bool]:
+        if self._switches is None:
+            return {}
+        values = self._switches.decode(message)
+        return {
+            name: value > PRESSED for name, value in zip(self._switches.names, values, strict=True)
+        }
+
+    def _scaled(self, name: str, value: float) -> float:
+        if name in self.source.levels:
+            low, high = self.source.levels[name]
+            return low + value * (high - low)
+        if abs(value) < self.source.deadzone:
+            return 0.0
+        return value * self.source.scale.get(name, 1.0)

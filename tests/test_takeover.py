@@ -1,0 +1,110 @@
+"""A person takes over while the robot practises: real graph, real teleop, nothing lost."""
+
+import time
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import Twist
+from graph import LEARNING, Graph, small_agent
+from nav_msgs.msg import Odometry
+from test_graph import assert_continuous, stored
+
+from mbarl_ros.fields import set_stamp
+from mbarl_ros.transitions import HUMAN, POLICY
+
+ASKED = (0.35, -0.2)
+
+
+class Person:
+    """Publishes a velocity at 20 Hz."""
+
+    def __init__(self, graph):
+        self.graph = graph
+        self._publisher = graph.node.create_publisher(Twist, 'teleop/cmd_vel', 10)
+        self.messages = 0
+
+    def drive(self, seconds):
+        command = Twist()
+        command.linear.x, command.linear.y = ASKED
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._publisher.publish(command)
+            self.messages += 1
+            self.graph.spin(0.05)
+
+
+def human_rows(rows):
+    by_hand = rows['source'] == HUMAN
+    found = rows['action'][by_hand][
+        1:
+    ]  # the first may still be on its way there, by the rate limit
+    np.testing.assert_allclose(found, [ASKED] * len(found), atol=1e-6)
+    return by_hand
+
+
+@pytest.mark.parametrize('mode', ['lockstep', 'realtime'])
+def test_a_person_takes_over_and_the_policy_goes_on_by_itself(tmp_path, mode):
+    agent = small_agent(tmp_path)
+    with Graph(tmp_path, task='pointmass', agent=agent, mode=mode) as graph:
+        person = Person(graph)
+        if mode == 'realtime':
+            graph.parameters['use_sim_time'] = True
+            graph.start('robot_sim', real_time_factor=3.0, use_sim_time=False)
+            graph.start('safety_gate', real_time_factor=3.0, use_sim_time=False)
+            graph.start('policy_controller', 'learner', 'state_classifier')
+        else:
+            graph.start(*LEARNING)
+        graph.wait_for_steps(150)
+        person.drive(2.0)
+        before = graph.value('policy_controller', 'environment_steps')
+        graph.wait_for_steps(before + 100)  # nobody had to press anything
+        graph.wait_for(
+            'storage', lambda: graph.value('policy_controller', 'unacknowledged') < 60, 30
+        )
+        graph.kill('policy_controller', 2)
+        graph.spin(0.5)
+    rows = stored(tmp_path, agent)
+    by_hand = human_rows(rows)
+    if mode == 'lockstep':
+        assert person.messages - 3 <= by_hand.sum() <= person.messages
+        assert_continuous(rows)  # each step of the world is one transition
+    else:
+        assert 45 <= by_hand.sum() <= 75  # 2 s at 30 control steps a second
+    where = np.flatnonzero(by_hand)
+    assert (np.diff(where) == 1).mean() > 0.95  # in one piece
+    assert (rows['source'][where[-1] + 20 :] == POLICY).all()
+
+
+def test_a_robot_that_reports_faster_than_control_loses_no_human_step(tmp_path):
+    """State at 100 Hz, control at 10 Hz: a person's command bears a newer stamp than ours."""
+    agent = small_agent(tmp_path)
+    with Graph(tmp_path, task='pointmass', agent=agent, mode='realtime') as graph:
+        odom = graph.node.create_publisher(Odometry, 'odom', 10)
+        velocity, position = [0.0, 0.0], [-1.5, -1.5]
+
+        def obey(message):
+            velocity[:] = message.linear.x, message.linear.y
+
+        def report():
+            message = Odometry()
+            for i in range(2):
+                position[i] = float(np.clip(position[i] + 0.01 * velocity[i], -1.9, 1.9))
+            message.pose.pose.position.x, message.pose.pose.position.y = position
+            message.twist.twist.linear.x, message.twist.twist.linear.y = velocity
+            set_stamp(message, graph.node.get_clock().now().nanoseconds)
+            odom.publish(message)
+
+        graph.node.create_subscription(Twist, 'cmd_vel', obey, 10)
+        graph.node.create_timer(0.01, report)
+        person = Person(graph)
+        graph.start('safety_gate', 'learner')
+        graph.start('policy_controller', policy='random')
+        graph.wait_for_steps(20)
+        person.drive(3.0)
+        before = graph.value('policy_controller', 'environment_steps')
+        graph.wait_for_steps(before + 15)
+        graph.kill('policy_controller', 2)
+        graph.spin(0.5)
+    by_hand = human_rows(stored(tmp_path, agent))
+    assert 28 <= by_hand.sum() <= 37  # 3 s, and until the teleop time-out
+    assert (np.diff(np.flatnonzero(by_hand)) == 1).all()
