@@ -136,7 +136,7 @@ def test_the_robot_stops_when_the_controller_is_killed(tmp_path):
         graph.start('policy_controller', policy='random')
         graph.wait_for_steps(10)
         graph.kill('policy_controller')
-        graph.wait_for('stop', lambda: executed[-1].header.frame_id == 'stop', 3)
+        graph.wait_for('stop', lambda: executed and executed[-1].header.frame_id == 'stop', 3)
         assert list(executed[-1].position) == [0.0, 0.0]
 
 

@@ -17,7 +17,6 @@ from graph import Graph
 from joystick import Joystick
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState, Joy
-from std_msgs.msg import String
 
 from mbarl_ros.config import ConfigError, load_robot
 from mbarl_ros.demos.note import folders, read_note
@@ -156,17 +155,17 @@ def test_keys_steer_within_the_limits_and_a_gripper_latches():
 
 @pytest.fixture
 def tabletop(tmp_path):
-    """Simulated tabletop and gate in real time, what was executed, and the gate's state."""
+    """Simulated tabletop and gate in real time, and what was executed."""
     with Graph(tmp_path, task='tabletop', mode='realtime') as graph:
-        executed, states = [], []
+        executed = []
         graph.node.create_subscription(JointState, 'safety_gate/executed', executed.append, 10)
-        graph.node.create_subscription(String, 'safety_gate/state', states.append, 10)
         graph.start('robot_sim', 'safety_gate')
-        yield graph, executed, states
+        graph.wait_for('gate', lambda: graph.statuses.get('safety_gate', {}).get('state') == 'ok')
+        yield graph, executed
 
 
 def test_every_standard_source_drives_and_a_gripper_keeps_its_hold(tabletop):
-    graph, executed, _ = tabletop
+    graph, executed = tabletop
     pad = graph.node.create_publisher(Joy, 'joy', 10)
     stamped = graph.node.create_publisher(TwistStamped, 'teleop/cmd_vel_stamped', 10)
     plain = graph.node.create_publisher(Twist, 'teleop/cmd_vel', 10)
@@ -193,7 +192,7 @@ def test_every_standard_source_drives_and_a_gripper_keeps_its_hold(tabletop):
 
 
 def test_letting_the_dead_man_switch_go_stops_at_once(tabletop):
-    graph, executed, _ = tabletop
+    graph, executed = tabletop
     pad = graph.node.create_publisher(Joy, 'joy', 10)
     graph.wait_for('gate', pad.get_subscription_count)
     graph.spin(0.5)
@@ -210,7 +209,7 @@ def test_letting_the_dead_man_switch_go_stops_at_once(tabletop):
     'bad', [Joy(axes=[math.nan, 0.0], buttons=[0, 0, 0, 0, 1, 0, 0, 0]), Joy(axes=[1.0])]
 )
 def test_a_broken_gamepad_stops_the_robot(tabletop, bad):
-    graph, executed, _ = tabletop
+    graph, executed = tabletop
     pad = graph.node.create_publisher(Joy, 'joy', 10)
     graph.wait_for('gate', pad.get_subscription_count)
     graph.spin(0.5)
