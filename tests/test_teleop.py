@@ -324,9 +324,10 @@ def test_a_key_drives_and_silence_stops(driven):
         assert time.monotonic() - start < 0.45  # it said stop itself, before any watchdog
         sources = {source for _, _, source in executed}
         assert sources == {'teleop'}
-        count = len(executed)
-        graph.spin(0.3)
-        assert len(executed) == count  # silent: a policy may go on
+        graph.spin(0.25)
+        executed.clear()
+        graph.spin(0.5)
+        assert 'teleop' not in {source for _, _, source in executed}  # silent: a policy may go on
         terminal.type('q')
         _, status = os.waitpid(terminal.process_id, 0)
         assert os.waitstatus_to_exitcode(status) == 0
@@ -346,7 +347,7 @@ def test_where_the_terminal_says_so_release_stops_at_once(driven):
         terminal.type('\x1b[100;1:3u')
         start = time.monotonic()
         graph.wait_for('stop', lambda: executed[-1][1] == 0.0)
-        assert time.monotonic() - start < 0.15
+        assert time.monotonic() - start < 0.3  # a state message and a beat of the keyboard
     finally:
         terminal.close()
         os.close(terminal.handle)

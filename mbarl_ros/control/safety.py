@@ -71,6 +71,10 @@ class SafetyGate:
             if self.state in ('waiting for state', 'stale state'):
                 self.state = 'ok'
 
+    def fresh(self, now: float) -> bool:
+        """Whether a state was measured within the state time-out."""
+        return self._state is not None and now - self._state_time <= self.robot.state_timeout
+
     def request(self, source: str, values: Sequence[float], now: float) -> Decision | None:
         """Decide on a command; None where it is to be ignored: another source has priority.
 
@@ -100,7 +104,7 @@ class SafetyGate:
             return self.stop(self.state, now)
         if not self._moving:
             return None
-        if now - self._state_time > self.robot.state_timeout:
+        if not self.fresh(now):
             return self.stop('stale state', now)
         if self._last_time is not None and now - self._last_time > self.robot.command_timeout:
             return self.stop('stale command', now)
@@ -138,7 +142,7 @@ class SafetyGate:
             return 'not finite'
         if self._state is None:
             return 'waiting for state'
-        if not self._lockstep and now - self._state_time > self.robot.state_timeout:
+        if not self._lockstep and not self.fresh(now):
             return 'stale state'
         if source == POLICY_SOURCE:
             for index, name, low, high in self._box:

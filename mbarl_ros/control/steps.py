@@ -79,37 +79,33 @@ class RealtimeSteps:
         """``teleop_timeout``: s for which the gate ignores the policy after a person's command."""
         self._timeout = teleop_timeout
         self._start: tuple[np.ndarray, int] | None = None
-        self._executed: tuple[np.ndarray, str] | None = None
-        self._by_hand: tuple[np.ndarray, str] | None = None
+        self._echoes: list[tuple[int, np.ndarray, str]] = []
         self._by_hand_until = -np.inf
 
     def execute(self, command: np.ndarray, source: str, stamp: int, now: float) -> None:
-        """The gate passed on a command at ``now`` s; its stamp is of the state it saw last.
-
-        That may be newer than the state of our control step, but an echo of the step before is
-        older, and does not count.
-        """
+        """The gate passed on a command at ``now`` s; its stamp is of the state it answers."""
         if source == TELEOP_SOURCE:
             self._by_hand_until = now + self._timeout
-        if now < self._by_hand_until:
-            self._by_hand = command, source
-        if self._start is not None and stamp >= self._start[1]:
-            self._executed = command, source
+        self._echoes.append((stamp, command, source))
 
     def tick(self, state: np.ndarray, stamp: int, now: float) -> Step | None:
         """A control period ends and the next begins; the step, if it is complete."""
-        start, executed = self._start, self._executed
+        start = self._start
         if start is not None and start[1] == stamp:
             return None  # no new state: the period goes on
-        self._start, self._executed = (state, stamp), None
-        if executed is None and now < self._by_hand_until:
-            # The gate ignores us and passes on a person's last command: that is what the robot
-            # did, also where control runs faster than the person's hand.
-            executed = self._by_hand
-        if start is None or executed is None:
+        self._start = state, stamp
+        past = [echo for echo in self._echoes if echo[0] < stamp]
+        # The last is kept: while a person drives, the gate ignores us and it stays in force, also
+        # where control runs faster than the person's hand.
+        self._echoes = [*past[-1:], *(echo for echo in self._echoes if echo[0] >= stamp)]
+        if start is None or not past:
             return None
-        return Step(*start, *executed, state)
+        answered, command, source = past[-1]
+        if answered < start[1] and now >= self._by_hand_until:
+            return None  # what was executed is not known
+        return Step(*start, command, source, state)
 
     def forget(self) -> None:
         """Begin anew with the next period."""
-        self._start = self._executed = None
+        self._start = None
+        self._echoes.clear()

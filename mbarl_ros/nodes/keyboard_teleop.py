@@ -40,10 +40,12 @@ SERVICES = {
     'y': 'demo_recorder/success',
     'n': 'demo_recorder/stop',
     'backspace': 'demo_recorder/discard',
+    'x': 'robot_sim/reset',
     '!': 'safety_gate/stop',
     '~': 'safety_gate/release',
 }
-_HELP = 'space stop   ! e-stop   ~ release   1..9, 0 speed   q quit'
+_STOPS = 3  # times that the stop is sent: the gate hears teleop without acknowledging
+_HELP = 'space stop   ! e-stop   ~ release   1..9, 0 speed   x reset a simulation   q quit'
 _RECORDER_HELP = 'Enter start   y success   n stop   Backspace discard   b direction'
 
 
@@ -111,7 +113,7 @@ class Terminal:
 class KeyboardTeleop(BaseNode):
     """Publishes on the profile's first teleop topic that is no gamepad, while a key is down.
 
-    When the last key is let go it sends the stop once and falls silent, so that a policy may go
+    When the last key is let go it sends the stop and falls silent, so that a policy may go
     on. If the terminal dies it stops the robot and ends; if it is killed itself, the safety gate
     stops the robot for want of commands.
     """
@@ -136,7 +138,7 @@ class KeyboardTeleop(BaseNode):
         self.create_subscription(String, 'safety_gate/state', self._on_gate, LATCHED)
         self.create_subscription(String, 'demo_recorder/status', self._on_recorder, LATCHED)
         self._unread = ''
-        self._driving = False
+        self._stops_due = 0  # while above 0 we drive, or have just stopped
         self._sent: dict[str, float] = {}
         self._terminal = Terminal()
         self._held = Held(self._terminal.releases)
@@ -168,17 +170,18 @@ class KeyboardTeleop(BaseNode):
                 self._press(key)
         down = self._held.down(now)
         if self._steering.moving(down):
+            self._stops_due = _STOPS
             self._send(down)
-        elif self._driving:
-            self._send(set())  # once; then silence
-        self._driving = self._steering.moving(down)
+        elif self._stops_due:
+            self._stops_due -= 1
+            self._send(set())
 
     def _press(self, key: Key) -> None:
         if key.name in ('q', 'interrupt'):
             self.finished = True
         elif key.name == 'space':
             self._held.let_go()
-            self._driving = True  # so that the stop is sent at once
+            self._stops_due = _STOPS
         elif key.name == 'b':
             self._turn()
         elif key.name in SERVICES and key.event == 'press':
@@ -216,7 +219,7 @@ class KeyboardTeleop(BaseNode):
             f'{up}/{down} {name}' for name, (up, down) in self._steering.pairs.items()
         )
         sent = '   '.join(f'{name} {value:+.2f}' for name, value in self._sent.items())
-        state = 'driving' if self._driving else 'silent'
+        state = 'driving' if self._stops_due else 'silent'
         self._terminal.show(
             [
                 f'{keys}   (arrows too)   speed {self._steering.speed:.0%}',
@@ -230,7 +233,7 @@ class KeyboardTeleop(BaseNode):
 
     def close(self) -> None:
         """Stop the robot and give the terminal back."""
-        if self._driving:
+        if self._stops_due:
             self._send(set())
         self._terminal.restore()
         time.sleep(0.05)  # let the middleware send before the context goes

@@ -93,9 +93,14 @@ class SafetyGateNode(BaseNode):
         if asked.released and not self.lockstep:  # in lockstep the world stands still anyway
             self._execute(self._gate.stop('dead-man released', time.monotonic()), self._stamp)
         if asked.values is None:
+            self._held = None
             return
-        if self.lockstep and self._stamp == self._answered:
-            # It answers a state that is still on its way to us, and must carry its stamp.
+        # A command between two states could take effect before or after the robot's next step, and
+        # nobody would know which: a person's commands go out as a state comes in, like a policy's.
+        waits = (
+            self._stamp == self._answered if self.lockstep else self._gate.fresh(time.monotonic())
+        )
+        if waits:
             self._held = asked.values
         else:
             self._drive(asked.values)
