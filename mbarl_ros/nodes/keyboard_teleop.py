@@ -45,7 +45,7 @@ SERVICES = {
     '~': 'safety_gate/release',
 }
 _STOPS = 3  # times that the stop is sent: the gate hears teleop without acknowledging
-_HELP = 'space stop   ! e-stop   ~ release   1..9, 0 speed   x reset a simulation   q quit'
+_HELP = 'space stop   ! e-stop   ~ release   1..9, 0 speed   x reset sim   q quit'
 _RECORDER_HELP = 'Enter start   y success   n stop   Backspace discard   b direction'
 
 
