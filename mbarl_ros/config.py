@@ -30,12 +30,15 @@ class Entry(Strict):
     """One entry of the observation or action vector and the range that is scaled to [-1, 1].
 
     ``binary`` says that the entry takes only the values ``low`` and ``high`` (a contact, a grasp).
+    Entries with the same ``axis`` are positions along one line in one frame: networks also see
+    their differences (where the gripper is, seen from the mug), the goal's included.
     """
 
     name: str
     low: float
     high: float
     binary: bool = False
+    axis: str | None = None
 
     @model_validator(mode='after')
     def _ordered(self) -> Entry:
@@ -118,6 +121,9 @@ class SacConfig(Strict):
     critics: int = Field(default=2, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0)
     batch: int = Field(default=128, gt=0)
+    value_scale: float = Field(
+        default=10.0, gt=0, description='critics see rewards times this, as in MEDAL'
+    )
     discount: float | None = Field(
         default=None, gt=0, lt=1, description="forward; null: 1 - 2 / the task's forward_limit"
     )
@@ -135,8 +141,8 @@ class SacConfig(Strict):
     cloning_weight: float = Field(
         default=1.0, ge=0, description='behaviour cloning on the demonstration part of the batch'
     )
-    cloning_phases: int = Field(
-        default=100, gt=0, description='it fades to zero within so many times forward_limit steps'
+    cloning_phases: int | None = Field(
+        default=None, gt=0, description='it fades to zero within so many forward_limits; null: never'
     )
 
 
@@ -162,14 +168,14 @@ class ModelConfig(Strict):
     max_gradient_steps: int = Field(default=300, gt=0, description='cap on one fit')
     patience: int = Field(default=50, gt=0, description='gradient steps between held-out checks')
     rollouts: int = Field(
-        default=10, gt=0, description='start states per environment step and policy'
+        default=2, gt=0, description='start states per environment step and policy'
     )
-    length: int = Field(default=5, gt=0, description='steps of one hallucinated rollout')
-    start_weights: dict[Literal['replay', 'demonstrations', 'phase_starts'], float] = Field(
+    length: int = Field(default=50, gt=0, description='steps of one hallucinated rollout')
+    start_weights: dict[Literal['replay', 'demonstrations', 'phase_starts', 'range'], float] = Field(
         default={'replay': 0.6, 'demonstrations': 0.3, 'phase_starts': 0.1}
     )
     fraction: float = Field(default=0.3, ge=0, lt=1, description='share of each batch')
-    buffer: int = Field(default=20_000, gt=0, description='model transitions kept per policy')
+    buffer: int = Field(default=200_000, gt=0, description='model transitions kept per policy')
 
     @field_validator('start_weights')
     @classmethod

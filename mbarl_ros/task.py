@@ -6,6 +6,7 @@ The one place that controller, learner, demonstrations and worlds ask.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 
 import numpy as np
@@ -62,6 +63,9 @@ class Task:
         self.scale = np.tile((high - low) / 2, repeat)
         self.binary = np.array([entry.binary for entry in config.observation], bool)
         self.state_low, self.state_high = low, high
+        axes = [entry.axis for entry in config.observation]
+        self.state_relations = self._relations(axes, self.scale[: self.state_dim])
+        self.relations = self._relations(axes * repeat, self.scale)
         self._action_offset = np.array([(e.low + e.high) / 2 for e in config.action])
         self._action_scale = np.array([(e.high - e.low) / 2 for e in config.action])
         self._state_index = [robot.state_names.index(entry.name) for entry in config.observation]
@@ -81,6 +85,18 @@ class Task:
     def name(self) -> str:
         """The task's name."""
         return self.config.name
+
+    @staticmethod
+    def _relations(axes: list[str | None], scale: np.ndarray) -> np.ndarray:
+        """Matrix [pairs, entries] from scaled entries to differences of those on one axis."""
+        rows = []
+        for (i, first), (j, second) in itertools.combinations(enumerate(axes), 2):
+            if first is not None and first == second:
+                row = np.zeros(len(axes), np.float32)
+                row[i], row[j] = scale[[i, j]] / max(scale[i], scale[j])
+                row[j] *= -1
+                rows.append(row)
+        return np.array(rows, np.float32).reshape(len(rows), len(axes))
 
     def state(self, robot_state: np.ndarray) -> np.ndarray:
         """State part of the observation from robot state [..., robot dim]."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mbarl_ros.config import ModelConfig
-from mbarl_ros.learning.networks import stacked_mlp, with_waves
+from mbarl_ros.learning.networks import stacked_mlp, with_relations, with_waves
 from mbarl_ros.learning.state import (
     Arrays,
     adam,
@@ -48,8 +48,10 @@ class Ensemble:
         self._scale = torch.from_numpy(task.scale[self.index])
         self.generator = torch.Generator().manual_seed(seed)
         entries = len(self.index)
+        self._relations = torch.from_numpy(task.state_relations[:, self.index])
+        seen = sum(self._relations.shape)
         sizes = [
-            entries * (1 + 2 * config.frequencies) + task.action_dim,
+            seen * (1 + 2 * config.frequencies) + task.action_dim,
             *config.hidden,
             2 * entries,
         ]
@@ -160,7 +162,7 @@ class Ensemble:
         return inputs, following - state, following
 
     def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
-        scaled = (state - self._offset) / self._scale
+        scaled = with_relations((state - self._offset) / self._scale, self._relations)
         return torch.cat([with_waves(scaled, self.config.frequencies), action], -1)
 
     def state_arrays(self) -> Arrays:

@@ -17,6 +17,7 @@ from mbarl_ros.transitions import FORWARD
 
 HOLD_OUT_BLOCK = 10  # neighbours in a stream are alike: hold out whole blocks, every tenth
 FIT_ROWS, HELD_OUT_ROWS = 50_000, 2_000
+IMAGINED = ('observation', 'action', 'next_observation', 'left')
 DISTRUST = 0.5  # unexplained share of an entry's change beyond which the model is not trusted
 
 
@@ -101,24 +102,42 @@ class Imagination:
             drawn = self._rng.multinomial(count, shares / shares.sum())
             parts = []
             for kind, number in zip(kinds, drawn, strict=True):
-                if kind == 'phase_starts' and len(phase_starts[phase]):
-                    own = phase_starts[phase]
-                    parts.append(own[self._rng.integers(len(own), size=number)])
-                    continue
-                source = demonstrations if kind == 'demonstrations' else replay
-                rows = source.rows(source.sample(self._rng, (number,)))
-                parts.append(rows['observation'])
+                parts.append(self._start(kind, number, replay, demonstrations, phase_starts[phase]))
             starts.append(np.concatenate(parts))
         stacked = np.stack(starts)
         if self.task.goal_conditioned:
-            number = self._rng.integers(len(self.task.goals), size=stacked.shape[:2])
-            goals = self.task.goals[number]
-            stacked = self.task.with_goal(stacked, goals)
+            stacked = self.task.with_goal(stacked, self._goals(stacked.shape[:2]))
         return stacked
 
+    def _start(
+        self,
+        kind: str,
+        number: int,
+        replay: Replay,
+        demonstrations: Replay,
+        phase_starts: np.ndarray,
+    ) -> np.ndarray:
+        """Start observations [number, observation_dim] of one kind."""
+        if kind == 'phase_starts' and len(phase_starts):
+            return phase_starts[self._rng.integers(len(phase_starts), size=number)]
+        if kind == 'range':
+            first = demonstrations.first()
+            rows = demonstrations.rows(self._rng.choice(first, number))['observation']
+            low, high, free = self.task.state_low, self.task.state_high, ~self.task.binary
+            anywhere = self._rng.uniform(low[free], high[free], (number, free.sum()))
+            rows[:, np.flatnonzero(free)] = anywhere
+            return rows
+        source = demonstrations if kind == 'demonstrations' else replay
+        return source.rows(source.sample(self._rng, (number,)))['observation']
+
+    def _goals(self, shape: tuple[int, ...]) -> np.ndarray:
+        return self.task.goals[self._rng.integers(len(self.task.goals), size=shape)]
+
     def _imagine(self, sac: Sac, observation: np.ndarray) -> None:
+        """Roll out both policies; a rollout that succeeds goes on to another goal or ends."""
         policies, count, _ = observation.shape
         alive = np.ones((policies, count), bool)
+        steps = []
         for _ in range(self.length):
             scaled = (observation - self.task.offset) / self.task.scale
             action = sac.act(torch.from_numpy(scaled))
@@ -128,24 +147,30 @@ class Imagination:
             next_observation[..., : self.task.state_dim] = following.view(
                 policies, count, -1
             ).numpy()
-            for phase, buffer in enumerate(self.buffers):
-                keep = alive[phase]
-                buffer.add(
-                    {
-                        'observation': observation[phase, keep],
-                        'action': action[phase].numpy()[keep],
-                        'next_observation': next_observation[phase, keep],
-                    }
-                )
-            alive[FORWARD] &= ~self.task.success(next_observation[FORWARD])
+            steps.append((observation, action.numpy(), next_observation, alive.copy()))
             observation = next_observation
+            success = self.task.success(observation[FORWARD])
+            if self.task.goal_conditioned:
+                observation = observation.copy()
+                goals = self._goals((int(success.sum()),))
+                observation[FORWARD, success, self.task.state_dim :] = goals
+            else:
+                alive[FORWARD] &= ~success
+        # [policies, count, length, ...]: a rollout is a chain of neighbours in the buffer
+        *rows, kept = (np.stack(parts, 2) for parts in zip(*steps, strict=True))
+        ends = kept & ~np.concatenate([kept[..., 1:], np.zeros_like(kept[..., :1])], -1)
+        names = ('observation', 'action', 'next_observation')
+        for phase, buffer in enumerate(self.buffers):
+            chosen = kept[phase]
+            parts = {n: row[phase][chosen] for n, row in zip(names, rows, strict=True)}
+            buffer.add(parts, ends[phase][chosen])
 
     def state_dict(self) -> tuple[Arrays, dict]:
         """Arrays and metadata for an exact resume, imagined rows included."""
         arrays = self.ensemble.state_arrays()
         for phase, buffer in enumerate(self.buffers):
             held = buffer.held()
-            for name in ('observation', 'action', 'next_observation'):
+            for name in IMAGINED:
                 arrays[f'imagined/{phase}/{name}'] = held[name]
         return arrays, {
             'rng': self._rng.bit_generator.state,
@@ -158,8 +183,7 @@ class Imagination:
         """Inverse of :meth:`state_dict`."""
         self.ensemble.load_state_arrays(arrays)
         for phase, (buffer, total) in enumerate(zip(self.buffers, meta['totals'], strict=True)):
-            names = ('observation', 'action', 'next_observation')
-            rows = {name: arrays[f'imagined/{phase}/{name}'] for name in names}
+            rows = {name: arrays[f'imagined/{phase}/{name}'] for name in IMAGINED}
             buffer.restore(rows, total)
         self._rng.bit_generator.state = meta['rng']
         self.fitted_at, self.rolled_at = meta['fitted_at'], meta['rolled_at']

@@ -26,6 +26,7 @@ BLOCK = 64  # updates whose batches are drawn at once
 RECENT = 2000  # half of the real rows are that new: what goes wrong now is corrected soon
 PHASE_STARTS = 100  # latest starts of each phase that are kept for imagined rollouts
 HUMAN_ROWS = 100_000  # room for what a person shows while the robot practises
+STEP = ('observation', 'action', 'next_observation', 'reward', 'terminated')
 HINDSIGHT_DELAY = 4  # mean delay of a hindsight goal: a phase limit divided by this
 
 
@@ -58,9 +59,8 @@ class Learner:
         self.policies = ('forward',) if agent.backward == 'none' else ('forward', 'backward')
         task_range = (0.0, 1.0) if task.reward_known else (-np.inf, np.inf)
         bounds = np.array([task_range, (MIN_REWARD, MAX_REWARD)])[: len(self.policies)]
-        self._sac = Sac(
-            agent.sac, self.policies, task.observation_dim, task.action_dim, bounds, seed
-        )
+        bounds *= agent.sac.value_scale
+        self._sac = Sac(agent.sac, self.policies, task.relations, task.action_dim, bounds, seed)
         self._replay = Replay(agent.replay, task.observation_dim, task.action_dim)
         self._demonstrations = Replay(rows + HUMAN_ROWS, task.observation_dim, task.action_dim)
         self._show(demonstrations)
@@ -70,7 +70,8 @@ class Learner:
             Imagination(task, agent.model, len(self.policies), seed) if agent.model else None
         )
         limit = task.config.phases.forward_limit
-        self._cloning_steps = agent.sac.cloning_phases * limit
+        fade = agent.sac.cloning_phases
+        self._cloning_steps = fade * limit if fade else np.inf
         forward_discount = agent.sac.discount or 1.0 - 2.0 / limit
         self._discounts = (forward_discount, agent.sac.backward_discount)
         self._classifier: Arrays | None = None
@@ -103,7 +104,9 @@ class Learner:
     def _show(self, demonstrations: Mapping[str, np.ndarray]) -> None:
         """Add demonstrations, by which direction they are drawn; a full buffer takes no more."""
         room = self._demonstrations.capacity - len(self._demonstrations)
-        self._demonstrations.add({name: array[:room] for name, array in demonstrations.items()})
+        rows = {name: array[:room] for name, array in demonstrations.items()}
+        ended = np.asarray(rows['truncated'], bool) | np.asarray(rows['terminated'], bool)
+        self._demonstrations.add(rows, ended)
         phase = self._demonstrations.held()['phase']
         self._directions = [np.flatnonzero(phase == p) for p in np.unique(phase)]
 
@@ -161,11 +164,10 @@ class Learner:
             if rows:
                 parts.append(self._drawn(source, phase, (updates, rows)))
         if imagined and self._imagination:
-            source = self._imagination.buffers[phase]
-            parts.append(source.rows(source.sample(self._rng, (updates, imagined))))
+            parts.append(self._drawn(self._imagination.buffers[phase], phase, (updates, imagined)))
         rows = {
             name: np.concatenate([part[name] for part in parts], axis=1)
-            for name in ('observation', 'action', 'next_observation', 'reward', 'terminated')
+            for name in (*STEP, 'bound')
         }
         reward, terminated = self._reward(phase, rows)
         offset, scale = self.task.offset, self.task.scale
@@ -177,7 +179,8 @@ class Learner:
             'observation': (rows['observation'] - offset) / scale,
             'next_observation': (rows['next_observation'] - offset) / scale,
             'action': rows['action'],
-            'reward': reward,
+            'reward': self.agent.sac.value_scale * reward,
+            'bound': self.agent.sac.value_scale * rows['bound'],
             'discount': (self._discounts[phase] * ~terminated).astype(np.float32),
             'clone': clone,
         }
@@ -198,27 +201,33 @@ class Learner:
         return success.astype(np.float32), success
 
     def _drawn(self, source: Replay, phase: int, shape: tuple[int, int]) -> dict[str, np.ndarray]:
-        """Rows of a stream; where there are goals, real rows get task goals and later states."""
+        """Rows of a stream; where there are goals, real rows get task goals and later states.
+
+        ``bound``: the return that was attained from there, for the goal that the row now has.
+        """
         if source is self._demonstrations:
             order = self._shown(shape)
         else:
-            order = source.sample(self._rng, shape, RECENT)
+            order = source.sample(self._rng, shape, RECENT if source is self._replay else None)
         rows = source.rows(order)
-        if not self.task.goal_conditioned:
-            return rows
+        bound = np.full(shape, -np.inf, np.float32)
         dim = self.task.state_dim
-        goals = rows['observation'][..., dim:]
-        if source is self._replay:
+        if self.task.goal_conditioned and source is self._replay:
             goals = self.task.goals[self._rng.integers(len(self.task.goals), size=shape)]
-        if phase == FORWARD and self.agent.hindsight_fraction > 0:
+            rows['observation'][..., dim:] = rows['next_observation'][..., dim:] = goals
+        if phase == FORWARD and source is self._demonstrations:
+            left = source.left(order)
+            end = source.rows(order + left)['next_observation']
+            bound[self.task.success(end)] = (self._discounts[FORWARD] ** left)[self.task.success(end)]
+        if self.task.goal_conditioned and phase == FORWARD and self.agent.hindsight_fraction > 0:
             limit = self.task.config.phases.forward_limit
-            later = source.later(order, self._rng, limit / HINDSIGHT_DELAY)[..., :dim]
+            later, delay = source.later(order, self._rng, limit / HINDSIGHT_DELAY)
             relabelled = self._rng.random(shape) < self.agent.hindsight_fraction
-            goals = np.where(relabelled[..., None], later, goals)
             # what was shown for the demonstrated goal is shown for a state on its way, too
-        for name in ('observation', 'next_observation'):
-            rows[name][..., dim:] = goals
-        return rows
+            for name in ('observation', 'next_observation'):
+                rows[name][relabelled, dim:] = later[relabelled, :dim]
+            bound[relabelled] = self._discounts[FORWARD] ** delay[relabelled]
+        return {**rows, 'bound': bound}
 
     def _shown(self, shape: tuple[int, int]) -> np.ndarray:
         """Demonstrated rows, as many of one direction as of the other: there are several times

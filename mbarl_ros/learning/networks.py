@@ -61,6 +61,11 @@ def with_waves(inputs: Tensor, frequencies: int) -> Tensor:
     return torch.cat([inputs, *(f(angle) for angle in angles for f in (torch.sin, torch.cos))], -1)
 
 
+def with_relations(inputs: Tensor, relations: Tensor) -> Tensor:
+    """Inputs beside linear combinations of them, [..., entries + rows of ``relations``]."""
+    return torch.cat([inputs, inputs @ relations.T], -1)
+
+
 def squashed_gaussian(
     parameters: Sequence[Tensor], observation: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,11 +83,20 @@ def squashed_gaussian(
     return torch.tanh(raw), log_prob.sum(-1), torch.tanh(mean)
 
 
-def layer_arrays(parameters: Sequence[Tensor], index: int, prefix: str) -> dict[str, np.ndarray]:
-    """One network of a stack in the layout of a policy message: ``prefix/0/weight`` [in, out]."""
+def layer_arrays(
+    parameters: Sequence[Tensor], index: int, prefix: str, relations: Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """One network of a stack in the layout of a policy message: ``prefix/0/weight`` [in, out].
+
+    ``relations`` are linear in the inputs and fold into the first layer: whoever runs the network
+    need not know of them.
+    """
     arrays = {}
     for number in range(len(parameters) // 2):
-        weight, bias = parameters[2 * number], parameters[2 * number + 1]
-        arrays[f'{prefix}/{number}/weight'] = weight[index].detach().numpy().copy()
+        weight, bias = parameters[2 * number][index].detach(), parameters[2 * number + 1]
+        if number == 0 and relations is not None:
+            entries = relations.shape[1]
+            weight = weight[:entries] + relations.T @ weight[entries:]
+        arrays[f'{prefix}/{number}/weight'] = weight.numpy().copy()
         arrays[f'{prefix}/{number}/bias'] = bias[index, 0].detach().numpy().copy()
     return arrays

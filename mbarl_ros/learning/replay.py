@@ -6,11 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-FIELDS = ('observation', 'action', 'next_observation', 'reward', 'terminated', 'phase')
+OPEN = np.iinfo(np.int32).max  # the chain of this row has no end yet
 
 
 class Replay:
-    """The latest ``capacity`` transitions in the order in which they were added."""
+    """The latest ``capacity`` transitions in the order in which they were added.
+
+    They form chains: from a row every later row of its chain was reached.
+    """
 
     def __init__(self, capacity: int, observation_dim: int, action_dim: int) -> None:
         """Reserve (lazily paged) room for ``capacity`` rows."""
@@ -23,21 +26,33 @@ class Replay:
             'reward': np.zeros(capacity, np.float32),
             'terminated': np.zeros(capacity, np.uint8),
             'phase': np.zeros(capacity, np.uint8),
+            'left': np.zeros(capacity, np.int32),  # rows of the chain that follow
         }
+        self._chain = 0  # where the open chain began, counted like ``total``
 
     def __len__(self) -> int:
         """Rows that are held."""
         return min(self.total, self.capacity)
 
-    def add(self, transitions: Mapping[str, np.ndarray]) -> None:
-        """Append rows; fields that are absent stay zero, the oldest rows make room."""
+    def add(self, transitions: Mapping[str, np.ndarray], ends: np.ndarray | None = None) -> None:
+        """Append rows; fields that are absent stay zero, the oldest rows make room.
+
+        :param ends: bool [rows], where a chain ends; without it the open chain goes on
+        """
         rows = len(transitions['observation'])
         kept = min(rows, self.capacity)
         index = (self.total + rows - kept + np.arange(kept)) % self.capacity
         for name, array in self._arrays.items():
             if name in transitions:
                 array[index] = transitions[name][rows - kept :]
-        self.total += rows
+        first, self.total = self.total, self.total + rows
+        begun = max(self._chain if ends is not None else first, self.total - self.capacity)
+        at = np.arange(begun, self.total)
+        last = first + np.flatnonzero(ends if ends is not None else [])
+        following = np.append(last, OPEN + self.total)[np.searchsorted(last, at)]
+        self._arrays['left'][at % self.capacity] = np.minimum(following - at, OPEN)
+        if len(last):
+            self._chain = int(last[-1]) + 1
 
     def rows(self, order: np.ndarray) -> dict[str, np.ndarray]:
         """Rows by age: 0 is the oldest that is held."""
@@ -56,15 +71,26 @@ class Replay:
         newest = rng.integers(len(self) - recent, len(self), size=size)
         return np.where(rng.random(size) < 0.5, newest, order)
 
-    def later(self, order: np.ndarray, rng: np.random.Generator, mean_delay: float) -> np.ndarray:
-        """``next_observation`` of rows that follow by an exponentially drawn delay.
+    def later(
+        self, order: np.ndarray, rng: np.random.Generator, mean_delay: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``next_observation`` of rows that follow by an exponentially drawn delay, and the delay.
 
-        Where the stream ends, its end. A delay across a phase switch is fine: any state is a
+        Where the chain ends, its end. A delay across a phase switch is fine: any state is a
         valid goal for any transition (Andrychowicz et al. 2017), and what follows can be reached.
         """
         delay = rng.exponential(mean_delay, order.shape).astype(np.int64)
-        following = np.minimum(order + delay, len(self) - 1)
-        return self._arrays['next_observation'][self._index(following)]
+        delay = np.minimum(delay, self.left(order))
+        return self._arrays['next_observation'][self._index(order + delay)], delay
+
+    def left(self, order: np.ndarray) -> np.ndarray:
+        """How many held rows of the same chain follow."""
+        return np.minimum(self._arrays['left'][self._index(order)], len(self) - 1 - order)
+
+    def first(self) -> np.ndarray:
+        """Ages of the rows with which chains begin."""
+        left = self._arrays['left'][self._index(np.arange(len(self)))]
+        return np.flatnonzero(np.append(0, left)[: len(self)] == 0)
 
     def held(self) -> dict[str, np.ndarray]:
         """Copies of the rows that are held, oldest first."""
@@ -72,8 +98,8 @@ class Replay:
 
     def restore(self, rows: Mapping[str, np.ndarray], total: int) -> None:
         """Inverse of :meth:`held` together with ``total``, for an exact resume."""
-        self.total = total - len(rows['observation'])
-        self.add(rows)
+        self.total = self._chain = total - len(rows['observation'])
+        self.add(rows, rows['left'] == 0)
 
     def _index(self, order: np.ndarray) -> np.ndarray:
         return (max(self.total - self.capacity, 0) + order) % self.capacity

@@ -14,6 +14,7 @@ from mbarl_ros.learning.networks import (
     mlp,
     squashed_gaussian,
     stacked_mlp,
+    with_relations,
     with_waves,
 )
 from mbarl_ros.learning.state import (
@@ -42,21 +43,26 @@ class Sac:
         self,
         config: SacConfig,
         policies: tuple[str, ...],
-        observation_dim: int,
+        relations: np.ndarray,
         action_dim: int,
         value_bounds: np.ndarray,
         seed: int,
     ) -> None:
-        """Fresh networks; ``value_bounds`` [policies, 2] are the lowest and highest return."""
+        """Fresh networks.
+
+        :param relations: [pairs, observation_dim], further inputs that are linear in the others
+        :param value_bounds: [policies, 2], the lowest and highest return
+        """
         self.config = config
         self.policies = policies
         count = len(policies)
         self.generator = torch.Generator().manual_seed(seed)
-        seen = observation_dim * (1 + 2 * config.frequencies)
-        sizes = [seen + action_dim, *config.hidden, 1]
+        self._relations = torch.from_numpy(relations)
+        seen = sum(relations.shape)
+        sizes = [seen * (1 + 2 * config.frequencies) + action_dim, *config.hidden, 1]
         self.critic = stacked_mlp(count * config.critics, sizes, self.generator)
         self.target = [p.detach().clone() for p in self.critic]
-        sizes = [observation_dim, *config.hidden, 2 * action_dim]
+        sizes = [seen, *config.hidden, 2 * action_dim]
         self.actor = stacked_mlp(count, sizes, self.generator, last_scale=0.01)
         self.deployed = [p.detach().clone() for p in self.actor]
         start = float(np.log(config.initial_temperature))
@@ -70,10 +76,11 @@ class Sac:
     def act(self, observation: Tensor) -> Tensor:
         """Sampled actions [policies, batch, action_dim] for normalised observations."""
         with torch.no_grad():
-            return squashed_gaussian(self.actor, observation, self.generator)[0]
+            seen = with_relations(observation, self._relations)
+            return squashed_gaussian(self.actor, seen, self.generator)[0]
 
     def values(self, critic: list[Tensor], observation: Tensor, action: Tensor) -> Tensor:
-        """Every critic's value [policies, critics, batch]."""
+        """Every critic's value [policies, critics, batch]; ``observation`` with its relations."""
         inputs = torch.cat([with_waves(observation, self.config.frequencies), action], -1)
         inputs = inputs.repeat_interleave(self.config.critics, 0)
         values = mlp(critic, inputs, layer_norm=True)
@@ -83,17 +90,20 @@ class Sac:
         """One gradient step of critics, policies and temperatures; metrics [policies].
 
         ``batch``: observation, next_observation [policies, batch, O] (normalised), action
-        [policies, batch, A], reward and discount (0 where terminated) [policies, batch], and
-        clone [policies, demonstrations]: how much each of the leading rows is to be imitated.
+        [policies, batch, A], reward, discount (0 where terminated) and bound (a return that was
+        attained from there) [policies, batch], and clone [policies, demonstrations]: how much
+        each of the leading rows is to be imitated.
         """
-        observation, action = batch['observation'], batch['action']
+        observation = with_relations(batch['observation'], self._relations)
+        action = batch['action']
         with torch.no_grad():
-            following, _, _ = squashed_gaussian(
-                self.actor, batch['next_observation'], self.generator
-            )
-            bootstrap = self.values(self.target, batch['next_observation'], following).amin(1)
+            next_observation = with_relations(batch['next_observation'], self._relations)
+            following, _, _ = squashed_gaussian(self.actor, next_observation, self.generator)
+            bootstrap = self.values(self.target, next_observation, following).amin(1)
             target = batch['reward'] + batch['discount'] * bootstrap
             target = torch.minimum(torch.maximum(target, self.low), self.high)
+            # what has been attained can be attained again (He et al. 2017, optimality tightening)
+            target = torch.maximum(target, batch['bound'])
         error = self.values(self.critic, observation, action) - target[:, None]
         critic_loss = error.square().mean((1, 2))
         descend(self.critic_optimiser, critic_loss.sum())
@@ -127,9 +137,9 @@ class Sac:
 
     def policy_arrays(self) -> Arrays:
         """``NAME/LAYER/weight|bias`` of every policy and of the deployed forward policy."""
-        arrays = layer_arrays(self.deployed, 0, 'deployed')
+        arrays = layer_arrays(self.deployed, 0, 'deployed', self._relations)
         for index, name in enumerate(self.policies):
-            arrays |= layer_arrays(self.actor, index, name)
+            arrays |= layer_arrays(self.actor, index, name, self._relations)
         return arrays
 
     def state_arrays(self) -> Arrays:
