@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-FIELDS = ('observation', 'action', 'next_observation', 'reward', 'terminated', 'phase')
-
 
 class Replay:
     """The latest ``capacity`` transitions in the order in which they were added."""
@@ -22,6 +20,7 @@ class Replay:
             'next_observation': np.zeros((capacity, observation_dim), np.float32),
             'reward': np.zeros(capacity, np.float32),
             'terminated': np.zeros(capacity, np.uint8),
+            'truncated': np.zeros(capacity, np.uint8),
             'phase': np.zeros(capacity, np.uint8),
         }
 

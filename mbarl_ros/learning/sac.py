@@ -79,6 +79,12 @@ class Sac:
         values = mlp(critic, inputs, layer_norm=True)
         return values.view(len(self.policies), self.config.critics, -1)
 
+    def value(self, observation: Tensor) -> Tensor:
+        """Least critic's value [policies, batch] of the mean action, without random numbers."""
+        with torch.no_grad():
+            mean, _ = mlp(self.actor, observation).chunk(2, -1)
+            return self.values(self.critic, observation, torch.tanh(mean)).amin(1)
+
     def update(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One gradient step of critics, policies and temperatures; metrics [policies].
 
