@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from mbarl_ros.config import AgentConfig
+from mbarl_ros.config import AgentConfig, ConfigError
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import PHASES
 from mbarl_ros.wire import WireError, require, unpack
@@ -152,6 +153,17 @@ def unpack_policy(
     if not all(isinstance(number, int) for number in numbers.values()):
         raise WireError(f'policy: {", ".join(keys)} must be whole numbers, got {numbers}')
     return arrays, numbers
+
+
+def read_policy(path: str | Path, task: Task, agent: AgentConfig) -> dict[str, np.ndarray]:
+    """Weights of a policy file.
+
+    :raises ConfigError: it cannot be read, or is not for this task and agent.
+    """
+    try:
+        return unpack_policy(Path(path).expanduser().read_bytes(), task, agent)[0]
+    except (OSError, WireError) as error:
+        raise ConfigError(f"parameter 'policy': {path}: {error}") from error
 
 
 class WhiteNoise:
