@@ -81,11 +81,18 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     robot_name = str(values.get('robot') or task_config.robot)
     robot = load_robot(robot_name)
     agent = load_agent(str(values['agent']))
-    Task(task_config, robot)  # layouts must match
+    task = Task(task_config, robot)  # layouts must match
     simulated = graph in ('sim', 'replay') or bool(values.get('simulated', False))
     if simulated:
         _check_world(task_config)
     _resolve_mode(values, given, simulated)
+    if graph in ('sim', 'hardware'):
+        task.check_agent(agent)
+    if agent.resets and not simulated and graph in ('hardware', 'evaluate'):
+        raise ConfigError(
+            f"agent '{agent.name}': key 'resets': only a simulated world can be reset; use another "
+            "agent, or a copy of this one's file with 'resets: false'"
+        )
     _resolve_demonstrations(graph, values, task_config)
     values['task'] = _absolute(str(values['task']))
     values['agent'] = _absolute(str(values['agent']))

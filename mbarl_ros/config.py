@@ -191,15 +191,55 @@ class ModelConfig(Strict):
         return self
 
 
+class NoveltyConfig(Strict):
+    """Random network distillation (Burda et al. 2018) of R3L's perturbation controller."""
+
+    hidden: int = Field(default=128, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    batch: int = Field(default=256, gt=0)
+    every: int = Field(default=10, gt=0, description='environment steps per gradient step')
+
+
+class SwitchingConfig(Strict):
+    """RISC's switch: a phase of n steps ends with probability F(s, g) * (1 - decay ** n)."""
+
+    minimum_share: float = Field(
+        default=0.5, ge=0, le=1, description="not before this share of the phase's limit"
+    )
+    decay: float = Field(default=0.9, ge=0, lt=1)
+
+
+# Backward objectives: class in mbarl_ros.learning.objectives, and whether it sets goals that the
+# backward phase is to reach. Said here, since the robot's side needs it and has no torch.
+OBJECTIVES = {
+    'classifier': ('DemonstrationMatching', False),
+    'initial_state': ('InitialState', True),
+    'novelty': ('Novelty', False),
+    'curriculum': ('Curriculum', True),
+}
+
+
 class AgentConfig(Strict):
     """A preset: which parts the learner is composed of, and their settings."""
 
     name: str
     description: str = ''
-    backward: Literal['classifier', 'none'] = 'classifier'
+    backward: str = Field(default='classifier', description="one of OBJECTIVES, or 'none'")
+    shared: bool = Field(default=False, description='one policy that is told its goal, both phases')
+    resets: bool = Field(
+        default=False, description='the simulated world is reset after each attempt'
+    )
+    switching: SwitchingConfig | None = None
     sac: SacConfig = SacConfig()
     classifier: ClassifierConfig = ClassifierConfig()
+    novelty: NoveltyConfig = NoveltyConfig()
+    solvable: float = Field(
+        default=0.1, description='curriculum: value from which on a goal counts as in reach'
+    )
     model: ModelConfig | None = ModelConfig()
+    bootstrap_truncation: bool = Field(
+        default=True, description='false: a phase limit or switch ends the return (an ablation)'
+    )
     updates_per_step: float = Field(default=2.0, gt=0)
     demonstration_fraction: float = Field(default=0.4, ge=0, lt=1)
     hindsight_fraction: float = Field(
@@ -208,6 +248,32 @@ class AgentConfig(Strict):
     exploration_noise: Literal['white', 'pink'] = 'pink'
     chunk: int = Field(default=50, gt=0, description='lockstep: steps between policy updates')
     replay: int = Field(default=1_000_000, gt=0)
+
+    @property
+    def reaches(self) -> bool:
+        """Whether the backward phase has goals to reach."""
+        return self.backward != 'none' and OBJECTIVES[self.backward][1]
+
+    @field_validator('backward')
+    @classmethod
+    def _known(cls, backward: str) -> str:
+        if backward not in ('none', *OBJECTIVES):
+            raise ValueError(f"'{backward}' is unknown; known: none, {', '.join(OBJECTIVES)}")
+        return backward
+
+    @model_validator(mode='after')
+    def _fits(self) -> AgentConfig:
+        if self.shared and not self.reaches:
+            raise ValueError(f"shared: needs backward goals; 'backward: {self.backward}' sets none")
+        if self.backward == 'curriculum' and not self.shared:
+            raise ValueError("shared: 'backward: curriculum' asks one policy for both phases; true")
+        if self.switching and not self.shared:
+            raise ValueError("switching: needs 'shared: true'")
+        if self.resets and self.backward != 'none':
+            raise ValueError("resets: leaves nothing to do backward; set 'backward: none'")
+        if self.model and self.reaches:
+            raise ValueError(f"model: set it to null with 'backward: {self.backward}'")
+        return self
 
     @model_validator(mode='after')
     def _fractions(self) -> AgentConfig:

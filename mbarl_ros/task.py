@@ -140,6 +140,11 @@ class Task:
             target = observation[..., [self.state_dim + i for i in self._success_index]]
         return np.linalg.norm(observation[..., self._success_index] - target, axis=-1)
 
+    def apart(self, state: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Distance [...] of two states [..., state_dim], by the entries that success is about."""
+        index = self._success_index
+        return np.linalg.norm(state[..., index] - other[..., index], axis=-1)
+
     def success(self, observation: np.ndarray) -> np.ndarray:
         """Whether each observation [..., observation_dim] is a success, bool [...]."""
         return self.distance(observation) <= self.config.success.tolerance
@@ -152,6 +157,26 @@ class Task:
     def reward(self, next_observation: np.ndarray) -> np.ndarray:
         """Sparse task reward, float32 [...]: 1 on success, else 0."""
         return self.success(next_observation).astype(np.float32)
+
+    def check_agent(self, agent: AgentConfig) -> None:
+        """Refuse a preset that cannot work on this task.
+
+        :raises ConfigError: it needs goals or a known reward, and the task has none.
+        """
+        if agent.shared and not (self.goal_conditioned and self._target is None):
+            raise ConfigError(
+                f"agent '{agent.name}' (key 'shared') has one policy, which is told by the goal "
+                f"whether to go forward or backward; task '{self.name}' has no goals. Use a task "
+                'with goals and no success.target, or an agent with a policy for each phase (fbrl)'
+            )
+        relabels = self.goal_conditioned and agent.hindsight_fraction > 0
+        if not self.reward_known and (agent.model or relabels or agent.shared):
+            raise ConfigError(
+                f"agent '{agent.name}': imagined practice, hindsight and a shared policy need a "
+                f"reward that is known; task '{self.name}' has key 'reward': "
+                f"{self.config.reward}. Set 'model: null', 'hindsight_fraction: 0' and 'shared: "
+                "false', or use reward: success"
+            )
 
     def spec_hash(self, agent: AgentConfig) -> str:
         """Hash of layout and network shape: who disagrees on it must not exchange data."""

@@ -16,8 +16,10 @@ POLICY, HUMAN, DEMONSTRATION, SAFETY = 0, 1, 2, 3
 
 Transitions = dict[str, np.ndarray]
 
-# The action is the executed one. `terminated` is forward success alone; a phase switch, a time
-# limit or a safety stop is `truncated`, and values bootstrap through it.
+# The action is the executed one. `terminated` says that the phase reached its goal: forward the
+# task's, backward the state that it was sent to, if to any. A phase switch, a time limit or a
+# safety stop is `truncated`, and values bootstrap through it. `reward` is the task's, for the goal
+# in the observation; what policies are rewarded for, and where that ends, is recomputed from rows.
 DTYPES = {
     'observation': np.float32,
     'action': np.float32,

@@ -33,7 +33,8 @@ class RobotSim(BaseNode):
     In lockstep the world stands still until a whole command has arrived, then takes one step. In
     real time it steps ``control_rate * real_time_factor`` times a second with the last command,
     which it keeps for ever, as a velocity controller does: to stop it is the gate's duty.
-    ``~/reset`` places the world anew, one step later in time; ``~/resets`` (latched) counts that.
+    ``~/reset`` places the world anew, one step later in time, and answers with the stamp of that
+    state; ``~/resets`` (latched) counts that.
     Given ``demonstrations``, it is placed where they start, one after the other.
     """
 
@@ -145,7 +146,8 @@ class RobotSim(BaseNode):
         # A new state needs a new stamp, and time must never run backwards.
         self._time_ns += self._period_ns
         self._publish(state)
-        response.success, response.message = True, f'reset {self._resets}'
+        response.success = True
+        response.message = f'reset {self._resets} at {self._time_ns} ns'
         return response
 
     def _publish(self, state: np.ndarray) -> None:

@@ -229,3 +229,16 @@ def test_an_interrupted_run_has_a_result_all_the_same(tmp_path):
     run.write_interrupted_result()
     assert run.result()['environment_steps'] == 500
     run.close()
+
+
+@pytest.mark.parametrize(
+    ('graph', 'given', 'words'),
+    [
+        ('hardware', {'agent': 'oracle'}, ["agent 'oracle'", "key 'resets'", 'resets: false']),
+        ('sim', {'agent': 'risc'}, ["agent 'risc'", "'pointmass' has no goals", 'fbrl']),
+    ],
+)
+def test_a_preset_that_cannot_work_here_is_refused_before_anything_starts(graph, given, words):
+    with pytest.raises(ConfigError) as error:
+        bringup.plan(graph, given)
+    assert all(word in str(error.value) for word in words)

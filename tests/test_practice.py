@@ -51,18 +51,22 @@ def test_a_safety_stop_truncates_so_that_values_bootstrap_through_it():
     assert row['truncated'] and not row['terminated']
 
 
-def test_goals_change_only_before_a_forward_phase():
+def test_a_backward_phase_prepares_for_the_goal_that_comes_next():
     task = Task.load('tabletop')
     practice = Practice(task, AGENT, seed=0)
-    goal = practice.goal.copy()
-    state = np.array([0.0, 0.0, -1.0, goal[2], goal[3]])  # gripper, attached, mug on the goal
-    step(practice, state, state)
-    assert practice.phase == BACKWARD and (practice.goal == goal).all()
-    goals = set()
-    for _ in range(20 * (task.config.phases.backward_limit + 1)):
-        step(practice, np.zeros(5), np.zeros(5))
-        goals.add(tuple(practice.goal))
-    assert len(goals) > 1
+    seen = []
+    for _ in range(30):
+        goal = practice.goal
+        state = np.array([0.0, 0.0, -1.0, goal[2], goal[3]])  # gripper, attached, mug on the goal
+        step(practice, state, state)
+        assert practice.phase == BACKWARD
+        following = practice.goal
+        for _ in range(task.config.phases.backward_limit):
+            step(practice, np.zeros(5), np.zeros(5))
+        assert practice.phase == FORWARD and (practice.goal == following).all()
+        seen.append((tuple(goal), tuple(following)))
+    assert len({goal for goal, _ in seen}) == len(task.goals)
+    assert any(goal != following for goal, following in seen)
 
 
 def policy_arrays(rng) -> dict[str, np.ndarray]:

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from mbarl_ros.config import AgentConfig
+from mbarl_ros.config import AgentConfig, ConfigError
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import PHASES
 from mbarl_ros.wire import WireError, require, unpack
 
 LOG_STD_BOUNDS = (-10.0, 2.0)
 DEPLOYED = 'deployed'
+SUCCESS = 'success'
+GOALS = 'backward_goals'
+MAX_CANDIDATES = 64
 
 
 def policy_names(agent: AgentConfig) -> tuple[str, ...]:
-    """Policies of a policy message: one for each phase, and the deployed one."""
-    return (*PHASES, DEPLOYED) if agent.backward != 'none' else (PHASES[0], DEPLOYED)
+    """Policies of a policy message: one for each phase, or for both, and the deployed one."""
+    both = agent.backward != 'none' and not agent.shared
+    return (*PHASES, DEPLOYED) if both else (PHASES[0], DEPLOYED)
 
 
-class Policy:
-    """``tanh(mean(s) + exp(log_std(s)) * noise)`` with a ReLU MLP for mean and log_std."""
+class Network:
+    """A ReLU MLP of an observation, from the arrays of a policy message."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], name: str) -> None:
         """Take the layers ``NAME/0/weight``, ``NAME/0/bias``, ... and ``offset``, ``scale``."""
@@ -36,12 +41,20 @@ class Policy:
             prefix = f'{name}/{len(self._layers)}'
             self._layers.append((arrays[f'{prefix}/weight'], arrays[f'{prefix}/bias']))
 
-    def _head(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def output(self, observation: np.ndarray) -> np.ndarray:
+        """Last layer [..., outputs] for observations [..., O]."""
         x = (observation - self._offset) * self._inverse_scale
         for weight, bias in self._layers[:-1]:
             x = np.maximum(x @ weight + bias, 0.0)
         weight, bias = self._layers[-1]
-        mean, log_std = np.split(x @ weight + bias, 2, axis=-1)
+        return x @ weight + bias
+
+
+class Policy(Network):
+    """``tanh(mean(s) + exp(log_std(s)) * noise)`` with a ReLU MLP for mean and log_std."""
+
+    def _head(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean, log_std = np.split(self.output(observation), 2, axis=-1)
         return mean, log_std
 
     def mean_action(self, observation: np.ndarray) -> np.ndarray:
@@ -59,11 +72,30 @@ def policy_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Shape of each array of a policy message with the policies ``names``."""
     shapes: dict[str, tuple[int, ...]] = {'offset': (observation_dim,), 'scale': (observation_dim,)}
-    sizes = [observation_dim, *hidden, 2 * action_dim]
     for name in names:
-        for layer, (rows, columns) in enumerate(itertools.pairwise(sizes)):
-            shapes[f'{name}/{layer}/weight'] = (rows, columns)
-            shapes[f'{name}/{layer}/bias'] = (columns,)
+        shapes |= _layer_shapes(name, [observation_dim, *hidden, 2 * action_dim])
+    return shapes
+
+
+def phase_shapes(task: Task, agent: AgentConfig) -> dict[str, tuple[int | None, ...]]:
+    """Shape of what a policy message says about phases beside the policies.
+
+    ``backward_goals`` [candidates, goals, state_dim]: states to go back to, for each of the task's
+    goals (one where it has none) when that comes next. ``success``: network of RISC's critic.
+    """
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    if agent.reaches:
+        shapes[GOALS] = (None, max(len(task.goals), 1), task.state_dim)
+    if agent.switching:
+        shapes |= _layer_shapes(SUCCESS, [task.observation_dim, *agent.sac.hidden, 1])
+    return shapes
+
+
+def _layer_shapes(name: str, sizes: list[int]) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, (rows, columns) in enumerate(itertools.pairwise(sizes)):
+        shapes[f'{name}/{layer}/weight'] = (rows, columns)
+        shapes[f'{name}/{layer}/bias'] = (columns,)
     return shapes
 
 
@@ -73,12 +105,20 @@ def check_policy(
     observation_dim: int,
     action_dim: int,
     hidden: list[int],
+    more: Mapping[str, tuple[int | None, ...]] | None = None,
 ) -> None:
     """Refuse weights of another layout, type or with values that are not finite.
 
+    :param more: shapes of :func:`phase_shapes`
     :raises WireError: naming the array at fault.
     """
-    require(arrays, policy_shapes(names, observation_dim, action_dim, hidden), 'policy')
+    shapes = policy_shapes(names, observation_dim, action_dim, hidden)
+    require(arrays, {**shapes, **(more or {})}, 'policy')
+    if GOALS in arrays and not 1 <= len(arrays[GOALS]) <= MAX_CANDIDATES:
+        raise WireError(
+            f"policy: array '{GOALS}' has {len(arrays[GOALS])} candidates, not 1 to "
+            f'{MAX_CANDIDATES}'
+        )
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise WireError(f"policy: array '{name}' is {array.dtype}, not float32")
@@ -100,12 +140,30 @@ def unpack_policy(
     if meta.get('spec_hash') != spec:
         raise WireError(f"policy is for '{meta.get('spec_hash')}', this side is '{spec}'")
     names = policy_names(agent)
-    check_policy(arrays, names, task.observation_dim, task.action_dim, agent.sac.hidden)
+    check_policy(
+        arrays,
+        names,
+        task.observation_dim,
+        task.action_dim,
+        agent.sac.hidden,
+        phase_shapes(task, agent),
+    )
     keys = ('version', 'environment_steps', 'applies_from', 'valid_until')
     numbers = {key: meta.get(key) for key in keys}
     if not all(isinstance(number, int) for number in numbers.values()):
         raise WireError(f'policy: {", ".join(keys)} must be whole numbers, got {numbers}')
     return arrays, numbers
+
+
+def read_policy(path: str | Path, task: Task, agent: AgentConfig) -> dict[str, np.ndarray]:
+    """Weights of a policy file.
+
+    :raises ConfigError: it cannot be read, or is not for this task and agent.
+    """
+    try:
+        return unpack_policy(Path(path).expanduser().read_bytes(), task, agent)[0]
+    except (OSError, WireError) as error:
+        raise ConfigError(f"parameter 'policy': {path}: {error}") from error
 
 
 class WhiteNoise:

@@ -9,16 +9,13 @@ import numpy as np
 import torch
 
 from mbarl_ros.config import AgentConfig, ConfigError
-from mbarl_ros.learning.classifier import (
-    MAX_REWARD,
-    MIN_REWARD,
-    backward_reward,
-    logits,
-)
+from mbarl_ros.control.policy import policy_names
 from mbarl_ros.learning.imagination import Imagination
+from mbarl_ros.learning.objectives import objective
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import Arrays, fast_floats
+from mbarl_ros.learning.success import SuccessCritic
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import BACKWARD, FORWARD, shown_by_hand
 
@@ -26,7 +23,6 @@ BLOCK = 64  # updates whose batches are drawn at once
 RECENT = 2000  # half of the real rows are that new: what goes wrong now is corrected soon
 PHASE_STARTS = 100  # latest starts of each phase that are kept for imagined rollouts
 HUMAN_ROWS = 100_000  # room for what a person shows while the robot practises
-STEP = ('observation', 'action', 'next_observation', 'reward', 'terminated')
 HINDSIGHT_DELAY = 4  # mean delay of a hindsight goal: a phase limit divided by this
 
 
@@ -41,26 +37,24 @@ class Learner:
     ) -> None:
         """Fresh networks; ``demonstrations`` are transitions of whole demonstrations in order.
 
-        :raises ConfigError: the preset needs a known reward, or backward practice demonstrations.
+        :raises ConfigError: the preset needs goals, a known reward or demonstrations.
         """
-        relabels = task.goal_conditioned and agent.hindsight_fraction > 0
-        if not task.reward_known and (agent.model or relabels):
-            raise ConfigError(
-                f"agent '{agent.name}': imagined practice and hindsight need a reward that is "
-                f"known; task '{task.name}' has key 'reward': {task.config.reward}. Set "
-                "'model: null' and 'hindsight_fraction: 0', or use reward: success"
-            )
+        task.check_agent(agent)
         rows = len(demonstrations['observation'])
         if rows == 0 and (agent.demonstration_fraction or agent.backward == 'classifier'):
             raise ConfigError(
                 f"agent '{agent.name}' learns from demonstrations; task '{task.name}' has none"
             )
         self.task, self.agent = task, agent
-        self.policies = ('forward',) if agent.backward == 'none' else ('forward', 'backward')
+        self.policies = policy_names(agent)[:-1]
+        self._objective = objective(task, agent, demonstrations, seed)
         task_range = (0.0, 1.0) if task.reward_known else (-np.inf, np.inf)
-        bounds = np.array([task_range, (MIN_REWARD, MAX_REWARD)])[: len(self.policies)]
-        bounds *= agent.sac.value_scale
+        backward_range = self._objective.bounds if self._objective else (0.0, 0.0)
+        bounds = np.array([task_range, backward_range])[: len(self.policies)]
         self._sac = Sac(agent.sac, self.policies, task.relations, task.action_dim, bounds, seed)
+        self._success = (
+            SuccessCritic(agent.sac, task.relations, seed) if agent.switching else None
+        )
         self._replay = Replay(agent.replay, task.observation_dim, task.action_dim)
         self._demonstrations = Replay(rows + HUMAN_ROWS, task.observation_dim, task.action_dim)
         self._show(demonstrations)
@@ -72,9 +66,10 @@ class Learner:
         limit = task.config.phases.forward_limit
         fade = agent.sac.cloning_phases
         self._cloning_steps = fade * limit if fade else np.inf
+        self._limits = (limit, task.config.phases.backward_limit)
         forward_discount = agent.sac.discount or 1.0 - 2.0 / limit
-        self._discounts = (forward_discount, agent.sac.backward_discount)
-        self._classifier: Arrays | None = None
+        backward_discount = self._objective.discount if self._objective else forward_discount
+        self._discounts = (forward_discount, backward_discount)
         self._rng = np.random.default_rng([seed, 1])
         self.updates = 0
 
@@ -88,8 +83,8 @@ class Learner:
 
         What a person did in a forward phase joins the demonstrations.
         """
-        self._replay.add(transitions)
         ended = np.asarray(transitions['truncated']) | np.asarray(transitions['terminated'])
+        self._replay.add(transitions, ended.astype(bool) if self.agent.resets else None)
         for row, phase in enumerate(transitions['phase']):
             if self._phase_ended and phase < len(self._phase_starts):
                 starts = self._phase_starts[phase]
@@ -112,7 +107,8 @@ class Learner:
 
     def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take a classifier message; rewards of the backward policy follow it at once."""
-        self._classifier = {name: np.array(array, np.float32) for name, array in arrays.items()}
+        if self._objective is not None:
+            self._objective.set_classifier(arrays)
 
     def train(self, updates: int) -> dict[str, float]:
         """Do ``updates`` gradient steps of both policies; mean metrics.
@@ -121,9 +117,11 @@ class Learner:
         """
         fast_floats()
         metrics = {}
+        if self._objective is not None:
+            metrics |= self._objective.train(self._replay)
         if self._imagination is not None and len(self._replay):
             starts = [np.array(starts) for starts in self._phase_starts]
-            metrics = self._imagination.update(
+            metrics |= self._imagination.update(
                 self._sac, self._replay, self._demonstrations, starts
             )
         sums: dict[str, torch.Tensor] = {}
@@ -133,7 +131,10 @@ class Learner:
             batches = self._batches(block)
             for number in range(block):
                 batch = {name: tensor[number] for name, tensor in batches.items()}
-                for name, value in self._sac.update(batch).items():
+                found = self._sac.update(batch)
+                if self._success is not None:
+                    found |= self._success.update(batch)
+                for name, value in found.items():
                     sums[name] = sums[name] + value if name in sums else value
             done += block
         self.updates += updates
@@ -165,11 +166,10 @@ class Learner:
                 parts.append(self._drawn(source, phase, (updates, rows)))
         if imagined and self._imagination:
             parts.append(self._drawn(self._imagination.buffers[phase], phase, (updates, imagined)))
-        rows = {
-            name: np.concatenate([part[name] for part in parts], axis=1)
-            for name in (*STEP, 'bound')
-        }
-        reward, terminated = self._reward(phase, rows)
+        rows = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+        reward, ends = self._reward(phase, rows)
+        if not self.agent.bootstrap_truncation:
+            ends = ends | rows['truncated'].astype(bool)
         offset, scale = self.task.offset, self.task.scale
         clone = np.zeros((updates, shown), np.float32)
         if shown and phase == FORWARD:
@@ -179,24 +179,20 @@ class Learner:
             'observation': (rows['observation'] - offset) / scale,
             'next_observation': (rows['next_observation'] - offset) / scale,
             'action': rows['action'],
-            'reward': self.agent.sac.value_scale * reward,
-            'bound': self.agent.sac.value_scale * rows['bound'],
-            'discount': (self._discounts[phase] * ~terminated).astype(np.float32),
+            'reward': reward,
+            'bound': rows['bound'],
+            'discount': (self._discounts[phase] * ~ends).astype(np.float32),
             'clone': clone,
         }
 
     def _reward(self, phase: int, rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Reward as of now and whether the return ends; it never ends at a truncation."""
         following = rows['next_observation']
-        if phase == BACKWARD:
-            reward = np.zeros(following.shape[:-1], np.float32)
-            if self._classifier is not None:
-                logit = logits(self._classifier, following)
-                # (1 - discount) makes the value a mean of rewards: one scale for both critics
-                reward = (1.0 - self._discounts[BACKWARD]) * backward_reward(logit)
-            return reward.astype(np.float32), np.zeros(following.shape[:-1], bool)
+        if phase == BACKWARD and self._objective is not None:
+            return self._objective.reward(following)
         if not self.task.reward_known:
-            return rows['reward'], rows['terminated'].astype(bool)
+            ends = (rows['terminated'] > 0) & (rows['phase'] == FORWARD)
+            return rows['reward'], ends
         success = self.task.success(following)
         return success.astype(np.float32), success
 
@@ -210,24 +206,42 @@ class Learner:
         else:
             order = source.sample(self._rng, shape, RECENT if source is self._replay else None)
         rows = source.rows(order)
-        bound = np.full(shape, -np.inf, np.float32)
-        dim = self.task.state_dim
-        if self.task.goal_conditioned and source is self._replay:
-            goals = self.task.goals[self._rng.integers(len(self.task.goals), size=shape)]
-            rows['observation'][..., dim:] = rows['next_observation'][..., dim:] = goals
-        if phase == FORWARD and source is self._demonstrations:
+        rows['bound'] = np.full(shape, -np.inf, np.float32)
+        if self.task.goal_conditioned:
+            self._aim(rows, np.ones(shape, bool), self._goals(source, phase, rows))
+        reaches = phase == FORWARD or self.agent.reaches
+        if not reaches or not self.task.reward_known:
+            return rows
+        if source is self._demonstrations and (phase == FORWARD or self.task.goal_conditioned):
             left = source.left(order)
             end = source.rows(order + left)['next_observation']
-            bound[self.task.success(end)] = (self._discounts[FORWARD] ** left)[self.task.success(end)]
-        if self.task.goal_conditioned and phase == FORWARD and self.agent.hindsight_fraction > 0:
-            limit = self.task.config.phases.forward_limit
-            later, delay = source.later(order, self._rng, limit / HINDSIGHT_DELAY)
+            end[..., self.task.state_dim :] = rows['observation'][..., self.task.state_dim :]
+            attained = self.task.success(end)
+            rows['bound'][attained] = self._discounts[phase] ** left[attained]
+        if self.task.goal_conditioned and self.agent.hindsight_fraction > 0:
+            later, delay = source.later(order, self._rng, self._limits[phase] / HINDSIGHT_DELAY)
             relabelled = self._rng.random(shape) < self.agent.hindsight_fraction
             # what was shown for the demonstrated goal is shown for a state on its way, too
-            for name in ('observation', 'next_observation'):
-                rows[name][relabelled, dim:] = later[relabelled, :dim]
-            bound[relabelled] = self._discounts[FORWARD] ** delay[relabelled]
-        return {**rows, 'bound': bound}
+            self._aim(rows, relabelled, later[relabelled, : self.task.state_dim])
+            rows['bound'][relabelled] = self._discounts[phase] ** delay[relabelled]
+        return rows
+
+    def _goals(self, source: Replay, phase: int, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Goals [..., state_dim] for drawn rows: their own, the task's or the objective's."""
+        shape = rows['phase'].shape
+        goals = rows['observation'][..., self.task.state_dim :]
+        if source is self._replay:
+            goals = self.task.goals[self._rng.integers(len(self.task.goals), size=shape)]
+        own = None if self._objective is None else self._objective.goals
+        if own is not None and (phase == BACKWARD or self.agent.shared):
+            backward = (rows['phase'] == BACKWARD) | (phase == BACKWARD)
+            drawn = own[self._rng.integers(len(own), size=shape)]
+            goals = np.where(backward[..., None], drawn, goals)
+        return goals
+
+    def _aim(self, rows: Mapping[str, np.ndarray], which: np.ndarray, goals: np.ndarray) -> None:
+        for name in ('observation', 'next_observation'):
+            rows[name][which, self.task.state_dim :] = goals.reshape(-1, self.task.state_dim)
 
     def _shown(self, shape: tuple[int, int]) -> np.ndarray:
         """Demonstrated rows, as many of one direction as of the other: there are several times
@@ -237,11 +251,15 @@ class Learner:
         return np.stack(drawn)[self._rng.integers(len(drawn), size=shape), *np.indices(shape)]
 
     def policy_arrays(self) -> Arrays:
-        """The policy message: ``offset``, ``scale``, each policy and ``deployed``."""
+        """The policy message: ``offset``, ``scale``, each policy, ``deployed``, and what is said
+        of phases (:func:`mbarl_ros.control.policy.phase_shapes`).
+        """
         return {
             'offset': self.task.offset.copy(),
             'scale': self.task.scale.copy(),
             **self._sac.policy_arrays(),
+            **(self._objective.policy_arrays(self._sac) if self._objective else {}),
+            **(self._success.policy_arrays() if self._success else {}),
         }
 
     def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
@@ -253,8 +271,11 @@ class Learner:
             'updates': self.updates,
             'rng': self._rng.bit_generator.state,
         }
-        if self._classifier is not None:
-            arrays |= {f'current/{name}': array for name, array in self._classifier.items()}
+        if self._objective is not None:
+            own, meta['objective'] = self._objective.state_dict()
+            arrays |= own
+        if self._success is not None:
+            arrays |= self._success.state_arrays()
         if self._imagination is not None:
             imagined, meta['imagination'] = self._imagination.state_dict()
             arrays |= imagined
@@ -278,8 +299,9 @@ class Learner:
         self._sac.load_state_arrays(arrays)
         self._rng.bit_generator.state = meta['rng']
         self.updates = meta['updates']
-        prefix = 'current/'
-        current = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-        self._classifier = current or None
+        if self._objective is not None:
+            self._objective.load_state_dict(arrays, meta.get('objective', {}))
+        if self._success is not None:
+            self._success.load_state_arrays(arrays)
         if self._imagination is not None:
             self._imagination.load_state_dict(arrays, meta['imagination'])

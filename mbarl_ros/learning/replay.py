@@ -25,6 +25,7 @@ class Replay:
             'next_observation': np.zeros((capacity, observation_dim), np.float32),
             'reward': np.zeros(capacity, np.float32),
             'terminated': np.zeros(capacity, np.uint8),
+            'truncated': np.zeros(capacity, np.uint8),
             'phase': np.zeros(capacity, np.uint8),
             'left': np.zeros(capacity, np.int32),  # rows of the chain that follow
         }

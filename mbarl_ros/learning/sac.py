@@ -68,7 +68,8 @@ class Sac:
         start = float(np.log(config.initial_temperature))
         self.log_temperature = torch.full((count, 1), start, requires_grad=True)
         self.target_entropy = config.target_entropy * action_dim
-        self.low, self.high = torch.from_numpy(value_bounds.astype(np.float32))[:, None].unbind(-1)
+        bounds = torch.from_numpy(value_bounds.astype(np.float32)) * config.value_scale
+        self.low, self.high = bounds[:, None].unbind(-1)
         self.critic_optimiser = adam(self.critic, config.learning_rate)
         self.actor_optimiser = adam(self.actor, config.learning_rate)
         self.temperature_optimiser = adam([self.log_temperature], config.temperature_rate)
@@ -86,6 +87,14 @@ class Sac:
         values = mlp(critic, inputs, layer_norm=True)
         return values.view(len(self.policies), self.config.critics, -1)
 
+    def value(self, observation: Tensor) -> Tensor:
+        """Least critic's value [policies, batch] of the mean action, without random numbers."""
+        with torch.no_grad():
+            seen = with_relations(observation, self._relations)
+            mean, _ = mlp(self.actor, seen).chunk(2, -1)
+            value = self.values(self.critic, seen, torch.tanh(mean)).amin(1)
+            return value / self.config.value_scale
+
     def update(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One gradient step of critics, policies and temperatures; metrics [policies].
 
@@ -100,10 +109,11 @@ class Sac:
             next_observation = with_relations(batch['next_observation'], self._relations)
             following, _, _ = squashed_gaussian(self.actor, next_observation, self.generator)
             bootstrap = self.values(self.target, next_observation, following).amin(1)
-            target = batch['reward'] + batch['discount'] * bootstrap
+            scale = self.config.value_scale
+            target = scale * batch['reward'] + batch['discount'] * bootstrap
             target = torch.minimum(torch.maximum(target, self.low), self.high)
             # what has been attained can be attained again (He et al. 2017, optimality tightening)
-            target = torch.maximum(target, batch['bound'])
+            target = torch.maximum(target, scale * batch['bound'])
         error = self.values(self.critic, observation, action) - target[:, None]
         critic_loss = error.square().mean((1, 2))
         descend(self.critic_optimiser, critic_loss.sum())
@@ -124,7 +134,7 @@ class Sac:
             torch._foreach_lerp_(self.deployed, [p.detach() for p in self.actor], average)
         return {
             'critic_loss': critic_loss.detach(),
-            'value': value.detach().mean(-1),
+            'value': value.detach().mean(-1) / self.config.value_scale,
             'entropy': -log_prob.detach().mean(-1),
             'temperature': temperature[:, 0],
         }

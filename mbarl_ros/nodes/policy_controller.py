@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String, UInt8MultiArray
 
 from mbarl_ros import wire
-from mbarl_ros.config import ConfigError
-from mbarl_ros.control.policy import unpack_policy
+from mbarl_ros.control.policy import read_policy, unpack_policy
 from mbarl_ros.control.practice import Practice
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
 from mbarl_ros.control.steps import LockstepSteps, RealtimeSteps, Step
@@ -32,13 +30,8 @@ from mbarl_ros.nodes.runtime import (
     main_exit,
     message_bytes,
 )
-from mbarl_ros.transitions import (
-    HUMAN,
-    POLICY,
-    SAFETY,
-    pack_transitions,
-    stack,
-)
+from mbarl_ros.nodes.world_reset import SERVICE, WorldReset
+from mbarl_ros.transitions import HUMAN, POLICY, SAFETY, pack_transitions, stack
 
 SOURCES = {POLICY_SOURCE: POLICY, STOP_SOURCE: SAFETY}
 # A robot that works faster than it can be heard would only fill memory.
@@ -51,7 +44,8 @@ class PolicyController(BaseLifecycleNode):
     In lockstep it answers each state with a command and never runs ahead of the learner by more
     than the policy's validity, so that a preset's updates-to-data ratio is kept and the run is
     reproducible. If the learner falls silent, the robot goes on with the last policy at its own
-    control rate. Executed transitions are kept until the learner says that they are on disk.
+    control rate. Executed transitions are kept until the learner says that they are on disk. With
+    a preset that resets, the simulated world is reset after each attempt.
     """
 
     def __init__(self) -> None:
@@ -99,7 +93,12 @@ class PolicyController(BaseLifecycleNode):
         self._gate_state = ''
         self._blocked = ''
         self._announced = ''
-        self._load_policy_parameter()
+        path = self.value('policy')
+        self._random = path == 'random'
+        if path and not self._random:
+            self._practice.set_policies(read_policy(path, self.task, self.agent))
+        on_reset = self._step if self.lockstep else None
+        self._world = WorldReset(self, on_reset) if self.agent.resets else None
         robot = self.task.robot
         self._inputs = [
             self.create_subscription(
@@ -213,18 +212,6 @@ class PolicyController(BaseLifecycleNode):
         if self.lockstep:
             self._step()
 
-    def _load_policy_parameter(self) -> None:
-        path = self.value('policy')
-        self._random = path == 'random'
-        if not path or self._random:
-            return
-        try:
-            data = Path(path).expanduser().read_bytes()
-            arrays, _ = unpack_policy(data, self.task, self.agent)
-        except (OSError, wire.WireError) as error:
-            raise ConfigError(f"parameter 'policy': {path}: {error}") from error
-        self._practice.set_policies(arrays)
-
     # --- control -----------------------------------------------------------------------------
 
     @property
@@ -237,11 +224,12 @@ class PolicyController(BaseLifecycleNode):
 
     def _control(self) -> None:
         """Realtime: one control period."""
-        if self._active and self._state is not None:
+        if self._active and self._state is not None and self._placed():
             step = self._periods.tick(*self._state, time.monotonic())
             if step is not None:
                 self._record(step)
-            self._act()
+            if self._placed():
+                self._act()
 
     def _step(self) -> None:
         """Lockstep: go as far as the state at hand, the gate and the learner allow."""
@@ -251,7 +239,9 @@ class PolicyController(BaseLifecycleNode):
             self._record(step)
             if self._practice.steps - self._sent >= self.agent.chunk:
                 self._flush()
-        if self._steps_made.waiting:
+            if self._practice.reset_due:
+                break
+        if not self._placed() or self._steps_made.waiting:
             return
         self._blocked = self._reason_to_wait()
         if not self._blocked:
@@ -271,6 +261,18 @@ class PolicyController(BaseLifecycleNode):
         if self._steps >= self._valid_until:
             return 'waiting for the learner to catch up'
         return ''
+
+    def _placed(self) -> bool:
+        """False while a reset of the world is due; what comes after it starts from nothing."""
+        if self._world is None or not self._practice.reset_due:
+            return True
+        if not self._world.done(self._state[1]):
+            self._blocked = f'waiting for {SERVICE}'
+            return False
+        self._practice.reset_due, self._blocked = False, ''
+        self._steps_made.forget()
+        self._periods.forget()
+        return True
 
     def _pace(self) -> None:
         if self._blocked.startswith('learner lost') and self._active:

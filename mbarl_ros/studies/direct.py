@@ -37,7 +37,7 @@ class DirectRun:
     def __init__(
         self, task: Task, agent: AgentConfig, demonstrations: Transitions, seed: int
     ) -> None:
-        """Build the world, which is placed once here and never again."""
+        """Build the world, which is placed once here, and again only where the preset says so."""
         self.task, self.agent = task, agent
         self.world = load_world(task.config, seed=seed)
         self.practice = Practice(task, agent, seed)
@@ -48,6 +48,7 @@ class DirectRun:
             else None
         )
         self._state = self.world.reset()
+        self.resets = 0
         self._weights = [self.learner.policy_arrays()] * 2
 
     def collect(self) -> Transitions:
@@ -60,6 +61,10 @@ class DirectRun:
             self._state = self.world.step(self.task.command(action))
             stamp = self.practice.steps / self.world.control_rate
             rows.append(self.practice.record(observation, action, self._state, stamp))
+            if self.practice.reset_due:
+                self._state = self.world.reset()
+                self.practice.reset_due = False
+                self.resets += 1
         return stack(rows, self.task)
 
     def train(self, transitions: Transitions) -> dict[str, float]:
@@ -97,6 +102,7 @@ def run(
                 'seconds': seconds,
                 'attempts': direct.practice.attempts,
                 'practice_successes': direct.practice.successes,
+                'training_resets': direct.resets,
                 **metrics,
             }
             due += config.every

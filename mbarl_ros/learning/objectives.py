@@ -1,0 +1,298 @@
+"""Backward objectives: what the policy between two attempts is after.
+
+A new one is a class here and its line in :data:`mbarl_ros.config.OBJECTIVES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from mbarl_ros import config
+from mbarl_ros.config import AgentConfig, ConfigError
+from mbarl_ros.control.policy import GOALS, MAX_CANDIDATES
+from mbarl_ros.learning.classifier import MAX_REWARD, MIN_REWARD, backward_reward, logits
+from mbarl_ros.learning.networks import mlp, stacked_mlp, with_waves
+from mbarl_ros.learning.replay import Replay
+from mbarl_ros.learning.sac import Sac
+from mbarl_ros.learning.state import (
+    Arrays,
+    adam,
+    adam_tensors,
+    descend,
+    load_tensors,
+    tensor_arrays,
+)
+from mbarl_ros.task import Task
+from mbarl_ros.transitions import FORWARD
+
+CANDIDATES = 256  # demonstrated states that the curriculum chooses from
+MAX_BONUS = 5.0  # of novelty, in running means of it
+FEATURES = 32  # outputs of the networks of random network distillation
+
+
+class Objective:
+    """Reward of the backward phase, recomputed whenever rows are drawn.
+
+    ``bounds`` are the lowest and the highest return, ``discount`` that of the backward policy.
+    ``goals`` [n, state_dim] are what backward rows are relabelled with, None where there are none.
+    """
+
+    bounds = (0.0, 1.0)
+    goals: np.ndarray | None = None
+
+    def __init__(
+        self, task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
+    ) -> None:
+        """Build it for a task, from the transitions of its demonstrations."""
+        self.task, self.agent = task, agent
+        self.discount = agent.sac.backward_discount
+
+    def reward(self, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reward, float32, and whether the return ends, of next observations [..., O]."""
+        raise NotImplementedError
+
+    def train(self, replay: Replay) -> dict[str, float]:
+        """Learn from the real rows that have been added since the last call; metrics."""
+        return {}
+
+    def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take a classifier message, if that is what this objective goes by."""
+
+    def policy_arrays(self, sac: Sac) -> Arrays:
+        """What the robot needs beside the policies: ``backward_goals``, where there are any."""
+        return {}
+
+    def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
+        """Arrays and JSON-able metadata for an exact resume."""
+        return {}, {}
+
+    def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+
+
+def objective(
+    task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
+) -> Objective | None:
+    """The backward objective that a preset names; None for ``none``."""
+    if agent.backward == 'none':
+        return None
+    kind = globals()[config.OBJECTIVES[agent.backward][0]]
+    return kind(task, agent, demonstrations, seed)
+
+
+class DemonstrationMatching(Objective):
+    """MEDAL (Sharma et al. 2022): be where demonstrations are, -log(1 - C(s')).
+
+    Times (1 - discount), which makes the value a mean of rewards: one scale for all critics.
+    """
+
+    bounds = (MIN_REWARD, MAX_REWARD)
+    _classifier: Arrays | None = None
+
+    def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Judge by these weights from now on."""
+        self._classifier = {name: np.array(array, np.float32) for name, array in arrays.items()}
+
+    def reward(self, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Zero as long as there is no classifier; never ends."""
+        reward = np.zeros(following.shape[:-1], np.float32)
+        if self._classifier is not None:
+            reward = (1.0 - self.discount) * backward_reward(logits(self._classifier, following))
+        return reward.astype(np.float32), np.zeros(following.shape[:-1], bool)
+
+    def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
+        """The classifier in use."""
+        classifier = self._classifier or {}
+        return {f'current/{name}': array for name, array in classifier.items()}, {}
+
+    def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        prefix = 'current/'
+        current = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+        self._classifier = current or None
+
+
+class InitialState(Objective):
+    """Forward-backward RL (Eysenbach et al. 2018, as EARL has it): reach an initial state.
+
+    Initial states are those in which the forward demonstrations start. Where the task has goals,
+    one of them is the goal; else being within the task's tolerance of any of them counts.
+    """
+
+    def __init__(
+        self, task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
+    ) -> None:
+        """As the base.
+
+        :raises ConfigError: there is no forward demonstration.
+        """
+        super().__init__(task, agent, demonstrations, seed)
+        self.discount = agent.sac.discount or 1.0 - 2.0 / task.config.phases.backward_limit
+        initial = demonstrated_states(task, demonstrations, starts=True)
+        if not len(initial):
+            raise ConfigError(
+                f"agent '{agent.name}', key 'backward: {agent.backward}': initial states are where "
+                f"forward demonstrations start; task '{task.name}' has none"
+            )
+        self.goals = self.initial = few(initial, MAX_CANDIDATES)
+
+    def reward(self, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One, and the end, within the task's tolerance."""
+        if self.task.goal_conditioned:
+            success = self.task.success(following)
+        else:
+            distance = self.task.apart(following[..., None, :], self.initial).min(-1)
+            success = distance <= self.task.config.success.tolerance
+        return success.astype(np.float32), success
+
+    def policy_arrays(self, sac: Sac) -> Arrays:
+        """Every initial state, whatever the task's goal."""
+        return {GOALS: np.repeat(self.initial[:, None], max(len(self.task.goals), 1), 1)}
+
+
+class Curriculum(InitialState):
+    """VaPRL (Sharma et al. 2021): start where the task can be solved, ever nearer to the start.
+
+    The goal before an attempt at g is the demonstrated state c nearest to the initial states among
+    those with a value V(c, g) of at least ``solvable``; where there is none, the most valuable.
+    """
+
+    def __init__(
+        self, task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
+    ) -> None:
+        """As the base."""
+        super().__init__(task, agent, demonstrations, seed)
+        self.goals = few(demonstrated_states(task, demonstrations), CANDIDATES)
+        self._distance = task.apart(self.goals[:, None], self.initial).min(-1)
+
+    def policy_arrays(self, sac: Sac) -> Arrays:
+        """For each of the task's goals the state to go back to."""
+        value = self._values(sac)
+        allowed = value >= self.agent.solvable
+        nearest = np.where(allowed, self._distance, np.inf).argmin(1)
+        chosen = np.where(allowed.any(1), nearest, value.argmax(1))
+        return {GOALS: self.goals[chosen][None]}
+
+    def _values(self, sac: Sac) -> np.ndarray:
+        """V(c, g) [goals, candidates]."""
+        goals, states = np.broadcast_arrays(self.task.goals[:, None], self.goals)
+        scaled = (np.concatenate([states, goals], -1) - self.task.offset) / self.task.scale
+        value = sac.value(torch.from_numpy(scaled.astype(np.float32)).flatten(0, 1)[None])
+        return value[0].view(goals.shape[:2]).numpy()
+
+
+class Novelty(Objective):
+    """R3L (Zhu et al. 2020): a perturbation controller that goes where it has seldom been.
+
+    The bonus is the error of a network that learns what a random one says of states (random
+    network distillation, Burda et al. 2018), divided by its root mean square over all that was
+    visited. Two differences: values are means of rewards, so that the bonus itself is normalised
+    and not its return; and both networks see Fourier features, since few raw coordinates are
+    learned everywhere at once.
+    """
+
+    bounds = (0.0, MAX_BONUS)
+
+    def __init__(
+        self, task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
+    ) -> None:
+        """Fresh networks; nothing has been visited."""
+        super().__init__(task, agent, demonstrations, seed)
+        settings = agent.novelty
+        generator = torch.Generator().manual_seed(seed)
+        seen = task.state_dim * (1 + 2 * agent.sac.frequencies)
+        self._random = stacked_mlp(1, [seen, settings.hidden, FEATURES], generator)
+        sizes = [seen, settings.hidden, settings.hidden, FEATURES]
+        self._predictor = stacked_mlp(1, sizes, generator)
+        self._optimiser = adam(self._predictor, settings.learning_rate)
+        self._rng = np.random.default_rng([seed, 7])
+        self._trained = self._count = 0
+        self._squares = 0.0
+
+    def train(self, replay: Replay) -> dict[str, float]:
+        """One gradient step for every ``novelty.every`` new real steps."""
+        fresh = min(replay.total - self._trained, len(replay))
+        if not fresh:
+            return {}
+        states = replay.rows(np.arange(len(replay) - fresh, len(replay)))['next_observation']
+        with torch.no_grad():
+            error = self._error(states)
+        self._count += fresh
+        self._squares += float(error.square().sum())
+        every = self.agent.novelty.every
+        for _ in range(replay.total // every - self._trained // every):
+            order = replay.sample(self._rng, (self.agent.novelty.batch,))
+            descend(self._optimiser, self._error(replay.rows(order)['next_observation']).mean())
+        self._trained = replay.total
+        return {'novelty/error': float(error.mean()), 'novelty/scale': self._scale}
+
+    @property
+    def _scale(self) -> float:
+        return (self._squares / self._count) ** 0.5 if self._squares else 1.0
+
+    def reward(self, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The bonus, capped; never ends."""
+        with torch.no_grad():
+            bonus = self._error(following).numpy() / self._scale
+        reward = (1.0 - self.discount) * np.minimum(bonus, MAX_BONUS)
+        return reward.astype(np.float32), np.zeros(reward.shape, bool)
+
+    def _error(self, observation: np.ndarray) -> torch.Tensor:
+        """Mean squared error [...] of the prediction for observations [..., O]."""
+        dim = self.task.state_dim
+        scaled = (observation[..., :dim] - self.task.offset[:dim]) / self.task.scale[:dim]
+        flat = torch.from_numpy(np.asarray(scaled, np.float32)).view(1, -1, dim)
+        seen = with_waves(flat, self.agent.sac.frequencies)
+        with torch.no_grad():
+            target = mlp(self._random, seen)
+        error = (mlp(self._predictor, seen) - target).square().mean(-1)
+        return error.view(observation.shape[:-1])
+
+    def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
+        """Networks, optimiser and running scale."""
+        arrays: Arrays = {}
+        for name, tensors in self._groups().items():
+            arrays |= tensor_arrays(f'novelty/{name}', tensors)
+        return arrays, {
+            'rng': self._rng.bit_generator.state,
+            'trained': self._trained,
+            'count': self._count,
+            'squares': self._squares,
+        }
+
+    def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        for name, tensors in self._groups().items():
+            load_tensors(f'novelty/{name}', tensors, arrays)
+        self._rng.bit_generator.state = meta['rng']
+        self._trained, self._count = meta['trained'], meta['count']
+        self._squares = meta['squares']
+
+    def _groups(self) -> dict[str, list[torch.Tensor]]:
+        return {
+            'random': self._random,
+            'predictor': self._predictor,
+            'adam': adam_tensors(self._optimiser),
+        }
+
+
+def demonstrated_states(
+    task: Task, demonstrations: Mapping[str, np.ndarray], *, starts: bool = False
+) -> np.ndarray:
+    """States [n, state_dim] of the forward demonstrations, or only those in which they start."""
+    chosen = np.asarray(demonstrations['phase']) == FORWARD
+    if starts:
+        ended = np.asarray(demonstrations['truncated']) | np.asarray(demonstrations['terminated'])
+        chosen = chosen & np.concatenate([[True], ended[:-1].astype(bool)])[: len(chosen)]
+    return np.array(demonstrations['observation'][chosen, : task.state_dim], np.float32)
+
+
+def few(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many rows, evenly spread."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]

@@ -1,0 +1,73 @@
+"""Presets over real DDS: goals, critics and resets give the very run of the loop without ROS."""
+
+import numpy as np
+import pytest
+import torch
+from graph import LEARNING, Graph, small_agent
+from test_graph import stored
+
+from mbarl_ros.config import load_agent
+from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.studies.direct import DirectRun
+from mbarl_ros.task import Task
+from mbarl_ros.transitions import BACKWARD, FORWARD, POLICY
+
+STEPS = 450
+
+
+def direct(task, agent, seed):
+    """What the same preset does without ROS."""
+    torch.set_num_threads(1)
+    run = DirectRun(task, agent, load_demonstrations(task.config.demonstrations, task), seed)
+    parts = []
+    while len(parts) * agent.chunk < STEPS:
+        parts.append(run.collect())
+        run.train(parts[-1])
+    return {name: np.concatenate([part[name] for part in parts])[:STEPS] for name in parts[0]}
+
+
+@pytest.mark.parametrize('name', ['fbrl', 'risc', 'oracle'])
+def test_the_graph_practises_a_preset_as_the_direct_loop_does(tmp_path, name):
+    parts = load_agent(name)
+    changes = parts.model_dump(include={'backward', 'shared', 'switching', 'resets'})
+    agent = small_agent(tmp_path, **changes, model=None, updates_per_step=0.2)
+    nodes = [node for node in LEARNING if node != 'state_classifier']
+    with Graph(tmp_path, task='tabletop', agent=agent, seed=4) as graph:
+        graph.start(*nodes)
+        graph.wait_for(
+            'stored steps', lambda: graph.value('learner', 'environment_steps') >= STEPS, 90
+        )
+        resets = graph.value('robot_sim', 'resets')
+    rows = stored(tmp_path, agent, 'tabletop')
+    expected = direct(Task.load('tabletop'), load_agent(agent), seed=4)
+    for key in ('observation', 'action', 'next_observation', 'phase', 'truncated', 'terminated'):
+        np.testing.assert_array_equal(rows[key][:STEPS], expected[key], key)
+    assert len(np.unique(rows['action'], axis=0)) > STEPS // 2
+    if name == 'oracle':
+        assert set(rows['phase']) == {FORWARD} and resets >= 2
+    else:
+        assert set(rows['phase']) == {FORWARD, BACKWARD} and resets == 0
+
+
+def test_a_simulation_in_real_time_is_reset_between_attempts_as_well(tmp_path):
+    task = Task.load('pointmass')
+    agent = small_agent(tmp_path, backward='none', resets=True, model=None, updates_per_step=0.02)
+    nodes = ('policy_controller', 'learner')
+    with Graph(
+        tmp_path, task='pointmass', agent=agent, mode='realtime', use_sim_time=True
+    ) as graph:
+        graph.start('robot_sim', real_time_factor=8.0, use_sim_time=False)
+        graph.start('safety_gate', real_time_factor=8.0, use_sim_time=False)
+        graph.start(*nodes)
+        graph.wait_for_steps(250)
+        graph.spin(1.5)
+    rows = stored(tmp_path, agent)
+    ends = np.flatnonzero(
+        (rows['truncated'] == 1) & (rows['source'] == POLICY) | rows['terminated']
+    )
+    ends = ends[ends < len(rows['phase']) - 1]
+    assert len(ends) >= 2 and ends[0] < task.config.phases.forward_limit
+    starts = rows['observation'][ends + 1, :2]
+    assert (np.abs(starts + 1.6) < 0.3).all()  # where the world places the robot
+    moved = np.linalg.norm(rows['observation'][:, :2] - rows['next_observation'][:, :2], axis=1)
+    assert moved.max() < 0.5  # no step leads across a reset
