@@ -142,7 +142,7 @@ class SacConfig(Strict):
         default=1.0, ge=0, description='behaviour cloning on the demonstration part of the batch'
     )
     cloning_phases: int | None = Field(
-        default=None, gt=0, description='it fades to zero within so many forward_limits; null: never'
+        default=None, gt=0, description='it fades to zero in so many forward_limits; null: never'
     )
 
 
@@ -153,6 +153,9 @@ class ClassifierConfig(Strict):
     learning_rate: float = Field(default=3e-4, gt=0)
     batch: int = Field(default=400, gt=0, description='positives; as many negatives')
     every: int = Field(default=10, gt=0, description='environment steps per gradient step')
+
+
+StartKind = Literal['replay', 'demonstrations', 'phase_starts', 'range']
 
 
 class ModelConfig(Strict):
@@ -171,8 +174,9 @@ class ModelConfig(Strict):
         default=2, gt=0, description='start states per environment step and policy'
     )
     length: int = Field(default=50, gt=0, description='steps of one hallucinated rollout')
-    start_weights: dict[Literal['replay', 'demonstrations', 'phase_starts', 'range'], float] = Field(
-        default={'replay': 0.6, 'demonstrations': 0.3, 'phase_starts': 0.1}
+    start_weights: dict[StartKind, float] = Field(
+        default={'replay': 0.3, 'demonstrations': 0.2, 'phase_starts': 0.1, 'range': 0.4},
+        description='range: anywhere within the observation range, else as a demonstration starts',
     )
     fraction: float = Field(default=0.3, ge=0, lt=1, description='share of each batch')
     buffer: int = Field(default=200_000, gt=0, description='model transitions kept per policy')

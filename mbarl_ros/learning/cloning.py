@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp
+from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp, with_relations
 from mbarl_ros.learning.state import Arrays, adam, descend, fast_floats
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import FORWARD
@@ -40,7 +40,9 @@ def clone(
     apart = torch.from_numpy(np.arange(len(forward)) // 10 % 10 == 9)
     train = torch.nonzero(~apart)[:, 0]
     generator = torch.Generator().manual_seed(seed)
-    sizes = [task.observation_dim, *hidden, 2 * task.action_dim]
+    relations = torch.from_numpy(task.relations)  # as the learner sees them: a fair floor
+    inputs = with_relations(inputs, relations)
+    sizes = [inputs.shape[-1], *hidden, 2 * task.action_dim]
     network = stacked_mlp(1, sizes, generator, last_scale=0.01)
     optimiser = adam(network, 1e-3, weight_decay=1e-5)
 
@@ -60,5 +62,5 @@ def clone(
     return {
         'offset': task.offset.copy(),
         'scale': task.scale.copy(),
-        **layer_arrays(kept, 0, 'deployed'),
+        **layer_arrays(kept, 0, 'deployed', relations),
     }
