@@ -22,11 +22,12 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 POLL = 0.2  # s
 
 _EPILOG = """\
-An agent is the name or path of a preset, or such a one with settings changed, as PRESET:key=value,
-key=value with dotted keys and YAML values; `bc` is the behaviour clone of the demonstrations. Names
-may be put together with commas, an agent with settings is a word of its own:
+An agent is the name or path of a preset, or such a one with settings changed, as
+PRESET:key=value,key=value with dotted keys and YAML values (key name: what to call it); `bc` is the
+behaviour clone of the demonstrations. Names may be put together with commas, an agent with settings
+is a word of its own:
 
-  mbarl bench --agents mbarl,medal,bc mbarl:model=null mbarl:sac.cloning_weight=0,sac.batch=256
+  mbarl bench --agents mbarl,medal,bc 'mbarl:name=no model,model=null' mbarl:sac.cloning_weight=0
 
 Each seed is kept in OUT/TASK/AGENT/seed_S: configuration as used, evaluations.jsonl and the policy,
 as in the folder of `mbarl up sim` (try it with `mbarl up evaluate policy:=FOLDER`), metrics.jsonl

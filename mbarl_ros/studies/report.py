@@ -26,6 +26,13 @@ class Curve:
     steps: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    seeds: int
+
+    @property
+    def late(self) -> tuple[int, float]:
+        """Second half of the steps: from which step on, and mean success in it."""
+        half = self.steps >= self.steps[-1] / 2
+        return int(self.steps[half][0]), float(self.mean[half].mean())
 
     def reach(self, level: float) -> int | None:
         """First step at which the smoothed mean is at least ``level``, if there is one.
@@ -52,12 +59,6 @@ class Agent:
         """Whether it took any environment steps (``bc`` does not)."""
         return bool(self.deployed.steps[-1])
 
-    @property
-    def late(self) -> tuple[int, float]:
-        """Second half of its steps: from which step on, and mean success in it."""
-        half = self.deployed.steps >= self.deployed.steps[-1] / 2
-        return int(self.deployed.steps[half][0]), float(self.deployed.mean[half].mean())
-
 
 def smooth(values: np.ndarray) -> np.ndarray:
     """Centred running mean over five entries [n]; at the ends over those that there are."""
@@ -77,7 +78,7 @@ def curve(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> Curve | None:
         return None
     table = np.array([[seed[step] for step in steps] for seed in values])
     spread = table.std(0, ddof=1) if len(table) > 1 else np.zeros(len(steps))
-    return Curve(np.array(steps), table.mean(0), spread)
+    return Curve(np.array(steps), table.mean(0), spread, len(table))
 
 
 def collect(folder: Path) -> tuple[list[Agent], list[str]]:
@@ -110,7 +111,8 @@ def published(task: str) -> dict[str, Curve]:
     curves = {}
     for path in (config_dir().parent / 'benchmarks' / 'published').glob(f'*_{task}.json'):
         for name, method in json.loads(path.read_text())['methods'].items():
-            curves[name] = Curve(*(np.array(method[key]) for key in ('steps', 'mean', 'std')))
+            arrays = (np.array(method[key]) for key in ('steps', 'mean', 'std'))
+            curves[name] = Curve(*arrays, method['seeds'])
     return curves
 
 
@@ -118,7 +120,7 @@ def figures(agents: Iterable[Agent]) -> list[dict[str, Any]]:
     """The numbers of the table, an entry for each agent; None where there is no such number."""
     rows = []
     for agent in agents:
-        since, late = agent.late
+        since, late = agent.deployed.late
         row: dict[str, Any] = {'agent': agent.name, 'seeds': agent.seeds}
         for level in LEVELS:
             steps = agent.deployed.reach(level) if agent.practises else None
@@ -160,9 +162,11 @@ def markdown(task: str, rows: Sequence[dict[str, Any]], record: dict[str, Curve]
         )
     for name, found in sorted(record.items(), key=lambda item: item[1].reach(level) or np.inf):
         reached = ' | '.join(_steps(found.reach(level)) for level in LEVELS)
-        half = found.steps >= found.steps[-1] / 2
-        late = f'{found.mean[half].mean():.2f} ({found.steps[half][0]:,} to {found.steps[-1]:,})'
-        text.append(f'| *{name}, published* | 5 | {reached} | {late} | - | - |')
+        since, late = found.late
+        text.append(
+            f'| *{name}, published* | {found.seeds} | {reached} | '
+            f'{late:.2f} ({since:,} to {found.steps[-1]:,}) | - | - |'
+        )
     text += [
         '',
         f'Steps to x: first evaluation at which the mean over seeds, averaged over {WINDOW} '

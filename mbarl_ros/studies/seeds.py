@@ -1,4 +1,4 @@
-"""What ``mbarl bench`` runs, and the folder of one seed: configuration as used, evaluations, policy.
+"""What ``mbarl bench`` runs, and the folder of one seed: configuration, evaluations, policy.
 
 Light: the command that starts and watches the workers needs no torch.
 """
@@ -44,7 +44,7 @@ def is_clone(agent: AgentConfig) -> bool:
 
 
 def load_variant(text: str) -> AgentConfig:
-    """Agent from ``PRESET`` or ``PRESET:key=value,key=value``, named by that text.
+    """Agent from ``PRESET`` or ``PRESET:key=value,key=value``, named by that text or key ``name``.
 
     ``PRESET`` is a name, a path, or ``bc``, the behaviour clone. Keys are dotted, values YAML.
 
@@ -67,8 +67,7 @@ def load_variant(text: str) -> AgentConfig:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ConfigError(f"agent '{text}': key '{key}': '{value}' is no YAML") from None
-    changed = override(agent, values, f"agent '{text}'")
-    return changed.model_copy(update={'name': f'{agent.name}:{changes}'})
+    return override(agent, {'name': f'{agent.name}:{changes}'} | values, f"agent '{text}'")
 
 
 @dataclass(frozen=True)
