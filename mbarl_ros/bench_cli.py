@@ -1,4 +1,4 @@
-"""``mbarl bench``: agents x seeds on a task without ROS, in parallel, and what came of it."""
+"""``mbarl bench``: agents x tasks x seeds without ROS, in parallel, and what came of it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.report:
-            _report(Path(options.report))
+            if not _report(Path(options.report)):
+                raise ConfigError(f'{options.report}: there is no finished seed of a bench in it')
             return 0
         return _bench(options)
     except KeyboardInterrupt:
@@ -55,12 +56,14 @@ def main(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='mbarl bench',
-        description='Agents x seeds on a task, without ROS, in parallel processes of one thread '
+        description='Agents x tasks x seeds, without ROS, in parallel processes of one thread '
         'each: the same learner and phases as on the robot.',
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--task', default='tabletop', help='name or .yaml (default: tabletop)')
+    parser.add_argument(
+        '--task', nargs='+', default=['tabletop'], help='names or .yaml (default: tabletop)'
+    )
     parser.add_argument('--agents', nargs='+', default=['mbarl,bc'], metavar='AGENT', help='below')
     parser.add_argument(
         '--seeds', type=_seeds, default='5', help='how many, or which: 2,7 (default: 5, 0 to 4)'
@@ -95,7 +98,7 @@ def _seeds(text: str) -> list[int]:
     numbers = [int(part) for part in text.split(',') if part]
     if min(numbers, default=-1) < 0:
         raise argparse.ArgumentTypeError(f'{text}: give a number of seeds, or seeds like 2,7')
-    return numbers if ',' in text else list(range(numbers[0]))
+    return sorted(set(numbers)) if ',' in text else list(range(numbers[0]))
 
 
 def _agents(words: list[str]) -> list[str]:
@@ -118,39 +121,44 @@ class _Run:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    waiting = _unfinished(options)
-    jobs = options.jobs or len(os.sched_getaffinity(0))
-    failed = _run_all(waiting, jobs)
-    _report(Path(options.out))
+    waiting = [
+        run
+        for task in options.task
+        for text in _agents(options.agents)
+        for run in _unfinished(options, task, text)
+    ]
+    # all agents of a seed before the next one: something to compare, soon
+    waiting.sort(key=lambda run: run.job.seed)
+    failed = _run_all(waiting, options.jobs or len(os.sched_getaffinity(0)))
     for run in failed:
         print(f'error: {run.title} failed: {_last_words(run)}', file=sys.stderr)
+    _report(Path(options.out))
     return EXIT_FAILURE if failed else 0
 
 
-def _unfinished(options: argparse.Namespace) -> list[_Run]:
-    """Seeds to run, all agents of a seed before the next one, after checking every folder."""
+def _unfinished(options: argparse.Namespace, task_name: str, text: str) -> list[_Run]:
+    """Seeds of an agent that have to be run; their folders are checked."""
+    job = Seed(
+        out=options.out,
+        task=task_name,
+        agent=text,
+        seed=0,
+        budget=0,
+        demonstrations=options.demonstrations,
+        per_goal=options.demonstrations_per_goal,
+    )
+    task, agent, demonstrations = job.load()
+    budget = options.budget or task.config.evaluation.budget
     runs = []
-    for text in _agents(options.agents):
-        job = Seed(
-            out=options.out,
-            task=options.task,
-            agent=text,
-            seed=0,
-            budget=0,
-            demonstrations=options.demonstrations,
-            per_goal=options.demonstrations_per_goal,
-        )
-        task, agent, demonstrations = job.load()
-        budget = options.budget or task.config.evaluation.budget
-        for seed in options.seeds:
-            folder = seeds.seed_folder(job.out, task, agent, seed)
-            seeds.check_folder(folder, seeds.configurations(task, agent, demonstrations, seed))
-            title = f'{agent.name} seed {seed}'
-            if seeds.finished(folder, agent, budget):
-                print(f'{title}: finished before')
-            else:
-                runs.append(_Run(title, replace(job, seed=seed, budget=budget), folder))
-    return sorted(runs, key=lambda run: run.job.seed)
+    for seed in options.seeds:
+        folder = seeds.seed_folder(job.out, task, agent, seed)
+        seeds.check_folder(folder, seeds.configurations(task, agent, demonstrations, seed))
+        title = f'{task.name} {agent.name} seed {seed}'
+        if seeds.finished(folder, agent, budget):
+            print(f'{title}: finished before')
+        else:
+            runs.append(_Run(title, replace(job, seed=seed, budget=budget), folder))
+    return runs
 
 
 def _run_all(waiting: list[_Run], jobs: int) -> list[_Run]:
@@ -219,8 +227,10 @@ def _last_words(run: _Run) -> str:
     return f'{words or f"exit code {run.process.returncode}"}; see {log}'
 
 
-def _report(out: Path) -> None:
+def _report(out: Path) -> list[Path]:
     from mbarl_ros.studies.report import write_report
 
-    for path in write_report(out):
+    written = write_report(out)
+    for path in written:
         print(path)
+    return written

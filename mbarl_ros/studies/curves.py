@@ -69,7 +69,7 @@ def _draw_agents(axes: Any, shown: Sequence[tuple[Agent, Curve]]) -> list[Any]:
             curve = Curve(
                 ends, *(np.repeat(v[-1], 2) for v in (curve.mean, curve.std)), curve.seeds
             )
-            colour, style = 'black', '--'
+            colour, style = '#555555', '--'
         lines += _draw(axes, curve, color=colour, linestyle=style, linewidth=2, label=label)
     return lines
 
@@ -112,4 +112,4 @@ def _last(shown: Sequence[tuple[Agent, Curve]]) -> int:
 
 
 def _thousands(steps: int | None) -> str:
-    return '-' if steps is None else f'{steps / 1000:,.0f}k'
+    return '-' if steps is None else f'{steps / 1000:,g}k'

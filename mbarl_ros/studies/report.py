@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mbarl_ros.config import ConfigError, config_dir
+from mbarl_ros.config import config_dir
 from mbarl_ros.studies.seeds import read_lines, read_result
 from mbarl_ros.wire import write_file
 
@@ -181,10 +181,7 @@ def _steps(steps: int | None) -> str:
 
 
 def write_report(out: Path) -> list[Path]:
-    """Write picture and tables into each OUT/TASK; their paths.
-
-    :raises ConfigError: there is no finished seed.
-    """
+    """Write picture and tables into each OUT/TASK with a finished seed; their paths."""
     from mbarl_ros.studies.curves import plot_curves
 
     written = []
@@ -202,6 +199,4 @@ def write_report(out: Path) -> list[Path]:
         write_file(folder / FIGURES_FILE, (json.dumps(data, indent=2) + '\n').encode())
         plot_curves(folder.name, agents, record, folder / CURVES_FILE)
         written += [folder / name for name in (CURVES_FILE, TABLE_FILE, FIGURES_FILE)]
-    if not written:
-        raise ConfigError(f'{out}: there is no finished seed of a bench in it')
     return written
