@@ -108,21 +108,20 @@ def _keep(
     wall_seconds: float,
 ) -> None:
     """Write the policy, then the line that says that it was evaluated."""
-    step = record['step']
+    record = dict(record)
+    step, metrics = record.pop('step'), record.pop('metrics')
     write_file(folder / POLICY_FILE, pack_policy(arrays, task, agent, step, applies_from=0))
-    seeds.append(folder / seeds.METRICS_FILE, {'environment_steps': step, **record['metrics']})
+    seeds.append(folder / seeds.METRICS_FILE, {'environment_steps': step, **metrics})
     line = evaluation_line(
         task,
         agent.name,
         seed,
         step,
-        record['success'],
-        wide_success=record['wide'],
-        clone_success=record.get('clone_success'),
+        record.pop('success'),
+        wide_success=record.pop('wide'),
+        practice_seconds=round(record.pop('seconds'), 1),
         wall_seconds=round(wall_seconds, 1),
-        practice_seconds=round(record['seconds'], 1),
-        attempts=record.get('attempts', 0),
-        practice_successes=record.get('practice_successes', 0),
+        **record,
     )
     seeds.append(folder / EVALUATIONS_FILE, line)
 
