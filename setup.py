@@ -41,6 +41,7 @@ setup(
         (f'share/{NAME}', ['package.xml']),
         *tree('launch', '.py'),
         *tree('config', '.yaml'),
+        *tree('benchmarks/published', '.json'),
         *tree('demos', '.mcap', '.yaml', '.json', '.md'),
     ],
     zip_safe=False,

@@ -21,6 +21,7 @@ examples:
   mbarl up record task:=pointmass       record demonstrations through the teleop topics
   mbarl teleop --task pointmass         drive it from the keyboard, in a second terminal
   mbarl demos show demos/pointmass      look at demonstrations
+  mbarl bench --agents mbarl,bc         agents over seeds on the tabletop, against the record
   mbarl up sim --help                   all arguments of the graph
 """
 
@@ -34,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mbarl_ros import demos_cli
 
         return demos_cli.main(arguments[1:])
+    if arguments[:1] == ['bench']:
+        from mbarl_ros import bench_cli
+
+        return bench_cli.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog='mbarl',
         description='A robot that practises on its own: model-based autonomous reinforcement '
@@ -55,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser(
         'demos', help='list, check, show, replay, convert and import demonstrations'
     )
+    commands.add_parser('bench', help='compare agents over seeds, without ROS, with pictures')
     teleop = commands.add_parser(
         'teleop',
         help='drive a robot from the keyboard',

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -65,6 +66,25 @@ class Phases(Strict):
     backward_limit: int = Field(gt=0)
 
 
+class Wide(Strict):
+    """Evaluation from starts all over the place, every so many environment steps.
+
+    Observation entries in ``ranges`` start uniformly in them, all others as the world places them.
+    """
+
+    episodes: int = Field(gt=0)
+    every: int = Field(gt=0)
+    ranges: dict[str, tuple[float, float]] = Field(min_length=1)
+
+    @field_validator('ranges')
+    @classmethod
+    def _ordered(cls, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for name, (low, high) in ranges.items():
+            if not low < high:
+                raise ValueError(f'{name}: low ({low}) must be less than high ({high})')
+        return ranges
+
+
 class Evaluation(Strict):
     """The deployed protocol and the end of a run; ``every`` and ``budget`` in environment steps."""
 
@@ -73,6 +93,7 @@ class Evaluation(Strict):
     every: int = Field(gt=0)
     target: float = Field(default=0.9, gt=0, le=1)
     budget: int = Field(gt=0)
+    wide: Wide | None = None
 
 
 class TaskConfig(Strict):
@@ -102,6 +123,8 @@ class TaskConfig(Strict):
             self.success.entries
         ):
             raise ValueError('success.target: needs one number for each of success.entries')
+        if self.evaluation.wide:
+            check_known('evaluation.wide.ranges', self.evaluation.wide.ranges, 'observation', names)
         for goal in self.goals:
             if len(goal) != len(self.observation):
                 raise ValueError(
@@ -353,6 +376,26 @@ def load_task(name: str) -> TaskConfig:
 def load_agent(name: str) -> AgentConfig:
     """Load an agent preset by name or path."""
     return _load(AgentConfig, find('agents', name))
+
+
+def override(config: Config, changes: Mapping[str, Any], what: str) -> Config:
+    """Copy of a configuration with keys, dotted like ``sac.batch``, set to other values.
+
+    :raises ConfigError: ``what``, the key and what is wrong with it.
+    """
+    raw = config.model_dump()
+    for key, value in changes.items():
+        *path, last = key.split('.')
+        inner = raw
+        for name in path:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{what}: key '{key}': '{name}' is {inner!r} and has no keys")
+        inner[last] = value
+    try:
+        return type(config).model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f'{what}: {_sentence(error)}') from None
 
 
 def load_world(task: TaskConfig, **options: Any) -> Any:

@@ -69,7 +69,7 @@ def plot_success(lines: Sequence[dict[str, Any]], target: float, path: Path) -> 
     )
     axes.grid(alpha=0.25)
     axes.legend(loc='lower right', fontsize=9, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_demonstrations(task: Task, episodes: Sequence[Episode], path: Path) -> None:
@@ -109,7 +109,7 @@ def plot_demonstrations(task: Task, episodes: Sequence[Episode], path: Path) -> 
             grid[0, 0].plot([], [], color=colour, label=f'{count[way]} {way}')
     grid[0, 0].legend(fontsize=8, frameon=False)
     figure.suptitle(f'Demonstrations of {task.name}', fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def demonstration_lines(task: Task, episode: Episode, width: int = 60) -> list[str]:
@@ -142,7 +142,8 @@ def _signals(task: Task, episode: Episode) -> dict[str, tuple[np.ndarray, np.nda
     return signals
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all, and close it."""
     from matplotlib import pyplot
 
     beside = path.with_name(f'.{path.name}.tmp')

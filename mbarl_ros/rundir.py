@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +39,38 @@ def lock_file(path: Path, message: str) -> IO[str]:
     file.write(f'{os.getpid()}\n')
     file.flush()
     return file
+
+
+def check_same(path: Path, config: Mapping[str, Any], folder: str, remedy: str) -> None:
+    """Refuse to go on in a folder whose configuration file ``path`` holds other settings.
+
+    :raises ConfigError: ``folder``, the first key that differs, and ``remedy``.
+    """
+    try:
+        before = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        return  # an interrupted start; it is written again
+    # The name first: it says most.
+    for key in sorted({*before, *config}, key=lambda key: (key != 'name', key)):
+        # Where demonstrations lie may change; who they are, the demonstration reader checks.
+        if key != 'demonstrations' and before.get(key) != config.get(key):
+            what = f"key '{key}'"
+            if key == 'name':
+                what += f" '{before.get(key)}' in place of '{config.get(key)}'"
+            raise ConfigError(
+                f'{folder}: was made with another configuration: {path.name}, {what}; {remedy}'
+            )
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a configuration file that :func:`check_same` reads, whole or not at all."""
+    _write(path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(f'.{path.name}.tmp')
+    beside.write_text(text)
+    beside.replace(path)
 
 
 class RunDir:
@@ -92,7 +125,7 @@ class RunDir:
             'deployed_success': None,
         }
         line.update(reason='interrupted', version=__version__)
-        self._write(RESULT_FILE, json.dumps(line, indent=2) + '\n')
+        _write(self.path / RESULT_FILE, json.dumps(line, indent=2) + '\n')
 
     def _last_evaluation(self) -> dict[str, Any] | None:
         try:
@@ -137,37 +170,15 @@ class RunDir:
                     f"'{value}'; give the same to resume it, or a new run_dir"
                 )
         for name, config in self._configurations().items():
-            self._check_same(name, config)
+            remedy = 'give the same to resume it, or a new run_dir'
+            check_same(self.path / name, config, f'run_dir {self.path}', remedy)
         return True
-
-    def _check_same(self, name: str, config: dict[str, Any]) -> None:
-        path = self.path / name
-        try:
-            before = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError):
-            return  # an interrupted start; it is written again
-        # The name first: it says most.
-        for key in sorted({*before, *config}, key=lambda key: (key != 'name', key)):
-            # Where demonstrations lie may change; who they are, the demonstration reader checks.
-            if key != 'demonstrations' and before.get(key) != config.get(key):
-                what = f"key '{key}'"
-                if key == 'name':
-                    what += f" '{before.get(key)}' in place of '{config.get(key)}'"
-                raise ConfigError(
-                    f'run_dir {self.path}: was made with another configuration: {name}, {what}; '
-                    'give the same to resume it, or a new run_dir'
-                )
 
     def _write_configuration(self) -> None:
         for name, config in self._configurations().items():
-            self._write(name, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            write_config(self.path / name, config)
         arguments = {'graph': self._plan.graph, 'version': __version__, **self._plan.arguments}
         arguments['started'] = time.strftime('%Y-%m-%dT%H:%M:%S%z')
-        self._write(ARGUMENTS_FILE, json.dumps(arguments, indent=2) + '\n')
+        _write(self.path / ARGUMENTS_FILE, json.dumps(arguments, indent=2) + '\n')
         # A resumed run has not ended yet.
         (self.path / RESULT_FILE).unlink(missing_ok=True)
-
-    def _write(self, name: str, text: str) -> None:
-        beside = self.path / f'.{name}.tmp'
-        beside.write_text(text)
-        beside.replace(self.path / name)

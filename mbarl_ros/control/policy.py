@@ -14,7 +14,7 @@ import numpy as np
 from mbarl_ros.config import AgentConfig, ConfigError
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import PHASES
-from mbarl_ros.wire import WireError, require, unpack
+from mbarl_ros.wire import WireError, pack, require, unpack
 
 LOG_STD_BOUNDS = (-10.0, 2.0)
 DEPLOYED = 'deployed'
@@ -124,6 +124,27 @@ def check_policy(
             raise WireError(f"policy: array '{name}' is {array.dtype}, not float32")
     if (arrays['scale'] <= 0).any():
         raise WireError("policy: array 'scale' must be positive")
+
+
+def pack_policy(
+    arrays: Mapping[str, np.ndarray],
+    task: Task,
+    agent: AgentConfig,
+    steps: int,
+    applies_from: int,
+) -> bytes:
+    """Policy message of weights trained on ``steps`` transitions; :func:`unpack_policy` reads it.
+
+    :param applies_from: number of transitions from which on a lockstep run acts with it
+    """
+    meta = {
+        'spec_hash': task.spec_hash(agent),
+        'version': steps,
+        'environment_steps': steps,
+        'applies_from': applies_from,
+        'valid_until': steps + 2 * agent.chunk,
+    }
+    return pack(arrays, meta, 'policy')
 
 
 def unpack_policy(

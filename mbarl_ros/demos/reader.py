@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,11 +59,12 @@ class Demonstration:
         )
 
 
-def load_demonstrations(folder: str | Path, task: Task) -> Transitions:
+def load_demonstrations(folder: str | Path, task: Task, per_goal: int | None = None) -> Transitions:
     """Transitions of all demonstrations in a folder that succeeded, forward ones first.
 
     Where nobody gave a verdict, a forward demonstration counts if its last state is a success.
 
+    :param per_goal: take only the first so many forward and backward ones of each goal
     :raises DemonstrationError: no folder, no successful forward demonstration, or one that is
         damaged or of another task; the message names it and says what to do.
     """
@@ -82,7 +84,21 @@ def load_demonstrations(folder: str | Path, task: Task) -> Transitions:
         raise DemonstrationError(
             f'{folder}: none of {len(found)} demonstrations is a successful forward one; {remedy}'
         )
+    if per_goal is not None:
+        kept = _first_of_each_goal(kept, task, per_goal)
     return join([transitions(task, demonstration) for demonstration in kept])
+
+
+def _first_of_each_goal(episodes: list[Episode], task: Task, number: int) -> list[Episode]:
+    taken: Counter[tuple[str, bytes]] = Counter()
+    kept = []
+    for demonstration in episodes:
+        goal = demonstration.goal(task)
+        kind = demonstration.direction, b'' if goal is None else goal.tobytes()
+        taken[kind] += 1
+        if taken[kind] <= number:
+            kept.append(demonstration)
+    return kept
 
 
 def read_episode(folder: Path, task: Task) -> Episode:

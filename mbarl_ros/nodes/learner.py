@@ -17,6 +17,8 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import UInt8MultiArray
 
 from mbarl_ros import wire
+from mbarl_ros.arguments import POLICY_FILE
+from mbarl_ros.control.policy import pack_policy
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.learner import Learner
@@ -37,7 +39,6 @@ from mbarl_ros.transitions import (
     select,
 )
 
-POLICY_FILE = 'policy.safetensors'
 _CHECKPOINT_EVERY = 500  # environment steps
 _CLASSIFIER_TIMEOUT = 10.0  # seconds; a lost classifier must not end the training
 
@@ -253,15 +254,9 @@ class LearnerNode(BaseNode):
         self._learner.set_classifier(arrays)
 
     def _publish_policy(self, resumed: bool = False) -> None:
-        chunk = self.agent.chunk
-        meta = {
-            'spec_hash': self.spec_hash,
-            'version': self._trained,
-            'environment_steps': self._trained,
-            'applies_from': 0 if resumed else self._trained + chunk,
-            'valid_until': self._trained + 2 * chunk,
-        }
-        self._message = wire.pack(self._learner.policy_arrays(), meta, 'policy')
+        applies_from = 0 if resumed else self._trained + self.agent.chunk
+        arrays = self._learner.policy_arrays()
+        self._message = pack_policy(arrays, self.task, self.agent, self._trained, applies_from)
         self._policies.publish(bytes_message(self._message, 'policy'))
 
     def _save(self) -> None:

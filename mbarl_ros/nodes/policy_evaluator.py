@@ -18,12 +18,12 @@ from mbarl_ros import __version__, wire
 from mbarl_ros.config import load_world
 from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
 from mbarl_ros.demos.reader import load_demonstrations
-from mbarl_ros.evaluation import evaluate
+from mbarl_ros.evaluation import evaluate, evaluation_line
 from mbarl_ros.ledger import TRANSITIONS_FILE
 from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_bytes
+from mbarl_ros.rundir import EVALUATIONS_FILE
 
 TARGET_REACHED, BUDGET, INTERRUPTED = 'target_reached', 'budget', 'interrupted'
-EVALUATIONS_FILE = 'evaluations.jsonl'
 EXIT_CODES = {TARGET_REACHED: 0, BUDGET: 3}
 
 
@@ -139,18 +139,17 @@ class PolicyEvaluator(BaseNode):
             more = evaluate(self.task, self._world, policy, episodes, start=episodes)
             success, episodes = (success + more) / 2, 2 * episodes
             confirmed = success >= self._target
-        line = {
-            'task': self.task.name,
-            'agent': self.agent.name,
-            'seed': self.seed,
-            'environment_steps': steps,
-            'robot_seconds': steps / self.task.robot.control_rate,
-            'deployed_success': success,
-            'episodes': episodes,
-            'training_resets': self._resets,
-            'wall_seconds': round(time.monotonic() - self._start, 1),
-            'clone_success': self._clone_success,
-        }
+        line = evaluation_line(
+            self.task,
+            self.agent.name,
+            self.seed,
+            steps,
+            success,
+            episodes=episodes,
+            training_resets=self._resets,
+            wall_seconds=round(time.monotonic() - self._start, 1),
+            clone_success=self._clone_success,
+        )
         self._lines.append(line)
         self._success.publish(Float64(data=success))
         self.get_logger().info(

@@ -1,27 +1,16 @@
-"""The whole agent in one process, without ROS: same parts and same lockstep as the graph.
-
-``python -m mbarl_ros.studies.direct --task pointmass --agent mbarl --seed 0 --budget 20000``
-"""
+"""The whole agent in one process, without ROS: same parts and same lockstep as the graph."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from mbarl_ros.config import AgentConfig, load_agent, load_world
+from mbarl_ros.config import AgentConfig, load_world
 from mbarl_ros.control.policy import DEPLOYED, Policy
 from mbarl_ros.control.practice import Practice
-from mbarl_ros.demos.reader import load_demonstrations
-from mbarl_ros.evaluation import evaluate
+from mbarl_ros.evaluation import WideStarts, evaluate
 from mbarl_ros.learning.classifier import ClassifierTrainer
-from mbarl_ros.learning.cloning import clone
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import Transitions, stack
@@ -82,66 +71,36 @@ class DirectRun:
         return metrics
 
 
-def run(
-    task: Task, agent: AgentConfig, demonstrations: Transitions, seed: int, budget: int
-) -> Iterator[dict[str, Any]]:
+def run(direct: DirectRun, seed: int, budget: int) -> Iterator[dict[str, Any]]:
     """Practise for ``budget`` steps; yields one record per evaluation, the first before training.
 
-    ``seconds`` is the time spent on practice and training, without the evaluations.
+    The last policy is always evaluated. ``wide`` is the success from the wide starts where they
+    are due, else None; ``seconds`` is the time of practice and training, without evaluations.
     """
-    direct = DirectRun(task, agent, demonstrations, seed)
+    task, config = direct.task, direct.task.config.evaluation
     world = load_world(task.config, seed=seed)
-    config = task.config.evaluation
-    seconds, metrics, due = 0.0, {}, 0
+    wide = WideStarts(task) if config.wide else None
+    seconds, metrics, due, wide_due = 0.0, {}, 0, 0
     while True:
-        if direct.practice.steps >= due:
+        steps = direct.practice.steps
+        last = steps >= budget
+        if steps >= due or last:
             policy = Policy(direct.learner.policy_arrays(), DEPLOYED)
+            starts = wide if wide and (steps >= wide_due or last) else None
             yield {
-                'step': direct.practice.steps,
+                'step': steps,
                 'success': evaluate(task, world, policy, config.episodes),
+                'wide': starts.evaluate(policy) if starts else None,
                 'seconds': seconds,
                 'attempts': direct.practice.attempts,
                 'practice_successes': direct.practice.successes,
                 'training_resets': direct.resets,
-                **metrics,
+                'metrics': metrics,
             }
             due += config.every
-        if direct.practice.steps >= budget:
+            wide_due += config.wide.every if starts else 0
+        if last:
             return
         begun = time.perf_counter()
         metrics = metrics | direct.train(direct.collect())
         seconds += time.perf_counter() - begun
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run one seed and print a line per evaluation."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--task', default='pointmass')
-    parser.add_argument('--agent', default='mbarl')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--budget', type=int, help="environment steps (the task's own if absent)")
-    parser.add_argument('--run-dir', type=Path, help='folder for evaluations.jsonl')
-    parser.add_argument('--clone', action='store_true', help='also evaluate behaviour cloning')
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    task, agent = Task.load(options.task), load_agent(options.agent)
-    if task.config.demonstrations is None:
-        parser.error(f"task '{task.name}': key 'demonstrations' is not set")
-    demonstrations = load_demonstrations(task.config.demonstrations, task)
-    if options.clone:
-        floor = Policy(clone(task, demonstrations, options.seed), DEPLOYED)
-        world = load_world(task.config, seed=options.seed)
-        print(f'clone {evaluate(task, world, floor, task.config.evaluation.episodes):.2f}')
-    budget = options.budget or task.config.evaluation.budget
-    for record in run(task, agent, demonstrations, options.seed, budget):
-        shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}
-        print(json.dumps(shown), flush=True)
-        if options.run_dir:
-            options.run_dir.mkdir(parents=True, exist_ok=True)
-            with (options.run_dir / 'evaluations.jsonl').open('a') as file:
-                file.write(json.dumps(record) + '\n')
-
-
-if __name__ == '__main__':
-    np.seterr(over='ignore')
-    main()

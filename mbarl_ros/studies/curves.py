@@ -1,0 +1,115 @@
+"""Picture of ``mbarl bench``: success against environment steps, beside the published record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbarl_ros.plots import save_figure
+from mbarl_ros.studies.report import LEVELS, Agent, Curve, smooth
+
+_COLOURS = ('#1f5fa8', '#c8553d', '#3a8f5c', '#8a4fa3', '#c99a2e', '#2f9fa8', '#9c3d63', '#6b6b2f')
+_STYLES = ('-', (0, (3, 1)), (0, (4, 1, 1, 1)))
+_LEVEL = LEVELS[-1]
+
+
+def plot_curves(task: str, agents: Sequence[Agent], record: dict[str, Curve], path: Path) -> None:
+    """Deployed success on a logarithmic axis with the published curves, wide success beside it.
+
+    Means over seeds in a band of one standard deviation. Deployed success is smoothed; agents
+    that do not practise are level dashed lines.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    wide = any(agent.wide for agent in agents)
+    figure, grid = pyplot.subplots(
+        1, 1 + wide, figsize=(13 if wide else 8.5, 5.6), layout='constrained', squeeze=False
+    )
+    left = grid[0, 0]
+    deployed = [(agent, _smoothed(agent.deployed)) for agent in agents]
+    ours = _draw_agents(left, deployed)
+    left.set_title(f'{task}: success of the deployed policy', fontsize=10, loc='left')
+    left.axhline(_LEVEL, color='#bbbbbb', linewidth=0.8, linestyle=':')
+    if record:
+        first = min((a.deployed.steps[1] for a in agents if a.practises), default=1000)
+        left.set_xscale('log')
+        left.set_xlim(first, max(curve.steps[-1] for curve in record.values()))
+        theirs = _draw_record(left, record)
+        _legend(figure, theirs, 'lower right', 'published (seeds)', columns=2)
+    if wide:
+        right = grid[0, 1]
+        _draw_agents(right, [(agent, agent.wide) for agent in agents if agent.wide])
+        right.set_title('the same from wide starts', fontsize=10, loc='left')
+    for axes in grid[0, bool(record) :]:
+        axes.set_xlim(0, _last(deployed))
+    for axes in grid.flat:
+        axes.set(xlabel='environment steps', ylabel='success rate', ylim=(0, 1.02))
+        axes.grid(alpha=0.25)
+    _legend(figure, ours, 'lower left' if record else 'lower center', 'agent (seeds)', columns=3)
+    save_figure(figure, path)
+
+
+def _draw_agents(axes: Any, shown: Sequence[tuple[Agent, Curve]]) -> list[Any]:
+    lines = []
+    for number, (agent, curve) in enumerate(shown):
+        colour = _COLOURS[number % len(_COLOURS)]
+        style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+        label = f'{agent.name} ({len(agent.seeds)})'
+        if agent.practises:
+            label += f': {_thousands(agent.deployed.reach(_LEVEL))}'
+        else:
+            ends = np.array([1, _last(shown)])  # a logarithmic axis has no 0
+            curve = Curve(
+                ends, *(np.repeat(v[-1], 2) for v in (curve.mean, curve.std)), curve.seeds
+            )
+            colour, style = '#555555', '--'
+        lines += _draw(axes, curve, color=colour, linestyle=style, linewidth=2, label=label)
+    return lines
+
+
+def _draw_record(axes: Any, record: dict[str, Curve]) -> list[Any]:
+    lines = []
+    ranked = sorted(record.items(), key=lambda item: item[1].reach(_LEVEL) or np.inf)
+    for number, (name, curve) in enumerate(ranked):
+        label = f'{name} ({curve.seeds}): {_thousands(curve.reach(_LEVEL))}'
+        colour = _COLOURS[number % len(_COLOURS)]
+        lines += _draw(axes, _smoothed(curve), color=colour, linewidth=0.9, label=label)
+    return lines
+
+
+def _draw(axes: Any, curve: Curve, **style: Any) -> list[Any]:
+    low, high = (np.clip(curve.mean + sign * curve.std, 0, 1) for sign in (-1, 1))
+    axes.fill_between(curve.steps, low, high, color=style['color'], alpha=0.1, linewidth=0)
+    return axes.plot(curve.steps, curve.mean, **style)
+
+
+def _legend(figure: Any, lines: list[Any], place: str, title: str, columns: int) -> None:
+    figure.legend(
+        handles=lines,
+        loc=f'outside {place}',
+        ncols=columns,
+        fontsize=8.5,
+        frameon=False,
+        title=f'{title}: steps to {_LEVEL}',
+        title_fontsize=8.5,
+        alignment='left',
+    )
+
+
+def _smoothed(curve: Curve) -> Curve:
+    return replace(curve, mean=smooth(curve.mean), std=smooth(curve.std))
+
+
+def _last(shown: Sequence[tuple[Agent, Curve]]) -> int:
+    return max(1, *(int(curve.steps[-1]) for _, curve in shown))
+
+
+def _thousands(steps: int | None) -> str:
+    return '-' if steps is None else f'{steps / 1000:,g}k'

@@ -1,0 +1,183 @@
+"""What ``mbarl bench`` runs, and the folder of one seed: configuration, evaluations, policy.
+
+Light: the command that starts and watches the workers needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mbarl_ros import __version__
+from mbarl_ros.arguments import POLICY_FILE
+from mbarl_ros.config import AgentConfig, ConfigError, SacConfig, load_agent, override
+from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.rundir import EVALUATIONS_FILE, RESULT_FILE, check_same, write_config
+from mbarl_ros.task import Task
+from mbarl_ros.transitions import Transitions
+from mbarl_ros.wire import write_file
+
+CLONE = 'bc'
+METRICS_FILE = 'metrics.jsonl'
+SEED_FILE = 'seed.yaml'
+LOG_FILE = 'bench.log'
+# Only what decides on the form of the policy message; no part of the learner is used.
+_CLONE_AGENT = AgentConfig(
+    name=CLONE,
+    description='Behaviour clone of the demonstrations, no practice: the floor',
+    backward='none',
+    model=None,
+    sac=SacConfig(hidden=[256, 256]),
+)
+
+
+def is_clone(agent: AgentConfig) -> bool:
+    """Whether it is ``bc``, which does not practise."""
+    return agent.model_copy(update={'name': CLONE}) == _CLONE_AGENT
+
+
+def load_variant(text: str) -> AgentConfig:
+    """Agent from ``PRESET`` or ``PRESET:key=value,key=value``, named by that text or key ``name``.
+
+    ``PRESET`` is a name, a path, or ``bc``, the behaviour clone. Keys are dotted, values YAML.
+
+    :raises ConfigError: unknown preset or key, or a value that cannot be used.
+    """
+    preset, separator, changes = text.partition(':')
+    if preset == CLONE:
+        if separator:
+            raise ConfigError(f"agent '{text}': {CLONE} has no settings")
+        return _CLONE_AGENT
+    agent = load_agent(preset)
+    if not separator:
+        return agent
+    values: dict[str, Any] = {}
+    for change in re.split(r',(?=[\w.]+=)', changes):
+        key, equals, value = change.partition('=')
+        if not key or not equals:
+            raise ConfigError(f"agent '{text}': '{change}' is not of the form key=value")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"agent '{text}': key '{key}': '{value}' is no YAML") from None
+    return override(agent, {'name': f'{agent.name}:{changes}'} | values, f"agent '{text}'")
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One seed of one agent on one task, and where it is kept.
+
+    ``demonstrations`` is a folder, '' for the task's own; of these only the first ``per_goal`` of
+    each goal and direction are used, if that is not None.
+    """
+
+    out: str
+    task: str
+    agent: str
+    seed: int
+    budget: int
+    demonstrations: str = ''
+    per_goal: int | None = None
+
+    def load(self) -> tuple[Task, AgentConfig, Transitions]:
+        """Everything that the seed is determined by.
+
+        :raises ConfigError: task, agent or their demonstrations cannot be used.
+        :raises DemonstrationError: a demonstration cannot be used.
+        """
+        task, agent = Task.load(self.task), load_variant(self.agent)
+        if self.per_goal is not None:
+            name = f'{agent.name}+demos={self.per_goal}'
+            agent = agent.model_copy(update={'name': name})
+        folder = self.demonstrations or task.config.demonstrations
+        if folder is None:
+            raise ConfigError(
+                f"task '{task.name}': key 'demonstrations' is not set; add it or give "
+                '--demonstrations'
+            )
+        return task, agent, load_demonstrations(folder, task, self.per_goal)
+
+
+def seed_folder(out: Path | str, task: Task, agent: AgentConfig, seed: int) -> Path:
+    """Where a seed is kept: OUT/TASK/AGENT/seed_S."""
+    return Path(out) / task.name / re.sub(r'[^\w.=,+-]+', '_', agent.name) / f'seed_{seed}'
+
+
+def configurations(
+    task: Task, agent: AgentConfig, demonstrations: Transitions, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Files of a seed's folder that say what it was made with."""
+    digest = hashlib.sha256()
+    for name in sorted(demonstrations):
+        digest.update(np.ascontiguousarray(demonstrations[name]).tobytes())
+    return {
+        'agent.yaml': agent.model_dump(mode='json'),
+        'task.yaml': task.config.model_dump(mode='json'),
+        'robot.yaml': task.robot.model_dump(mode='json'),
+        SEED_FILE: {
+            'seed': seed,
+            'demonstration_rows': len(demonstrations['phase']),
+            'demonstration_digest': digest.hexdigest()[:16],
+        },
+    }
+
+
+def check_folder(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
+    """Refuse a folder that was made with other settings.
+
+    :raises ConfigError: naming the folder, the file and the key.
+    """
+    remedy = 'give the same, another --out, or remove it'
+    for name, config in configs.items():
+        check_same(folder / name, config, str(folder), remedy)
+
+
+def begin(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
+    """Make the folder ready for a seed that starts, or starts over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, config in configs.items():
+        write_config(folder / name, config)
+    for name in (RESULT_FILE, EVALUATIONS_FILE, METRICS_FILE, POLICY_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Add a line to a file of JSON lines."""
+    with path.open('a') as file:
+        file.write(json.dumps(record) + '\n')
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """Evaluations of a seed so far, without a torn last line."""
+    try:
+        text = (folder / EVALUATIONS_FILE).read_text()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.rpartition('\n')[0].splitlines()]
+
+
+def end(folder: Path) -> None:
+    """Say that a seed has come to its end, with its last evaluation."""
+    result = {**read_lines(folder)[-1], 'reason': 'budget', 'version': __version__}
+    write_file(folder / RESULT_FILE, (json.dumps(result, indent=2) + '\n').encode())
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Last evaluation of a seed that has come to its end, else None."""
+    try:
+        return json.loads((folder / RESULT_FILE).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def finished(folder: Path, agent: AgentConfig, budget: int) -> bool:
+    """Whether a seed has been practised for ``budget`` steps or more."""
+    result = read_result(folder)
+    return result is not None and (is_clone(agent) or result['environment_steps'] >= budget)

@@ -1,0 +1,257 @@
+"""``mbarl bench`` as its users see it: the same numbers however it is run, and an honest report."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+from mbarl_ros.cli import main
+from mbarl_ros.config import ConfigError, find, load_agent, load_task, load_world
+from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
+from mbarl_ros.control.practice import Practice
+from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.evaluation import WideStarts, attempt, attempts, evaluate
+from mbarl_ros.studies import bench, seeds
+from mbarl_ros.studies.report import published, write_report
+from mbarl_ros.task import Task
+from mbarl_ros.transitions import BACKWARD, FORWARD
+
+AGENT = 'medal:name=small,sac.hidden=[16,16],sac.batch=16,updates_per_step=0.5'
+SECONDS = {'wall_seconds', 'practice_seconds'}
+
+
+@pytest.fixture(scope='module')
+def task(tmp_path_factory):
+    """Path of the point mass with few and short evaluations."""
+    path = tmp_path_factory.mktemp('task') / 'brief.yaml'
+    raw = yaml.safe_load(find('tasks', 'pointmass').read_text())
+    raw['evaluation'] = {'episodes': 3, 'horizon': 20, 'every': 50, 'budget': 200}
+    raw['demonstrations'] = load_task('pointmass').demonstrations
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def command(task, out, *more):
+    words = [sys.executable, '-m', 'mbarl_ros', 'bench', '--task', task, '--out', out]
+    return [*map(str, words), '--agents', AGENT, '--seeds', '2', *more]
+
+
+def lines(out, seed):
+    found = seeds.read_lines(out / 'pointmass' / 'small' / f'seed_{seed}')
+    return [{key: line[key] for key in line if key not in SECONDS} for line in found]
+
+
+@pytest.fixture(scope='module')
+def done(task, tmp_path_factory):
+    """A bench of two seeds side by side."""
+    out = tmp_path_factory.mktemp('done')
+    subprocess.run(command(task, out, '--jobs', '2'), check=True, timeout=120)
+    return out
+
+
+def test_lines_have_the_form_of_a_ros_run_and_end_at_the_budget(done):
+    found = lines(done, 1)
+    assert [line['environment_steps'] for line in found] == list(range(0, 201, 50))
+    expected = {'task': 'pointmass', 'agent': 'small', 'seed': 1, 'robot_seconds': 20.0}
+    assert expected.items() <= found[-1].items()
+    assert found[-1]['wide_success'] is None and found[-1]['episodes'] == 3
+    assert lines(done, 0) != found
+    assert (done / 'pointmass' / 'curves.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_killed_and_run_again_alone_a_seed_gives_the_same(task, done, tmp_path):
+    words = command(task, tmp_path, '--jobs', '1', '--seeds', '0,')
+    process = subprocess.Popen(words, start_new_session=True)
+    first = tmp_path / 'pointmass' / 'small' / 'seed_0'
+    while len(seeds.read_lines(first)) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / 'pointmass' / 'table.md').exists()
+    subprocess.run(words, check=True, timeout=120)
+    assert lines(tmp_path, 0) == lines(done, 0)
+
+
+def test_what_is_finished_is_not_run_again_and_other_settings_are_refused(task, done, capsys):
+    words = command(task, done)[3:]
+    before = {path: path.stat().st_mtime_ns for path in done.rglob('policy.safetensors')}
+    assert main(words) == 0
+    assert 'small seed 1: finished before' in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    words[words.index(AGENT)] = AGENT + ',sac.tau=0.5'
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert 'seed_0' in message and "agent.yaml, key 'sac'" in message and '--out' in message
+
+
+def test_a_failing_seed_is_reported_with_its_log_and_does_not_stop_the_rest(task, tmp_path, capsys):
+    words = command(task, tmp_path, '--budget', '50', '--jobs', '2')[3:]
+    taken = tmp_path / 'pointmass' / 'small' / 'seed_0' / 'metrics.jsonl'
+    taken.mkdir(parents=True)  # where a file has to go
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    log = taken.with_name('bench.log')
+    assert 'small seed 0 failed' in captured.err and str(log) in captured.err
+    assert 'metrics.jsonl' in log.read_text()
+    assert [line['environment_steps'] for line in lines(tmp_path, 1)] == [0, 50]
+
+
+def test_a_policy_of_the_bench_is_one_for_the_robot(done):
+    folder = done / 'pointmass' / 'small' / 'seed_0'
+    task, agent = Task.load(str(folder / 'task.yaml')), load_agent(str(folder / 'agent.yaml'))
+    arrays, meta = unpack_policy((folder / 'policy.safetensors').read_bytes(), task, agent)
+    assert meta['environment_steps'] == 200
+    practice = Practice(task, agent, seed=0, evaluation=True)
+    practice.set_policies(arrays)
+    world = load_world(task.config, seed=0)
+    assert practice.act(practice.observe(world.reset())).shape == (task.action_dim,)
+    again = evaluate(task, world, Policy(arrays, DEPLOYED), 3)
+    assert again == seeds.read_lines(folder)[-1]['deployed_success']
+
+
+def test_the_clone_has_one_line_and_a_policy_for_the_robot(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, 'clone', functools.partial(bench.clone, steps=50))
+    job = seeds.Seed(str(tmp_path), str(task), 'bc', seed=3, budget=200)
+    loaded = job.load()
+    found = bench.run_seed(*loaded, job.seed, job.budget, tmp_path)
+    assert [line['environment_steps'] for line in found] == [0]
+    assert found[0]['clone_success'] == found[0]['deployed_success']
+    unpack_policy((tmp_path / 'policy.safetensors').read_bytes(), *loaded[:2])
+    assert seeds.finished(tmp_path, loaded[1], job.budget)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('mbarl:sac.bath=32', r"agent 'mbarl:sac.bath=32': key 'sac.bath': unknown key"),
+        ('mbarl:modle=null', r"key 'modle': unknown key"),
+        ('mbarl:sac.batch=0', r"key 'sac.batch': .*greater than 0"),
+        ('mbarl:chunk', r"'chunk' is not of the form key=value"),
+        ('mbarl:sac.hidden=[1', r"key 'sac.hidden': '\[1' is no YAML"),
+        ('medal:model.length=1', r"key 'model.length': 'model' is None"),
+        ('bc:chunk=1', r'bc has no settings'),
+        ('nobody', r"unknown agent 'nobody'; known: .*mbarl"),
+    ],
+)
+def test_what_cannot_be_set_is_refused_by_name(text, message):
+    with pytest.raises(ConfigError, match=message):
+        seeds.load_variant(text)
+
+
+def test_settings_change_what_they_name_and_nothing_else():
+    agent, plain = seeds.load_variant('mbarl:sac.hidden=[8,9],model=null'), load_agent('mbarl')
+    assert agent.sac.hidden == [8, 9] and agent.model is None
+    assert agent.name == 'mbarl:sac.hidden=[8,9],model=null'
+    assert agent.sac.batch == plain.sac.batch and agent.chunk == plain.chunk
+
+
+def test_few_demonstrations_are_so_many_of_each_goal_and_direction():
+    task = Task.load('tabletop')
+    rows = load_demonstrations(task.config.demonstrations, task, per_goal=1)
+    ends = rows['observation'][(rows['terminated'] == 1) & (rows['phase'] == FORWARD)]
+    assert sorted(map(tuple, ends[:, task.state_dim :])) == sorted(map(tuple, task.goals))
+    # a backward one is shown once for each goal
+    backward = (rows['truncated'] == 1) & (rows['phase'] == BACKWARD)
+    assert backward.sum() == len(task.goals) ** 2
+
+
+class Carrier:
+    """Fetches the mug, carries it to its goal and goes home: succeeds where it has the time."""
+
+    def mean_action(self, observation):
+        gripper, mug, goal = observation[:, :2], observation[:, 2:4], observation[:, 8:10]
+        held, there = observation[:, 4:5] > -0.5, np.abs(mug - goal).max(1, keepdims=True) < 0.1
+        way = np.where(there, -gripper, np.where(held, goal - mug, mug - gripper))
+        return np.concatenate([way / 0.2, np.where(there, -1.0, 1.0)], 1)
+
+
+def test_wide_starts_side_by_side_are_the_same_as_one_by_one():
+    config = load_task('tabletop')
+    evaluation = config.evaluation.model_copy(
+        update={
+            'horizon': 38,
+            'wide': config.evaluation.wide.model_copy(update={'episodes': 60}),
+        }
+    )
+    task = Task.load('tabletop')
+    task.config = config.model_copy(update={'evaluation': evaluation})
+    wide = WideStarts(task)
+    starts = wide.starts
+    assert starts.shape == (60, 5) and (starts[:, 2] == -1).all()  # the mug is free
+    assert (np.abs(starts[:, [0, 1, 3, 4]]).max(0) > 2).all() and np.abs(starts).max() <= 2.5
+    assert np.array_equal(starts, WideStarts(task).starts)
+
+    world = load_world(task.config, seed=0)
+    world.place = lambda index: world.set_state(starts[index])
+    single = [attempt(task, world, Carrier(), index) for index in range(60)]
+    worlds = [load_world(task.config, seed=0) for _ in starts]
+    states = np.stack([each.set_state(s) for each, s in zip(worlds, starts, strict=True)])
+    assert attempts(task, worlds, Carrier(), states, np.arange(60)).tolist() == single
+    assert 0.2 < np.mean(single) < 0.8
+    assert wide.evaluate(Carrier()) == wide.evaluate(Carrier()) == np.mean(single)
+
+
+def handmade(out, agent, seed, deployed, wide, finished=True):
+    folder = out / 'tabletop' / agent / f'seed_{seed}'
+    folder.mkdir(parents=True)
+    for number, success in enumerate(deployed):
+        line = {
+            'agent': agent,
+            'seed': seed,
+            'environment_steps': 1000 * number,
+            'deployed_success': success,
+            'wide_success': wide if number == len(deployed) - 1 else None,
+            'practice_seconds': 60.0 * number * (seed + 1),
+        }
+        seeds.append(folder / 'evaluations.jsonl', line)
+    if finished:
+        seeds.end(folder)
+
+
+def test_the_table_of_lines_made_by_hand(tmp_path):
+    handmade(tmp_path, 'ours', 0, [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1], 0.8)
+    handmade(tmp_path, 'ours', 1, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0], 0.6)
+    handmade(tmp_path, 'ours', 2, [0, 0], 0.0, finished=False)
+    handmade(tmp_path, 'bc', 0, [0.75], 0.01)
+    assert {path.name for path in write_report(tmp_path)} == {
+        'curves.png', 'table.md', 'table.json',
+    }  # fmt: skip
+    data = json.loads((tmp_path / 'tabletop' / 'table.json').read_text())
+    ours, floor = data['agents']
+    assert ours['agent'] == 'ours' and ours['seeds'] == [0, 1]
+    # means over seeds: 0 0 0 0 .5 1 1 1 1 1 .5; over five around 4000: .5, 6000: .9
+    assert (ours['steps_to_0.5'], ours['steps_to_0.9']) == (4000, 6000)
+    assert (ours['late_from'], ours['late_to']) == (5000, 10000)
+    assert ours['late_success'] == pytest.approx(5.5 / 6)
+    assert ours['final_wide_success'] == pytest.approx(0.7)
+    assert ours['final_wide_std'] == pytest.approx(0.1 * 2**0.5)
+    assert ours['practice_seconds'] == pytest.approx(900)
+    assert floor['agent'] == 'bc' and floor['steps_to_0.5'] is None
+    assert floor['late_success'] == 0.75
+    text = (tmp_path / 'tabletop' / 'table.md').read_text()
+    assert '| ours | 2 | 4,000 | 6,000 | 0.92 (5,000 to 10,000) | 0.700 ± 0.141 | 15.0 |' in text
+    assert '| *RISC, published* | 5 | 130,000 | 170,000 |' in text
+    assert 'Not finished, left out: ours seed_2' in text
+
+
+def test_the_published_record_is_the_one_in_the_literature():
+    # computed from the same files by an earlier look at them
+    reached = {name: curve.reach(0.9) for name, curve in published('tabletop').items()}
+    assert reached == {
+        'RISC': 170_000, 'VaPRL': 530_000, 'MEDAL': 1_310_000, 'R3L': 1_880_000,
+        'FBRL': 2_020_000, 'naive SAC': None, 'oracle': None,
+    }  # fmt: skip
+    assert published('pointmass') == {}
+
+
+def test_a_report_of_nothing_is_an_error(tmp_path, capsys):
+    assert main(['bench', '--report', str(tmp_path)]) == 2
+    assert 'no finished seed' in capsys.readouterr().err
