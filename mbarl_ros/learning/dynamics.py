@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mbarl_ros.config import ModelConfig
-from mbarl_ros.learning.networks import stacked_mlp, with_waves
+from mbarl_ros.learning.networks import forward, mlp, stacked_mlp, with_waves
 from mbarl_ros.learning.state import (
+    Adam,
     Arrays,
-    adam,
-    adam_tensors,
     descend,
     generator_arrays,
     load_generator,
@@ -54,7 +53,7 @@ class Ensemble:
             2 * entries,
         ]
         self._parameters = stacked_mlp(config.members, sizes, self.generator)
-        self._optimiser = adam(self._parameters, config.learning_rate, weight_decay=1e-5)
+        self._optimiser = Adam(self._parameters, config.learning_rate, weight_decay=1e-5)
         self._change_scale = torch.ones(entries)
         self.elites = torch.arange(config.elites)
         self.fits = 0
@@ -100,7 +99,7 @@ class Ensemble:
             state = state[:, self.index]
             inputs = self._inputs(state, action)[order]
             parameters = [p[self.elites] for p in self._parameters]
-            output = _swish_mlp(parameters, inputs.view(chosen, -1, inputs.shape[-1]))
+            output = forward(parameters, inputs.view(chosen, -1, inputs.shape[-1]), 'silu')
             mean, log_variance = self._head(output.view(len(order), -1))
             noise = torch.randn(mean.shape, generator=self.generator)
             change = (mean + (0.5 * log_variance).exp() * noise) * self._change_scale
@@ -113,7 +112,7 @@ class Ensemble:
 
     def _loss(self, inputs: Tensor, change: Tensor, following: Tensor) -> Tensor:
         """Negative log-likelihood [members, batch]."""
-        mean, log_variance = self._head(_swish_mlp(self._parameters, inputs))
+        mean, log_variance = self._head(mlp(self._parameters, inputs, 'silu'))
         error = (mean - change / self._change_scale).square()
         # beta-NLL (Seitzer et al. 2022) with beta 1: else rows that are sure (a robot that leans
         # against a wall does not move) drown the gradient of all others
@@ -139,7 +138,7 @@ class Ensemble:
         inputs, change, following = self._tensors(held_out)
         with torch.no_grad():
             stacked = inputs.expand(self.config.members, -1, -1)
-            mean, _ = self._head(_swish_mlp(self._parameters, stacked))
+            mean, _ = self._head(mlp(self._parameters, stacked, 'silu'))
             scaled = change / self._change_scale
             spread = (scaled - scaled.mean(0)).square().mean(0).clamp(min=1e-3)
             label = (following > (self._low + self._high) / 2).float()
@@ -167,7 +166,7 @@ class Ensemble:
         """Everything that an exact resume needs."""
         arrays = generator_arrays('model', self.generator)
         arrays |= tensor_arrays('model/network', self._parameters)
-        arrays |= tensor_arrays('model/adam', adam_tensors(self._optimiser))
+        arrays |= tensor_arrays('model/adam', self._optimiser.tensors())
         arrays |= tensor_arrays('model/normaliser', [self._change_scale, self.elites])
         arrays['model/error'] = self.error.copy()
         arrays['model/fits'] = np.array(self.fits)
@@ -176,18 +175,8 @@ class Ensemble:
     def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Inverse of :meth:`state_arrays`."""
         load_tensors('model/network', self._parameters, arrays)
-        load_tensors('model/adam', adam_tensors(self._optimiser), arrays)
+        load_tensors('model/adam', self._optimiser.tensors(), arrays)
         load_tensors('model/normaliser', [self._change_scale, self.elites], arrays)
         load_generator('model', self.generator, arrays)
         self.error = np.array(arrays['model/error'])
         self.fits = int(arrays['model/fits'])
-
-
-def _swish_mlp(parameters: list[Tensor], inputs: Tensor) -> Tensor:
-    x = inputs
-    last = len(parameters) // 2 - 1
-    for number in range(last + 1):
-        x = torch.baddbmm(parameters[2 * number + 1], x, parameters[2 * number])
-        if number < last:
-            x = functional.silu(x)
-    return x

@@ -10,17 +10,18 @@ from torch import Tensor
 
 from mbarl_ros.config import SacConfig
 from mbarl_ros.learning.networks import (
+    backward,
+    centre,
+    forward,
+    input_gradient,
     layer_arrays,
-    mlp,
     squashed_gaussian,
     stacked_mlp,
     with_waves,
 )
 from mbarl_ros.learning.state import (
+    Adam,
     Arrays,
-    adam,
-    adam_tensors,
-    descend,
     generator_arrays,
     load_generator,
     load_tensors,
@@ -55,6 +56,8 @@ class Sac:
         seen = observation_dim * (1 + 2 * config.frequencies)
         sizes = [seen + action_dim, *config.hidden, 1]
         self.critic = stacked_mlp(count * config.critics, sizes, self.generator)
+        with torch.no_grad():
+            centre(self.critic)
         self.target = [p.detach().clone() for p in self.critic]
         sizes = [observation_dim, *config.hidden, 2 * action_dim]
         self.actor = stacked_mlp(count, sizes, self.generator, last_scale=0.01)
@@ -63,22 +66,16 @@ class Sac:
         self.log_temperature = torch.full((count, 1), start, requires_grad=True)
         self.target_entropy = config.target_entropy * action_dim
         self.low, self.high = torch.from_numpy(value_bounds.astype(np.float32))[:, None].unbind(-1)
-        self.critic_optimiser = adam(self.critic, config.learning_rate)
-        self.actor_optimiser = adam(self.actor, config.learning_rate)
-        self.temperature_optimiser = adam([self.log_temperature], config.temperature_rate)
+        self.critic_optimiser = Adam(self.critic, config.learning_rate)
+        self.actor_optimiser = Adam(self.actor, config.learning_rate)
+        self.temperature_optimiser = Adam([self.log_temperature], config.temperature_rate)
 
+    @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         """Sampled actions [policies, batch, action_dim] for normalised observations."""
-        with torch.no_grad():
-            return squashed_gaussian(self.actor, observation, self.generator)[0]
+        return squashed_gaussian(forward(self.actor, observation, 'relu'), self.generator)[0]
 
-    def values(self, critic: list[Tensor], observation: Tensor, action: Tensor) -> Tensor:
-        """Every critic's value [policies, critics, batch]."""
-        inputs = torch.cat([with_waves(observation, self.config.frequencies), action], -1)
-        inputs = inputs.repeat_interleave(self.config.critics, 0)
-        values = mlp(critic, inputs, layer_norm=True)
-        return values.view(len(self.policies), self.config.critics, -1)
-
+    @torch.no_grad()
     def update(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One gradient step of critics, policies and temperatures; metrics [policies].
 
@@ -86,43 +83,76 @@ class Sac:
         [policies, batch, A], reward and discount (0 where terminated) [policies, batch], and
         clone [policies, demonstrations]: how much each of the leading rows is to be imitated.
         """
-        observation, action = batch['observation'], batch['action']
-        with torch.no_grad():
-            following, _, _ = squashed_gaussian(
-                self.actor, batch['next_observation'], self.generator
-            )
-            bootstrap = self.values(self.target, batch['next_observation'], following).amin(1)
-            target = batch['reward'] + batch['discount'] * bootstrap
-            target = torch.minimum(torch.maximum(target, self.low), self.high)
-        error = self.values(self.critic, observation, action) - target[:, None]
-        critic_loss = error.square().mean((1, 2))
-        descend(self.critic_optimiser, critic_loss.sum())
+        seen = with_waves(batch['observation'], self.config.frequencies)
+        metrics = {'critic_loss': self._critic_step(batch, seen)} | self._actor_step(batch, seen)
+        torch._foreach_lerp_(self.target, self.critic, self.config.tau)
+        torch._foreach_lerp_(self.deployed, self.actor, self.config.deployed_tau)
+        return metrics
 
-        proposal, log_prob, mean = squashed_gaussian(self.actor, observation, self.generator)
-        value = self.values(self.critic, observation, proposal).amin(1)
-        temperature = self.log_temperature.detach().exp()
-        actor_loss = (temperature * log_prob - value).mean(-1)
-        if self.config.cloning_weight > 0 and batch['clone'].shape[-1]:
-            actor_loss = actor_loss + self.config.cloning_weight * self._cloning_loss(batch, mean)
-        descend(self.actor_optimiser, actor_loss.sum())
+    def _critic_step(self, batch: Mapping[str, Tensor], seen: Tensor) -> Tensor:
+        following = self.act(batch['next_observation'])
+        next_seen = with_waves(batch['next_observation'], self.config.frequencies)
+        bootstrap = self._values(self.target, next_seen, following).amin(1)
+        target = batch['reward'] + batch['discount'] * bootstrap
+        target = torch.minimum(torch.maximum(target, self.low), self.high)
+        tape: list = []
+        error = self._values(self.critic, seen, batch['action'], tape) - target[:, None]
+        slope = error * (2.0 / error[0].numel())  # of the sum of each policy's mean square
+        gradients = backward(self.critic, tape, slope.flatten(0, 1)[..., None], 'norm_relu')
+        self.critic_optimiser.step(gradients)
+        centre(self.critic)
+        return error.square().mean((1, 2))
 
-        surplus = (log_prob + self.target_entropy).detach().mean(-1, keepdim=True)
-        descend(self.temperature_optimiser, -(self.log_temperature * surplus).sum())
-        with torch.no_grad():
-            torch._foreach_lerp_(self.target, [p.detach() for p in self.critic], self.config.tau)
-            average = self.config.deployed_tau
-            torch._foreach_lerp_(self.deployed, [p.detach() for p in self.actor], average)
+    def _actor_step(self, batch: Mapping[str, Tensor], seen: Tensor) -> dict[str, Tensor]:
+        tape: list = []
+        output = forward(self.actor, batch['observation'], 'relu', tape).requires_grad_()
+        temperature = self.log_temperature.exp()
+        with torch.enable_grad():
+            proposal, log_prob = squashed_gaussian(output, self.generator)
+            value, slope = self._value_and_slope(seen, proposal.detach())
+            # its gradient is that of the value
+            linear_value = (slope * proposal).sum(-1)
+            loss = (temperature * log_prob - linear_value).mean(-1)
+            if self.config.cloning_weight > 0 and batch['clone'].shape[-1]:
+                loss = loss + self.config.cloning_weight * self._cloning_loss(batch, output)
+            (gradient,) = torch.autograd.grad(loss.sum(), output)
+        self.actor_optimiser.step(backward(self.actor, tape, gradient, 'relu'))
+        entropy = -log_prob.detach().mean(-1)
+        # gradient of -log_temperature * (mean log-probability + target entropy)
+        self.temperature_optimiser.step([(entropy - self.target_entropy)[:, None]])
         return {
-            'critic_loss': critic_loss.detach(),
-            'value': value.detach().mean(-1),
-            'entropy': -log_prob.detach().mean(-1),
+            'value': value.mean(-1),
+            'entropy': entropy,
             'temperature': temperature[:, 0],
         }
 
+    def _values(
+        self, critic: list[Tensor], seen: Tensor, action: Tensor, tape: list | None = None
+    ) -> Tensor:
+        """Every critic's value [policies, critics, batch]."""
+        inputs = torch.cat([seen, action], -1)
+        inputs = inputs[:, None].expand(-1, self.config.critics, -1, -1).flatten(0, 1)
+        values = forward(critic, inputs, 'norm_relu', tape)
+        return values.view(len(self.policies), self.config.critics, -1)
+
+    @torch.no_grad()
+    def _value_and_slope(self, seen: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The least of the critics' values [policies, batch] and its gradient by the action."""
+        tape: list = []
+        values = self._values(self.critic, seen, action, tape)
+        value, least = values.min(1, keepdim=True)
+        chosen = torch.zeros_like(values).scatter_(1, least, 1.0)
+        slope = input_gradient(
+            self.critic, tape, chosen.flatten(0, 1)[..., None], 'norm_relu', action.shape[-1]
+        )
+        slope = slope.unflatten(0, (len(self.policies), -1)).sum(1)
+        return value[:, 0], slope
+
     @staticmethod
-    def _cloning_loss(batch: Mapping[str, Tensor], mean: Tensor) -> Tensor:
+    def _cloning_loss(batch: Mapping[str, Tensor], output: Tensor) -> Tensor:
         rows = batch['clone'].shape[-1]
-        error = (mean[:, :rows] - batch['action'][:, :rows]).square().sum(-1)
+        mean = torch.tanh(output[:, :rows].chunk(2, -1)[0])
+        error = (mean - batch['action'][:, :rows]).square().sum(-1)
         return (batch['clone'] * error).mean(-1)
 
     def policy_arrays(self) -> Arrays:
@@ -152,7 +182,7 @@ class Sac:
             'actor': self.actor,
             'deployed': self.deployed,
             'temperature': [self.log_temperature],
-            'critic_adam': adam_tensors(self.critic_optimiser),
-            'actor_adam': adam_tensors(self.actor_optimiser),
-            'temperature_adam': adam_tensors(self.temperature_optimiser),
+            'critic_adam': self.critic_optimiser.tensors(),
+            'actor_adam': self.actor_optimiser.tensors(),
+            'temperature_adam': self.temperature_optimiser.tensors(),
         }
