@@ -118,6 +118,10 @@ class SacConfig(Strict):
     critics: int = Field(default=2, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0)
     batch: int = Field(default=128, gt=0)
+    precision: Literal['float32', 'bfloat16', 'auto'] = Field(
+        default='float32',
+        description='of products; auto: bfloat16 where the processor has AMX',
+    )
     discount: float | None = Field(
         default=None, gt=0, lt=1, description="forward; null: 1 - 2 / the task's forward_limit"
     )

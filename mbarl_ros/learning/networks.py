@@ -1,4 +1,4 @@
-"""Stacked multilayer perceptrons: one ``baddbmm`` per layer for all policies, critics or members.
+"""Stacked multilayer perceptrons: one ``bmm`` per layer for all policies, critics or members.
 
 A stack is a flat list of tensors ``[weight_0, bias_0, weight_1, ...]``; weights are
 [stack, in, out], biases [stack, 1, out], inputs [stack, batch, in].
@@ -56,27 +56,28 @@ def forward(
 ) -> Tensor:
     """The same without autograd; ``tape`` collects what :func:`backward` needs.
 
-    On networks of this size autograd takes a good part of an update, and it would write each
-    activation to fresh memory.
+    Under ``torch.autocast`` products and activations are bfloat16, all that comes out is float32.
+    On networks of this size autograd's bookkeeping takes a good part of an update, and without a
+    tape activations can be written in place.
     """
-    tape = [] if tape is None else tape
     last = len(parameters) // 2 - 1
     x = inputs
     for number in range(last + 1):
-        z = torch.baddbmm(parameters[2 * number + 1], x, parameters[2 * number])
+        z = torch.bmm(x, parameters[2 * number]).add_(parameters[2 * number + 1])
         layer = _Layer(x, z)
         if number == last:
             x = z
         elif activation == 'silu':
-            x = functional.silu(z)
+            x = functional.silu(z, inplace=tape is None)
         elif activation == 'relu':
             x = z.relu_()
         else:
-            length = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+            length = torch.linalg.vector_norm(z, dim=-1, keepdim=True, dtype=torch.float32)
             layer.scale = torch.rsqrt(length.square() / z.shape[-1] + 1e-5)
             x = torch.relu(z).mul_(layer.scale)
-        tape.append(layer)
-    return x
+        if tape is not None:
+            tape.append(layer)
+    return x.float()
 
 
 def centre(parameters: Sequence[Tensor]) -> None:
@@ -96,7 +97,7 @@ def backward(
     gradients = []
     for number, slope in _slopes(parameters, tape, gradient, activation):
         gradients += [slope.sum(1, keepdim=True), torch.bmm(tape[number].inputs.mT, slope)]
-    return gradients[::-1]
+    return [gradient.float() for gradient in reversed(gradients)]
 
 
 def input_gradient(
@@ -109,7 +110,7 @@ def input_gradient(
     """Gradient [stack, batch, entries] of the trailing inputs, given that of the outputs."""
     for _, slope in _slopes(parameters, tape, gradient, activation):
         first = slope
-    return torch.bmm(first, parameters[0][:, -entries:].mT)
+    return torch.bmm(first, parameters[0][:, -entries:].mT).float()
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from mbarl_ros.learning.state import (
     generator_arrays,
     load_generator,
     load_tensors,
+    multiplies_bfloat16,
     tensor_arrays,
 )
 
@@ -52,6 +53,9 @@ class Sac:
         self.config = config
         self.policies = policies
         count = len(policies)
+        self._low_precision = config.precision == 'bfloat16' or (
+            config.precision == 'auto' and multiplies_bfloat16()
+        )
         self.generator = torch.Generator().manual_seed(seed)
         seen = observation_dim * (1 + 2 * config.frequencies)
         sizes = [seen + action_dim, *config.hidden, 1]
@@ -84,7 +88,12 @@ class Sac:
         clone [policies, demonstrations]: how much each of the leading rows is to be imitated.
         """
         seen = with_waves(batch['observation'], self.config.frequencies)
-        metrics = {'critic_loss': self._critic_step(batch, seen)} | self._actor_step(batch, seen)
+        # without the cache: it would go on using weights of before the critic's step
+        with torch.autocast(
+            'cpu', torch.bfloat16, enabled=self._low_precision, cache_enabled=False
+        ):
+            metrics = {'critic_loss': self._critic_step(batch, seen)}
+            metrics |= self._actor_step(batch, seen)
         torch._foreach_lerp_(self.target, self.critic, self.config.tau)
         torch._foreach_lerp_(self.deployed, self.actor, self.config.deployed_tau)
         return metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,6 +35,16 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 * MIB)
         mallopt(M_TRIM_THRESHOLD, 256 * MIB)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has matrix instructions for bfloat16 (Intel AMX); without them it
+    is slower than float32.
+    """
+    try:
+        return 'amx_bf16' in Path('/proc/cpuinfo').read_text()
+    except OSError:
+        return False
 
 
 def tensor_arrays(prefix: str, tensors: Sequence[Tensor]) -> Arrays:
