@@ -135,12 +135,13 @@ def _slopes(
         else:
             torch.ops.aten.threshold_backward.grad_input(gradient, output, 0.0, grad_input=gradient)
         if activation == 'norm_relu':
+            scale = layer.scale.to(gradient.dtype)
             gradient = torch.ops.aten.native_layer_norm_backward(
                 gradient,
                 layer.sums,
                 gradient.shape[-1:],
-                torch.zeros_like(layer.scale),
-                layer.scale,
+                torch.zeros_like(scale),
+                scale,
                 None,
                 None,
                 [True, False, False],
