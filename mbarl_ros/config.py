@@ -147,6 +147,10 @@ class SacConfig(Strict):
     value_scale: float = Field(
         default=10.0, gt=0, description='critics see rewards times this, as in MEDAL'
     )
+    precision: Literal['float32', 'bfloat16', 'auto'] = Field(
+        default='float32',
+        description='of products; auto: bfloat16 where the processor has AMX',
+    )
     discount: float | None = Field(
         default=None, gt=0, lt=1, description="forward; null: 1 - 2 / the task's forward_limit"
     )

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
-from mbarl_ros.config import AgentConfig, ModelConfig
+from mbarl_ros.config import AgentConfig, ModelConfig, SacConfig
 from mbarl_ros.control.policy import Policy
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import MAX_REWARD, ClassifierTrainer, backward_reward, logits
 from mbarl_ros.learning.cloning import clone
 from mbarl_ros.learning.dynamics import Ensemble
+from mbarl_ros.learning.networks import Activation, centre, mlp, stacked_mlp
 from mbarl_ros.learning.replay import Replay
+from mbarl_ros.learning.sac import Sac
 from mbarl_ros.task import Task
 
 
@@ -35,7 +39,6 @@ def pushed(task: Task, rows: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def test_the_ensemble_learns_a_system_and_its_held_out_error_falls() -> None:
-    torch = pytest.importorskip('torch')
     task = Task.load('tabletop')
     ensemble = Ensemble(task, ModelConfig(hidden=[64, 64], learning_rate=3e-3), seed=0)
     train, held_out = pushed(task, 1000, 0), pushed(task, 200, 1)
@@ -52,6 +55,52 @@ def test_the_ensemble_learns_a_system_and_its_held_out_error_falls() -> None:
     assert (following[:, 4] == following[:, 5]).all()  # one fact, listed twice
     assert set(np.unique(following[:, 4])) <= {-1.0, 0.0}
     assert (following[:, 4] == expected[:, 4]).mean() > 0.95
+
+
+@pytest.mark.parametrize('activation', ['relu', 'norm_relu', 'silu'])
+def test_the_hand_written_backward_agrees_with_autograd(activation: Activation) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameters = stacked_mlp(2, [5, 16, 16, 3], generator)
+    with torch.no_grad():
+        centre(parameters)  # `norm_relu` relies on it
+    inputs = torch.randn(2, 7, 5, generator=generator).requires_grad_()
+    x = inputs
+    for number in range(3):
+        x = torch.baddbmm(parameters[2 * number + 1], x, parameters[2 * number])
+        if number < 2:
+            normal = functional.layer_norm(x, x.shape[-1:]) if activation == 'norm_relu' else x
+            x = functional.silu(x) if activation == 'silu' else functional.relu(normal)
+    found = mlp(parameters, inputs, activation)
+    torch.testing.assert_close(found, x)
+    direction = torch.randn(x.shape, generator=generator)
+    wanted = torch.autograd.grad((x * direction).sum(), [inputs, *parameters])
+    gradients = torch.autograd.grad((found * direction).sum(), [inputs, *parameters])
+    for ours, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-5)
+
+
+def test_an_update_in_bfloat16_is_close_to_one_in_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        'observation': 2 * torch.rand(2, 64, 4, generator=generator) - 1,
+        'next_observation': 2 * torch.rand(2, 64, 4, generator=generator) - 1,
+        'action': 2 * torch.rand(2, 64, 2, generator=generator) - 1,
+        'reward': torch.rand(2, 64, generator=generator),
+        'discount': torch.full((2, 64), 0.9),
+        'clone': torch.ones(2, 16),
+    }
+    bounds = np.array([[0.0, 10.0], [0.0, 10.0]])
+    found = {}
+    for precision in ('float32', 'bfloat16'):
+        config = SacConfig(hidden=[64, 64], precision=precision)
+        sac = Sac(config, ('forward', 'backward'), 4, 2, bounds, seed=0)
+        metrics = [sac.update(batch) for _ in range(20)]
+        found[precision] = {name: torch.stack([m[name] for m in metrics]) for name in metrics[0]}
+        assert all(array.dtype == np.float32 for array in sac.policy_arrays().values())
+    for name, values in found['float32'].items():
+        torch.testing.assert_close(found['bfloat16'][name], values, rtol=0.05, atol=0.03)
+    value = found['bfloat16']['value']
+    assert not torch.equal(value, found['float32']['value'])  # it is another arithmetic
 
 
 def test_the_classifier_tells_demonstrations_from_what_the_backward_policy_visits() -> None:

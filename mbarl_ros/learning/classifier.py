@@ -19,9 +19,8 @@ from mbarl_ros.config import AgentConfig
 from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.state import (
+    Adam,
     Arrays,
-    adam,
-    adam_tensors,
     descend,
     fast_floats,
     generator_arrays,
@@ -74,7 +73,7 @@ class ClassifierTrainer:
         self._rng = np.random.default_rng([seed, 3])
         sizes = [task.observation_dim, self.config.hidden, 1]
         self._parameters = stacked_mlp(1, sizes, self._generator)
-        self._optimiser = adam(self._parameters, self.config.learning_rate)
+        self._optimiser = Adam(self._parameters, self.config.learning_rate)
         self.steps = 0
 
     def add(self, transitions: Mapping[str, np.ndarray]) -> None:
@@ -130,13 +129,13 @@ class ClassifierTrainer:
         """Arrays and JSON-able metadata for an exact resume; the negatives come back by add()."""
         arrays = generator_arrays('classifier', self._generator)
         arrays |= tensor_arrays('classifier/network', self._parameters)
-        arrays |= tensor_arrays('classifier/adam', adam_tensors(self._optimiser))
+        arrays |= tensor_arrays('classifier/adam', self._optimiser.tensors())
         return arrays, {'rng': self._rng.bit_generator.state, 'steps': self.steps}
 
     def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         load_tensors('classifier/network', self._parameters, arrays)
-        load_tensors('classifier/adam', adam_tensors(self._optimiser), arrays)
+        load_tensors('classifier/adam', self._optimiser.tensors(), arrays)
         load_generator('classifier', self._generator, arrays)
         self._rng.bit_generator.state = meta['rng']
         self.steps = meta['steps']

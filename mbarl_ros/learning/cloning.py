@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp, with_relations
-from mbarl_ros.learning.state import Arrays, adam, descend, fast_floats
+from mbarl_ros.learning.state import Adam, Arrays, descend, fast_floats
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import FORWARD
 
@@ -44,7 +44,7 @@ def clone(
     inputs = with_relations(inputs, relations)
     sizes = [inputs.shape[-1], *hidden, 2 * task.action_dim]
     network = stacked_mlp(1, sizes, generator, last_scale=0.01)
-    optimiser = adam(network, 1e-3, weight_decay=1e-5)
+    optimiser = Adam(network, 1e-3, weight_decay=1e-5)
 
     def error(rows: torch.Tensor) -> torch.Tensor:
         mean = mlp(network, inputs[rows][None])[0, :, : task.action_dim]

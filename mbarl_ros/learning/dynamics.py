@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mbarl_ros.config import ModelConfig
-from mbarl_ros.learning.networks import stacked_mlp, with_relations, with_waves
+from mbarl_ros.learning.networks import forward, mlp, stacked_mlp, with_relations, with_waves
 from mbarl_ros.learning.state import (
+    Adam,
     Arrays,
-    adam,
-    adam_tensors,
     descend,
     generator_arrays,
     load_generator,
@@ -56,9 +55,10 @@ class Ensemble:
             2 * entries,
         ]
         self._parameters = stacked_mlp(config.members, sizes, self.generator)
-        self._optimiser = adam(self._parameters, config.learning_rate, weight_decay=1e-5)
+        self._optimiser = Adam(self._parameters, config.learning_rate, weight_decay=1e-5)
         self._change_scale = torch.ones(entries)
         self.elites = torch.arange(config.elites)
+        self._elect()
         self.fits = 0
         # share of each entry's change (binary: of its information) that is NOT explained
         self.error = np.ones(entries, np.float32)
@@ -73,12 +73,13 @@ class Ensemble:
         """
         inputs, change, following = self._tensors(train)
         self._change_scale.copy_(change.std(0).clamp(min=1e-4))
+        target = self._target(change, following)
         best, bad, done = np.inf, 0, 0
         while done < steps and bad < 3:
             for _ in range(min(self.config.patience, steps - done)):
                 shape = (self.config.members, self.config.batch)
                 rows = torch.randint(len(inputs), shape, generator=self.generator)
-                loss = self._loss(inputs[rows], change[rows], following[rows])
+                loss = self._loss(inputs[rows], target[rows])
                 descend(self._optimiser, loss.mean(-1).sum())
                 done += 1
             score = self._evaluate(held_out)
@@ -90,39 +91,45 @@ class Ensemble:
         }
         return {**metrics, 'model/steps': float(done)}
 
+    @torch.no_grad()
     def step(self, state: Tensor, action: Tensor) -> Tensor:
         """Sampled next states [n, state_dim] (physical units), each from one random elite.
 
         ``n`` must be a multiple of the number of elites: a random permutation routes equal
         shares, which is 5 to 10 times cheaper than evaluating every member for every state.
         """
-        with torch.no_grad():
-            order = torch.randperm(len(state), generator=self.generator)
-            chosen = len(self.elites)
-            state = state[:, self.index]
-            inputs = self._inputs(state, action)[order]
-            parameters = [p[self.elites] for p in self._parameters]
-            output = _swish_mlp(parameters, inputs.view(chosen, -1, inputs.shape[-1]))
-            mean, log_variance = self._head(output.view(len(order), -1))
-            noise = torch.randn(mean.shape, generator=self.generator)
-            change = (mean + (0.5 * log_variance).exp() * noise) * self._change_scale
-            uniform = torch.rand(mean.shape, generator=self.generator)
-            flag = torch.where(uniform < torch.sigmoid(mean), self._high, self._low)
-            moved = (state[order] + change).clamp(self._low, self._high)
-            following = torch.empty_like(state)
-            following[order] = torch.where(self._binary, flag, moved)
-            return following[:, self._expand]
+        order = torch.randperm(len(state), generator=self.generator)
+        state = state[order][:, self.index]
+        inputs = self._inputs(state, action[order]).unflatten(0, (len(self.elites), -1))
+        output = forward(self._elected, inputs, 'silu')
+        mean, log_variance = self._head(output.flatten(0, 1))
+        noise = torch.randn(mean.shape, generator=self.generator)
+        change = (mean + (0.5 * log_variance).exp() * noise) * self._change_scale
+        uniform = torch.rand(mean.shape, generator=self.generator)
+        flag = torch.where(uniform < torch.sigmoid(mean), self._high, self._low)
+        moved = (state + change).clamp(self._low, self._high)
+        following = torch.empty_like(state)
+        following[order] = torch.where(self._binary, flag, moved)
+        return following[:, self._expand]
 
-    def _loss(self, inputs: Tensor, change: Tensor, following: Tensor) -> Tensor:
+    def _elect(self) -> None:
+        """Copy the elites' weights, which :meth:`step` uses until the next fit."""
+        self._elected = [p.detach()[self.elites] for p in self._parameters]
+
+    def _target(self, change: Tensor, following: Tensor) -> Tensor:
+        """Scaled changes, and of binary entries 1 where the value is the high one."""
+        label = (following > (self._low + self._high) / 2).float()
+        return torch.where(self._binary, label, change / self._change_scale)
+
+    def _loss(self, inputs: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihood [members, batch]."""
-        mean, log_variance = self._head(_swish_mlp(self._parameters, inputs))
-        error = (mean - change / self._change_scale).square()
+        mean, log_variance = self._head(mlp(self._parameters, inputs, 'silu'))
+        error = (mean - target).square()
         # beta-NLL (Seitzer et al. 2022) with beta 1: else rows that are sure (a robot that leans
         # against a wall does not move) drown the gradient of all others
         weight = log_variance.detach().exp()
         gaussian = weight * (error * (-log_variance).exp() + log_variance)
-        label = (following > (self._low + self._high) / 2).float()
-        bernoulli = functional.softplus(mean) - label * mean
+        bernoulli = functional.softplus(mean) - target * mean
         return torch.where(self._binary, bernoulli, gaussian).sum(-1)
 
     def _head(self, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,17 +148,17 @@ class Ensemble:
         inputs, change, following = self._tensors(held_out)
         with torch.no_grad():
             stacked = inputs.expand(self.config.members, -1, -1)
-            mean, _ = self._head(_swish_mlp(self._parameters, stacked))
-            scaled = change / self._change_scale
-            spread = (scaled - scaled.mean(0)).square().mean(0).clamp(min=1e-3)
-            label = (following > (self._low + self._high) / 2).float()
-            rate = label.mean(0)
+            mean, _ = self._head(forward(self._parameters, stacked, 'silu'))
+            target = self._target(change, following)
+            rate = target.mean(0)
+            spread = (target - rate).square().mean(0).clamp(min=1e-3)
             chance = (rate * (1 - rate)).clamp(min=1e-2)
-            flag = (torch.sigmoid(mean) - label).square().mean(1) / chance
-            moved = (mean - scaled).square().mean(1) / spread
+            flag = (torch.sigmoid(mean) - target).square().mean(1) / chance
+            moved = (mean - target).square().mean(1) / spread
             error = torch.where(self._binary, flag, moved)
             order = error.mean(-1).argsort()[: self.config.elites]
             self.elites.copy_(order.sort().values)
+            self._elect()
             self.error = error[self.elites].mean(0).numpy()
         return float(self.error.mean())
 
@@ -169,7 +176,7 @@ class Ensemble:
         """Everything that an exact resume needs."""
         arrays = generator_arrays('model', self.generator)
         arrays |= tensor_arrays('model/network', self._parameters)
-        arrays |= tensor_arrays('model/adam', adam_tensors(self._optimiser))
+        arrays |= tensor_arrays('model/adam', self._optimiser.tensors())
         arrays |= tensor_arrays('model/normaliser', [self._change_scale, self.elites])
         arrays['model/error'] = self.error.copy()
         arrays['model/fits'] = np.array(self.fits)
@@ -178,18 +185,9 @@ class Ensemble:
     def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Inverse of :meth:`state_arrays`."""
         load_tensors('model/network', self._parameters, arrays)
-        load_tensors('model/adam', adam_tensors(self._optimiser), arrays)
+        load_tensors('model/adam', self._optimiser.tensors(), arrays)
         load_tensors('model/normaliser', [self._change_scale, self.elites], arrays)
+        self._elect()
         load_generator('model', self.generator, arrays)
         self.error = np.array(arrays['model/error'])
         self.fits = int(arrays['model/fits'])
-
-
-def _swish_mlp(parameters: list[Tensor], inputs: Tensor) -> Tensor:
-    x = inputs
-    last = len(parameters) // 2 - 1
-    for number in range(last + 1):
-        x = torch.baddbmm(parameters[2 * number + 1], x, parameters[2 * number])
-        if number < last:
-            x = functional.silu(x)
-    return x

@@ -52,9 +52,7 @@ class Learner:
         backward_range = self._objective.bounds if self._objective else (0.0, 0.0)
         bounds = np.array([task_range, backward_range])[: len(self.policies)]
         self._sac = Sac(agent.sac, self.policies, task.relations, task.action_dim, bounds, seed)
-        self._success = (
-            SuccessCritic(agent.sac, task.relations, seed) if agent.switching else None
-        )
+        self._success = SuccessCritic(agent.sac, task.relations, seed) if agent.switching else None
         self._replay = Replay(agent.replay, task.observation_dim, task.action_dim)
         self._demonstrations = Replay(rows + HUMAN_ROWS, task.observation_dim, task.action_dim)
         self._show(demonstrations)

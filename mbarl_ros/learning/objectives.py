@@ -19,9 +19,8 @@ from mbarl_ros.learning.networks import mlp, stacked_mlp, with_waves
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import (
+    Adam,
     Arrays,
-    adam,
-    adam_tensors,
     descend,
     load_tensors,
     tensor_arrays,
@@ -208,7 +207,7 @@ class Novelty(Objective):
         self._random = stacked_mlp(1, [seen, settings.hidden, FEATURES], generator)
         sizes = [seen, settings.hidden, settings.hidden, FEATURES]
         self._predictor = stacked_mlp(1, sizes, generator)
-        self._optimiser = adam(self._predictor, settings.learning_rate)
+        self._optimiser = Adam(self._predictor, settings.learning_rate)
         self._rng = np.random.default_rng([seed, 7])
         self._trained = self._count = 0
         self._squares = 0.0
@@ -276,7 +275,7 @@ class Novelty(Objective):
         return {
             'random': self._random,
             'predictor': self._predictor,
-            'adam': adam_tensors(self._optimiser),
+            'adam': self._optimiser.tensors(),
         }
 
 

@@ -10,21 +10,23 @@ from torch import Tensor
 
 from mbarl_ros.config import SacConfig
 from mbarl_ros.learning.networks import (
+    backward,
+    centre,
+    forward,
+    input_gradient,
     layer_arrays,
-    mlp,
     squashed_gaussian,
     stacked_mlp,
     with_relations,
     with_waves,
 )
 from mbarl_ros.learning.state import (
+    Adam,
     Arrays,
-    adam,
-    adam_tensors,
-    descend,
     generator_arrays,
     load_generator,
     load_tensors,
+    multiplies_bfloat16,
     tensor_arrays,
 )
 
@@ -56,11 +58,16 @@ class Sac:
         self.config = config
         self.policies = policies
         count = len(policies)
+        self._low_precision = config.precision == 'bfloat16' or (
+            config.precision == 'auto' and multiplies_bfloat16()
+        )
         self.generator = torch.Generator().manual_seed(seed)
         self._relations = torch.from_numpy(relations)
         seen = sum(relations.shape)
         sizes = [seen * (1 + 2 * config.frequencies) + action_dim, *config.hidden, 1]
         self.critic = stacked_mlp(count * config.critics, sizes, self.generator)
+        with torch.no_grad():
+            centre(self.critic)
         self.target = [p.detach().clone() for p in self.critic]
         sizes = [seen, *config.hidden, 2 * action_dim]
         self.actor = stacked_mlp(count, sizes, self.generator, last_scale=0.01)
@@ -70,31 +77,29 @@ class Sac:
         self.target_entropy = config.target_entropy * action_dim
         bounds = torch.from_numpy(value_bounds.astype(np.float32)) * config.value_scale
         self.low, self.high = bounds[:, None].unbind(-1)
-        self.critic_optimiser = adam(self.critic, config.learning_rate)
-        self.actor_optimiser = adam(self.actor, config.learning_rate)
-        self.temperature_optimiser = adam([self.log_temperature], config.temperature_rate)
+        self.critic_optimiser = Adam(self.critic, config.learning_rate)
+        self.actor_optimiser = Adam(self.actor, config.learning_rate)
+        self.temperature_optimiser = Adam([self.log_temperature], config.temperature_rate)
 
+    @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         """Sampled actions [policies, batch, action_dim] for normalised observations."""
-        with torch.no_grad():
-            seen = with_relations(observation, self._relations)
-            return squashed_gaussian(self.actor, seen, self.generator)[0]
+        seen = with_relations(observation, self._relations)
+        return self._act(seen)
 
-    def values(self, critic: list[Tensor], observation: Tensor, action: Tensor) -> Tensor:
-        """Every critic's value [policies, critics, batch]; ``observation`` with its relations."""
-        inputs = torch.cat([with_waves(observation, self.config.frequencies), action], -1)
-        inputs = inputs.repeat_interleave(self.config.critics, 0)
-        values = mlp(critic, inputs, layer_norm=True)
-        return values.view(len(self.policies), self.config.critics, -1)
+    def _act(self, seen: Tensor) -> Tensor:
+        return squashed_gaussian(forward(self.actor, seen, 'relu'), self.generator)[0]
 
+    @torch.no_grad()
     def value(self, observation: Tensor) -> Tensor:
         """Least critic's value [policies, batch] of the mean action, without random numbers."""
-        with torch.no_grad():
-            seen = with_relations(observation, self._relations)
-            mean, _ = mlp(self.actor, seen).chunk(2, -1)
-            value = self.values(self.critic, seen, torch.tanh(mean)).amin(1)
-            return value / self.config.value_scale
+        seen = with_relations(observation, self._relations)
+        mean, _ = forward(self.actor, seen, 'relu').chunk(2, -1)
+        waves = with_waves(seen, self.config.frequencies)
+        value = self._values(self.critic, waves, torch.tanh(mean)).amin(1)
+        return value / self.config.value_scale
 
+    @torch.no_grad()
     def update(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One gradient step of critics, policies and temperatures; metrics [policies].
 
@@ -103,46 +108,88 @@ class Sac:
         attained from there) [policies, batch], and clone [policies, demonstrations]: how much
         each of the leading rows is to be imitated.
         """
-        observation = with_relations(batch['observation'], self._relations)
-        action = batch['action']
-        with torch.no_grad():
-            next_observation = with_relations(batch['next_observation'], self._relations)
-            following, _, _ = squashed_gaussian(self.actor, next_observation, self.generator)
-            bootstrap = self.values(self.target, next_observation, following).amin(1)
-            scale = self.config.value_scale
-            target = scale * batch['reward'] + batch['discount'] * bootstrap
-            target = torch.minimum(torch.maximum(target, self.low), self.high)
-            # what has been attained can be attained again (He et al. 2017, optimality tightening)
-            target = torch.maximum(target, scale * batch['bound'])
-        error = self.values(self.critic, observation, action) - target[:, None]
-        critic_loss = error.square().mean((1, 2))
-        descend(self.critic_optimiser, critic_loss.sum())
+        seen = with_relations(batch['observation'], self._relations)
+        waves = with_waves(seen, self.config.frequencies)
+        following = with_relations(batch['next_observation'], self._relations)
+        # without the cache: it would go on using weights of before the critic's step
+        with torch.autocast(
+            'cpu', torch.bfloat16, enabled=self._low_precision, cache_enabled=False
+        ):
+            metrics = {'critic_loss': self._critic_step(batch, waves, following)}
+            metrics |= self._actor_step(batch, seen, waves)
+        torch._foreach_lerp_(self.target, self.critic, self.config.tau)
+        torch._foreach_lerp_(self.deployed, self.actor, self.config.deployed_tau)
+        return metrics
 
-        proposal, log_prob, mean = squashed_gaussian(self.actor, observation, self.generator)
-        value = self.values(self.critic, observation, proposal).amin(1)
-        temperature = self.log_temperature.detach().exp()
-        actor_loss = (temperature * log_prob - value).mean(-1)
-        if self.config.cloning_weight > 0 and batch['clone'].shape[-1]:
-            actor_loss = actor_loss + self.config.cloning_weight * self._cloning_loss(batch, mean)
-        descend(self.actor_optimiser, actor_loss.sum())
+    def _critic_step(self, batch: Mapping[str, Tensor], waves: Tensor, next_seen: Tensor) -> Tensor:
+        scale = self.config.value_scale
+        following = self._act(next_seen)
+        next_waves = with_waves(next_seen, self.config.frequencies)
+        bootstrap = self._values(self.target, next_waves, following).amin(1)
+        target = scale * batch['reward'] + batch['discount'] * bootstrap
+        target = torch.minimum(torch.maximum(target, self.low), self.high)
+        # what was attained can be attained again (He et al. 2017, optimality tightening)
+        target = torch.maximum(target, scale * batch['bound'])
+        tape: list = []
+        error = self._values(self.critic, waves, batch['action'], tape) - target[:, None]
+        slope = error * (2.0 / error[0].numel())  # of the sum of each policy's mean square
+        gradients = backward(self.critic, tape, slope.flatten(0, 1)[..., None], 'norm_relu')
+        self.critic_optimiser.step(gradients)
+        centre(self.critic)
+        return error.square().mean((1, 2))
 
-        surplus = (log_prob + self.target_entropy).detach().mean(-1, keepdim=True)
-        descend(self.temperature_optimiser, -(self.log_temperature * surplus).sum())
-        with torch.no_grad():
-            torch._foreach_lerp_(self.target, [p.detach() for p in self.critic], self.config.tau)
-            average = self.config.deployed_tau
-            torch._foreach_lerp_(self.deployed, [p.detach() for p in self.actor], average)
+    def _actor_step(
+        self, batch: Mapping[str, Tensor], seen: Tensor, waves: Tensor
+    ) -> dict[str, Tensor]:
+        tape: list = []
+        output = forward(self.actor, seen, 'relu', tape).requires_grad_()
+        temperature = self.log_temperature.exp()
+        with torch.enable_grad():
+            proposal, log_prob = squashed_gaussian(output, self.generator)
+            value, slope = self._value_and_slope(waves, proposal.detach())
+            # its gradient is that of the value
+            linear_value = (slope * proposal).sum(-1)
+            loss = (temperature * log_prob - linear_value).mean(-1)
+            if self.config.cloning_weight > 0 and batch['clone'].shape[-1]:
+                loss = loss + self.config.cloning_weight * self._cloning_loss(batch, output)
+            (gradient,) = torch.autograd.grad(loss.sum(), output)
+        self.actor_optimiser.step(backward(self.actor, tape, gradient, 'relu'))
+        entropy = -log_prob.detach().mean(-1)
+        # gradient of -log_temperature * (mean log-probability + target entropy)
+        self.temperature_optimiser.step([(entropy - self.target_entropy)[:, None]])
         return {
-            'critic_loss': critic_loss.detach(),
-            'value': value.detach().mean(-1) / self.config.value_scale,
-            'entropy': -log_prob.detach().mean(-1),
+            'value': value.mean(-1) / self.config.value_scale,
+            'entropy': entropy,
             'temperature': temperature[:, 0],
         }
 
+    def _values(
+        self, critic: list[Tensor], waves: Tensor, action: Tensor, tape: list | None = None
+    ) -> Tensor:
+        """Every critic's value [policies, critics, batch]."""
+        inputs = torch.cat([waves, action], -1)
+        inputs = inputs[:, None].expand(-1, self.config.critics, -1, -1).flatten(0, 1)
+        values = forward(critic, inputs, 'norm_relu', tape)
+        return values.view(len(self.policies), self.config.critics, -1)
+
+    @torch.no_grad()
+    def _value_and_slope(self, waves: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The least of the critics' values [policies, batch] and its gradient by the action."""
+        tape: list = []
+        values = self._values(self.critic, waves, action, tape)
+        value, least = values.min(1, keepdim=True)
+        chosen = torch.zeros_like(values).scatter_(1, least, 1.0)
+        slope = input_gradient(
+            self.critic, tape, chosen.flatten(0, 1)[..., None], 'norm_relu', action.shape[-1]
+        )
+        slope = slope.unflatten(0, (len(self.policies), -1)).sum(1)
+        return value[:, 0], slope
+
     @staticmethod
-    def _cloning_loss(batch: Mapping[str, Tensor], mean: Tensor) -> Tensor:
+    def _cloning_loss(batch: Mapping[str, Tensor], output: Tensor) -> Tensor:
         rows = batch['clone'].shape[-1]
-        error = (mean[:, :rows] - batch['action'][:, :rows]).square().sum(-1)
+        mean = torch.tanh(output[:, :rows].chunk(2, -1)[0])
+        error = (mean - batch['action'][:, :rows]).square().sum(-1)
         return (batch['clone'] * error).mean(-1)
 
     def policy_arrays(self) -> Arrays:
@@ -172,7 +219,7 @@ class Sac:
             'actor': self.actor,
             'deployed': self.deployed,
             'temperature': [self.log_temperature],
-            'critic_adam': adam_tensors(self.critic_optimiser),
-            'actor_adam': adam_tensors(self.actor_optimiser),
-            'temperature_adam': adam_tensors(self.temperature_optimiser),
+            'critic_adam': self.critic_optimiser.tensors(),
+            'actor_adam': self.actor_optimiser.tensors(),
+            'temperature_adam': self.temperature_optimiser.tensors(),
         }

@@ -11,9 +11,8 @@ from torch import Tensor
 from mbarl_ros.config import SacConfig
 from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp, with_relations
 from mbarl_ros.learning.state import (
+    Adam,
     Arrays,
-    adam,
-    adam_tensors,
     descend,
     load_tensors,
     tensor_arrays,
@@ -35,7 +34,7 @@ class SuccessCritic:
         self._network = stacked_mlp(1, sizes, generator, last_scale=0.01)
         self._target = [p.detach().clone() for p in self._network]
         self._tau = config.tau
-        self._optimiser = adam(self._network, config.learning_rate)
+        self._optimiser = Adam(self._network, config.learning_rate)
 
     def update(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One gradient step on the batch of the shared policy; metrics [1]."""
@@ -72,5 +71,5 @@ class SuccessCritic:
         return {
             'network': self._network,
             'target': self._target,
-            'adam': adam_tensors(self._optimiser),
+            'adam': self._optimiser.tensors(),
         }
