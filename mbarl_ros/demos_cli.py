@@ -20,7 +20,7 @@ from mbarl_ros.demos.note import NOTE, DemonstrationError, folders, read_note
 from mbarl_ros.demos.reader import check_demonstration, read_episode
 from mbarl_ros.demos.recording import recover, unfinished
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import PHASES
+from mbarl_ros.transitions import DIRECTIONS
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument(
         '--format', default=None, help='bag, minari, robomimic or earl; default: seen'
     )
-    bring.add_argument('--direction', choices=PHASES, default=None, help='default: as recorded')
+    bring.add_argument('--direction', choices=DIRECTIONS, default=None, help='default: as recorded')
     bring.add_argument('--verdict', choices=VERDICTS, default=None, help='default: as recorded')
     return demos
 

@@ -10,8 +10,9 @@ import numpy as np
 from mbarl_ros.task import Task
 from mbarl_ros.wire import WireError, pack, require, unpack
 
-FORWARD, BACKWARD = 0, 1
-PHASES = ('forward', 'backward')
+FORWARD, BACKWARD, EXPLORE = 0, 1, 2
+PHASES = ('forward', 'backward', 'explore')
+DIRECTIONS = PHASES[:2]  # of demonstrations
 POLICY, HUMAN, DEMONSTRATION, SAFETY = 0, 1, 2, 3
 
 Transitions = dict[str, np.ndarray]
@@ -97,7 +98,7 @@ def unpack_transitions(data: bytes, task: Task, spec_hash: str) -> tuple[Transit
             raise WireError(
                 f"transitions: array '{name}' is {arrays[name].dtype}, not {np.dtype(dtype)}"
             )
-    if len(arrays['phase']) and (arrays['phase'].max() > BACKWARD or arrays['source'].max() > 3):
+    if len(arrays['phase']) and (arrays['phase'].max() > EXPLORE or arrays['source'].max() > 3):
         raise WireError('transitions: unknown phase or source')
     if len(arrays['action']) and np.abs(arrays['action']).max() > 1.0 + 1e-6:
         raise WireError('transitions: actions must be in [-1, 1]')

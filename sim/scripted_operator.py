@@ -15,7 +15,7 @@ from mbarl_ros.config import ConfigError
 from mbarl_ros.fields import TopicCodec
 from mbarl_ros.nodes.robot_io import StateListener
 from mbarl_ros.nodes.runtime import RELIABLE, BaseNode, main_exit, message_class
-from mbarl_ros.transitions import PHASES
+from mbarl_ros.transitions import DIRECTIONS
 from mbarl_sim.operators import operator_for
 
 STATE = object()  # what the script yields to wait for a state that it has not answered
@@ -74,9 +74,9 @@ class ScriptedOperator(BaseNode):
     def _run(self) -> Script:
         goals = self.task.goals
         for number in range(self._episodes):
-            direction, goal = PHASES[0], None
+            direction, goal = DIRECTIONS[0], None
             if self.task.goal_conditioned:
-                direction = PHASES[number % 2]
+                direction = DIRECTIONS[number % 2]
                 goal = goals[number // 2 % len(goals)]
             else:
                 yield from self._reset()

@@ -5,7 +5,7 @@ import pytest
 
 from mbarl_ros.config import load_world
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import DTYPES, PHASES, shapes
+from mbarl_ros.transitions import DIRECTIONS, DTYPES, shapes
 from mbarl_sim.operators import drive, operator_for, scripted_demonstrations
 
 
@@ -83,7 +83,7 @@ def test_scripted_demonstrations_are_reproducible_transitions():
 def test_unknown_direction_and_task_say_so():
     task = Task.load('pointmass')
     with pytest.raises(ValueError, match='not backward'):
-        operator_for(task).begin(PHASES[1])
+        operator_for(task).begin(DIRECTIONS[1])
     other = Task(task.config.model_copy(update={'name': 'juggling'}), task.robot)
     with pytest.raises(ValueError, match="task 'juggling'"):
         operator_for(other)

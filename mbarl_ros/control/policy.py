@@ -13,7 +13,7 @@ import numpy as np
 
 from mbarl_ros.config import AgentConfig, ConfigError
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import PHASES
+from mbarl_ros.transitions import BACKWARD, EXPLORE, FORWARD, PHASES
 from mbarl_ros.wire import WireError, pack, require, unpack
 
 LOG_STD_BOUNDS = (-10.0, 2.0)
@@ -24,9 +24,15 @@ MAX_CANDIDATES = 64
 
 
 def policy_names(agent: AgentConfig) -> tuple[str, ...]:
-    """Policies of a policy message: one for each phase, or for both, and the deployed one."""
-    both = agent.backward != 'none' and not agent.shared
-    return (*PHASES, DEPLOYED) if both else (PHASES[0], DEPLOYED)
+    """Policies of a policy message: one for each phase, or for all, and the deployed one."""
+    own = [PHASES[phase] for phase in phases(agent) if phase == FORWARD or not agent.shared]
+    return (*own, DEPLOYED)
+
+
+def phases(agent: AgentConfig) -> tuple[int, ...]:
+    """Phases of an agent's practice, in their order."""
+    backward = () if agent.backward == 'none' else (BACKWARD,)
+    return (FORWARD, *backward, *((EXPLORE,) if agent.exploration else ()))
 
 
 class Network:

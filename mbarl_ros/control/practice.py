@@ -19,6 +19,7 @@ from mbarl_ros.control.policy import (
     PinkNoise,
     Policy,
     WhiteNoise,
+    phases,
     policy_names,
 )
 from mbarl_ros.task import Task
@@ -28,6 +29,7 @@ from mbarl_ros.transitions import BACKWARD, FORWARD, PHASES, POLICY, SAFETY
 class Practice:
     """Forward until success or its step limit, then backward until its limit, and so on.
 
+    With decoupled exploration a phase of that, as long as a forward phase, comes after backward.
     The backward phase ends early, too, where it has a goal of its own to reach; and both do where
     RISC's success critic says that they might as well. A phase switch changes policy and goal; the
     world is never touched. ``steps`` counts recorded transitions. With a preset that resets, the
@@ -45,13 +47,15 @@ class Practice:
         self.task = task
         self.has_backward = agent.backward != 'none'
         self._evaluation = evaluation
+        self._phases = phases(agent)
         self._policy_names = policy_names(agent)[:-1]
         if evaluation:
-            backward = self._policy_names[-1:] if self.has_backward else ()
+            self._phases = self._phases[:2]
+            backward = self._policy_names[:2][-1:] if self.has_backward else ()
             self._policy_names = (DEPLOYED, *backward)
         self.rng = np.random.default_rng([seed, 1])
         limits = task.config.phases
-        self._limits = (limits.forward_limit, limits.backward_limit)
+        self._limits = (limits.forward_limit, limits.backward_limit, limits.forward_limit)
         if agent.exploration_noise == 'pink':
             self._noise = PinkNoise(task.action_dim, self.rng, max(self._limits))
         else:
@@ -71,7 +75,7 @@ class Practice:
 
     @property
     def phase_name(self) -> str:
-        """``forward`` or ``backward``."""
+        """``forward``, ``backward`` or ``explore``."""
         return PHASES[self.phase]
 
     def set_policies(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -159,7 +163,7 @@ class Practice:
             self.successes += success
             self.reset_due = self._resets
             self._choose_goal()
-        self.phase = BACKWARD if self.phase == FORWARD and self.has_backward else FORWARD
+        self.phase = self._phases[(self._phases.index(self.phase) + 1) % len(self._phases)]
         self.phase_steps = 0
         self.goal, self._aims = self._task_goal, None
         if self.phase == BACKWARD and self._backward_goals is not None:

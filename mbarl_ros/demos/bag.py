@@ -29,7 +29,7 @@ from mbarl_ros.demos.note import (
 from mbarl_ros.demos.recording import EXECUTED, EXECUTED_TYPE, seal
 from mbarl_ros.robot_config import TopicMap
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import PHASES
+from mbarl_ros.transitions import DIRECTIONS
 
 _BATCH = 2048  # messages decoded at a time: large enough to be fast, small enough for memory
 
@@ -138,7 +138,7 @@ def import_bag(source: Path, task: Task, staging: Path, direction: str | None = 
         Note(
             task=task.name,
             robot=robot.name,
-            direction=direction or old.get('direction') or PHASES[0],
+            direction=direction or old.get('direction') or DIRECTIONS[0],
             verdict=old.get('verdict') or UNKNOWN,
             operator=old.get('operator') or 'unknown',
             lockstep=old.get('lockstep') is True,
@@ -219,6 +219,6 @@ def _old_note(source: Path) -> dict[str, object]:
     """What an older version of this package wrote beside its bag, as far as it is plausible."""
     with suppress(OSError, ValueError, RecursionError):
         raw = json.loads((source / NOTE).read_text())
-        if isinstance(raw, dict) and raw.get('direction') in PHASES:
+        if isinstance(raw, dict) and raw.get('direction') in DIRECTIONS:
             return raw
     return {}

@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import DEMONSTRATION, DTYPES, PHASES, Transitions, concatenate, select
+from mbarl_ros.transitions import (
+    DEMONSTRATION,
+    DIRECTIONS,
+    DTYPES,
+    Transitions,
+    concatenate,
+    select,
+)
 
-FORWARD, BACKWARD = PHASES
+FORWARD, BACKWARD = DIRECTIONS
 SUCCESS, DISCARDED, UNKNOWN = VERDICTS = ('success', 'discarded', 'unknown')
 
 
@@ -60,10 +67,10 @@ class Episode:
                 raise ValueError(f'{what} are not finite (NaN or infinite) at step {row}')
         if np.abs(self.actions).max() > 1.0:
             raise ValueError('actions are not all in [-1, 1]')
-        if self.direction not in PHASES or self.verdict not in VERDICTS:
+        if self.direction not in DIRECTIONS or self.verdict not in VERDICTS:
             raise ValueError(
                 f"direction '{self.direction}' or verdict '{self.verdict}' is unknown; known: "
-                f'{", ".join(PHASES)}; {", ".join(VERDICTS)}'
+                f'{", ".join(DIRECTIONS)}; {", ".join(VERDICTS)}'
             )
         return self
 
@@ -169,7 +176,7 @@ def _labelled(task: Task, demonstration: Episode, goal: np.ndarray | None) -> Tr
         'reward': task.reward(observations[1 : n + 1]),
         'terminated': terminated,
         'truncated': truncated,
-        'phase': np.full(n, PHASES.index(demonstration.direction)),
+        'phase': np.full(n, DIRECTIONS.index(demonstration.direction)),
         'source': np.full(n, DEMONSTRATION),
         'stamp': demonstration.stamps[:n],
         'sequence': np.arange(n),

@@ -14,7 +14,7 @@ from typing import Any
 from mbarl_ros import __version__
 from mbarl_ros.config import RobotConfig
 from mbarl_ros.demos.episodes import VERDICTS
-from mbarl_ros.transitions import PHASES
+from mbarl_ros.transitions import DIRECTIONS
 
 SCHEMA = 2
 NOTE = 'demonstration.json'
@@ -117,7 +117,7 @@ def read_note(folder: Path) -> Note:
             raise DemonstrationError(f"{path}: '{name}' is not a {kind}; remove {folder}")
     note = Note(**raw)
     for value, known in (
-        (note.direction, PHASES),
+        (note.direction, DIRECTIONS),
         (note.verdict, VERDICTS),
         (note.clock, CLOCKS),
     ):

@@ -24,7 +24,7 @@ from mbarl_ros.demos.note import DemonstrationError, Note, check_profile, folder
 from mbarl_ros.demos.recording import EXECUTED
 from mbarl_ros.robot_config import TopicMap
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import PHASES, Transitions
+from mbarl_ros.transitions import DIRECTIONS, Transitions
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def load_demonstrations(folder: str | Path, task: Task, per_goal: int | None = N
         if read_note(path).verdict != DISCARDED
         and (demonstration := read_episode(path, task)).succeeded(task)
     ]
-    kept.sort(key=lambda demonstration: PHASES.index(demonstration.direction))
+    kept.sort(key=lambda demonstration: DIRECTIONS.index(demonstration.direction))
     if not kept or kept[0].direction != FORWARD:
         raise DemonstrationError(
             f'{folder}: none of {len(found)} demonstrations is a successful forward one; {remedy}'

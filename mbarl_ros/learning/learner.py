@@ -11,13 +11,13 @@ import torch
 from mbarl_ros.config import AgentConfig, ConfigError
 from mbarl_ros.control.policy import policy_names
 from mbarl_ros.learning.imagination import Imagination
-from mbarl_ros.learning.objectives import objective
+from mbarl_ros.learning.objectives import objectives
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import Arrays, fast_floats
 from mbarl_ros.learning.success import SuccessCritic
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, FORWARD, shown_by_hand
+from mbarl_ros.transitions import BACKWARD, FORWARD, PHASES, shown_by_hand
 
 BLOCK = 64  # updates whose batches are drawn at once
 RECENT = 2000  # half of the real rows are that new: what goes wrong now is corrected soon
@@ -47,10 +47,10 @@ class Learner:
             )
         self.task, self.agent = task, agent
         self.policies = policy_names(agent)[:-1]
-        self._objective = objective(task, agent, demonstrations, seed)
+        self._objectives = objectives(task, agent, demonstrations, seed)
         task_range = (0.0, 1.0) if task.reward_known else (-np.inf, np.inf)
-        backward_range = self._objective.bounds if self._objective else (0.0, 0.0)
-        bounds = np.array([task_range, backward_range])[: len(self.policies)]
+        ranges = [task_range, *(objective.bounds for objective in self._objectives.values())]
+        bounds = np.array(ranges[: len(self.policies)])
         self._sac = Sac(agent.sac, self.policies, task.relations, task.action_dim, bounds, seed)
         self._success = SuccessCritic(agent.sac, task.relations, seed) if agent.switching else None
         self._replay = Replay(agent.replay, task.observation_dim, task.action_dim)
@@ -64,10 +64,10 @@ class Learner:
         limit = task.config.phases.forward_limit
         fade = agent.sac.cloning_phases
         self._cloning_steps = fade * limit if fade else np.inf
-        self._limits = (limit, task.config.phases.backward_limit)
+        self._limits = (limit, task.config.phases.backward_limit, limit)
         forward_discount = agent.sac.discount or 1.0 - 2.0 / limit
-        backward_discount = self._objective.discount if self._objective else forward_discount
-        self._discounts = (forward_discount, backward_discount)
+        own = {phase: objective.discount for phase, objective in self._objectives.items()}
+        self._discounts = {FORWARD: forward_discount, **own}
         self._rng = np.random.default_rng([seed, 1])
         self.updates = 0
 
@@ -105,8 +105,8 @@ class Learner:
 
     def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take a classifier message; rewards of the backward policy follow it at once."""
-        if self._objective is not None:
-            self._objective.set_classifier(arrays)
+        for objective in self._objectives.values():
+            objective.set_classifier(arrays)
 
     def train(self, updates: int) -> dict[str, float]:
         """Do ``updates`` gradient steps of both policies; mean metrics.
@@ -115,8 +115,8 @@ class Learner:
         """
         fast_floats()
         metrics = {}
-        if self._objective is not None:
-            metrics |= self._objective.train(self._replay)
+        for objective in self._objectives.values():
+            metrics |= objective.train(self._replay)
         if self._imagination is not None and len(self._replay):
             starts = [np.array(starts) for starts in self._phase_starts]
             metrics |= self._imagination.update(
@@ -186,8 +186,8 @@ class Learner:
     def _reward(self, phase: int, rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Reward as of now and whether the return ends; it never ends at a truncation."""
         following = rows['next_observation']
-        if phase == BACKWARD and self._objective is not None:
-            return self._objective.reward(following)
+        if phase in self._objectives:
+            return self._objectives[phase].reward(following)
         if not self.task.reward_known:
             ends = (rows['terminated'] > 0) & (rows['phase'] == FORWARD)
             return rows['reward'], ends
@@ -207,7 +207,7 @@ class Learner:
         rows['bound'] = np.full(shape, -np.inf, np.float32)
         if self.task.goal_conditioned:
             self._aim(rows, np.ones(shape, bool), self._goals(source, phase, rows))
-        reaches = phase == FORWARD or self.agent.reaches
+        reaches = phase == FORWARD or (phase == BACKWARD and self.agent.reaches)
         if not reaches or not self.task.reward_known:
             return rows
         if source is self._demonstrations and (phase == FORWARD or self.task.goal_conditioned):
@@ -230,7 +230,8 @@ class Learner:
         goals = rows['observation'][..., self.task.state_dim :]
         if source is self._replay:
             goals = self.task.goals[self._rng.integers(len(self.task.goals), size=shape)]
-        own = None if self._objective is None else self._objective.goals
+        back = self._objectives.get(BACKWARD)
+        own = None if back is None else back.goals
         if own is not None and (phase == BACKWARD or self.agent.shared):
             backward = (rows['phase'] == BACKWARD) | (phase == BACKWARD)
             drawn = own[self._rng.integers(len(own), size=shape)]
@@ -256,7 +257,11 @@ class Learner:
             'offset': self.task.offset.copy(),
             'scale': self.task.scale.copy(),
             **self._sac.policy_arrays(),
-            **(self._objective.policy_arrays(self._sac) if self._objective else {}),
+            **{
+                name: array
+                for objective in self._objectives.values()
+                for name, array in objective.policy_arrays(self._sac).items()
+            },
             **(self._success.policy_arrays() if self._success else {}),
         }
 
@@ -269,8 +274,9 @@ class Learner:
             'updates': self.updates,
             'rng': self._rng.bit_generator.state,
         }
-        if self._objective is not None:
-            own, meta['objective'] = self._objective.state_dict()
+        meta['objectives'] = {}
+        for phase, objective in self._objectives.items():
+            own, meta['objectives'][PHASES[phase]] = objective.state_dict()
             arrays |= own
         if self._success is not None:
             arrays |= self._success.state_arrays()
@@ -297,8 +303,8 @@ class Learner:
         self._sac.load_state_arrays(arrays)
         self._rng.bit_generator.state = meta['rng']
         self.updates = meta['updates']
-        if self._objective is not None:
-            self._objective.load_state_dict(arrays, meta.get('objective', {}))
+        for phase, objective in self._objectives.items():
+            objective.load_state_dict(arrays, meta['objectives'][PHASES[phase]])
         if self._success is not None:
             self._success.load_state_arrays(arrays)
         if self._imagination is not None:

@@ -15,7 +15,9 @@ from mbarl_ros import config
 from mbarl_ros.config import AgentConfig, ConfigError
 from mbarl_ros.control.policy import GOALS, MAX_CANDIDATES
 from mbarl_ros.learning.classifier import MAX_REWARD, MIN_REWARD, backward_reward, logits
+from mbarl_ros.learning.exploration import Exploration
 from mbarl_ros.learning.networks import mlp, stacked_mlp, with_waves
+from mbarl_ros.learning.objective import Objective, demonstrated_states, few
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import (
@@ -26,61 +28,24 @@ from mbarl_ros.learning.state import (
     tensor_arrays,
 )
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import FORWARD
+from mbarl_ros.transitions import BACKWARD, EXPLORE
 
 CANDIDATES = 256  # demonstrated states that the curriculum chooses from
 MAX_BONUS = 5.0  # of novelty, in running means of it
 FEATURES = 32  # outputs of the networks of random network distillation
 
 
-class Objective:
-    """Reward of the backward phase, recomputed whenever rows are drawn.
-
-    ``bounds`` are the lowest and the highest return, ``discount`` that of the backward policy.
-    ``goals`` [n, state_dim] are what backward rows are relabelled with, None where there are none.
-    """
-
-    bounds = (0.0, 1.0)
-    goals: np.ndarray | None = None
-
-    def __init__(
-        self, task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
-    ) -> None:
-        """Build it for a task, from the transitions of its demonstrations."""
-        self.task, self.agent = task, agent
-        self.discount = agent.sac.backward_discount
-
-    def reward(self, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Reward, float32, and whether the return ends, of next observations [..., O]."""
-        raise NotImplementedError
-
-    def train(self, replay: Replay) -> dict[str, float]:
-        """Learn from the real rows that have been added since the last call; metrics."""
-        return {}
-
-    def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take a classifier message, if that is what this objective goes by."""
-
-    def policy_arrays(self, sac: Sac) -> Arrays:
-        """What the robot needs beside the policies: ``backward_goals``, where there are any."""
-        return {}
-
-    def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
-        """Arrays and JSON-able metadata for an exact resume."""
-        return {}, {}
-
-    def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
-
-
-def objective(
+def objectives(
     task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
-) -> Objective | None:
-    """The backward objective that a preset names; None for ``none``."""
-    if agent.backward == 'none':
-        return None
-    kind = globals()[config.OBJECTIVES[agent.backward][0]]
-    return kind(task, agent, demonstrations, seed)
+) -> dict[int, Objective]:
+    """The objective of each phase but the forward one."""
+    found: dict[int, Objective] = {}
+    if agent.backward != 'none':
+        kind = globals()[config.OBJECTIVES[agent.backward][0]]
+        found[BACKWARD] = kind(task, agent, demonstrations, seed)
+    if agent.exploration:
+        found[EXPLORE] = Exploration(task, agent, demonstrations, seed)
+    return found
 
 
 class DemonstrationMatching(Objective):
@@ -277,21 +242,3 @@ class Novelty(Objective):
             'predictor': self._predictor,
             'adam': self._optimiser.tensors(),
         }
-
-
-def demonstrated_states(
-    task: Task, demonstrations: Mapping[str, np.ndarray], *, starts: bool = False
-) -> np.ndarray:
-    """States [n, state_dim] of the forward demonstrations, or only those in which they start."""
-    chosen = np.asarray(demonstrations['phase']) == FORWARD
-    if starts:
-        ended = np.asarray(demonstrations['truncated']) | np.asarray(demonstrations['terminated'])
-        chosen = chosen & np.concatenate([[True], ended[:-1].astype(bool)])[: len(chosen)]
-    return np.array(demonstrations['observation'][chosen, : task.state_dim], np.float32)
-
-
-def few(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many rows, evenly spread."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]

@@ -28,7 +28,7 @@ from mbarl_ros.nodes.runtime import (
     message_class,
 )
 from mbarl_ros.teleop import TeleopSource
-from mbarl_ros.transitions import PHASES
+from mbarl_ros.transitions import DIRECTIONS
 
 # A service call may overtake the last state and command on their way here (s).
 _SETTLE = 0.3
@@ -56,7 +56,7 @@ class DemoRecorder(BaseNode):
         self.setup(
             {
                 'demonstrations': ('', "Folder to record into; empty: the task's or run_dir/demos"),
-                'direction': (PHASES[0], 'Of the next demonstration: forward or backward'),
+                'direction': (DIRECTIONS[0], 'Of the next demonstration: forward or backward'),
                 'operator': ('person', 'Who demonstrates'),
             }
         )
@@ -278,10 +278,10 @@ class DemoRecorder(BaseNode):
 
     def _check_parameters(self, parameters: list[Any]) -> None:
         for parameter in parameters:
-            if parameter.name == 'direction' and parameter.value not in PHASES:
+            if parameter.name == 'direction' and parameter.value not in DIRECTIONS:
                 raise ConfigError(
                     f"node '{self.get_name()}': parameter 'direction' is '{parameter.value}'; "
-                    f'use {" or ".join(PHASES)}'
+                    f'use {" or ".join(DIRECTIONS)}'
                 )
 
     def _check_parameters_result(self, parameters: list[Any]) -> SetParametersResult:

@@ -32,7 +32,7 @@ from mbarl_ros.keyboard import (
 )
 from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_class
 from mbarl_ros.robot_config import TeleopMap
-from mbarl_ros.transitions import PHASES
+from mbarl_ros.transitions import DIRECTIONS
 
 RATE = 30.0  # Hz
 SERVICES = {
@@ -132,7 +132,7 @@ class KeyboardTeleop(BaseNode):
         self._steering = Steering(self.task.robot, source)
         self._triggers = {key: self.create_client(Trigger, name) for key, name in SERVICES.items()}
         self._settings = self.create_client(SetParameters, 'demo_recorder/set_parameters')
-        self._direction = PHASES[0]
+        self._direction = DIRECTIONS[0]
         self._gate = self._recorder = 'not heard'
         self._said = ''
         self.create_subscription(String, 'safety_gate/state', self._on_gate, LATCHED)
@@ -207,7 +207,7 @@ class KeyboardTeleop(BaseNode):
         self._said = f'{service}: {future.result().message}'
 
     def _turn(self) -> None:
-        self._direction = PHASES[1 - PHASES.index(self._direction)]
+        self._direction = DIRECTIONS[1 - DIRECTIONS.index(self._direction)]
         value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=self._direction)
         request = SetParameters.Request(parameters=[Parameter(name='direction', value=value)])
         self._settings.call_async(request)

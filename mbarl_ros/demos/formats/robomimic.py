@@ -23,7 +23,7 @@ from mbarl_ros.demos.formats.common import (
 )
 from mbarl_ros.demos.formats.hdf5 import Reader
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import PHASES
+from mbarl_ros.transitions import DIRECTIONS
 
 _KEY = 'flat'
 _GYM = 2  # robomimic.envs.env_base.EnvType.GYM_TYPE
@@ -43,7 +43,9 @@ def write(episodes: list[Episode], task: Task, target: Path) -> None:
         data.attrs['total'] = sum(len(episode.actions) for episode in episodes)
         environment = {'env_name': task.name, 'type': _GYM, 'env_kwargs': {}}
         data.attrs['env_args'] = json.dumps(environment)
-        kinds = {phase: [episode.direction == phase for episode in episodes] for phase in PHASES}
+        kinds = {
+            phase: [episode.direction == phase for episode in episodes] for phase in DIRECTIONS
+        }
         kinds['success'] = [episode.verdict == SUCCESS for episode in episodes]
         for name, chosen in kinds.items():
             if any(chosen):

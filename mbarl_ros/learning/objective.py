@@ -1,0 +1,73 @@
+"""What an objective of a phase is, and what several of them need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mbarl_ros.config import AgentConfig
+from mbarl_ros.learning.replay import Replay
+from mbarl_ros.learning.sac import Sac
+from mbarl_ros.learning.state import Arrays
+from mbarl_ros.task import Task
+from mbarl_ros.transitions import FORWARD
+
+
+class Objective:
+    """Reward of a phase other than forward, recomputed whenever rows are drawn.
+
+    ``bounds`` are the lowest and the highest return, ``discount`` that of the backward policy.
+    ``goals`` [n, state_dim] are what backward rows are relabelled with, None where there are none.
+    """
+
+    bounds = (0.0, 1.0)
+    goals: np.ndarray | None = None
+
+    def __init__(
+        self, task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
+    ) -> None:
+        """Build it for a task, from the transitions of its demonstrations."""
+        self.task, self.agent = task, agent
+        self.discount = agent.sac.backward_discount
+
+    def reward(self, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reward, float32, and whether the return ends, of next observations [..., O]."""
+        raise NotImplementedError
+
+    def train(self, replay: Replay) -> dict[str, float]:
+        """Learn from the real rows that have been added since the last call; metrics."""
+        return {}
+
+    def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take a classifier message, if that is what this objective goes by."""
+
+    def policy_arrays(self, sac: Sac) -> Arrays:
+        """What the robot needs beside the policies: ``backward_goals``, where there are any."""
+        return {}
+
+    def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
+        """Arrays and JSON-able metadata for an exact resume."""
+        return {}, {}
+
+    def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+
+
+def demonstrated_states(
+    task: Task, demonstrations: Mapping[str, np.ndarray], *, starts: bool = False
+) -> np.ndarray:
+    """States [n, state_dim] of the forward demonstrations, or only those in which they start."""
+    chosen = np.asarray(demonstrations['phase']) == FORWARD
+    if starts:
+        ended = np.asarray(demonstrations['truncated']) | np.asarray(demonstrations['terminated'])
+        chosen = chosen & np.concatenate([[True], ended[:-1].astype(bool)])[: len(chosen)]
+    return np.array(demonstrations['observation'][chosen, : task.state_dim], np.float32)
+
+
+def few(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many rows, evenly spread."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
