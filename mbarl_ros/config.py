@@ -16,9 +16,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from mbarl_ros.agent_config import (
-    AgentConfig,
-)
+from mbarl_ros.agent_config import AgentConfig
 from mbarl_ros.robot_config import (
     ConfigError,
     RobotConfig,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mbarl_ros.config import AgentConfig, ConfigError, ModelConfig, SacConfig
+from mbarl_ros.agent_config import AgentConfig, ModelConfig, SacConfig
+from mbarl_ros.config import ConfigError
 from mbarl_ros.control.policy import Policy, check_policy, policy_names
 from mbarl_ros.learning.classifier import ClassifierTrainer
 from mbarl_ros.learning.learner import Learner

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mbarl_ros.config import AgentConfig, ModelConfig, SacConfig
+from mbarl_ros.agent_config import AgentConfig, ModelConfig, SacConfig
 from mbarl_ros.control.policy import Policy
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import MAX_REWARD, ClassifierTrainer, backward_reward, logits

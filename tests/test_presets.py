@@ -7,7 +7,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from mbarl_ros.config import AgentConfig, ConfigError, SacConfig, available, load_agent
+from mbarl_ros.agent_config import AgentConfig, SacConfig
+from mbarl_ros.config import ConfigError, available, load_agent
 from mbarl_ros.control.policy import (
     GOALS,
     MAX_CANDIDATES,

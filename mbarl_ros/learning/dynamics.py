@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mbarl_ros.config import ModelConfig
+from mbarl_ros.agent_config import ModelConfig
 from mbarl_ros.learning.networks import forward, mlp, stacked_mlp, with_relations, with_waves
 from mbarl_ros.learning.state import (
     Adam,

@@ -1,6 +1,6 @@
 """Backward objectives: what the policy between two attempts is after.
 
-A new one is a class here and its line in :data:`mbarl_ros.config.OBJECTIVES`.
+A new one is a class here and its line in :data:`mbarl_ros.agent_config.OBJECTIVES`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mbarl_ros import config
+from mbarl_ros import agent_config
 from mbarl_ros.config import AgentConfig, ConfigError
 from mbarl_ros.control.policy import GOALS, MAX_CANDIDATES
 from mbarl_ros.learning.classifier import MAX_REWARD, MIN_REWARD, backward_reward, logits
@@ -41,7 +41,7 @@ def objectives(
     """The objective of each phase but the forward one."""
     found: dict[int, Objective] = {}
     if agent.backward != 'none':
-        kind = globals()[config.OBJECTIVES[agent.backward][0]]
+        kind = globals()[agent_config.OBJECTIVES[agent.backward][0]]
         found[BACKWARD] = kind(task, agent, demonstrations, seed)
     if agent.exploration:
         found[EXPLORE] = Exploration(task, agent, demonstrations, seed)

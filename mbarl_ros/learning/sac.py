@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbarl_ros.config import SacConfig
+from mbarl_ros.agent_config import SacConfig
 from mbarl_ros.learning.networks import (
     backward,
     centre,

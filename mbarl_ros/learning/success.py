@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbarl_ros.config import SacConfig
+from mbarl_ros.agent_config import SacConfig
 from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp, with_relations
 from mbarl_ros.learning.state import (
     Adam,

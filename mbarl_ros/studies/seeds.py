@@ -16,8 +16,9 @@ import numpy as np
 import yaml
 
 from mbarl_ros import __version__
+from mbarl_ros.agent_config import SacConfig
 from mbarl_ros.arguments import POLICY_FILE
-from mbarl_ros.config import AgentConfig, ConfigError, SacConfig, load_agent, override
+from mbarl_ros.config import AgentConfig, ConfigError, load_agent, override
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.rundir import EVALUATIONS_FILE, RESULT_FILE, check_same, write_config
 from mbarl_ros.task import Task
