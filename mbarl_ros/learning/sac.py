@@ -79,6 +79,19 @@ class Sac:
         """Sampled actions [policies, batch, action_dim] for normalised observations."""
         return squashed_gaussian(forward(self.actor, observation, 'relu'), self.generator)[0]
 
+    def values(
+        self,
+        critic: list[Tensor],
+        observation: Tensor,
+        action: Tensor,
+        tape: list | None = None,
+    ) -> Tensor:
+        """Every critic's value [policies, critics, batch]; ``tape`` as in networks.forward()."""
+        inputs = torch.cat([with_waves(observation, self.config.frequencies), action], -1)
+        inputs = inputs[:, None].expand(-1, self.config.critics, -1, -1).flatten(0, 1)
+        values = forward(critic, inputs, 'norm_relu', tape)
+        return values.view(len(self.policies), self.config.critics, -1)
+
     @torch.no_grad()
     def update(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One gradient step of critics, policies and temperatures; metrics [policies].
@@ -87,38 +100,37 @@ class Sac:
         [policies, batch, A], reward and discount (0 where terminated) [policies, batch], and
         clone [policies, demonstrations]: how much each of the leading rows is to be imitated.
         """
-        seen = with_waves(batch['observation'], self.config.frequencies)
         # without the cache: it would go on using weights of before the critic's step
         with torch.autocast(
             'cpu', torch.bfloat16, enabled=self._low_precision, cache_enabled=False
         ):
-            metrics = {'critic_loss': self._critic_step(batch, seen)}
-            metrics |= self._actor_step(batch, seen)
+            metrics = {'critic_loss': self._critic_step(batch)}
+            metrics |= self._actor_step(batch)
         torch._foreach_lerp_(self.target, self.critic, self.config.tau)
         torch._foreach_lerp_(self.deployed, self.actor, self.config.deployed_tau)
         return metrics
 
-    def _critic_step(self, batch: Mapping[str, Tensor], seen: Tensor) -> Tensor:
+    def _critic_step(self, batch: Mapping[str, Tensor]) -> Tensor:
         following = self.act(batch['next_observation'])
-        next_seen = with_waves(batch['next_observation'], self.config.frequencies)
-        bootstrap = self._values(self.target, next_seen, following).amin(1)
+        bootstrap = self.values(self.target, batch['next_observation'], following).amin(1)
         target = batch['reward'] + batch['discount'] * bootstrap
         target = torch.minimum(torch.maximum(target, self.low), self.high)
         tape: list = []
-        error = self._values(self.critic, seen, batch['action'], tape) - target[:, None]
+        values = self.values(self.critic, batch['observation'], batch['action'], tape)
+        error = values - target[:, None]
         slope = error * (2.0 / error[0].numel())  # of the sum of each policy's mean square
         gradients = backward(self.critic, tape, slope.flatten(0, 1)[..., None], 'norm_relu')
         self.critic_optimiser.step(gradients)
         centre(self.critic)
         return error.square().mean((1, 2))
 
-    def _actor_step(self, batch: Mapping[str, Tensor], seen: Tensor) -> dict[str, Tensor]:
+    def _actor_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tape: list = []
         output = forward(self.actor, batch['observation'], 'relu', tape).requires_grad_()
         temperature = self.log_temperature.exp()
         with torch.enable_grad():
             proposal, log_prob = squashed_gaussian(output, self.generator)
-            value, slope = self._value_and_slope(seen, proposal.detach())
+            value, slope = self._value_and_slope(batch['observation'], proposal.detach())
             # its gradient is that of the value
             linear_value = (slope * proposal).sum(-1)
             loss = (temperature * log_prob - linear_value).mean(-1)
@@ -135,20 +147,11 @@ class Sac:
             'temperature': temperature[:, 0],
         }
 
-    def _values(
-        self, critic: list[Tensor], seen: Tensor, action: Tensor, tape: list | None = None
-    ) -> Tensor:
-        """Every critic's value [policies, critics, batch]."""
-        inputs = torch.cat([seen, action], -1)
-        inputs = inputs[:, None].expand(-1, self.config.critics, -1, -1).flatten(0, 1)
-        values = forward(critic, inputs, 'norm_relu', tape)
-        return values.view(len(self.policies), self.config.critics, -1)
-
     @torch.no_grad()
-    def _value_and_slope(self, seen: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def _value_and_slope(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """The least of the critics' values [policies, batch] and its gradient by the action."""
         tape: list = []
-        values = self._values(self.critic, seen, action, tape)
+        values = self.values(self.critic, observation, action, tape)
         value, least = values.min(1, keepdim=True)
         chosen = torch.zeros_like(values).scatter_(1, least, 1.0)
         slope = input_gradient(
