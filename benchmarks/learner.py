@@ -44,7 +44,7 @@ DIFFERENCES = [
     'ours draws 50 at once, as the learner does',
     'ours has Fourier features off here; both have twin critics, learned temperature, Polyak '
     'targets after each update, Adam, float32 replay in NumPy and denormals flushed',
-    'ours keeps freed memory in the process (mallopt); PEER_memory_kept has that, too',
+    'ours keeps freed memory in the process (mallopt); stable_baselines3_memory_kept has that, too',
 ]
 
 
