@@ -63,7 +63,8 @@ def ours(config: SacConfig, policies: tuple[str, ...] = ('forward',)) -> Callabl
     """Updates of our SAC, each batch drawn from a replay as the learner does."""
     fast_floats()
     bounds = np.array([(-np.inf, np.inf)] * len(policies))
-    sac = Sac(config, policies, OBSERVATION, ACTION, bounds, seed=0)
+    relations = np.zeros((0, OBSERVATION), np.float32)
+    sac = Sac(config, policies, relations, ACTION, bounds, seed=0)
     replay = Replay(ROWS, OBSERVATION, ACTION)
     replay.add(transitions(ROWS))
     rng = np.random.default_rng(0)
@@ -72,6 +73,7 @@ def ours(config: SacConfig, policies: tuple[str, ...] = ('forward',)) -> Callabl
         for _ in range(updates // 50):
             rows = replay.rows(replay.sample(rng, (50, len(policies), config.batch)))
             rows['discount'] = (0.99 * (1.0 - rows.pop('terminated'))).astype(np.float32)
+            rows['bound'] = np.full(rows['reward'].shape, -np.inf, np.float32)
             rows['clone'] = np.zeros((50, len(policies), 0), np.float32)
             batches = {name: torch.from_numpy(array) for name, array in rows.items()}
             for number in range(50):

@@ -87,13 +87,15 @@ def test_an_update_in_bfloat16_is_close_to_one_in_float32() -> None:
         'action': 2 * torch.rand(2, 64, 2, generator=generator) - 1,
         'reward': torch.rand(2, 64, generator=generator),
         'discount': torch.full((2, 64), 0.9),
+        'bound': torch.full((2, 64), -torch.inf),
         'clone': torch.ones(2, 16),
     }
-    bounds = np.array([[0.0, 10.0], [0.0, 10.0]])
+    bounds = np.array([[0.0, 1.0], [0.0, 1.0]])
+    relations = np.array([[1.0, -1.0, 0.0, 0.0]], np.float32)
     found = {}
     for precision in ('float32', 'bfloat16'):
         config = SacConfig(hidden=[64, 64], precision=precision)
-        sac = Sac(config, ('forward', 'backward'), 4, 2, bounds, seed=0)
+        sac = Sac(config, ('forward', 'backward'), relations, 2, bounds, seed=0)
         metrics = [sac.update(batch) for _ in range(20)]
         found[precision] = {name: torch.stack([m[name] for m in metrics]) for name in metrics[0]}
         assert all(array.dtype == np.float32 for array in sac.policy_arrays().values())
@@ -156,9 +158,51 @@ def test_a_full_replay_forgets_the_oldest_and_looks_ahead_in_order() -> None:
     np.testing.assert_array_equal(replay.held()['observation'][:, 0], np.arange(18, 28))
     rng = np.random.default_rng(0)
     order = replay.sample(rng, (500,))
-    later = replay.later(order, rng, mean_delay=3.0)[:, 0]
+    later, delay = replay.later(order, rng, mean_delay=3.0)
     now = replay.rows(order)['next_observation'][:, 0]
-    assert (later >= now).all() and (later > now).any() and later.max() == 28
+    np.testing.assert_array_equal(later[:, 0] - now, delay)
+    assert (delay >= 0).all() and (delay > 0).any() and later.max() == 28
+
+
+def test_later_states_are_of_the_same_chain_also_where_the_ring_has_wrapped() -> None:
+    replay = Replay(capacity=50, observation_dim=1, action_dim=1)
+    rng = np.random.default_rng(0)
+    chain = 0
+    for rows in (7, 1, 20, 13, 31, 80, 9):  # added in pieces, chains end anywhere or stay open
+        ends = rng.random(rows) < 0.1
+        chains = chain + np.append(0, np.cumsum(ends)[:-1])
+        chain = int(chains[-1] + ends[-1])
+        labels = chains[:, None].astype(np.float32)
+        replay.add({'observation': labels, 'next_observation': labels, 'action': labels}, ends)
+        held = replay.held()['observation'][:, 0]
+        order = replay.sample(rng, (2000,))
+        later, delay = replay.later(order, rng, mean_delay=20.0)
+        np.testing.assert_array_equal(later[:, 0], held[order])
+        np.testing.assert_array_equal(held[order + delay], held[order])
+        at = np.arange(len(held))
+        last = np.array([np.flatnonzero(held == label)[-1] for label in held])
+        np.testing.assert_array_equal(replay.left(at), last - at)
+        starts = np.flatnonzero(np.append(True, held[1:] != held[:-1]))
+        np.testing.assert_array_equal(replay.first(), starts)
+
+
+def test_what_was_attained_bounds_the_value_from_below() -> None:
+    config = SacConfig(hidden=[32, 32], frequencies=0)
+    relations = np.zeros((0, 2), np.float32)
+    sac = Sac(config, ('forward',), relations, 1, np.array([[0.0, 1.0]]), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        'observation': 2 * torch.rand(1, 64, 2, generator=generator) - 1,
+        'next_observation': 2 * torch.rand(1, 64, 2, generator=generator) - 1,
+        'action': 2 * torch.rand(1, 64, 1, generator=generator) - 1,
+        'reward': torch.zeros(1, 64),  # of which nothing could be learned
+        'discount': torch.full((1, 64), 0.5),
+        'bound': torch.full((1, 64), 0.8),
+        'clone': torch.zeros(1, 0),
+    }
+    for _ in range(1000):
+        sac.update(batch)
+    assert 0.7 < float(sac.value(batch['observation']).mean()) < 0.9
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
