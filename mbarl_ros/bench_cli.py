@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         '--demonstrations-per-goal',
         type=_positive,
         metavar='N',
-        help='use only the first N forward and N backward ones of each goal; the agent is then '
+        help='use only the first N forward ones of each goal and none backward; the agent is then '
         'called AGENT+demos=N',
     )
     parser.add_argument('--report', metavar='OUT', help='only write tables and pictures anew')

@@ -169,13 +169,13 @@ class Task:
                 f"whether to go forward or backward; task '{self.name}' has no goals. Use a task "
                 'with goals and no success.target, or an agent with a policy for each phase (fbrl)'
             )
-        relabels = self.goal_conditioned and agent.hindsight_fraction > 0
-        if not self.reward_known and (agent.model or relabels or agent.shared):
+        relabels = agent.model or agent.hindsight_fraction > 0 or agent.shared
+        if not self.reward_known and self.goal_conditioned and relabels:
             raise ConfigError(
-                f"agent '{agent.name}': imagined practice, hindsight and a shared policy need a "
-                f"reward that is known; task '{self.name}' has key 'reward': "
-                f"{self.config.reward}. Set 'model: null', 'hindsight_fraction: 0' and 'shared: "
-                "false', or use reward: success"
+                f"agent '{agent.name}': imagined practice, hindsight and a shared policy give "
+                f'transitions other goals; for that the reward must be known, and task '
+                f"'{self.name}' has key 'reward': {self.config.reward}. Set 'model: null', "
+                "'hindsight_fraction: 0' and 'shared: false', or use reward: success"
             )
 
     def spec_hash(self, agent: AgentConfig) -> str:

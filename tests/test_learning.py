@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_task_is_refused_by_name() -> None:
 
 def test_policy_arrays_pass_the_robots_check_and_act_as_the_learner_does(task: Task) -> None:
     torch = pytest.importorskip('torch')
-    from mbarl_ros.learning.networks import mlp
+    from mbarl_ros.learning.networks import mlp, with_relations
 
     learner, _ = practised(task, 0, 2)
     arrays = learner.policy_arrays()
@@ -126,8 +126,9 @@ def test_policy_arrays_pass_the_robots_check_and_act_as_the_learner_does(task: T
     check_policy(arrays, names, task.observation_dim, task.action_dim, SMALL.sac.hidden)
     observation = stream(task, 20, seed=5)['observation']
     scaled = torch.from_numpy((observation - task.offset) / task.scale)
+    seen = with_relations(scaled, torch.from_numpy(task.relations))
     for index, name in enumerate(('forward', 'backward')):
-        stacked = scaled.expand(2, -1, -1)
+        stacked = seen.expand(2, -1, -1)
         mean = mlp(learner._sac.actor, stacked)[index, :, : task.action_dim].tanh()
         found = Policy(arrays, name).mean_action(observation)
         np.testing.assert_allclose(found, mean.detach().numpy(), atol=1e-5)
@@ -189,10 +190,14 @@ def test_values_bootstrap_through_truncation_and_stop_at_success(where: str) -> 
 def _values(learner: Learner, observation: np.ndarray) -> np.ndarray:
     import torch
 
+    from mbarl_ros.learning.networks import with_relations, with_waves
+
     scaled = ((observation - learner.task.offset) / learner.task.scale).astype(np.float32)
+    seen = with_relations(torch.from_numpy(scaled), torch.from_numpy(learner.task.relations))
+    waves = with_waves(seen[None], learner.agent.sac.frequencies)
     action = torch.zeros(1, len(observation), learner.task.action_dim)
     sac = learner._sac
-    return sac.values(sac.critic, torch.from_numpy(scaled)[None], action)[0, 0].detach().numpy()
+    return sac._values(sac.critic, waves, action)[0, 0].detach().numpy() / sac.config.value_scale
 
 
 def test_a_success_never_ends_the_backward_policys_return() -> None:
@@ -210,6 +215,7 @@ def test_presets_that_need_a_known_reward_or_demonstrations_say_so() -> None:
     empty = stream(task, 0, 0)
     with pytest.raises(ConfigError, match='learns from demonstrations'):
         Learner(task, SMALL, empty, 0)
-    unknown = Task(task.config.model_copy(update={'reward': 'topic:/reward'}), task.robot)
-    with pytest.raises(ConfigError, match='reward that is known'):
-        Learner(unknown, SMALL, stream(task, 10, 0), 0)
+    goals = Task.load('tabletop')
+    unknown = Task(goals.config.model_copy(update={'reward': 'topic:/reward'}), goals.robot)
+    with pytest.raises(ConfigError, match='the reward must be known'):
+        Learner(unknown, SMALL, stream(goals, 10, 0), 0)

@@ -49,12 +49,49 @@ def test_the_ensemble_learns_a_system_and_its_held_out_error_falls() -> None:
 
     state = torch.from_numpy(held_out['observation'][:198, :6])
     action = torch.from_numpy(held_out['action'][:198])
-    following = ensemble.step(state, action).numpy()
+    following, reward = ensemble.step(state, action)
+    following = following.numpy()
+    assert not reward.any()  # the task knows its reward function, nothing is to be learned
     expected = held_out['next_observation'][:198, :6]
     assert np.abs(following - expected)[:, :2].mean() < 0.03
     assert (following[:, 4] == following[:, 5]).all()  # one fact, listed twice
     assert set(np.unique(following[:, 4])) <= {-1.0, 0.0}
     assert (following[:, 4] == expected[:, 4]).mean() > 0.95
+
+
+@pytest.mark.parametrize('sparse', [True, False])
+def test_a_reward_that_is_not_known_is_learned(sparse: bool) -> None:
+    task = Task.load('pointmass')
+    task = Task(task.config.model_copy(update={'reward': 'topic:/reward'}), task.robot)
+    rng = np.random.default_rng(0)
+
+    def drawn(rows: int) -> dict[str, np.ndarray]:
+        state = rng.uniform(-1, 1, (rows, 4)).astype(np.float32)
+        action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
+        following = state + np.pad(0.1 * action, ((0, 0), (0, 2)))
+        reward = (following[:, 0] > 0.3).astype(np.float32) if sparse else 3 * following[:, 0]
+        return {
+            'observation': state,
+            'action': action,
+            'next_observation': following,
+            'reward': reward.astype(np.float32),
+        }
+
+    ensemble = Ensemble(task, ModelConfig(hidden=[64, 64]), seed=0)
+    metrics = ensemble.fit(drawn(2000), drawn(200), 400)
+    assert metrics['model/error/reward'] < 0.2
+    new = drawn(300)
+    state, action = torch.from_numpy(new['observation']), torch.from_numpy(new['action'])
+    _, reward = ensemble.step(state, action)
+    if sparse:
+        assert set(reward.tolist()) <= {0.0, 1.0}
+        assert (reward.numpy() == new['reward']).mean() > 0.9
+    else:
+        assert np.abs(reward.numpy() - new['reward']).mean() < 0.5
+
+    again = Ensemble(task, ModelConfig(hidden=[64, 64]), seed=1)
+    again.load_state_arrays(ensemble.state_arrays())
+    np.testing.assert_array_equal(again.step(state, action)[1], ensemble.step(state, action)[1])
 
 
 @pytest.mark.parametrize('activation', ['relu', 'norm_relu', 'silu'])

@@ -20,7 +20,7 @@ from mbarl_ros.control.policy import (
 from mbarl_ros.control.practice import Practice
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning.learner import Learner
-from mbarl_ros.learning.objectives import demonstrated_states, objective
+from mbarl_ros.learning.objectives import demonstrated_states, objectives
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
@@ -125,7 +125,7 @@ def test_presets_differ_in_nothing_but_their_parts() -> None:
     """Same networks, demonstrations and updates-to-data ratio: what is compared is the method."""
     shared = [
         load_agent(name).model_dump(exclude={'name', 'description', 'backward', 'shared', 'resets',
-                                             'switching', 'model'})
+                                             'switching', 'model', 'exploration'})
         for name in available('agents')
     ]  # fmt: skip
     assert all(settings == shared[0] for settings in shared)
@@ -285,7 +285,7 @@ def test_vaprls_goals_march_back_to_the_start_as_values_grow() -> None:
 
 def test_r3ls_bonus_falls_where_it_has_been_and_stays_elsewhere() -> None:
     task = TASKS['pointmass']
-    novelty = objective(task, preset('r3l'), demonstrations('pointmass'), 0)
+    novelty = objectives(task, preset('r3l'), demonstrations('pointmass'), 0)[BACKWARD]
     rng = np.random.default_rng(0)
     here, there = (rng.normal((x, -1.0, 0, 0), 0.2, (400, 4)).astype(np.float32) for x in (-1, 1))
     replay = Replay(10_000, 4, 2)
@@ -306,7 +306,9 @@ def test_the_success_critic_knows_how_far_the_goal_is() -> None:
     torch = pytest.importorskip('torch')
     from mbarl_ros.learning.success import SuccessCritic
 
-    critic = SuccessCritic(SAC.model_copy(update={'tau': 0.05}), 1, seed=0)
+    critic = SuccessCritic(
+        SAC.model_copy(update={'tau': 0.05}), np.zeros((0, 1), np.float32), seed=0
+    )
     places = torch.linspace(-1, 1, 6)[None, :, None]  # five steps in a row to the goal
     batch = {
         'observation': places[:, :-1],

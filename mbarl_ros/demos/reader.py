@@ -64,7 +64,7 @@ def load_demonstrations(folder: str | Path, task: Task, per_goal: int | None = N
 
     Where nobody gave a verdict, a forward demonstration counts if its last state is a success.
 
-    :param per_goal: take only the first so many forward and backward ones of each goal
+    :param per_goal: take only the first so many forward ones of each goal, none backward
     :raises DemonstrationError: no folder, no successful forward demonstration, or one that is
         damaged or of another task; the message names it and says what to do.
     """
@@ -90,13 +90,13 @@ def load_demonstrations(folder: str | Path, task: Task, per_goal: int | None = N
 
 
 def _first_of_each_goal(episodes: list[Episode], task: Task, number: int) -> list[Episode]:
-    taken: Counter[tuple[str, bytes]] = Counter()
+    taken: Counter[bytes] = Counter()
     kept = []
     for demonstration in episodes:
         goal = demonstration.goal(task)
-        kind = demonstration.direction, b'' if goal is None else goal.tobytes()
-        taken[kind] += 1
-        if taken[kind] <= number:
+        name = b'' if goal is None else goal.tobytes()
+        if demonstration.direction == FORWARD and taken[name] < number:
+            taken[name] += 1
             kept.append(demonstration)
     return kept
 

@@ -17,7 +17,8 @@ from mbarl_ros.transitions import FORWARD
 
 HOLD_OUT_BLOCK = 10  # neighbours in a stream are alike: hold out whole blocks, every tenth
 FIT_ROWS, HELD_OUT_ROWS = 50_000, 2_000
-IMAGINED = ('observation', 'action', 'next_observation', 'left')
+STEP = ('observation', 'action', 'next_observation', 'reward', 'terminated')
+IMAGINED = (*STEP, 'left')
 DISTRUST = 0.5  # unexplained share of an entry's change beyond which the model is not trusted
 
 
@@ -142,14 +143,16 @@ class Imagination:
             scaled = (observation - self.task.offset) / self.task.scale
             action = sac.act(torch.from_numpy(scaled))
             state = torch.from_numpy(observation[..., : self.task.state_dim])
-            following = self.ensemble.step(state.flatten(0, 1), action.flatten(0, 1))
+            following, reward = self.ensemble.step(state.flatten(0, 1), action.flatten(0, 1))
             next_observation = observation.copy()
             next_observation[..., : self.task.state_dim] = following.view(
                 policies, count, -1
             ).numpy()
-            steps.append((observation, action.numpy(), next_observation, alive.copy()))
-            observation = next_observation
-            success = self.task.success(observation[FORWARD])
+            success = self.task.success(next_observation)
+            rewards = reward.view(policies, count).numpy()
+            row = (observation, action.numpy(), next_observation, rewards, success)
+            steps.append((*row, alive.copy()))
+            observation, success = next_observation, success[FORWARD]
             if self.task.goal_conditioned:
                 observation = observation.copy()
                 goals = self._goals((int(success.sum()),))
@@ -159,10 +162,9 @@ class Imagination:
         # [policies, count, length, ...]: a rollout is a chain of neighbours in the buffer
         *rows, kept = (np.stack(parts, 2) for parts in zip(*steps, strict=True))
         ends = kept & ~np.concatenate([kept[..., 1:], np.zeros_like(kept[..., :1])], -1)
-        names = ('observation', 'action', 'next_observation')
         for phase, buffer in enumerate(self.buffers):
             chosen = kept[phase]
-            parts = {n: row[phase][chosen] for n, row in zip(names, rows, strict=True)}
+            parts = {n: row[phase][chosen] for n, row in zip(STEP, rows, strict=True)}
             buffer.add(parts, ends[phase][chosen])
 
     def state_dict(self) -> tuple[Arrays, dict]:

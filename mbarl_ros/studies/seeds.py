@@ -75,8 +75,8 @@ def load_variant(text: str) -> AgentConfig:
 class Seed:
     """One seed of one agent on one task, and where it is kept.
 
-    ``demonstrations`` is a folder, '' for the task's own; of these only the first ``per_goal`` of
-    each goal and direction are used, if that is not None.
+    ``demonstrations`` is a folder, '' for the task's own; of these only the first ``per_goal``
+    forward ones of each goal are used, if that is not None.
     """
 
     out: str
