@@ -115,14 +115,17 @@ class SwitchingConfig(Strict):
 class ExplorationConfig(Strict):
     """Decoupled exploration: a third policy and phase, see :mod:`~.learning.exploration`."""
 
-    epsilon: float = Field(default=1.0, gt=0, description='bound on KL(rho_exp || rho*), nats')
-    dual_rate: float = Field(default=0.05, gt=0, description='dual ascent, each chunk')
-    neighbours: int = Field(default=4, gt=0, description='of the entropy estimate')
-    particles: int = Field(default=500, gt=0, description='states that neighbours are among')
+    epsilon: float = Field(default=4.5, gt=0, description='bound on KL(rho_exp || rho*), nats')
+    width: float = Field(
+        default=0.2, gt=0, description='of the blur of states, in half ranges of their entries'
+    )
+    dual_rate: float = Field(default=0.2, gt=0, description='dual ascent, each chunk')
+    neighbours: int = Field(default=4, gt=1, description='of a state among the particles')
+    particles: int = Field(default=500, gt=0, description='visited states that stand for all')
     hidden: int = Field(default=64, gt=0, description='of the density ratio classifier')
     learning_rate: float = Field(default=1e-3, gt=0)
     batch: int = Field(default=256, gt=0)
-    every: int = Field(default=5, gt=0, description='environment steps per gradient step')
+    every: int = Field(default=2, gt=0, description='environment steps per gradient step')
 
 
 # Backward objectives: class in mbarl_ros.learning.objectives, and whether it sets goals that the

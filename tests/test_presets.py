@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import numpy as np
@@ -19,12 +20,13 @@ from mbarl_ros.control.policy import (
 )
 from mbarl_ros.control.practice import Practice
 from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.learning.exploration import FIRST_DUAL, Exploration
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.learning.objectives import demonstrated_states, objectives
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, FORWARD, Transitions
+from mbarl_ros.transitions import BACKWARD, EXPLORE, FORWARD, Transitions
 from mbarl_ros.wire import WireError, pack
 
 TASKS = {name: Task.load(name) for name in ('pointmass', 'tabletop')}
@@ -300,6 +302,60 @@ def test_r3ls_bonus_falls_where_it_has_been_and_stays_elsewhere() -> None:
     assert reward.shape == (2, 400) and not ends.any()
     low, high = novelty.bounds
     assert low <= reward.min() and reward.max() / (1 - novelty.discount) <= high + 1e-5
+
+
+def explored(places: np.ndarray) -> Transitions:
+    """Steps of exploration to states of the point mass at rest at places [n, 2]."""
+    states = np.pad(places, ((0, 0), (0, 2))).astype(np.float32)
+    phase = np.full(len(states), EXPLORE, np.uint8)
+    return {'observation': states, 'next_observation': states, 'phase': phase}
+
+
+def exploration_fed_with(center: tuple[float, float], width: float) -> tuple[Exploration, dict]:
+    """After 2,000 steps around one place, and the metrics of it."""
+    made = Exploration(TASKS['pointmass'], preset('mbarl-explore'), demonstrations('pointmass'), 0)
+    replay, rng = Replay(10_000, 4, 2), np.random.default_rng(0)
+    for _ in range(40):
+        replay.add(explored(rng.uniform(-width, width, (50, 2)) + center))
+        metrics = made.train(replay)
+    return made, metrics
+
+
+def test_exploration_is_rewarded_for_what_is_new() -> None:
+    made, metrics = exploration_fed_with((-1.5, -1.5), 0.3)
+    made.dual = 0.0
+    old, new = explored(np.array([[-1.5, -1.5]])), explored(np.array([[1.5, 1.5]]))
+    reward = [made.reward(rows['next_observation'])[0][0] for rows in (old, new)]
+    assert reward[1] > reward[0]
+    _, spread = exploration_fed_with((-1.5, -1.5), 1.5)
+    assert spread['explore/entropy'] > metrics['explore/entropy'] + 1.0  # 2 entries, 5 x as wide
+
+
+def test_exploration_far_from_demonstrations_is_called_back() -> None:
+    """Demonstrations never see the upper right corner."""
+    shown = demonstrations('pointmass')
+    start = shown['observation'][shown['phase'] == FORWARD][0, :2]
+    far, metrics = exploration_fed_with((1.7, 1.7), 0.1)
+    near, near_metrics = exploration_fed_with(tuple(start), 0.1)
+    assert metrics['explore/kl'] > far.settings.epsilon > near_metrics['explore/kl']
+    assert far.dual > FIRST_DUAL > near.dual
+    far.dual = 20.0  # the constraint is all
+    states = np.stack([explored(np.array([place]))['next_observation'][0]
+                       for place in (start, (1.7, 1.0))])  # fmt: skip
+    reward, ends = far.reward(states)
+    assert reward[0] > reward[1] and not ends.any()
+
+
+def test_exploration_resumes_exactly() -> None:
+    made, _ = exploration_fed_with((0.0, -1.0), 0.5)
+    again = Exploration(TASKS['pointmass'], preset('mbarl-explore'), demonstrations('pointmass'), 9)
+    arrays, meta = made.state_dict()
+    again.load_state_dict(arrays, json.loads(json.dumps(meta)))
+    replay, rng = Replay(10_000, 4, 2), np.random.default_rng(0)
+    replay.add(explored(rng.uniform(-1, 1, (made._seen + 50, 2))))
+    assert made.train(replay) == again.train(replay)
+    states = explored(rng.uniform(-1, 1, (20, 2)))['next_observation']
+    np.testing.assert_array_equal(made.reward(states)[0], again.reward(states)[0])
 
 
 def test_the_success_critic_knows_how_far_the_goal_is() -> None:

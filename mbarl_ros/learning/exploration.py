@@ -1,9 +1,11 @@
 """Decoupled exploration: cover states, but stay where demonstrations are.
 
 pi_exp maximises H(rho_exp) subject to KL(rho_exp || rho*) < epsilon; what it sees is learned from
-off-policy by the policies that exploit. The entropy is that of particles (APT, Liu and Abbeel
-2021; RE3, Seo et al. 2021), the density ratio comes from a classifier C between demonstration
-states and explored ones, KL = E_exp[-logit C(s)], and the Lagrange multiplier from dual ascent.
+off-policy by the policies that exploit. Entropy is rewarded by the distance to the nearest
+particles, a sample of all that was visited (APT, Liu and Abbeel 2021; RE3, Seo et al. 2021). The
+density ratio comes from a classifier C between demonstrated and explored states,
+KL = E_exp[-logit C(s)], and the Lagrange multiplier from dual ascent. Both densities are blurred:
+a handful of demonstrations has next to no volume, and the KL to it would be infinite.
 """
 
 from __future__ import annotations
@@ -34,15 +36,18 @@ from mbarl_ros.learning.state import (
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import EXPLORE
 
-RECENT = 2000  # explored states that rho_exp is estimated from: the policy changes
+RECENT = 1000  # explored states that rho_exp is estimated from: the policy changes
 NEAREST = 0.01  # scaled distance below which states count as the same
-MAX_LOGIT, MAX_DUAL = 5.0, 20.0
+FIRST_DUAL, MAX_DUAL = 2.0, 20.0
+AIM = 0.85  # share of epsilon that the multiplier aims at: the policy follows it with a lag
+MAX_LOGIT = 10.0
 
 
 class Exploration(Objective):
-    """Reward: d * log(distance to the k nearest explored states) + dual * logit C(s'), over d.
+    """Reward: (log(distance to the nearest particles) + dual * logit C(s') / d) / (1 + dual).
 
-    d is the number of state entries: log density is -d * log(distance) up to a constant.
+    d is the number of state entries: log density is -d * log(distance) up to a constant. Dividing
+    by 1 + dual keeps the scale of values while the multiplier moves.
     """
 
     bounds = (-np.inf, np.inf)
@@ -62,7 +67,8 @@ class Exploration(Objective):
         self._optimiser = Adam(self._classifier, self.settings.learning_rate, weight_decay=1e-3)
         self._explored = torch.zeros(0, task.state_dim)
         self._seen = 0
-        self.dual = 1.0
+        self._particles = torch.zeros(0, task.state_dim)
+        self.dual = FIRST_DUAL
 
     def train(self, replay: Replay) -> dict[str, float]:
         """Take new states, fit C, move the multiplier; entropy (nats), KL (nats) and dual."""
@@ -70,35 +76,34 @@ class Exploration(Objective):
         rows = replay.rows(np.arange(len(replay) - fresh, len(replay)))
         steps = replay.total // self.settings.every - self._seen // self.settings.every
         self._seen = replay.total
+        self._particles = self._evenly(replay)
         states = rows['next_observation'][rows['phase'] == EXPLORE]
-        if len(states):
-            self._explored = torch.cat([self._explored, self._scaled(states)])[-RECENT:]
-        if len(self._explored) < self.settings.particles:
+        self._explored = torch.cat([self._explored, self._scaled(states)])[-RECENT:]
+        if len(self._explored) <= self.settings.neighbours:
             return {}
         for _ in range(steps):
             self._fit()
         with torch.no_grad():
             divergence = float(-self._logit(self._explored).mean())
-            distance = self._distance(self._particles())
         if len(states):  # rho_exp is only known while it is being visited
-            dual = self.dual + self.settings.dual_rate * (divergence - self.settings.epsilon)
+            dual = self.dual + self.settings.dual_rate * (divergence - AIM * self.settings.epsilon)
             self.dual = float(np.clip(dual, 0.0, MAX_DUAL))
         return {
-            'explore/entropy': self._entropy(distance),
+            'explore/entropy': self._entropy(),
             'explore/kl': divergence,
             'explore/dual': self.dual,
         }
 
     def reward(self, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Zero until there are particles enough; never ends."""
+        """Zero as long as nothing was visited; never ends."""
         shape = following.shape[:-1]
         reward = np.zeros(shape, np.float32)
-        if len(self._explored) >= self.settings.particles:
+        if len(self._particles) > self.settings.neighbours:
             states = self._scaled(following[..., : self.task.state_dim]).flatten(0, -2)
             with torch.no_grad():
                 logit = self._logit(states).clamp(-MAX_LOGIT, MAX_LOGIT)
-                novelty = torch.log(self._distance(states) + NEAREST)
-                total = novelty + self.dual * logit / self.task.state_dim
+                novelty = torch.log(self._distance(states, self._particles) + NEAREST)
+                total = (novelty + self.dual * logit / self.task.state_dim) / (1.0 + self.dual)
             reward = (1.0 - self.discount) * total.view(shape).numpy()
         return reward.astype(np.float32), np.zeros(shape, bool)
 
@@ -107,7 +112,8 @@ class Exploration(Objective):
         parts = []
         for states in (self._positives, self._explored):
             index = torch.randint(len(states), (half,), generator=self._generator)
-            parts.append(states[index])
+            noise = torch.randn(half, states.shape[1], generator=self._generator)
+            parts.append(states[index] + self.settings.width * noise)
         label = torch.cat([torch.ones(half), torch.zeros(half)])
         logit = self._logit(torch.cat(parts))
         loss = functional.binary_cross_entropy_with_logits(logit, label)
@@ -117,20 +123,27 @@ class Exploration(Objective):
         """Log of demonstrated over explored density [n] of scaled states [n, d]."""
         return mlp(self._classifier, states[None])[0, :, 0]
 
-    def _particles(self) -> Tensor:
-        index = np.linspace(0, len(self._explored) - 1, self.settings.particles).astype(int)
-        return self._explored[index]
+    def _evenly(self, replay: Replay) -> Tensor:
+        """Particles: states from all over the stream of all phases."""
+        count = min(self.settings.particles, len(replay))
+        order = np.linspace(0, max(len(replay) - 1, 0), count).astype(int)
+        return self._scaled(replay.rows(order)['next_observation'])
 
-    def _distance(self, states: Tensor) -> Tensor:
+    def _distance(self, states: Tensor, particles: Tensor) -> Tensor:
         """Mean distance [n] of states [n, d] to their nearest particles."""
-        apart = torch.cdist(states, self._particles())
+        apart = torch.cdist(states, particles)
         return apart.topk(self.settings.neighbours, largest=False).values.mean(-1)
 
-    def _entropy(self, distance: Tensor) -> float:
-        """Kozachenko-Leonenko estimate of H(rho_exp) in scaled units, from mean distances."""
-        d, n, k = self.task.state_dim, self.settings.particles, self.settings.neighbours
+    def _entropy(self) -> float:
+        """Kozachenko-Leonenko estimate of H(rho_exp), nats in scaled units."""
+        count = min(self.settings.particles, len(self._explored))
+        order = np.linspace(0, len(self._explored) - 1, count).astype(int)
+        states = self._explored[order]
+        # of those neighbours the nearest is the state itself
+        d, k = self.task.state_dim, self.settings.neighbours - 1
+        distance = torch.cdist(states, states).topk(k + 1, largest=False).values[:, -1]
         ball = 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1.0)
-        digamma = torch.digamma(torch.tensor([float(n), float(k)]))
+        digamma = torch.digamma(torch.tensor([float(count), float(k)]))
         return float(digamma[0] - digamma[1] + ball + d * (distance + 1e-6).log().mean())
 
     def _scaled(self, states: np.ndarray) -> Tensor:
