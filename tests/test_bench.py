@@ -215,8 +215,8 @@ def handmade(out, agent, seed, deployed, wide, finished=True):
 
 
 def test_the_table_of_lines_made_by_hand(tmp_path):
-    handmade(tmp_path, 'ours', 0, [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1], 0.8)
-    handmade(tmp_path, 'ours', 1, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0], 0.6)
+    handmade(tmp_path, 'ours', 0, [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1], 0.9)
+    handmade(tmp_path, 'ours', 1, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0], 0.7)
     handmade(tmp_path, 'ours', 2, [0, 0], 0.0, finished=False)
     handmade(tmp_path, 'bc', 0, [0.75], 0.01)
     assert {path.name for path in write_report(tmp_path)} == {
@@ -229,13 +229,18 @@ def test_the_table_of_lines_made_by_hand(tmp_path):
     assert (ours['steps_to_0.5'], ours['steps_to_0.9']) == (4000, 6000)
     assert (ours['late_from'], ours['late_to']) == (5000, 10000)
     assert ours['late_success'] == pytest.approx(5.5 / 6)
-    assert ours['final_wide_success'] == pytest.approx(0.7)
+    assert ours['late_std'] == pytest.approx(1 / 6 / 2**0.5)
+    assert (ours['wide_steps_to_0.8'], ours['wide_steps_to_0.95']) == (10_000, None)
+    assert ours['final_wide_success'] == pytest.approx(0.8)
     assert ours['final_wide_std'] == pytest.approx(0.1 * 2**0.5)
     assert ours['practice_seconds'] == pytest.approx(900)
     assert floor['agent'] == 'bc' and floor['steps_to_0.5'] is None
     assert floor['late_success'] == 0.75
     text = (tmp_path / 'tabletop' / 'table.md').read_text()
-    assert '| ours | 2 | 4,000 | 6,000 | 0.92 (5,000 to 10,000) | 0.700 ± 0.141 | 15.0 |' in text
+    assert (
+        '| ours | 2 | 4,000 | 6,000 | 0.92 ± 0.12 (5,000 to 10,000) | 10,000 | - | 0.800 ± 0.141 '
+        '| 15.0 |'
+    ) in text
     assert '| *RISC, published* | 5 | 130,000 | 170,000 |' in text
     assert 'Not finished, left out: ours seed_2' in text
 

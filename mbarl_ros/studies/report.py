@@ -16,6 +16,7 @@ from mbarl_ros.wire import write_file
 
 WINDOW = 5  # evaluations, for all that is called smoothed
 LEVELS = (0.5, 0.9)
+WIDE_LEVELS = (0.8, 0.95)
 CURVES_FILE, TABLE_FILE, FIGURES_FILE = 'curves.png', 'table.md', 'table.json'
 
 
@@ -27,21 +28,31 @@ class Curve:
     mean: np.ndarray
     std: np.ndarray
     seeds: int
+    late_std: float = 0.0  # over seeds, of their mean success in the second half
 
     @property
     def late(self) -> tuple[int, float]:
         """Second half of the steps: from which step on, and mean success in it."""
-        half = self.steps >= self.steps[-1] / 2
+        half = _late(self.steps)
         return int(self.steps[half][0]), float(self.mean[half].mean())
 
-    def reach(self, level: float) -> int | None:
-        """First step at which the smoothed mean is at least ``level``, if there is one.
+    def reach(self, level: float, *, smoothed: bool = True) -> int | None:
+        """First step at which the (smoothed) mean is at least ``level``, if there is one.
 
         Centred smoothing over five evaluations, as for the published figures: it looks two
         evaluations ahead.
         """
-        reached = np.flatnonzero(smooth(self.mean) >= level - 1e-9)
+        mean = smooth(self.mean) if smoothed else self.mean
+        reached = np.flatnonzero(mean >= level - 1e-9)
         return int(self.steps[reached[0]]) if len(reached) else None
+
+    def data(self) -> dict[str, list]:
+        """What a picture of it needs, for JSON."""
+        return {
+            'steps': self.steps.tolist(),
+            'mean': np.round(self.mean, 4).tolist(),
+            'std': np.round(self.std, 4).tolist(),
+        }
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,10 @@ class Agent:
     def practises(self) -> bool:
         """Whether it took any environment steps (``bc`` does not)."""
         return bool(self.deployed.steps[-1])
+
+
+def _late(steps: np.ndarray) -> np.ndarray:
+    return steps >= steps[-1] / 2
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -78,7 +93,9 @@ def curve(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> Curve | None:
         return None
     table = np.array([[seed[step] for step in steps] for seed in values])
     spread = table.std(0, ddof=1) if len(table) > 1 else np.zeros(len(steps))
-    return Curve(np.array(steps), table.mean(0), spread, len(table))
+    late = table[:, _late(np.array(steps))].mean(1)
+    late_spread = float(late.std(ddof=1)) if len(table) > 1 else 0.0
+    return Curve(np.array(steps), table.mean(0), spread, len(table), late_spread)
 
 
 def collect(folder: Path) -> tuple[list[Agent], list[str]]:
@@ -129,10 +146,16 @@ def figures(agents: Iterable[Agent]) -> list[dict[str, Any]]:
             'late_from': since,
             'late_to': int(agent.deployed.steps[-1]),
             'late_success': late,
+            'late_std': agent.deployed.late_std,
             'final_wide_success': float(agent.wide.mean[-1]) if agent.wide else None,
             'final_wide_std': float(agent.wide.std[-1]) if agent.wide else None,
             'practice_seconds': agent.seconds,
+            'deployed': agent.deployed.data(),
+            'wide': agent.wide.data() if agent.wide else None,
         }
+        for level in WIDE_LEVELS:
+            found = agent.wide and agent.practises and agent.wide.reach(level, smoothed=False)
+            row[f'wide_steps_to_{level}'] = found or None
         rows.append(row)
     return rows
 
@@ -144,34 +167,36 @@ def markdown(task: str, rows: Sequence[dict[str, Any]], record: dict[str, Curve]
         f'## {task}',
         '',
         f'| agent | seeds | steps to {early} | steps to {level} | success in its later half | '
-        'final wide success | minutes per seed |',
-        '| --- | --- | --- | --- | --- | --- | --- |',
+        f'wide: steps to {WIDE_LEVELS[0]} | to {WIDE_LEVELS[1]} | final wide success | '
+        'minutes per seed |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
     ]
     for row in rows:
-        late = f'{row["late_success"]:.2f}'
+        late = f'{row["late_success"]:.2f} ± {row["late_std"]:.2f}'
         if row['late_to']:
             late += f' ({row["late_from"]:,} to {row["late_to"]:,})'
         wide = '-'
         if row['final_wide_success'] is not None:
             wide = f'{row["final_wide_success"]:.3f} ± {row["final_wide_std"]:.3f}'
         reached = ' | '.join(_steps(row[f'steps_to_{level}']) for level in LEVELS)
+        wide_steps = ' | '.join(_steps(row[f'wide_steps_to_{level}']) for level in WIDE_LEVELS)
         minutes = row['practice_seconds'] / 60
         text.append(
-            f'| {row["agent"]} | {len(row["seeds"])} | {reached} | {late} | {wide} | '
-            f'{minutes:.1f} |'
+            f'| {row["agent"]} | {len(row["seeds"])} | {reached} | {late} | {wide_steps} | {wide} '
+            f'| {minutes:.1f} |'
         )
     for name, found in sorted(record.items(), key=lambda item: item[1].reach(level) or np.inf):
         reached = ' | '.join(_steps(found.reach(level)) for level in LEVELS)
         since, late = found.late
         text.append(
             f'| *{name}, published* | {found.seeds} | {reached} | '
-            f'{late:.2f} ({since:,} to {found.steps[-1]:,}) | - | - |'
+            f'{late:.2f} ({since:,} to {found.steps[-1]:,}) | - | - | - | - |'
         )
     text += [
         '',
         f'Steps to x: first evaluation at which the mean over seeds, averaged over {WINDOW} '
-        'evaluations around it, is at least x. Spread: sample standard deviation over seeds. '
-        'Minutes: practice and training on one core, without evaluations.',
+        'evaluations around it, is at least x; wide without averaging. Spread: sample standard '
+        'deviation over seeds. Minutes: practice and training on one core, without evaluations.',
     ]
     return '\n'.join(text) + '\n'
 
