@@ -15,6 +15,7 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.config import load_world
+from mbarl_ros.demos import recording as recording_module
 from mbarl_ros.demos.episodes import episode, transitions
 from mbarl_ros.demos.note import (
     DemonstrationError,
@@ -25,7 +26,7 @@ from mbarl_ros.demos.note import (
     read_note,
 )
 from mbarl_ros.demos.reader import load_demonstrations, read_demonstration
-from mbarl_ros.demos.recording import EXECUTED, Recording, topic_types
+from mbarl_ros.demos.recording import EXECUTED, Recording, recover, topic_types, unfinished
 from mbarl_ros.fields import set_stamp
 from mbarl_ros.task import Task
 
@@ -145,6 +146,27 @@ def test_unfinished_recordings_are_not_seen_and_numbers_go_on(tmp_path, task):
     recording.discard()
     assert record(tmp_path, task, messages).name == 'forward_002'
     assert not list(tmp_path.glob('.*'))
+
+
+def test_a_recorder_that_dies_after_publishing_leaves_one_demonstration(
+    tmp_path, task, monkeypatch
+):
+    def die(hidden):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording_module, '_remove', die)
+    recording = Recording(tmp_path, note(task), topic_types(task.robot))
+    for topic, stamp, message in drive_to_goal(task):
+        recording.write(topic, stamp, serialize_message(message))
+    with pytest.raises(KeyboardInterrupt):
+        recording.finish('success')
+    recording.abandon()  # a dead process holds no lock
+    monkeypatch.undo()
+
+    assert unfinished(tmp_path) == 1
+    assert recover(tmp_path) == [f'{tmp_path}/forward_000: was finished before the recorder died']
+    assert [path.name for path in folders(tmp_path)] == ['forward_000']
+    assert unfinished(tmp_path) == 0 and read_note(tmp_path / 'forward_000').verdict == 'success'
 
 
 def test_numbers_of_a_demonstration_arrive_as_transitions(tmp_path, task):

@@ -30,6 +30,7 @@ from mbarl_ros.demos.note import (
     NOTE,
     DemonstrationError,
     Note,
+    folders,
     free_name,
     publish,
     read_note,
@@ -170,6 +171,9 @@ def _recovered(hidden: Path, folder: Path) -> str:
         return f'{hidden}: an interrupted recording without a message; removed'
     try:
         note = read_note(hidden)
+        if published := _published(folder, note):  # it died between publishing and cleaning up
+            _remove(hidden)
+            return f'{published}: was finished before the recorder died'
         executed = note.topics.get(EXECUTED)
         stamps = [at for topic, at, _ in read_mcap(raw, torn=True) if topic.name == executed]
         if not stamps:
@@ -182,6 +186,15 @@ def _recovered(hidden: Path, folder: Path) -> str:
         f'{path}: recovered from an interrupted recording, {len(stamps)} executed commands, '
         f'{(max(stamps) - min(stamps)) * 1e-9:.1f} s; its verdict is {note.verdict}'
     )
+
+
+def _published(folder: Path, note: Note) -> Path | None:
+    """The finished demonstration of a recording: no other was begun at that microsecond."""
+    for path in folders(folder):
+        with contextlib.suppress(DemonstrationError):
+            if note.recorded and read_note(path).recorded == note.recorded:
+                return path
+    return None
 
 
 def _finished(hidden: Path, folder: Path, note: Note) -> Path:

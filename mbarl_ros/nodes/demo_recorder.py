@@ -266,7 +266,7 @@ class DemoRecorder(BaseNode):
             lockstep=self.lockstep,
             spec=layout(robot),
             profile=profile_hash(robot),
-            recorded=datetime.now(UTC).isoformat(timespec='seconds'),
+            recorded=datetime.now(UTC).isoformat(timespec='microseconds'),
             topics={
                 **{
                     topic: subscription.topic_name
