@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import json
 import os
 import signal
@@ -21,13 +20,11 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from mbarl_ros.domain import take_domain
 from mbarl_ros.executables import NODES
 
 SIM = ('robot_sim', 'safety_gate', 'policy_controller')
 LEARNING = (*SIM, 'learner', 'state_classifier')
-
-# Domains of their own, so that tests never hear each other; below Fast DDS's port limit.
-_domains = itertools.count(20 + os.getpid() % 60)
 
 
 class Graph:
@@ -38,7 +35,8 @@ class Graph:
         self.folder = folder
         self.parameters = {'run_dir': str(folder / 'run'), **parameters}
         (folder / 'run').mkdir(exist_ok=True)
-        self.domain = 20 + next(_domains) % 80
+        # of its own, also beside other runs on this machine
+        self.domain, self._lock = take_domain({}, '')
         self.environment = {
             **os.environ,
             'ROS_DOMAIN_ID': str(self.domain),
@@ -65,6 +63,7 @@ class Graph:
             process.wait(10)
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
+        self._lock.close()
 
     def _listen(self, message: DiagnosticArray) -> None:
         for status in message.status:
