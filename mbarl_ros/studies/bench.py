@@ -76,9 +76,9 @@ def _clone(
     task: Task, demonstrations: Transitions, seed: int
 ) -> Iterator[tuple[dict[str, Any], Arrays]]:
     """The only record of ``bc``; its forward policy is the deployed one, so that robots take it."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     arrays = clone(task, demonstrations, seed)
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     forward = {
         name.replace(DEPLOYED, PHASES[0]): array
         for name, array in arrays.items()

@@ -75,7 +75,7 @@ def run(direct: DirectRun, seed: int, budget: int) -> Iterator[dict[str, Any]]:
     """Practise for ``budget`` steps; yields one record per evaluation, the first before training.
 
     The last policy is always evaluated. ``wide`` is the success from the wide starts where they
-    are due, else None; ``seconds`` is the time of practice and training, without evaluations.
+    are due, else None; ``seconds`` is the processor time of practice and training.
     """
     task, config = direct.task, direct.task.config.evaluation
     world = load_world(task.config, seed=seed)
@@ -101,6 +101,6 @@ def run(direct: DirectRun, seed: int, budget: int) -> Iterator[dict[str, Any]]:
             wide_due += config.wide.every if starts else 0
         if last:
             return
-        begun = time.perf_counter()
+        begun = time.process_time()
         metrics = metrics | direct.train(direct.collect())
-        seconds += time.perf_counter() - begun
+        seconds += time.process_time() - begun

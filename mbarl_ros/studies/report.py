@@ -196,7 +196,7 @@ def markdown(task: str, rows: Sequence[dict[str, Any]], record: dict[str, Curve]
         '',
         f'Steps to x: first evaluation at which the mean over seeds, averaged over {WINDOW} '
         'evaluations around it, is at least x; wide without averaging. Spread: sample standard '
-        'deviation over seeds. Minutes: practice and training on one core, without evaluations.',
+        'deviation over seeds. Minutes: processor time of practice and training, on one core.',
     ]
     return '\n'.join(text) + '\n'
 
