@@ -41,7 +41,7 @@ class SacConfig(Strict):
         default=1.0, ge=0, description='behaviour cloning on the demonstration part of the batch'
     )
     cloning_phases: int | None = Field(
-        default=25, gt=0, description='it fades to zero in so many forward_limits; null: never'
+        default=50, gt=0, description='it fades to zero in so many forward_limits; null: never'
     )
 
 
