@@ -37,6 +37,9 @@ def test_the_graph_practises_a_preset_as_the_direct_loop_does(tmp_path, name):
         graph.wait_for(
             'stored steps', lambda: graph.value('learner', 'environment_steps') >= STEPS, 90
         )
+        # said once a second
+        least = 2 if name == 'oracle' else 0
+        graph.wait_for('resets', lambda: graph.value('robot_sim', 'resets') >= least, 10)
         resets = graph.value('robot_sim', 'resets')
     rows = stored(tmp_path, agent, 'tabletop')
     expected = direct(Task.load('tabletop'), load_agent(agent), seed=4)
@@ -44,7 +47,7 @@ def test_the_graph_practises_a_preset_as_the_direct_loop_does(tmp_path, name):
         np.testing.assert_array_equal(rows[key][:STEPS], expected[key], key)
     assert len(np.unique(rows['action'], axis=0)) > STEPS // 2
     if name == 'oracle':
-        assert set(rows['phase']) == {FORWARD} and resets >= 2
+        assert set(rows['phase']) == {FORWARD}
     else:
         assert set(rows['phase']) == {FORWARD, BACKWARD} and resets == 0
 

@@ -378,7 +378,8 @@ def test_check_finishes_an_interrupted_recording(copies, capsys):
     note = read_note(copies / 'forward_000')
     types = topic_types(task.robot)
     topics = {**note.topics, 'demo_recorder/phase': '/demo_recorder/phase'}
-    recording = Recording(copies, type(note)(**{**vars(note), 'topics': topics}), types)
+    note = replace(note, topics=topics, recorded='2026-11-21T00:00:00+00:00')
+    recording = Recording(copies, note, types)
     with Reader(copies / 'forward_000') as reader:
         names = {bag: topic for topic, bag in note.topics.items()}
         for connection, stamp, data in reader.messages():
