@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Bounds = tuple[float, float]
+Constant = bool | int | float | str | list[str] | list[float]
 JOY = 'sensor_msgs/msg/Joy'
 
 
@@ -27,12 +28,15 @@ class TopicMap(Strict):
     """One ROS topic and which of its message fields carry which named values.
 
     ``fields`` maps a value's name to a path in the message: ``pose.pose.position.x``,
-    ``position[elbow]`` (by joint name) or ``data[0]`` (by index).
+    ``position[elbow]`` (by joint name), ``data[0]`` (by index), ``points[0].positions[1]``.
+    ``constants`` maps paths to what always stands there: a frame, joint names, a duration or
+    stamp in seconds. It is written into commands; a state that differs is not believed.
     """
 
     topic: str
     type: str = Field(pattern=r'^\w+/msg/\w+$')
     fields: dict[str, str] = Field(min_length=1)
+    constants: dict[str, Constant] = {}
 
 
 class TeleopMap(TopicMap):

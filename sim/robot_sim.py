@@ -35,7 +35,8 @@ class RobotSim(BaseNode):
     which it keeps for ever, as a velocity controller does: to stop it is the gate's duty.
     ``~/reset`` places the world anew, one step later in time, and answers with the stamp of that
     state; ``~/resets`` (latched) counts that.
-    Given ``demonstrations``, it is placed where they start, one after the other.
+    Given ``demonstrations``, it is placed where they start, one after the other. Without
+    ``publish_clock`` it stamps by the system's clock, as a robot does.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,7 @@ class RobotSim(BaseNode):
             {
                 'real_time_factor': (1.0, 'Realtime: simulated seconds per second'),
                 'demonstrations': ('', 'Demonstrations to be placed at the starts of; empty: none'),
+                'publish_clock': (True, 'False: stamps by the system clock and no /clock'),
             }
         )
         robot = self.task.robot
@@ -68,7 +70,11 @@ class RobotSim(BaseNode):
             for topic in robot.state
         ]
         self._clock_message = Clock()
-        self._clock_publisher = self.create_publisher(Clock, '/clock', QoSProfile(depth=1))
+        self._clock_publisher = (
+            self.create_publisher(Clock, '/clock', QoSProfile(depth=1))
+            if self.value('publish_clock')
+            else None
+        )
         self._resets_publisher = self.create_publisher(UInt32, '~/resets', LATCHED)
         start = 0
         for index, topic in enumerate(robot.command):
@@ -156,14 +162,15 @@ class RobotSim(BaseNode):
 
     def _publish_state(self) -> None:
         start = 0
+        stamp = self._time_ns if self._clock_publisher else time.time_ns()
         for codec, message, publisher in self._topics:
             end = start + len(codec.names)
             codec.encode(message, self._state[start:end])
-            set_stamp(message, self._time_ns)
+            set_stamp(message, stamp)
             publisher.publish(message)
             start = end
         # After the state, which somebody waits for.
-        if self._clock_publisher.get_subscription_count():
+        if self._clock_publisher and self._clock_publisher.get_subscription_count():
             clock = self._clock_message.clock
             clock.sec, clock.nanosec = divmod(self._time_ns, 1_000_000_000)
             self._clock_publisher.publish(self._clock_message)

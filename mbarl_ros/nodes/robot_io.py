@@ -11,7 +11,7 @@ import numpy as np
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 
-from mbarl_ros.config import RobotConfig
+from mbarl_ros.config import ConfigError, RobotConfig
 from mbarl_ros.fields import TopicCodec, set_stamp, stamp_ns
 from mbarl_ros.nodes import runtime
 
@@ -30,12 +30,24 @@ class StateListener:
         lockstep: bool,
         callback: Callable[[np.ndarray, int], None],
     ) -> None:
-        """Subscribe on ``node``; ``callback(state [S], stamp in ns)``."""
+        """Subscribe on ``node``; ``callback(state [S], stamp in ns)``.
+
+        :raises ConfigError: lockstep with a topic that has no stamp.
+        """
         self._node = node
         self._callback = callback
         self._lockstep = lockstep
         self._state = np.full(len(robot.state_names), np.nan)
         self._stamps: list[int | None] = [None] * len(robot.state)
+        kinds = [runtime.message_class(topic.type) for topic in robot.state]
+        stamped = [hasattr(kind, 'header') for kind in kinds]
+        if lockstep and not all(stamped):
+            unstamped = robot.state[stamped.index(False)]
+            raise ConfigError(
+                f"robot '{robot.name}': topic '{unstamped.topic}': a {unstamped.type} has no "
+                'header, so nobody knows to which step it belongs; give mode:=realtime'
+            )
+        self._anywhere = any(stamped)
         # A lost state would stall lockstep; a late one is worthless in real time.
         qos: QoSProfile = runtime.RELIABLE if lockstep else runtime.SENSOR
         start = 0
@@ -56,7 +68,9 @@ class StateListener:
             self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
         stamp = stamp_ns(message)
-        self._stamps[index] = self._node.get_clock().now().nanoseconds if stamp is None else stamp
+        if stamp is None:  # dated by the stamped topics, if there are any, else by its arrival
+            stamp = 0 if self._anywhere else self._node.get_clock().now().nanoseconds
+        self._stamps[index] = stamp
         if None in self._stamps:
             return
         if self._lockstep and len(set(self._stamps)) > 1:
@@ -68,22 +82,44 @@ class CommandPublisher:
     """Publishes a command vector on the robot's command topics."""
 
     def __init__(self, node: Any, robot: RobotConfig) -> None:
-        """Create the publishers on ``node``."""
+        """Create the publishers on ``node``.
+
+        :raises ConfigError: fields or constants that the message type does not have.
+        """
+        self._node = node
         self._topics = []
         start = 0
         for topic in robot.command:
             codec = TopicCodec(topic)
             where = slice(start, start := start + len(codec.names))
             kind = runtime.message_class(topic.type)
+            _try(codec, kind, robot)
             publisher = node.create_publisher(kind, topic.topic, runtime.RELIABLE)
             self._topics.append((codec, where, kind, publisher))
 
     def publish(self, values: np.ndarray, stamp: int) -> None:
-        """Publish ``values`` [C], physical units, in the profile's order."""
+        """Publish ``values`` [C], physical units, in the profile's order.
+
+        In lockstep with the ``stamp`` of the state that they answer; in real time with the present
+        one, by which MoveIt Servo and others tell whether a command is stale.
+        """
+        if not self._node.lockstep:
+            stamp = self._node.get_clock().now().nanoseconds
         for codec, where, kind, publisher in self._topics:
-            message = codec.encode(kind(), values[where])
+            message = kind()
             set_stamp(message, stamp)
-            publisher.publish(message)
+            publisher.publish(codec.encode(message, values[where]))
+
+
+def _try(codec: TopicCodec, kind: Any, robot: RobotConfig) -> None:
+    """Find out before anything moves whether commands can be written."""
+    try:
+        codec.encode(kind(), [0.0] * len(codec.names))
+    except (AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"robot '{robot.name}': key 'command': topic '{codec.topic}': a {codec.type} does not "
+            f'take these fields or constants: {error}'
+        ) from error
 
 
 def command_message(names: list[str], values: np.ndarray, stamp: int, source: str) -> JointState:
