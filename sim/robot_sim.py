@@ -59,7 +59,6 @@ class RobotSim(BaseNode):
         self._time_ns = 0
         self._steps = self._resets = self._refused = 0
         self._reported = (time.monotonic(), 0)
-        self._command = np.zeros(len(robot.command_names))
         self._arrived: set[int] = set()
         self._topics = [
             (
@@ -109,12 +108,13 @@ class RobotSim(BaseNode):
     def _place(self) -> np.ndarray:
         """Place the world for the present number of resets; its state."""
         state = self._world.reset()
-        if not self._starts:
-            return state
-        start = self._starts[self._resets % len(self._starts)].start(state[self._order])
-        placed = state.copy()
-        placed[self._order] = start
-        return self._world.set_state(placed)
+        if self._starts:
+            start = self._starts[self._resets % len(self._starts)].start(state[self._order])
+            placed = state.copy()
+            placed[self._order] = start
+            state = self._world.set_state(placed)
+        self._command = self._rest(state)
+        return state
 
     def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
         try:
@@ -146,7 +146,6 @@ class RobotSim(BaseNode):
     def _on_reset(self, _request: Any, response: Any) -> Any:
         self._resets += 1
         state = self._place()
-        self._command[:] = 0.0
         self._arrived.clear()
         self._resets_publisher.publish(UInt32(data=self._resets))
         # A new state needs a new stamp, and time must never run backwards.
@@ -155,6 +154,16 @@ class RobotSim(BaseNode):
         response.success = True
         response.message = f'reset {self._resets} at {self._time_ns} ns'
         return response
+
+    def _rest(self, state: np.ndarray) -> np.ndarray:
+        """What a robot does that nobody has commanded: positions are held, all else is 0."""
+        limits, names = self.task.robot.limits, self._world.state_names
+        return np.array(
+            [
+                state[names.index(name)] if limits[name].stop == 'hold' and name in names else 0.0
+                for name in self.task.robot.command_names
+            ]
+        )
 
     def _publish(self, state: np.ndarray) -> None:
         self._state = state[self._order].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Callable
 from functools import partial
@@ -12,8 +13,11 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.config import ConfigError, RobotConfig
+from mbarl_ros.demos.align import ERROR, Finding
 from mbarl_ros.fields import TopicCodec, set_stamp, stamp_ns
+from mbarl_ros.hearing import Hearing
 from mbarl_ros.nodes import runtime
+from mbarl_ros.nodes.surroundings import look_around, simulated
 
 
 class StateListener:
@@ -34,7 +38,7 @@ class StateListener:
 
         :raises ConfigError: lockstep with a topic that has no stamp.
         """
-        self._node = node
+        self._node, self._robot = node, robot
         self._callback = callback
         self._lockstep = lockstep
         self._state = np.full(len(robot.state_names), np.nan)
@@ -48,6 +52,7 @@ class StateListener:
                 'header, so nobody knows to which step it belongs; give mode:=realtime'
             )
         self._anywhere = any(stamped)
+        self.heard = [Hearing(topic, robot) for topic in robot.state]
         # A lost state would stall lockstep; a late one is worthless in real time.
         qos: QoSProfile = runtime.RELIABLE if lockstep else runtime.SENSOR
         start = 0
@@ -63,11 +68,16 @@ class StateListener:
 
     def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
         try:
-            self._state[where] = codec.decode(message)
+            values = codec.decode(message)
         except ValueError as error:
             self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
+            self.heard[index].fault(time.monotonic(), str(error))
             return
         stamp = stamp_ns(message)
+        if not self._lockstep:
+            clock = self._node.get_clock().now().nanoseconds
+            self.heard[index].hear(time.monotonic(), clock, stamp, values)
+        self._state[where] = values
         if stamp is None:  # dated by the stamped topics, if there are any, else by its arrival
             stamp = 0 if self._anywhere else self._node.get_clock().now().nanoseconds
         self._stamps[index] = stamp
@@ -76,6 +86,21 @@ class StateListener:
         if self._lockstep and len(set(self._stamps)) > 1:
             return
         self._callback(self._state.copy(), max(self._stamps))
+
+    def findings(self, window: float) -> list[Finding]:
+        """What is wrong with the robot's topics, by the last ``window`` s; errors first.
+
+        An error is a reason not to move.
+        """
+        now, clocked = time.monotonic(), simulated(self._node)
+        found = look_around(self._node, self._robot)
+        unknown = {finding.text.partition(':')[0] for finding in found}
+        for hearing in self.heard:
+            heard = hearing.findings(now, window, clocked)
+            # A topic that nobody publishes is silent; once is enough.
+            if not (hearing.silent(now) and hearing.topic.topic in unknown):
+                found += heard
+        return sorted(found, key=lambda finding: finding.level != ERROR)
 
 
 class CommandPublisher:
