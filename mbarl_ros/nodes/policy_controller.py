@@ -395,7 +395,7 @@ class PolicyController(BaseLifecycleNode):
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Phase, steps, attempts and what, if anything, the robot is waiting for."""
         if not hasattr(self, '_practice'):
-            return DiagnosticStatus.WARN, 'not configured', {}
+            return DiagnosticStatus.WARN, 'not configured', {'lifecycle': 'unconfigured'}
         practice = self._practice
         message = self._blocked if self._active else self._unfit or 'inactive'
         if self._state is None:
@@ -405,6 +405,8 @@ class PolicyController(BaseLifecycleNode):
             DiagnosticStatus.WARN if waits_long else DiagnosticStatus.OK,
             message,
             {
+                'lifecycle': 'active' if self._active else 'inactive',
+                'needs_learner': not self.value('policy'),
                 'phase': practice.phase_name,
                 'environment_steps': self._steps,
                 'robot_seconds': f'{self._steps / self.task.robot.control_rate:.1f}',
