@@ -91,9 +91,13 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from mbarl_ros.nodes.doctor import examine
+    from mbarl_ros.nodes.doctor import Doctor
+    from mbarl_ros.nodes.robot_check import DISCOVERY, Listener
 
-    findings = examine(_namespace(options), options.seconds)
+    with Listener('doctor', _namespace(options)) as listener:
+        doctor = Doctor(listener)
+        listener.spin(DISCOVERY)
+        findings = doctor.examine(options.seconds)
     code = _say(findings)
     if not findings:
         print('nothing is wrong that can be seen from here')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from diagnostic_msgs.msg import DiagnosticArray
 from std_msgs.msg import String
@@ -19,40 +20,54 @@ from mbarl_ros.nodes.runtime import LATCHED, LOCKSTEP
 from mbarl_ros.nodes.surroundings import simulated
 from mbarl_ros.task import Task
 
-_DIAGNOSTICS = 2.0  # s, in which each node speaks at least once
+_FRESH = 2.5  # s, in which each node speaks at least twice
 
 
-def examine(namespace: str, seconds: float) -> list[Finding]:
-    """Listen to the graph in this process's domain; ``seconds`` for the robot's topics."""
-    statuses: dict[str, Status] = {}
-    gate: list[str] = []
+class Doctor:
+    """Listens to the graph in this process's domain; it has no publisher and calls no service."""
 
-    def receive(message: DiagnosticArray) -> None:
-        for status in message.status:
-            if status.name in NODES:
-                values = {item.key: item.value for item in status.values}
-                level = int.from_bytes(status.level, 'little')
-                statuses[status.name] = Status(level, status.message, values)
+    def __init__(self, listener: Listener) -> None:
+        """Subscribe to what the nodes say of themselves."""
+        self._listener = listener
+        self._heard: dict[str, tuple[float, Status]] = {}
+        self._gate = ''
+        node = listener.node
+        node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 50)
+        node.create_subscription(String, 'safety_gate/state', self._on_gate, LATCHED)
 
-    with Listener('doctor', namespace) as listener:
-        listener.node.create_subscription(DiagnosticArray, '/diagnostics', receive, 50)
-        listener.node.create_subscription(
-            String, 'safety_gate/state', lambda message: gate.append(message.data), LATCHED
-        )
-        listener.spin(_DIAGNOSTICS)
+    def examine(self, seconds: float) -> list[Finding]:
+        """Listen to the robot's topics for ``seconds``; what is wrong with the graph."""
+        self._listener.spin(_FRESH)
+        statuses = self._statuses()
         task, problem = _task(statuses)
-        robot = _robot(listener, task, seconds, statuses) if task else []
+        robot = _robot(self._listener, task, seconds, statuses) if task else []
         return problem + diagnose(
             Picture(
                 domain=os.environ.get('ROS_DOMAIN_ID', '0'),
-                statuses=statuses,
-                clock=simulated(listener.node),
-                gate=gate[-1] if gate else '',
+                statuses=self._statuses(),
+                clock=simulated(self._listener.node),
+                gate=self._gate,
                 robot=tuple(robot),
                 demonstrations=_demonstrations(task) if task else '',
                 running=tuple(running_domains()),
             )
         )
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name in NODES:
+                values = {item.key: item.value for item in status.values}
+                level = int.from_bytes(status.level, 'little')
+                said = Status(level, status.message, values)
+                self._heard[status.name] = time.monotonic(), said
+
+    def _on_gate(self, message: String) -> None:
+        self._gate = message.data
+
+    def _statuses(self) -> dict[str, Status]:
+        """What was said of late; who has been silent since is gone."""
+        since = time.monotonic() - _FRESH
+        return {name: status for name, (when, status) in self._heard.items() if when > since}
 
 
 def _task(statuses: dict[str, Status]) -> tuple[Task | None, list[Finding]]:

@@ -17,6 +17,7 @@ from mbarl_ros.demos.align import WARNING, Finding
 from mbarl_ros.nodes.robot_io import StateListener
 from mbarl_ros.task import Task
 
+DISCOVERY = 4.0  # s; Fast DDS says hello at once, and if that was lost again after 3 s
 # What a topic's endpoints are called in the table.
 Row = tuple[str, str, str, str]
 
@@ -67,11 +68,21 @@ class Listener:
         ears = StateListener(
             self.node, robot, lockstep=False, callback=lambda state, _: latest.append(state)
         )
+        self._find(robot)
         self.spin(seconds)
         found = ears.findings(seconds)
         if latest:
             found += _ranges(robot, task, latest[-1])
         return Report(self._rows(robot, ears, seconds), found)
+
+    def _find(self, robot: RobotConfig) -> None:
+        """Wait until all ends of the robot are known, or will not be."""
+        end = time.monotonic() + DISCOVERY
+        while time.monotonic() < end and not (
+            all(self.node.count_publishers(topic.topic) for topic in robot.state)
+            and all(self.node.count_subscribers(topic.topic) for topic in robot.command)
+        ):
+            self.spin(0.1)
 
     def _rows(self, robot: RobotConfig, ears: StateListener, seconds: float) -> list[Row]:
         rows = []

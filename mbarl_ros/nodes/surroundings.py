@@ -94,9 +94,14 @@ def _misfit(
         return Finding(ERROR, f'{text}; correct key type')
     verdict, reason = qos_check_compatible(offered, requested)
     if verdict == QoSCompatibility.ERROR:
-        text = f'{topic.topic}: QoS of {_name(info)} does not fit ours: {reason.strip()}'
+        text = f'{topic.topic}: QoS of {_name(info)} does not fit ours: {_plain(reason)}'
         return Finding(ERROR, text)
     return None
+
+
+def _plain(reason: str) -> str:
+    """Middleware's 'ERROR: one thing;ERROR: another;' as a sentence without shouting."""
+    return '; '.join(part.removeprefix('ERROR: ') for part in reason.strip(';').split(';'))
 
 
 def _clock(node: Any) -> list[Finding]:
