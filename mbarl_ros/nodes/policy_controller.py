@@ -136,11 +136,8 @@ class PolicyController(BaseLifecycleNode):
         """Start moving the robot, from whatever state it is measured in, if it is fit for it."""
         self._unfit = '' if self.lockstep else '; '.join(self._reasons_not_to_move())
         if self._unfit:
-            self.get_logger().error(
-                f'not activated: {self._unfit}',
-                throttle_duration_sec=5.0,
-                skip_first=self.value('autostart'),
-            )
+            if not self.value('autostart'):  # nobody asked just now: /diagnostics says it
+                self.get_logger().error(f'not activated: {self._unfit}')
             return TransitionCallbackReturn.FAILURE
         self._steps_made.forget()
         self._periods.forget()
