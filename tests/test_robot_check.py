@@ -145,10 +145,13 @@ def test_the_exit_code_tells_whether_the_robot_is_fit(check, graph, robot):
 
 
 def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(check, graph, robot):
-    def refused(words):
+    def refuses(words):
         assert not change(graph, Transition.TRANSITION_ACTIVATE)
-        log = (graph.folder / 'policy_controller.log').read_text()
-        assert words in log.splitlines()[-1], log
+        graph.spin(0.1)
+        return words in (graph.folder / 'policy_controller.log').read_text().splitlines()[-1]
+
+    def refused(words):  # as soon as the controller knows
+        graph.wait_for(words, lambda: refuses(words), 10)
 
     graph.start('policy_controller', autostart=False)
     assert change(graph, Transition.TRANSITION_CONFIGURE)
