@@ -14,6 +14,7 @@ from rich.table import Table
 from mbarl_ros.config import ConfigError, load_robot
 from mbarl_ros.demos.align import ERROR, Finding
 from mbarl_ros.domain import RANGE, enter_domain
+from mbarl_ros.security import policy
 from mbarl_ros.task import Task
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -23,7 +24,6 @@ def main(arguments: list[str]) -> int:
     """Run ``robot check`` or ``doctor``; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        enter_domain(options.domain)
         return options.run(options)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -47,6 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument('--task', default='', help='task whose ranges the state should be in')
     check.add_argument('--seconds', type=float, default=10.0, help='how long (default 10)')
     check.add_argument('--sim-time', action='store_true', help='follow /clock')
+    policies = robot.add_parser(
+        'policy',
+        help='print the SROS2 policy of the graph on a robot',
+        description='Print a policy file for `ros2 security`: what each node may do on this robot.',
+    )
+    policies.set_defaults(run=_policy)
+    policies.add_argument('--robot', required=True, help='robot profile')
     doctor = commands.add_parser(
         'doctor',
         help='explain a graph that does not move',
@@ -55,8 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     doctor.add_argument('--seconds', type=float, default=3.0, help='how long (default 3)')
-    for command in (check, doctor):
+    for command in (check, doctor, policies):
         command.add_argument('--namespace', default='', help='ROS namespace of the graph')
+    for command in (check, doctor):
         command.add_argument(
             '--domain',
             type=int,
@@ -72,6 +80,7 @@ def _check(options: argparse.Namespace) -> int:
         raise ConfigError('give --robot or --task')
     task = Task.load(options.task, options.robot or None) if options.task else None
     robot = task.robot if task else load_robot(options.robot)
+    enter_domain(options.domain)
     from mbarl_ros.nodes.robot_check import Listener
 
     with Listener('robot_check', _namespace(options), options.sim_time) as listener:
@@ -91,6 +100,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    enter_domain(options.domain)
     from mbarl_ros.nodes.doctor import Doctor
     from mbarl_ros.nodes.robot_check import DISCOVERY, Listener
 
@@ -102,6 +112,11 @@ def _doctor(options: argparse.Namespace) -> int:
     if not findings:
         print('nothing is wrong that can be seen from here')
     return code
+
+
+def _policy(options: argparse.Namespace) -> int:
+    print(policy(load_robot(options.robot), options.namespace), end='')
+    return 0
 
 
 def _say(findings: Sequence[Finding]) -> int:
