@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 
 from mbarl_ros.config import RobotConfig
 
-ENCLAVES = '/mbarl'
 _PARAMETERS = (
     'describe_parameters',
     'get_parameter_types',
@@ -86,9 +85,8 @@ def policy(robot: RobotConfig, namespace: str = '') -> str:
     root = ElementTree.Element('policy', version='0.2.0')
     enclaves = ElementTree.SubElement(root, 'enclaves')
     for node, own in rights(robot).items():
-        path = '/'.join(part for part in (ENCLAVES, namespace.strip('/'), node) if part)
-        enclave = ElementTree.SubElement(enclaves, 'enclave', path=path)
-        profiles = ElementTree.SubElement(enclave, 'profiles')
+        element = ElementTree.SubElement(enclaves, 'enclave', path=enclave(node, namespace))
+        profiles = ElementTree.SubElement(element, 'profiles')
         names = {'ns': f'/{namespace.strip("/")}', 'node': node}
         profile = ElementTree.SubElement(profiles, 'profile', names)
         common = ('/rosout', '/parameter_events')
@@ -100,6 +98,11 @@ def policy(robot: RobotConfig, namespace: str = '') -> str:
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding='unicode')
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def enclave(node: str, namespace: str = '') -> str:
+    """Enclave of a node: where its keys are in the keystore."""
+    return '/'.join(part for part in ('/mbarl', namespace.strip('/'), node) if part)
 
 
 def _allow(profile: ElementTree.Element, kind: str, allowed: Mapping[str, Iterable[str]]) -> None:
