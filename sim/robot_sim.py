@@ -57,7 +57,7 @@ class RobotSim(BaseNode):
         self._order = _state_order(self._world, robot)
         self._period_ns = round(1e9 / robot.control_rate)
         self._time_ns = 0
-        self._steps = self._resets = self._refused = 0
+        self._steps = self._resets = self._refused = self._refused_reported = 0
         self._reported = (time.monotonic(), 0)
         self._arrived: set[int] = set()
         self._topics = [
@@ -135,6 +135,7 @@ class RobotSim(BaseNode):
 
     def _refuse(self, reason: str) -> None:
         self._refused += 1
+        self._reason = reason
         self.get_logger().error(reason, throttle_duration_sec=5.0)
 
     def _step(self) -> None:
@@ -202,6 +203,9 @@ class RobotSim(BaseNode):
             'steps_per_second': f'{speed:.0f}',
             'simulated_seconds': f'{self._time_ns * 1e-9:.1f}',
         }
+        new, self._refused_reported = self._refused - self._refused_reported, self._refused
+        if new:
+            return DiagnosticStatus.WARN, f'{new} commands refused: {self._reason}', values
         return DiagnosticStatus.OK, '', values
 
     def close(self) -> None:
