@@ -13,7 +13,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 
 from mbarl_ros import bringup
-from mbarl_ros.config import load_agent, load_world
+from mbarl_ros.config import ConfigError, find, load_agent, load_world
 from mbarl_ros.demos.episodes import SUCCESS, episode
 from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.fields import TopicCodec, message_class, stamp_ns
@@ -115,3 +115,64 @@ def test_hardware_graph_practises_on_a_robot_that_speaks_the_profile(
         assert (rows['reward'] == said).all() and np.ptp(said) > 0
     else:
         assert (rows['reward'] == task.success(following)).all()
+
+
+def test_a_trajectory_for_other_joints_is_not_taken_for_ours():
+    topic = Task.load('arm_position', 'arm_trajectory').robot.command[0]
+    codec = TopicCodec(topic)
+    message = codec.encode(message_class(topic.type, importlib.import_module)(), [0.1, 0.2])
+    assert codec.decode(message) == [0.1, 0.2]
+    assert message.points[0].time_from_start.nanosec == 100_000_000
+    message.joint_names = ['elbow', 'shoulder']
+    with pytest.raises(ValueError, match=r"joint_names is \['elbow', 'shoulder'\], not"):
+        codec.decode(message)
+
+
+def test_a_reward_topic_that_the_robot_does_not_have_is_named():
+    task = Task.load('arm_position')
+    config = task.config.model_copy(update={'reward': 'topic:prize'})
+    with pytest.raises(ConfigError, match="key 'reward': no single entry.*topic 'prize'"):
+        Task(config, task.robot).check_agent(load_agent('mbarl'))
+
+
+@pytest.mark.parametrize(
+    ('change', 'mode', 'words'),
+    [
+        (('linear.x', 'linear.sideways'), 'realtime', 'a geometry_msgs/msg/Twist does not take'),
+        (('nav_msgs/msg/Odometry', 'std_msgs/msg/Float64'), 'lockstep', 'give mode:=realtime'),
+    ],
+)
+def test_a_profile_that_cannot_work_ends_the_gate_with_one_sentence(tmp_path, change, mode, words):
+    text = find('robots', 'pointmass').read_text()
+    assert change[0] in text
+    (tmp_path / 'mine.yaml').write_text(text.replace(*change))
+    with Graph(tmp_path, task='pointmass', robot=str(tmp_path / 'mine.yaml'), mode=mode) as graph:
+        graph.start('safety_gate')
+        assert graph.processes['safety_gate'].wait(30) == 2
+    assert words in (tmp_path / 'safety_gate.log').read_text()
+
+
+@pytest.mark.parametrize('name', sorted({task for task, _ in PROFILES}))
+def test_the_profiles_worlds_are_deterministic_and_within_the_tasks_ranges(name):
+    task = Task.load(name)
+    worlds = [load_world(task.config, seed=1) for _ in range(2)]
+    order = [worlds[0].state_names.index(entry) for entry in task.robot.state_names]
+    rng = np.random.default_rng(0)
+    for world in worlds:
+        world.trace = [world.place(3)]
+    for command in task.command(rng.uniform(-1, 1, (200, task.action_dim))):
+        for world in worlds:
+            world.trace.append(world.step(command))
+    first, second = (np.array(world.trace) for world in worlds)
+    assert (first == second).all() and np.ptp(first, 0).max() > 0.1
+    states = task.state(first[:, order])
+    assert (states >= task.state_low).all() and (states <= task.state_high).all()
+    assert len(np.unique(worlds[0].render(80, 60))) > 5
+
+
+def test_the_cartesian_arm_goes_where_it_is_told():
+    world = load_world(Task.load('arm_servo').config)
+    before = world.reset()
+    after = world.step(np.array([0.1, -0.05, 0.0]))
+    tip = [world.state_names.index('tip_x'), world.state_names.index('tip_y')]
+    np.testing.assert_allclose((after - before)[tip], [0.005, -0.0025], atol=3e-4)
