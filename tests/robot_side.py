@@ -53,9 +53,9 @@ class RobotSide:
     near where it is measured.
     """
 
-    def __init__(self, jitter: float = 0.0) -> None:
-        """``jitter``: s by which the times of messages may be wrong."""
-        self.jitter = jitter
+    def __init__(self, jitter: float = 0.0, delay: float = 0.0) -> None:
+        """``jitter``: s by which times of messages may be wrong; ``delay``: that they may take."""
+        self.jitter, self.delay = jitter, delay
         self.position = [0.0, 0.0]
         self.arm = 0.3
         self.command: list[float] | None = None
@@ -91,10 +91,10 @@ class RobotSide:
             return
         for i in range(4):
             self._check(f'bounds {i}', LOW[i], values[i], HIGH[i])
-        self._check('lead', self.arm - LEAD, values[2], self.arm + LEAD, self.jitter)
+        self._check('lead', self.arm - LEAD, values[2], self.arm + LEAD, self.delay)
         for i in range(2):  # where it is, if nobody speaks again until the time-out
             ahead = self.position[i] + values[i] * TIMEOUT
-            self._check(f'ahead {i}', BOX[i][0], ahead, BOX[i][1], self.jitter)
+            self._check(f'ahead {i}', BOX[i][0], ahead, BOX[i][1], self.delay)
         before = self.command if self.command is not None else [0.0, 0.0, self.arm, 0.0]
         looks_so = values[0] == values[1] == 0.0 and values[3] == before[3]
         if stop and not looks_so:
@@ -102,7 +102,7 @@ class RobotSide:
         stop = looks_so if stop is None else stop
         self.stops += stop
         if not stop:
-            self._check('blind', 0.0, now - self.spoke, TIMEOUT, self.jitter)
+            self._check('blind', -math.inf, now - self.spoke, TIMEOUT, self.delay)
         elapsed = now - self.time if self.command is not None else PERIOD
         paused, elapsed = elapsed > 2 * PERIOD, min(elapsed, 2 * PERIOD)
         for i in range(3):

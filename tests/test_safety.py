@@ -143,7 +143,7 @@ def test_a_gate_that_starts_stops_what_its_predecessor_left_in_force():
     assert base.tick(now=0.02).values.tolist() == [0.0, 0.0]
     assert arm_gate().tick(now=0.02) is None  # the gripper may hold something: nothing measures it
     measured = {**ARM.model_dump()['limits'], 'grip': {'low': -0.2, 'high': 0.2}}
-    stop = arm_gate(arm=0.7, limits=measured).tick(now=0.02)
+    stop = arm_gate(arm=0.7, limits=measured, teleop=[]).tick(now=0.02)
     assert stop.restated and stop.values.tolist() == [0.0, 0.0, 0.7, 0.0]
 
 

@@ -203,6 +203,13 @@ class SafetyGate:
         self._last_time, self._last_source = now, STOP_SOURCE
         return Decision(self._values(), STOP_SOURCE, reason)
 
+    def sent(self, now: float) -> None:
+        """What was decided is on its way: from now on counts what the next change is granted.
+
+        Whatever held it up after the decision, no two messages leave closer than they may.
+        """
+        self._last_time = now
+
     # --- outputs -----------------------------------------------------------------------------
 
     @property

@@ -177,6 +177,7 @@ class SafetyGateNode(BaseNode):
         self._answered, self._answered_at = stamp, time.monotonic()
         stamp = min(max(stamp, 0), _LAST_STAMP)
         self._robot.publish(decision.values, stamp)
+        self._gate.sent(time.monotonic())
         if decision.restated or not np.isfinite(decision.values).all():
             return
         self._executed.publish(
