@@ -92,7 +92,8 @@ def test_teleop_outranks_the_policy_until_it_falls_silent():
 
 
 def test_outside_a_workspace_that_no_command_is_known_to_move_only_a_person_may_drive():
-    fenced = gate(workspace={'x': (-1.0, 1.0)})
+    limits = {name: {'low': -1.0, 'high': 1.0} for name in ('vx', 'vy')}
+    fenced = gate(workspace={'x': (-1.0, 1.0)}, limits=limits)
     fenced.observe([1.5, 0.0, 0.0, 0.0], now=0.0)
     assert 'x outside' in fenced.request('policy', [0.5, 0.0], now=0.0).reason
     assert fenced.request('teleop', [-0.5, 0.0], now=0.0).source == 'teleop'

@@ -272,9 +272,10 @@ class SafetyGate:
         if self._lockstep or not stamp:
             return False
         window = self.robot.command_timeout * self._time_factor * 1e9
-        if abs(stamp - self._stamp) > window or stamp < self._answered <= self._stamp + window:
+        if abs(stamp - self._stamp) > window or stamp < self._answered <= self._stamp:
             return True
-        self._answered = stamp
+        # A stamp of the future must not make all that follow look late.
+        self._answered = min(stamp, self._stamp)
         return False
 
     def _refusal(self, source: str, command: Sequence[float], now: float) -> str:
