@@ -33,15 +33,13 @@ class Bench:
 
     def __init__(self, graph):
         self.graph, self.robot = graph, RobotSide(JITTER, DELAY)
-        self.speaks = True
+        self.speaks, self.slowest = True, 0.0
         self.arrived = []  # when, and what
         node = graph.node
         self.states = node.create_publisher(JointState, 'robot_state', 10)
         self.commands = node.create_publisher(JointState, 'policy_controller/command', 10)
         self.stick = node.create_publisher(JointState, 'stick', 10)
         self.estop = node.create_publisher(Bool, 'safety_gate/estop', 10)
-        self.executed = []
-        node.create_subscription(JointState, 'safety_gate/executed', self.executed.append, 100)
         node.create_subscription(Float64MultiArray, 'robot_command', self._obey, 1000)
         node.create_timer(0.01, self._report)
         self._at = time.monotonic()
@@ -64,6 +62,7 @@ class Bench:
 
     def _obey(self, message, info):
         self.arrived.append((self._advance(), list(message.data)))
+        self.slowest = max(self.slowest, time.time() - info['source_timestamp'] * 1e-9)
         self.robot.receive(list(message.data), info['source_timestamp'] * 1e-9)
 
     def ask(self, values, names=('vx', 'vy', 'varm', 'grip'), offset=0.0):
@@ -120,23 +119,23 @@ def bench(tmp_path):
 
 def test_10000_fuzzed_commands_through_the_running_gate_break_no_limit_at_the_robot(bench):
     graph, chance = bench.graph, random.Random(3)
-    source, sent, hostile = Fuzz(chance), 0, 0
+    source, sent = Fuzz(chance), 0
     end = time.monotonic() + 150
     while bench.judged() < 10_000:
         assert time.monotonic() < end, (bench.judged(), sent)
-        for _ in range(chance.choice((1, 1, 5))):  # a burst no longer than the queue
+        burst = chance.choice((1, 1, 5))  # no longer than the queue
+        for _ in range(burst):
             offset = chance.uniform(-2.0, 2.0) if chance.random() < 0.03 else 0.0
             bench.ask(source.command(), offset=offset)
             sent += 1
-            graph.executor.spin_once(timeout_sec=0)
-        graph.executor.spin_once(timeout_sec=0.001)
+        for _ in range(2 * burst + 3):  # a robot that is slow to hear breaks limits by itself
+            graph.executor.spin_once(timeout_sec=0.0003)
         if sent % 1000 < 2 and chance.random() < 0.5:  # somebody takes over for a moment
             for _ in range(20):
                 bench.stick.publish(
                     JointState(velocity=[9.0, -9.0], position=[0.2], effort=[chance.random()])
                 )
                 graph.spin(0.02)
-            hostile += 20
         if chance.random() < 0.001:
             graph.spin(0.5)  # silence
     assert graph.processes['safety_gate'].poll() is None
@@ -144,8 +143,8 @@ def test_10000_fuzzed_commands_through_the_running_gate_break_no_limit_at_the_ro
     assert int(status['policy clipped']) > 1000 and int(status['policy refused']) > 50
     assert int(status['policy late']) > 30 and int(status['teleop clipped']) > 5
     assert bench.robot.messages > 3000 and bench.robot.stops > 20
+    print(sent, bench.robot.messages, bench.robot.stops, bench.slowest, status)
     assert not bench.robot.violations
-    print(sent, hostile, bench.robot.messages, bench.robot.stops, status)
 
 
 def test_no_message_kills_or_blocks_the_gate(bench):
