@@ -48,7 +48,7 @@ def rights(robot: RobotConfig) -> dict[str, Rights]:
     pads = tuple(topic.topic for topic in robot.teleop if topic.buttons)
     return {
         'safety_gate': Rights(
-            publish=(*command, '~/executed', '~/state'),
+            publish=(*command, '~/executed', '~/state', '~/clipped'),
             subscribe=(*state, *teleop, 'policy_controller/command', '~/estop'),
             reply=('~/stop', '~/release'),
         ),

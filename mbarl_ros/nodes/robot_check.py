@@ -41,7 +41,7 @@ class Listener:
         self._context = Context()
         rclpy.init(context=self._context)
         overrides = [rclpy.Parameter('use_sim_time', value=self._sim_time)]
-        self.node = Node(
+        self.node = _Ears(
             self._name,
             namespace=self._namespace,
             context=self._context,
@@ -96,6 +96,14 @@ class Listener:
             ends = self.node.get_subscriptions_info_by_topic(topic.topic)
             rows.append((topic.topic, 'command', '-', _names(ends)))
         return rows
+
+
+class _Ears(Node):
+    """A bare node that says what it cannot read."""
+
+    def refuse(self, error: Exception, topic: str) -> None:
+        """A message that is not to be trusted."""
+        self.get_logger().warning(f'{topic}: {error}', throttle_duration_sec=5.0)
 
 
 def _names(ends: Sequence[object]) -> str:

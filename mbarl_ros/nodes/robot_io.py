@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from rclpy.duration import Duration
 from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.config import ConfigError, RobotConfig
@@ -19,12 +22,35 @@ from mbarl_ros.hearing import Hearing
 from mbarl_ros.nodes import runtime
 from mbarl_ros.nodes.surroundings import look_around, simulated
 
+# No state or command is larger, and making Python objects of a huge message takes seconds.
+MAX_BYTES = 64 * 1024
+
+
+def subscribe(
+    node: Any, kind: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile
+) -> None:
+    """Subscribe; messages that are oversized or cannot be read are refused, and the node lives."""
+
+    def take(data: bytes) -> None:
+        try:
+            if len(data) > MAX_BYTES:
+                raise ValueError(f'message of {len(data)} bytes; at most {MAX_BYTES} are read')
+            message = deserialize_message(data, kind)
+        except Exception as error:  # whatever the middleware raises at bytes that are no message
+            node.refuse(error, topic)
+            return
+        callback(message)
+
+    node.create_subscription(kind, topic, take, qos, raw=True)
+
 
 class StateListener:
     """Subscribes to all state topics and calls back with the whole state vector.
 
     In lockstep the callback waits until every topic has delivered the same stamp; in real time
-    it is called for each message once every topic has been heard.
+    it is called for each message once every topic has been heard. ``since`` is when (steady clock,
+    s) the oldest part of the state came: a topic that died must not hide behind one that lives. A
+    stamp that stands still is not news.
     """
 
     def __init__(
@@ -53,18 +79,25 @@ class StateListener:
             )
         self._anywhere = any(stamped)
         self.heard = [Hearing(topic, robot) for topic in robot.state]
+        self._received = [-math.inf] * len(robot.state)
         # A lost state would stall lockstep; a late one is worthless in real time.
         qos: QoSProfile = runtime.RELIABLE if lockstep else runtime.SENSOR
         start = 0
         for index, topic in enumerate(robot.state):
             codec = TopicCodec(topic)
             where = slice(start, start := start + len(codec.names))
-            node.create_subscription(
+            subscribe(
+                node,
                 runtime.message_class(topic.type),
                 topic.topic,
                 partial(self._receive, index, codec, where),
                 qos,
             )
+
+    @property
+    def since(self) -> float:
+        """When the oldest part of the state was received."""
+        return min(self._received)
 
     def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
         try:
@@ -78,6 +111,8 @@ class StateListener:
             clock = self._node.get_clock().now().nanoseconds
             self.heard[index].hear(time.monotonic(), clock, stamp, values)
         self._state[where] = values
+        if not stamp or stamp != self._stamps[index]:
+            self._received[index] = time.monotonic()
         if stamp is None:  # dated by the stamped topics, if there are any, else by its arrival
             stamp = 0 if self._anywhere else self._node.get_clock().now().nanoseconds
         self._stamps[index] = stamp
@@ -126,14 +161,24 @@ class CommandPublisher:
         """Publish ``values`` [C], physical units, in the profile's order.
 
         In lockstep with the ``stamp`` of the state that they answer; in real time with the present
-        one, by which MoveIt Servo and others tell whether a command is stale.
+        one, by which MoveIt Servo and others tell whether a command is stale. A topic of which a
+        value is not known (NaN) gets nothing.
         """
         if not self._node.lockstep:
             stamp = self._node.get_clock().now().nanoseconds
         for codec, where, kind, publisher in self._topics:
+            if not np.isfinite(values[where]).all():
+                continue
             message = kind()
             set_stamp(message, stamp)
             publisher.publish(codec.encode(message, values[where]))
+
+    def flush(self, seconds: float) -> None:
+        """Wait until reliable subscribers have what was published, at most ``seconds``."""
+        end = time.monotonic() + seconds
+        for *_, publisher in self._topics:
+            left = max(end - time.monotonic(), 0.0)
+            publisher.wait_for_all_acked(Duration(seconds=left))
 
 
 def _try(codec: TopicCodec, kind: Any, robot: RobotConfig) -> None:
