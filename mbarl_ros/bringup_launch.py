@@ -22,6 +22,7 @@ from mbarl_ros import bringup, lifeline
 from mbarl_ros.arguments import Argument, arguments_of
 from mbarl_ros.domain import take_domain
 from mbarl_ros.rundir import RunDir
+from mbarl_ros.security import enclave
 from mbarl_ros.supervisor import node_defaults
 from mbarl_ros.up import check_demonstrations
 
@@ -100,7 +101,7 @@ def _node(spec: bringup.NodeSpec, log_level: str) -> list[Any]:
             }
         ],
         remappings=list(spec.remappings),
-        ros_arguments=['--log-level', log_level],
+        ros_arguments=['--log-level', log_level, '--enclave', enclave(spec.name, spec.namespace)],
         output='screen',
         respawn=spec.respawn,
         respawn_delay=spec.respawn_delay,

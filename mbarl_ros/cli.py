@@ -20,6 +20,8 @@ examples:
   mbarl up sim run_dir:=runs/mine       name the run folder; the same again resumes it
   mbarl up record task:=pointmass       record demonstrations through the teleop topics
   mbarl teleop --task pointmass         drive it from the keyboard, in a second terminal
+  mbarl robot check --robot arm.yaml    listen to a robot: is it fit to be armed?
+  mbarl doctor                          why does nothing move?
   mbarl demos show demos/pointmass      look at demonstrations
   mbarl bench --agents mbarl,bc         agents over seeds on the tabletop, against the record
   mbarl up sim --help                   all arguments of the graph
@@ -39,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mbarl_ros import bench_cli
 
         return bench_cli.main(arguments[1:])
+    if arguments[:1] in (['robot'], ['doctor']):
+        from mbarl_ros import robot_cli
+
+        return robot_cli.main(arguments)
     parser = argparse.ArgumentParser(
         prog='mbarl',
         description='A robot that practises on its own: model-based autonomous reinforcement '
@@ -61,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         'demos', help='list, check, show, replay, convert and import demonstrations'
     )
     commands.add_parser('bench', help='compare agents over seeds, without ROS, with pictures')
+    commands.add_parser('robot', help='robot check: is a running robot fit to be armed?')
+    commands.add_parser('doctor', help='explain a graph that does not move')
     teleop = commands.add_parser(
         'teleop',
         help='drive a robot from the keyboard',
@@ -104,19 +112,14 @@ def _up(graph: str | None, assignments: list[str], show: bool) -> int:
 
 def _teleop(options: argparse.Namespace) -> int:
     """Run the keyboard's node in this process, in the domain of the running graph."""
-    from mbarl_ros.domain import running_domains
+    from mbarl_ros.config import ConfigError
+    from mbarl_ros.domain import enter_domain
 
-    domain = options.domain
-    if domain is None and 'ROS_DOMAIN_ID' not in os.environ:
-        running = running_domains()
-        if len(running) > 1:
-            known = ', '.join(map(str, running))
-            print(f'error: graphs run in the domains {known}; give --domain', file=sys.stderr)
-            return EXIT_USAGE
-        domain = next(iter(running), None)
-    if domain is not None:
-        os.environ['ROS_DOMAIN_ID'] = str(domain)
-        os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    try:
+        enter_domain(options.domain)
+    except ConfigError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return EXIT_USAGE
     names = {'task': options.task, 'robot': options.robot}
     parameters = [f'{name}:={value}' for name, value in names.items() if value]
     given = [word for parameter in parameters for word in ('-p', parameter)]

@@ -134,7 +134,7 @@ def _list(options: argparse.Namespace) -> int:
         table.add_row(
             path.name,
             episode.verdict,
-            ('yes' if episode.rewards(task)[-1] else 'no') if forward else '',
+            ('yes' if episode.reached(task) else 'no') if forward else '',
             str(len(episode.actions)),
             str((~episode.whole).sum() or ''),
             f'{episode.stamps[-1] - episode.stamps[0]:.1f}',

@@ -17,6 +17,7 @@ from typing import IO
 from mbarl_ros.config import ConfigError
 from mbarl_ros.rundir import lock_file
 
+RANGE = 'ROS_AUTOMATIC_DISCOVERY_RANGE'
 DOMAINS = range(20, 100)
 """Candidates; 101 is the last whose UDP ports stay below Linux's ephemeral ports."""
 
@@ -57,6 +58,24 @@ def running_domains() -> list[int]:
         except ConfigError:
             found.add(int(path.name.split('-')[1].split('.')[0]))
     return sorted(found)
+
+
+def enter_domain(domain: int | None) -> None:
+    """Put this process into the ROS domain of the running graph, on this machine.
+
+    What ``domain`` or the environment say wins; else it is that of the one graph which runs.
+
+    :raises ConfigError: several run, so nobody knows which is meant.
+    """
+    if domain is None and 'ROS_DOMAIN_ID' not in os.environ:
+        running = running_domains()
+        if len(running) > 1:
+            known = ', '.join(map(str, running))
+            raise ConfigError(f'graphs run in the domains {known}; give --domain')
+        domain = next(iter(running), None)
+    if domain is not None:
+        os.environ['ROS_DOMAIN_ID'] = str(domain)
+    os.environ.setdefault(RANGE, 'LOCALHOST')
 
 
 def _lock_path(domain: int, namespace: str) -> Path:

@@ -5,6 +5,7 @@ Works on any object with the message's attributes: rclpy messages and those read
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,13 +14,17 @@ from mbarl_ros.config import ConfigError
 from mbarl_ros.robot_config import TopicMap
 
 _PART = re.compile(r'^(\w+)(?:\[([^\]]+)\])?$')
+_ELEMENT = re.compile(r'^(\w+)\[(\d+)\]$')
+Path = tuple[list[str], str, str | int | None]
 
 
 class TopicCodec:
     """Reads and writes the named values of one topic.
 
     ``position[elbow]`` looks the joint up in the message's ``name`` list (order in the message
-    does not matter); ``data[3]`` is an index.
+    does not matter); ``data[3]`` is an index; ``points[0].positions[1]`` goes through an element
+    of a sequence. Fields under ``constants`` are written into each message, and a message that is
+    read must hold them.
     """
 
     def __init__(self, topic: TopicMap) -> None:
@@ -31,18 +36,24 @@ class TopicCodec:
         self.type = topic.type
         self.names = tuple(topic.fields)
         self._paths = [parse_path(topic.topic, path) for path in topic.fields.values()]
+        self._constants = [
+            (path, parse_path(topic.topic, path), value) for path, value in topic.constants.items()
+        ]
         self._joints = [index for *_, index in self._paths if isinstance(index, str)]
 
     def decode(self, message: Any) -> list[float]:
         """Values of the message in the order of ``names``.
 
-        :raises ValueError: the message lacks a joint, an index or a field that the profile names.
+        :raises ValueError: the message lacks a joint, an index or a field that the profile names,
+            or a constant in it is another.
         """
         try:
-            return [_get(message, path) for path in self._paths]
+            for text, path, wanted in self._constants:
+                _check_constant(message, text, path, wanted)
+            return [float(_get(message, path)) for path in self._paths]
         except (IndexError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"topic '{self.topic}': message lacks what the robot profile names "
+                f"topic '{self.topic}': message is not what the robot profile says "
                 f'({", ".join(self.names)}): {error}'
             ) from error
 
@@ -52,6 +63,8 @@ class TopicCodec:
             message.name = list(dict.fromkeys(self._joints))
         for path, value in zip(self._paths, values, strict=True):
             _set(message, path, float(value))
+        for _, path, constant in self._constants:
+            _set(message, path, constant)
         return message
 
 
@@ -86,14 +99,14 @@ def message_class(type_name: str, importer: Callable[[str], Any]) -> Any:
         ) from error
 
 
-def parse_path(topic: str, path: str) -> tuple[list[str], str, str | int | None]:
+def parse_path(topic: str, path: str) -> Path:
     """Parents, field and index (joint name, number or none) of a path like ``a.b.position[elbow]``.
 
     :raises ConfigError: a path that cannot be read.
     """
     *parents, last = path.split('.')
     match = _PART.match(last)
-    if match is None or not all(part.isidentifier() for part in parents):
+    if match is None or not all(part.isidentifier() or _ELEMENT.match(part) for part in parents):
         raise ConfigError(f"topic '{topic}': cannot read field path '{path}'")
     name, index = match.groups()
     if index is not None and index.isdigit():
@@ -101,28 +114,47 @@ def parse_path(topic: str, path: str) -> tuple[list[str], str, str | int | None]
     return parents, name, index
 
 
-def _owner(message: Any, parents: list[str]) -> Any:
+def _owner(message: Any, parents: list[str], create: bool = False) -> Any:
     for part in parents:
-        message = getattr(message, part)
+        element = _ELEMENT.match(part)
+        if element is None:
+            message = getattr(message, part)
+            continue
+        name, index = element[1], int(element[2])
+        if create and len(getattr(message, name)) <= index:
+            _grow(message, name, index)
+        message = getattr(message, name)[index]
     return message
 
 
-def _get(message: Any, path: tuple[list[str], str, str | int | None]) -> float:
+def _grow(message: Any, name: str, index: int) -> None:
+    """Lengthen a sequence of messages; only its type declaration says what they are."""
+    declared = message.get_fields_and_field_types()[name]
+    kind = message_class(declared[9:-1].replace('/', '/msg/'), importlib.import_module)
+    elements = list(getattr(message, name))
+    setattr(message, name, elements + [kind() for _ in range(index + 1 - len(elements))])
+
+
+def _get(message: Any, path: Path) -> Any:
     parents, name, index = path
     owner = _owner(message, parents)
     value = getattr(owner, name)
     if index is None:
-        return float(value)
+        return value
     if isinstance(index, str):
         index = list(owner.name).index(index)
-    return float(value[index])
+    return value[index]
 
 
-def _set(message: Any, path: tuple[list[str], str, str | int | None], value: float) -> None:
+def _set(message: Any, path: Path, value: Any) -> None:
     parents, name, index = path
-    owner = _owner(message, parents)
+    owner = _owner(message, parents, create=True)
     if index is None:
-        setattr(owner, name, value)
+        old = getattr(owner, name)
+        if hasattr(old, 'nanosec'):
+            old.sec, old.nanosec = divmod(round(value * 1e9), 1_000_000_000)
+        else:
+            setattr(owner, name, type(old)(value) if isinstance(old, bool | int | float) else value)
         return
     if isinstance(index, str):
         index = list(owner.name).index(index)
@@ -130,3 +162,15 @@ def _set(message: Any, path: tuple[list[str], str, str | int | None], value: flo
     values.extend([0.0] * (index + 1 - len(values)))
     values[index] = value
     setattr(owner, name, values)
+
+
+def _check_constant(message: Any, text: str, path: Path, wanted: Any) -> None:
+    value = _get(message, path)
+    if hasattr(value, 'nanosec'):
+        value = value.sec + value.nanosec * 1e-9
+        same = abs(value - wanted) < 1e-6
+    else:
+        value = list(value) if isinstance(wanted, list) else value
+        same = value == wanted
+    if not same:
+        raise ValueError(f'{text} is {value!r}, not {wanted!r}')

@@ -94,7 +94,7 @@ def plot_demonstrations(task: Task, episodes: Sequence[Episode], path: Path) -> 
             times, line = values[name]
             colour = _COLOURS[episode.direction]
             axes.plot(times, line, color=colour, linewidth=1.1, alpha=0.7)
-            if episode.direction == FORWARD and episode.rewards(task)[-1]:
+            if episode.direction == FORWARD and episode.reached(task):
                 axes.plot(times[-1], line[-1], 'o', color=colour, markersize=3)
         axes.set_title(name, fontsize=9, loc='left')
         axes.grid(alpha=0.25)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Bounds = tuple[float, float]
+Constant = bool | int | float | str | list[str] | list[float]
 JOY = 'sensor_msgs/msg/Joy'
 
 
@@ -27,12 +28,15 @@ class TopicMap(Strict):
     """One ROS topic and which of its message fields carry which named values.
 
     ``fields`` maps a value's name to a path in the message: ``pose.pose.position.x``,
-    ``position[elbow]`` (by joint name) or ``data[0]`` (by index).
+    ``position[elbow]`` (by joint name), ``data[0]`` (by index), ``points[0].positions[1]``.
+    ``constants`` maps paths to what always stands there: a frame, joint names, a duration or
+    stamp in seconds. It is written into commands; a state that differs is not believed.
     """
 
     topic: str
     type: str = Field(pattern=r'^\w+/msg/\w+$')
     fields: dict[str, str] = Field(min_length=1)
+    constants: dict[str, Constant] = {}
 
 
 class TeleopMap(TopicMap):
@@ -64,17 +68,35 @@ class TeleopMap(TopicMap):
 
 
 class Limit(Strict):
-    """Bounds of one command entry, in its own unit; ``rate`` is the largest change per second."""
+    """Bounds of one command entry, in its own unit.
+
+    ``rate`` is the largest change per second, ``rate_change`` the largest change of that per
+    second: acceleration and jerk of a velocity command, velocity and acceleration of a position
+    command. ``moves`` names the state entry whose velocity is commanded, ``measured`` the one that
+    measures a commanded position; the command stays within ``lead`` of it.
+    """
 
     low: float
     high: float
     rate: float | None = Field(default=None, gt=0)
+    rate_change: float | None = Field(default=None, gt=0)
     stop: float | Literal['hold'] = 0.0
+    moves: str | None = None
+    measured: str | None = None
+    lead: float | None = Field(default=None, gt=0)
 
     @model_validator(mode='after')
-    def _ordered(self) -> Limit:
+    def _consistent(self) -> Limit:
         if not self.low < self.high:
             raise ValueError(f'low ({self.low}) must be less than high ({self.high})')
+        if self.stop != 'hold' and not self.low <= self.stop <= self.high:
+            raise ValueError(f'stop ({self.stop:g}) must lie within {self.low:g} to {self.high:g}')
+        if self.moves and self.stop != 0:
+            raise ValueError('moves: is for a velocity, which stops at 0; set stop: 0')
+        if self.measured and self.stop != 'hold':
+            raise ValueError('measured: is for a position, which is held; set stop: hold')
+        if bool(self.measured) != (self.lead is not None):
+            raise ValueError('measured and lead: are needed together')
         return self
 
 
@@ -92,6 +114,7 @@ class RobotConfig(Strict):
     command_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
     state_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
     teleop_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
+    estop_timeout: float | None = Field(default=None, gt=0, description='seconds, steady clock')
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -109,6 +132,7 @@ class RobotConfig(Strict):
         check_unique('command', self.command_names)
         _same('limits', self.limits, 'command', self.command_names)
         check_known('workspace', self.workspace, 'state', self.state_names)
+        self._check_positions()
         for source in self.teleop:
             check_known('teleop', source.fields, 'command', self.command_names)
             for name in source.latch:
@@ -116,6 +140,22 @@ class RobotConfig(Strict):
                     raise ValueError(f'teleop.latch: {name} needs limits.{name}.stop: hold')
         check_unique('teleop', [source.topic for source in self.teleop])
         return self
+
+    def _check_positions(self) -> None:
+        """Check what limits and workspace say of the state."""
+        for name, (low, high) in self.workspace.items():
+            if not low < high:
+                raise ValueError(f'workspace.{name}: low ({low}) must be less than high ({high})')
+        for key in ('moves', 'measured'):
+            named = [entry for limit in self.limits.values() if (entry := getattr(limit, key))]
+            check_known(f'limits.*.{key}', named, 'state', self.state_names)
+            check_unique(f'limits.*.{key}', named)
+        for name, limit in self.limits.items():
+            low, high = self.workspace.get(limit.measured, (limit.low, limit.high))
+            if max(low, limit.low) >= min(high, limit.high):
+                raise ValueError(
+                    f'workspace.{limit.measured}: has nothing in common with limits.{name}'
+                )
 
 
 # --- checks ---

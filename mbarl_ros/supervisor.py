@@ -21,6 +21,7 @@ from typing import Protocol
 
 from mbarl_ros import lifeline
 from mbarl_ros.bringup import NodeSpec
+from mbarl_ros.security import enclave
 
 EXIT_TARGET, EXIT_FAILURE, EXIT_BUDGET, EXIT_INTERRUPTED = 0, 1, 3, 130
 
@@ -283,6 +284,8 @@ def node_command(spec: NodeSpec, params_dir: Path, log_level: str) -> list[str]:
         str(params),
         '--log-level',
         log_level,
+        '--enclave',
+        enclave(spec.name, spec.namespace),
     ]
     if spec.namespace:
         command += ['-r', f'__ns:=/{spec.namespace}']
@@ -291,11 +294,9 @@ def node_command(spec: NodeSpec, params_dir: Path, log_level: str) -> list[str]:
     return command
 
 
-def node_environment(
-    environ: Mapping[str, str], domain: int, log_dir: Path, *, private: bool
-) -> dict[str, str]:
-    """Environment of the nodes; what the person has set stays."""
-    defaults = node_defaults(log_dir, private=private)
+def node_environment(environ: Mapping[str, str], domain: int, log_dir: Path) -> dict[str, str]:
+    """Environment of the nodes, which other machines do not hear; what the person has set stays."""
+    defaults = node_defaults(log_dir, private=True)
     defaults['RCUTILS_CONSOLE_OUTPUT_FORMAT'] = '{severity} {message}'
     return {**defaults, **environ, 'ROS_DOMAIN_ID': str(domain)}
 

@@ -155,8 +155,27 @@ class Task:
         return self.config.reward == 'success'
 
     def reward(self, next_observation: np.ndarray) -> np.ndarray:
-        """Sparse task reward, float32 [...]: 1 on success, else 0."""
-        return self.success(next_observation).astype(np.float32)
+        """Task reward, float32 [...]: 1 on success, else 0; or what the reward topic said.
+
+        :raises ConfigError: the observation does not carry the reward topic.
+        """
+        if self.reward_known:
+            return self.success(next_observation).astype(np.float32)
+        return np.asarray(next_observation, np.float32)[..., self._reward_index()]
+
+    def _reward_index(self) -> int:
+        """Where the observation carries the reward topic: it is a sensor like all others."""
+        wanted = self.config.reward.removeprefix('topic:').lstrip('/')
+        names = [entry.name for entry in self.config.observation]
+        for topic in self.robot.state:
+            carried = [names.index(name) for name in topic.fields if name in names]
+            if topic.topic.lstrip('/') == wanted and len(carried) == 1:
+                return carried[0]
+        raise ConfigError(
+            f"task '{self.name}': key 'reward': no single entry of the observation comes from "
+            f"topic '{wanted}'; add the topic to 'state' of robot '{self.robot.name}' and its "
+            "field to 'observation'"
+        )
 
     def check_agent(self, agent: AgentConfig) -> None:
         """Refuse a preset that cannot work on this task.
@@ -177,6 +196,8 @@ class Task:
                 f"'{self.name}' has key 'reward': {self.config.reward}. Set 'model: null', "
                 "'hindsight_fraction: 0' and 'shared: false', or use reward: success"
             )
+        if not self.reward_known:
+            self._reward_index()
 
     def spec_hash(self, agent: AgentConfig) -> str:
         """Hash of layout and network shape: who disagrees on it must not exchange data."""

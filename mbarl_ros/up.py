@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from mbarl_ros import __version__, bringup, view
 from mbarl_ros.config import ConfigError
-from mbarl_ros.domain import take_domain
+from mbarl_ros.domain import RANGE, take_domain
 from mbarl_ros.rundir import RunDir
 from mbarl_ros.supervisor import (
     EXIT_INTERRUPTED,
@@ -98,9 +98,7 @@ def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, again: str) -> int:
         [_for_screen(spec) for spec in plan.nodes if screen.wanted or spec.name != 'monitor'],
         lambda spec: node_command(spec, run_dir.path / 'params', log_level),
         screen,
-        environment=node_environment(
-            os.environ, domain, run_dir.path / 'log', private=plan.private_domain
-        ),
+        environment=node_environment(os.environ, domain, run_dir.path / 'log'),
         log_file=run_dir.log_file,
     )
     screen.note(
@@ -109,6 +107,8 @@ def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, again: str) -> int:
     )
     screen.note(f'run folder {run_dir.path}{" (resumed)" if run_dir.resumed else ""}')
     screen.note(f'ROS_DOMAIN_ID={domain} (export it to look in with ros2 topic list)')
+    if not plan.private_domain and RANGE not in os.environ:
+        screen.note(f'this machine only; for a robot on another: export {RANGE}=SUBNET')
     if plan.arguments.get('operator') == 'none':
         task = plan.arguments['task']
         screen.note(f'drive with a gamepad, or: mbarl teleop --task {task} --domain {domain}')

@@ -35,7 +35,8 @@ class RobotSim(BaseNode):
     which it keeps for ever, as a velocity controller does: to stop it is the gate's duty.
     ``~/reset`` places the world anew, one step later in time, and answers with the stamp of that
     state; ``~/resets`` (latched) counts that.
-    Given ``demonstrations``, it is placed where they start, one after the other.
+    Given ``demonstrations``, it is placed where they start, one after the other. Without
+    ``publish_clock`` it stamps by the system's clock, as a robot does.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,7 @@ class RobotSim(BaseNode):
             {
                 'real_time_factor': (1.0, 'Realtime: simulated seconds per second'),
                 'demonstrations': ('', 'Demonstrations to be placed at the starts of; empty: none'),
+                'publish_clock': (True, 'False: stamps by the system clock and no /clock'),
             }
         )
         robot = self.task.robot
@@ -55,9 +57,8 @@ class RobotSim(BaseNode):
         self._order = _state_order(self._world, robot)
         self._period_ns = round(1e9 / robot.control_rate)
         self._time_ns = 0
-        self._steps = self._resets = self._refused = 0
+        self._steps = self._resets = self._refused = self._refused_reported = 0
         self._reported = (time.monotonic(), 0)
-        self._command = np.zeros(len(robot.command_names))
         self._arrived: set[int] = set()
         self._topics = [
             (
@@ -68,7 +69,11 @@ class RobotSim(BaseNode):
             for topic in robot.state
         ]
         self._clock_message = Clock()
-        self._clock_publisher = self.create_publisher(Clock, '/clock', QoSProfile(depth=1))
+        self._clock_publisher = (
+            self.create_publisher(Clock, '/clock', QoSProfile(depth=1))
+            if self.value('publish_clock')
+            else None
+        )
         self._resets_publisher = self.create_publisher(UInt32, '~/resets', LATCHED)
         start = 0
         for index, topic in enumerate(robot.command):
@@ -103,12 +108,13 @@ class RobotSim(BaseNode):
     def _place(self) -> np.ndarray:
         """Place the world for the present number of resets; its state."""
         state = self._world.reset()
-        if not self._starts:
-            return state
-        start = self._starts[self._resets % len(self._starts)].start(state[self._order])
-        placed = state.copy()
-        placed[self._order] = start
-        return self._world.set_state(placed)
+        if self._starts:
+            start = self._starts[self._resets % len(self._starts)].start(state[self._order])
+            placed = state.copy()
+            placed[self._order] = start
+            state = self._world.set_state(placed)
+        self._command = self._rest(state)
+        return state
 
     def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
         try:
@@ -129,6 +135,7 @@ class RobotSim(BaseNode):
 
     def _refuse(self, reason: str) -> None:
         self._refused += 1
+        self._reason = reason
         self.get_logger().error(reason, throttle_duration_sec=5.0)
 
     def _step(self) -> None:
@@ -140,7 +147,6 @@ class RobotSim(BaseNode):
     def _on_reset(self, _request: Any, response: Any) -> Any:
         self._resets += 1
         state = self._place()
-        self._command[:] = 0.0
         self._arrived.clear()
         self._resets_publisher.publish(UInt32(data=self._resets))
         # A new state needs a new stamp, and time must never run backwards.
@@ -150,20 +156,31 @@ class RobotSim(BaseNode):
         response.message = f'reset {self._resets} at {self._time_ns} ns'
         return response
 
+    def _rest(self, state: np.ndarray) -> np.ndarray:
+        """What a robot does that nobody has commanded: positions are held, all else is 0."""
+        limits, names = self.task.robot.limits, self._world.state_names
+        return np.array(
+            [
+                state[names.index(name)] if limits[name].stop == 'hold' and name in names else 0.0
+                for name in self.task.robot.command_names
+            ]
+        )
+
     def _publish(self, state: np.ndarray) -> None:
         self._state = state[self._order].tolist()
         self._publish_state()
 
     def _publish_state(self) -> None:
         start = 0
+        stamp = self._time_ns if self._clock_publisher else time.time_ns()
         for codec, message, publisher in self._topics:
             end = start + len(codec.names)
             codec.encode(message, self._state[start:end])
-            set_stamp(message, self._time_ns)
+            set_stamp(message, stamp)
             publisher.publish(message)
             start = end
         # After the state, which somebody waits for.
-        if self._clock_publisher.get_subscription_count():
+        if self._clock_publisher and self._clock_publisher.get_subscription_count():
             clock = self._clock_message.clock
             clock.sec, clock.nanosec = divmod(self._time_ns, 1_000_000_000)
             self._clock_publisher.publish(self._clock_message)
@@ -186,6 +203,9 @@ class RobotSim(BaseNode):
             'steps_per_second': f'{speed:.0f}',
             'simulated_seconds': f'{self._time_ns * 1e-9:.1f}',
         }
+        new, self._refused_reported = self._refused - self._refused_reported, self._refused
+        if new:
+            return DiagnosticStatus.WARN, f'{new} commands refused: {self._reason}', values
         return DiagnosticStatus.OK, '', values
 
     def close(self) -> None:

@@ -122,8 +122,8 @@ def test_own_files_may_be_given_by_relative_path(tmp_path, monkeypatch):
     [
         ('simm', {}, "unknown graph 'simm'; known: sim, hardware, record, evaluate"),
         ('sim', {'taks': 'x'}, "unknown argument 'taks' of graph 'sim'; known: task, agent"),
-        ('sim', {'task': 'nope'}, "unknown task 'nope'; known: pointmass, tabletop"),
-        ('sim', {'robot': 'nope'}, "unknown robot 'nope'; known: pointmass, tabletop"),
+        ('sim', {'task': 'nope'}, "unknown task 'nope'; known: arm_position, "),
+        ('sim', {'robot': 'nope'}, "unknown robot 'nope'; known: arm_position, "),
         ('sim', {'agent': 'nope'}, "unknown agent 'nope'; known: "),
         ('sim', {'robot': 'tabletop'}, "robot 'tabletop' has no 'x'"),
         ('sim', {'task': 'gone.yaml'}, 'gone.yaml: no such file'),

@@ -50,7 +50,7 @@ def test_help_explains_the_graphs_and_their_arguments(capsys):
     ('words', 'message'),
     [
         (['up', 'simm'], "error: unknown graph 'simm'; known: sim, hardware, record, evaluate"),
-        (['up', 'sim', 'task:=nope'], "error: unknown task 'nope'; known: pointmass, tabletop"),
+        (['up', 'sim', 'task:=nope'], "error: unknown task 'nope'; known: arm_position, "),
         (['up', 'sim', 'task=nope'], "error: 'task=nope' is not an argument; write it as key:=v"),
         (['node', 'nope'], "error: unknown node 'nope'; known: policy_controller, safety_gate"),
     ],

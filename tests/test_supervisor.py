@@ -275,18 +275,18 @@ def test_parameters_reach_the_node_with_their_types(tmp_path):
     spec = NodeSpec('learner', 'learner', {'seed': 1, 'rate': 2.0, 'name': '3'}, namespace='r1')
     command = node_command(spec, tmp_path, 'warn')
     assert '__ns:=/r1' in command and command[command.index('--log-level') + 1] == 'warn'
+    assert command[command.index('--enclave') + 1] == '/mbarl/r1/learner'
     text = (tmp_path / 'learner.yaml').read_text()
     assert text.splitlines()[0] == '/**/learner:'
     assert 'seed: 1\n' in text and 'rate: 2.0\n' in text and "name: '3'" in text
 
 
 def test_what_the_person_has_set_in_the_environment_stays(tmp_path):
-    plain = node_environment({}, 23, tmp_path, private=True)
+    plain = node_environment({}, 23, tmp_path)
     assert plain['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
     assert plain['OMP_NUM_THREADS'] == '1' and plain['ROS_DOMAIN_ID'] == '23'
-    assert 'ROS_AUTOMATIC_DISCOVERY_RANGE' not in node_environment({}, 0, tmp_path, private=False)
     own = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET', 'OMP_NUM_THREADS': '4'}
-    assert own.items() <= node_environment(own, 23, tmp_path, private=True).items()
+    assert own.items() <= node_environment(own, 23, tmp_path).items()
 
 
 # --- domains ---------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ def test_a_robot_that_reports_faster_than_control_loses_no_human_step(tmp_path):
         person = Person(graph)
         graph.start('safety_gate', 'learner')
         graph.start('policy_controller', policy='random')
+        graph.wait_for('learner', lambda: 'learner' in graph.statuses)  # who keeps the rows
         graph.wait_for_steps(20)
         person.drive(3.0)
         before = graph.value('policy_controller', 'environment_steps')

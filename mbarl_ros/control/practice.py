@@ -127,7 +127,7 @@ class Practice:
             'observation': observation,
             'action': action,
             'next_observation': next_observation,
-            'reward': float(success),
+            'reward': float(self.task.reward(next_observation)),
             'terminated': terminated,
             'truncated': (over or source == SAFETY) and not terminated,
             'phase': self.phase,

@@ -84,6 +84,10 @@ class Episode:
         """Task reward [n] float32 of each step, for the goal of :meth:`goal`."""
         return task.reward(_observations(self, task, self.goal(task))[1:])
 
+    def reached(self, task: Task) -> bool:
+        """Whether the last state is a success."""
+        return bool(task.success(_observations(self, task, self.goal(task))[-1]))
+
     def succeeded(self, task: Task) -> bool:
         """Whether to learn from it: as judged, or if nobody judged, a forward one that got there.
 
@@ -91,7 +95,7 @@ class Episode:
         """
         if self.verdict != UNKNOWN:
             return self.verdict == SUCCESS
-        return self.direction == FORWARD and bool(self.rewards(task)[-1])
+        return self.direction == FORWARD and self.reached(task)
 
 
 def episode(

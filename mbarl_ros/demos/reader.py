@@ -163,7 +163,7 @@ def check_demonstration(folder: Path, task: Task) -> tuple[Episode | None, list[
         text = str(error).removeprefix(f'{folder}: ')
         return None, [*findings, Finding(ERROR, text)]
     if checked.direction == FORWARD:
-        reached = bool(checked.rewards(task)[-1])
+        reached = checked.reached(task)
         if checked.verdict == SUCCESS and not reached:
             text = "judged a success, but the last state is none by the task's measure"
             findings.append(Finding(WARNING, text))

@@ -306,6 +306,15 @@ class DemoRecorder(BaseNode):
             'discarded': self._discarded,
             'folder': self._folder,
         }
+        if self._recording is not None:
+            silent = [
+                topic.topic
+                for topic in self.task.robot.state
+                if not self._recording.counts.get(topic.topic)
+            ]
+            if silent:
+                text = f'recording {name}, but nothing is heard on {", ".join(silent)}'
+                return DiagnosticStatus.ERROR, text, values
         return DiagnosticStatus.OK, f'recording {name}' if name else 'idle', values
 
     def close(self) -> None:

@@ -285,6 +285,10 @@ class LearnerNode(BaseNode):
             'updates': self._learner.updates,
             **{name: f'{value:.4g}' for name, value in self._metrics.items()},
         }
+        if self._failure is not None:
+            return DiagnosticStatus.ERROR, f'training stopped: {self._failure!r}', values
+        if not self._ledger.total:
+            return DiagnosticStatus.WARN, 'no transition yet from policy_controller', values
         behind = lag > 20 * self.agent.chunk
         level = DiagnosticStatus.WARN if behind else DiagnosticStatus.OK
         return level, 'falling behind' if behind else '', values

@@ -18,6 +18,7 @@ from mbarl_ros.control.policy import read_policy, unpack_policy
 from mbarl_ros.control.practice import Practice
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
 from mbarl_ros.control.steps import LockstepSteps, RealtimeSteps, Step
+from mbarl_ros.demos.align import ERROR
 from mbarl_ros.fields import stamp_ns
 from mbarl_ros.nodes.robot_io import StateListener, command_message
 from mbarl_ros.nodes.runtime import (
@@ -36,6 +37,8 @@ from mbarl_ros.transitions import HUMAN, POLICY, SAFETY, pack_transitions, stack
 SOURCES = {POLICY_SOURCE: POLICY, STOP_SOURCE: SAFETY}
 # A robot that works faster than it can be heard would only fill memory.
 _MAX_MESSAGE_ROWS = 1000
+# What was wrong longer ago (s) no longer forbids to activate.
+_HEARD_FOR = 2.0
 
 
 class PolicyController(BaseLifecycleNode):
@@ -67,9 +70,18 @@ class PolicyController(BaseLifecycleNode):
             UInt8MultiArray, '~/transitions', TRANSITIONS_HISTORY
         )
         self._phase = self.create_publisher(String, '~/phase', LATCHED)
+        self._unfit = ''
         if self.value('autostart'):
             self.trigger_configure()
-            self.trigger_activate()
+            if self.lockstep:
+                self.trigger_activate()
+            else:
+                self._arming = self.create_timer(0.25, self._arm, clock=self.steady)
+
+    def _arm(self) -> None:
+        """With ``autostart`` in real time: activate once, as soon as the robot is fit for it."""
+        if self._active or self.trigger_activate() == TransitionCallbackReturn.SUCCESS:
+            self._arming.cancel()
 
     # --- lifecycle ---------------------------------------------------------------------------
 
@@ -110,7 +122,7 @@ class PolicyController(BaseLifecycleNode):
                 UInt8MultiArray, 'learner/acknowledged', self._on_acknowledged, LATCHED
             ),
         ]
-        StateListener(self, robot, self.lockstep, self._on_state)
+        self._listener = StateListener(self, robot, self.lockstep, self._on_state)
         self.create_timer(1.0, self._resend, clock=self.steady)
         if self.lockstep:
             # Keeps the robot going at its own rate while the learner is away.
@@ -121,12 +133,26 @@ class PolicyController(BaseLifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
-        """Start moving the robot, from whatever state it is measured in."""
+        """Start moving the robot, from whatever state it is measured in, if it is fit for it."""
+        self._unfit = '' if self.lockstep else '; '.join(self._reasons_not_to_move())
+        if self._unfit:
+            if not self.value('autostart'):  # nobody asked just now: /diagnostics says it
+                self.get_logger().error(f'not activated: {self._unfit}')
+            return TransitionCallbackReturn.FAILURE
         self._steps_made.forget()
         self._periods.forget()
         self._acted_on, self._command = -1, None
         self._active = True
         return super().on_activate(state)
+
+    def _reasons_not_to_move(self) -> list[str]:
+        """What `mbarl robot check` calls an error, or a gate that would not pass commands on."""
+        if not self._gate_state:
+            return ['safety_gate is not heard; start it']
+        if self._gate_state == 'e-stop':
+            return ['the e-stop is latched; release it with the service safety_gate/release']
+        found = self._listener.findings(_HEARD_FOR)
+        return [finding.text for finding in found if finding.level == ERROR]
 
     def on_deactivate(self, state: State) -> TransitionCallbackReturn:
         """Stop commanding; the gate's watchdog stops the robot."""
@@ -366,9 +392,9 @@ class PolicyController(BaseLifecycleNode):
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Phase, steps, attempts and what, if anything, the robot is waiting for."""
         if not hasattr(self, '_practice'):
-            return DiagnosticStatus.WARN, 'not configured', {}
+            return DiagnosticStatus.WARN, 'not configured', {'lifecycle': 'unconfigured'}
         practice = self._practice
-        message = self._blocked if self._active else 'inactive'
+        message = self._blocked if self._active else self._unfit or 'inactive'
         if self._state is None:
             message = self._missing_state()
         waits_long = message and 'catch up' not in message
@@ -376,6 +402,8 @@ class PolicyController(BaseLifecycleNode):
             DiagnosticStatus.WARN if waits_long else DiagnosticStatus.OK,
             message,
             {
+                'lifecycle': 'active' if self._active else 'inactive',
+                'needs_learner': not self.value('policy'),
                 'phase': practice.phase_name,
                 'environment_steps': self._steps,
                 'robot_seconds': f'{self._steps / self.task.robot.control_rate:.1f}',

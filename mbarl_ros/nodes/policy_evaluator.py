@@ -202,6 +202,8 @@ class PolicyEvaluator(BaseNode):
         if self._lines:
             values['deployed_success'] = f'{self._lines[-1]["deployed_success"]:.2f}'
             values['best'] = f'{max(line["deployed_success"] for line in self._lines):.2f}'
+        if not self._lines:
+            return DiagnosticStatus.WARN, 'no policy evaluated yet', values
         return DiagnosticStatus.OK, '', values
 
     def close(self) -> None:

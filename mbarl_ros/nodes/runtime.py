@@ -57,6 +57,8 @@ class NodeMixin:
     exit_code = 0
     finished = False
     refused = 0
+    _refused_before = 0
+    _refusal = ''
 
     def setup(self, own: dict[str, tuple[Any, str]] | None = None) -> None:
         """Declare common and own parameters, load task and agent, start diagnostics.
@@ -95,6 +97,7 @@ class NodeMixin:
     def refuse(self, error: Exception, topic: str) -> None:
         """Count a message that is not to be trusted, and say why."""
         self.refused += 1
+        self._refusal = f'{topic}: {error}'
         self.get_logger().warning(f'refused: {topic}: {error}', throttle_duration_sec=5.0)
 
     def received(self, message: UInt8MultiArray) -> tuple[Transitions, str, int] | None:
@@ -124,12 +127,26 @@ class NodeMixin:
 
     def _publish_diagnostics(self) -> None:
         level, message, values = self.report()
+        values = {**values, **self._identity()}
+        if self.refused > self._refused_before and level == DiagnosticStatus.OK:
+            level, message = DiagnosticStatus.WARN, f'refused: {self._refusal}'
+        self._refused_before = self.refused
         status = DiagnosticStatus(level=level, name=self.get_name(), message=message)
         status.hardware_id = self.task.robot.name
         status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
         diagnostics = DiagnosticArray(status=[status])
         diagnostics.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for all nodes of a graph; `mbarl doctor` compares it."""
+        return {
+            'task': self.value('task'),
+            'robot': self.value('robot'),
+            'mode': self.mode,
+            'spec_hash': self.spec_hash,
+            'use_sim_time': self.value('use_sim_time'),
+        }
 
     def _refuse_leftover_parameters(self) -> None:
         # rclpy silently ignores a misspelled parameter; a silent default can move a robot.
@@ -168,6 +185,8 @@ def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
 
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, stop)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, stop)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:

@@ -15,7 +15,12 @@ from std_srvs.srv import Trigger
 
 from mbarl_ros.control.safety import POLICY_SOURCE, TELEOP_SOURCE, Decision, SafetyGate
 from mbarl_ros.fields import stamp_ns
-from mbarl_ros.nodes.robot_io import CommandPublisher, StateListener, command_message
+from mbarl_ros.nodes.robot_io import (
+    CommandPublisher,
+    StateListener,
+    command_message,
+    subscribe,
+)
 from mbarl_ros.nodes.runtime import (
     LATCHED,
     LOST_AFTER,
@@ -27,12 +32,16 @@ from mbarl_ros.nodes.runtime import (
 )
 from mbarl_ros.teleop import Asked, TeleopSource
 
+_LAST_STAMP = 2**31 * 1_000_000_000 - 1  # ns; a message has no room for later
+
 
 class SafetyGateNode(BaseNode):
     """Commands in, limited commands out, and what was executed published back.
 
     Listens to ``policy_controller/command`` and the profile's teleop topics. Latches an e-stop
     by topic ``~/estop`` (std_msgs/Bool, true) or service ``~/stop``; only ``~/release`` ends it.
+    ``~/clipped`` (JointState: frame_id the source, name the entries, position by how much) says
+    what was taken off a command.
     """
 
     def __init__(self) -> None:
@@ -44,42 +53,56 @@ class SafetyGateNode(BaseNode):
         self._gate = SafetyGate(robot, self.lockstep, self.value('real_time_factor'))
         self._answered_at = -math.inf
         self._stamp = self._answered = -1  # nothing measured, nothing answered
-        self._held: dict[str, float] | None = None
+        # What a person asked for last and has yet to go out: by which topic, when, and what.
+        self._held: tuple[str, float, dict[str, float]] | None = None
+        self._teleop_stamps: dict[str, int] = {}
         self._announced = ''
         self._robot = CommandPublisher(self, robot)
         self._executed = self.create_publisher(JointState, '~/executed', RELIABLE)
+        self._clipped = self.create_publisher(JointState, '~/clipped', RELIABLE)
         self._state = self.create_publisher(String, '~/state', LATCHED)
-        StateListener(self, robot, self.lockstep, self._on_state)
-        self.create_subscription(
-            JointState, 'policy_controller/command', self._on_command, RELIABLE
-        )
+        self._listener = StateListener(self, robot, self.lockstep, self._on_state)
+        subscribe(self, JointState, 'policy_controller/command', self._on_command, RELIABLE)
         for entry in robot.teleop:
-            self.create_subscription(
+            subscribe(
+                self,
                 message_class(entry.type),
                 entry.topic,
                 partial(self._on_teleop, TeleopSource(entry)),
                 RELIABLE if self.lockstep else SENSOR,  # SENSOR hears every publisher
             )
-        self.create_subscription(Bool, '~/estop', self._on_estop, RELIABLE)
+        subscribe(self, Bool, '~/estop', self._on_estop, RELIABLE)
         self.create_service(Trigger, '~/stop', self._on_stop)
         self.create_service(Trigger, '~/release', self._on_release)
         self.create_timer(0.02, self._tick, clock=self.steady)
         self._announce()
 
     def _on_state(self, state: np.ndarray, stamp: int) -> None:
+        now = time.monotonic()
         self._stamp = stamp
-        self._gate.observe(state, time.monotonic())
+        self._gate.observe(state, now, self._listener.since, stamp)
         if self._held is not None:
-            held, self._held = self._held, None
-            self._drive(held)
+            (_, asked_at, held), self._held = self._held, None
+            # States that were away for a while must not bring back what was asked before.
+            if self.lockstep or now - asked_at < self.task.robot.teleop_timeout:
+                self._drive(held)
 
     def _on_command(self, message: JointState) -> None:
         stamp = stamp_ns(message)
         if self.lockstep and stamp == self._answered and self._answered_recently():
             return  # sent again while the first was on its way
         values = message.position if message.name == self._names else ()
-        decision = self._gate.request(POLICY_SOURCE, values, time.monotonic())
-        self._execute(decision, stamp)
+        late = self._gate.counts['policy late']
+        self._execute(
+            self._gate.request(POLICY_SOURCE, values, time.monotonic(), stamp),
+            stamp,
+        )
+        if self._gate.counts['policy late'] > late:
+            self.get_logger().warning(
+                'policy_controller/command ignored: it answers a state that is '
+                f'{(self._stamp - stamp) * 1e-9:.3f} s older than the newest, or came out of order',
+                throttle_duration_sec=5.0,
+            )
 
     def _answered_recently(self) -> bool:
         return time.monotonic() - self._answered_at < LOST_AFTER
@@ -90,20 +113,32 @@ class SafetyGateNode(BaseNode):
         except ValueError as error:
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             asked = Asked(dict.fromkeys(self._names, math.nan))  # becomes a stop
+        topic, now = source.source.topic, time.monotonic()
         if asked.released and not self.lockstep:  # in lockstep the world stands still anyway
-            self._execute(self._gate.stop('dead-man released', time.monotonic()), self._stamp)
+            self._execute(self._gate.stop('dead-man released', now), self._stamp)
         if asked.values is None:
-            self._held = None
+            if self._held is not None and self._held[0] == topic:
+                self._held = None
+            return
+        if self._said_before(topic, stamp_ns(message) or 0):
             return
         # A command between two states could take effect before or after the robot's next step, and
         # nobody would know which: a person's commands go out as a state comes in, like a policy's.
-        waits = (
-            self._stamp == self._answered if self.lockstep else self._gate.fresh(time.monotonic())
-        )
+        waits = self._stamp == self._answered if self.lockstep else self._gate.fresh(now)
         if waits:
-            self._held = asked.values
+            self._held = topic, now, asked.values
         else:
             self._drive(asked.values)
+
+    def _said_before(self, topic: str, stamp: int) -> bool:
+        """Whether a teleop message is one repeated for a person who is gone, or out of order."""
+        before = self._teleop_stamps.get(topic, 0)
+        if self.lockstep or not stamp:
+            return False
+        if 0 <= before - stamp < self.task.robot.teleop_timeout * 1e9:
+            return True
+        self._teleop_stamps[topic] = stamp
+        return False
 
     def _drive(self, asked: dict[str, float]) -> None:
         rest = zip(self._names, self._gate.rest, strict=True)
@@ -111,24 +146,26 @@ class SafetyGateNode(BaseNode):
         self._execute(self._gate.request(TELEOP_SOURCE, values, time.monotonic()), self._stamp)
 
     def _on_estop(self, message: Bool) -> None:
-        if message.data:
-            self._engage('topic')
+        decision = self._gate.hear_estop(message.data, time.monotonic())
+        if decision is not None:
+            self._engaged(decision)
 
     def _on_stop(self, _request: Any, response: Any) -> Any:
-        self._engage('service')
+        self._engaged(self._gate.engage_estop('service', time.monotonic()))
         response.success, response.message = True, 'e-stop latched; call ~/release to go on'
         return response
 
     def _on_release(self, _request: Any, response: Any) -> Any:
-        self._gate.release()
+        refusal = self._gate.release(time.monotonic())
         self._announce()
-        response.success, response.message = True, 'released'
+        response.success, response.message = not refusal, refusal or 'released'
         return response
 
-    def _engage(self, reason: str) -> None:
-        if not self._gate.estop:
-            self.get_logger().warning(f'e-stop by {reason}')
-        self._execute(self._gate.engage_estop(reason, time.monotonic()), self._stamp)
+    def _engaged(self, decision: Decision) -> None:
+        self._held = None
+        self.get_logger().warning(f'e-stop by {self._gate.estop}', throttle_duration_sec=5.0)
+        self._execute(decision, self._stamp)
+        self._announce()
 
     def _tick(self) -> None:
         self._execute(self._gate.tick(time.monotonic()), self._stamp)
@@ -138,11 +175,17 @@ class SafetyGateNode(BaseNode):
         if decision is None:
             return
         self._answered, self._answered_at = stamp, time.monotonic()
-        stamp = max(stamp, 0)
+        stamp = min(max(stamp, 0), _LAST_STAMP)
         self._robot.publish(decision.values, stamp)
+        self._gate.sent(time.monotonic())
+        if decision.restated or not np.isfinite(decision.values).all():
+            return
         self._executed.publish(
             command_message(self._names, decision.values, stamp, decision.source)
         )
+        if decision.clipped and self._clipped.get_subscription_count():
+            names, excess = list(decision.clipped), list(decision.clipped.values())
+            self._clipped.publish(command_message(names, excess, stamp, decision.source))
         if decision.reason:
             self.get_logger().warning(
                 f'{decision.source}: {decision.reason}', throttle_duration_sec=5.0
@@ -159,12 +202,20 @@ class SafetyGateNode(BaseNode):
         level = DiagnosticStatus.OK if gate.state == 'ok' else DiagnosticStatus.WARN
         if gate.estop:
             level = DiagnosticStatus.ERROR
-        values = {'state': gate.state, 'clipped': gate.clipped, 'refused': gate.refused}
+        values = {
+            'state': gate.state,
+            'estop': gate.estop,
+            'clipped': gate.clipped,
+            'refused': gate.refused,
+            'malformed': self.refused,
+            **gate.counts,
+        }
         return level, gate.state, values
 
     def close(self) -> None:
         """Send the stop command: a velocity controller keeps its last command for ever."""
         self._execute(self._gate.stop('gate shut down', time.monotonic()), self._stamp)
+        self._robot.flush(0.5)
         time.sleep(0.05)  # let the middleware send before the context goes
 
 

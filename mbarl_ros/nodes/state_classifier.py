@@ -134,6 +134,8 @@ class StateClassifierNode(BaseNode):
         """Score of the last state and training metrics."""
         values = {'score': f'{self._score:.3f}', 'refused': self.refused}
         values |= {name: f'{value:.4g}' for name, value in self._metrics.items()}
+        if not self._ledger.total:
+            return DiagnosticStatus.WARN, 'no transition yet from policy_controller', values
         return DiagnosticStatus.OK, '', values
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ def observations(task: Task, episode: Episode) -> np.ndarray:
 
 def succeeds(task: Task, episode: Episode) -> bool:
     """Whether its last step terminates: a forward one, and the last state is a success."""
-    return episode.direction == FORWARD and bool(episode.rewards(task)[-1])
+    return episode.direction == FORWARD and episode.reached(task)
 
 
 def observation_names(task: Task) -> list[str]:

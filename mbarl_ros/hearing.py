@@ -1,0 +1,114 @@
+"""What is heard of a robot's state topics, and whether that is fit to control by."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mbarl_ros.config import RobotConfig
+from mbarl_ros.demos.align import ERROR, NOTE, WARNING, Finding
+from mbarl_ros.robot_config import TopicMap
+
+_KEPT = 5000  # messages and faults, of each topic
+_SLOW = 1.5  # control periods between two messages from which a topic is too slow
+
+
+@dataclass(frozen=True)
+class _Message:
+    received: float  # s, steady clock
+    stamp: int | None  # ns, of the header
+    age: float  # s, by the node's clock; 0 without a stamp
+
+
+class Hearing:
+    """The last messages of one state topic; times are those of a steady clock, in s."""
+
+    def __init__(self, topic: TopicMap, robot: RobotConfig) -> None:
+        """Nothing heard."""
+        self.topic, self._robot = topic, robot
+        self._messages: deque[_Message] = deque(maxlen=_KEPT)
+        self._faults: deque[tuple[float, str]] = deque(maxlen=_KEPT)
+
+    def hear(self, now: float, clock: int, stamp: int | None, values: Sequence[float]) -> None:
+        """A message with ``values`` in the order of the profile; ``clock`` is ROS time in ns."""
+        bad = [
+            name
+            for name, value in zip(self.topic.fields, values, strict=True)
+            if not math.isfinite(value)
+        ]
+        if bad:
+            self._faults.append((now, f'{", ".join(bad)} not finite (NaN or infinite)'))
+        last = self._messages[-1].stamp if self._messages else None
+        if stamp is not None and last is not None and stamp < last:
+            self._faults.append((now, 'stamps run back'))
+        age = 0.0 if stamp is None else (clock - stamp) * 1e-9
+        self._messages.append(_Message(now, stamp, age))
+
+    def fault(self, now: float, text: str) -> None:
+        """A message that cannot be read."""
+        self._faults.append((now, text))
+
+    def silent(self, now: float) -> bool:
+        """Whether nothing was heard within the state time-out, not even what cannot be read."""
+        last = [m.received for m in self._messages][-1:] + [when for when, _ in self._faults][-1:]
+        return now - max(last, default=-math.inf) > self._robot.state_timeout
+
+    def rate(self, now: float, window: float) -> float:
+        """Messages per second in the last ``window`` s; 0 for less than two."""
+        times = [m.received for m in self._messages if now - m.received <= window]
+        return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
+
+    def age(self) -> float | None:
+        """Median age, s, of the last messages by their stamps; None without stamps."""
+        ages = sorted(m.age for m in self._messages if m.stamp is not None)
+        return ages[len(ages) // 2] if ages else None
+
+    def findings(self, now: float, window: float, simulated: bool) -> list[Finding]:
+        """What was wrong in the last ``window`` s; an error is a reason not to move.
+
+        :param simulated: somebody publishes /clock, so that stamps may be far from this clock
+        """
+        name, period = self.topic.topic, 1.0 / self._robot.control_rate
+        found = []
+        faults = [text for when, text in self._faults if now - when <= window]
+        for text in dict.fromkeys(faults):
+            times = faults.count(text)
+            found.append(Finding(ERROR, f'{name}: {text}' + (f' ({times} x)' if times > 1 else '')))
+        times = [m.received for m in self._messages if now - m.received <= window]
+        if not times or now - times[-1] > self._robot.state_timeout:
+            if not faults:
+                silent = f' for {now - times[-1]:.1f} s' if times else ''
+                found.append(Finding(ERROR, f'{name}: nothing is heard{silent}; is the robot on?'))
+            return found
+        found += self._pace(times, period)
+        age = self.age()
+        if age is not None and abs(age) > self._robot.state_timeout:
+            where = 'behind' if age > 0 else 'ahead of'
+            text = (
+                f"{name}: stamps are {abs(age):.3g} s {where} this machine's clock; synchronise "
+                'the clocks (chrony), or look for what holds the messages up'
+            )
+            if simulated:
+                text = f"{name}: stamps are simulated time; give the nodes 'use_sim_time: true'"
+            found.append(Finding(WARNING if simulated else ERROR, text))
+        return found
+
+    def _pace(self, times: list[float], period: float) -> list[Finding]:
+        name, found = self.topic.topic, []
+        if len(times) < 3:
+            return [Finding(NOTE, f'{name}: too few messages to tell a rate')]
+        rate = (len(times) - 1) / (times[-1] - times[0])
+        if rate * period < 1 / _SLOW:
+            text = (
+                f'{name}: comes at {rate:.1f} Hz, control runs at {1 / period:g} Hz; raise its '
+                'rate or lower control_rate'
+            )
+            found.append(Finding(WARNING, text))
+        longest = max(after - before for before, after in itertools.pairwise(times))
+        if longest > self._robot.state_timeout:
+            text = f'{name}: nothing for {longest:.2f} s in between; the gate would have stopped'
+            found.append(Finding(WARNING, text))
+        return found

@@ -1,0 +1,104 @@
+"""Looks at a running graph for ``mbarl doctor``: diagnostics, the gate's state, the robot."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from diagnostic_msgs.msg import DiagnosticArray
+from std_msgs.msg import String
+
+from mbarl_ros.config import ConfigError
+from mbarl_ros.demos.align import ERROR, Finding
+from mbarl_ros.demos.note import DemonstrationError
+from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.doctor import Picture, Status, diagnose
+from mbarl_ros.domain import running_domains
+from mbarl_ros.executables import NODES
+from mbarl_ros.nodes.robot_check import Listener
+from mbarl_ros.nodes.runtime import LATCHED, LOCKSTEP
+from mbarl_ros.nodes.surroundings import simulated
+from mbarl_ros.task import Task
+
+_FRESH = 2.5  # s, in which each node speaks at least twice
+
+
+class Doctor:
+    """Listens to the graph in this process's domain; it has no publisher and calls no service."""
+
+    def __init__(self, listener: Listener) -> None:
+        """Subscribe to what the nodes say of themselves."""
+        self._listener = listener
+        self._heard: dict[str, tuple[float, Status]] = {}
+        self._gate = ''
+        node = listener.node
+        node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 50)
+        node.create_subscription(String, 'safety_gate/state', self._on_gate, LATCHED)
+
+    def examine(self, seconds: float) -> list[Finding]:
+        """Listen to the robot's topics for ``seconds``; what is wrong with the graph."""
+        self._listener.spin(_FRESH)
+        statuses = self._statuses()
+        task, problem = _task(statuses)
+        robot = _robot(self._listener, task, seconds, statuses) if task else []
+        return problem + diagnose(
+            Picture(
+                domain=os.environ.get('ROS_DOMAIN_ID', '0'),
+                statuses=self._statuses(),
+                clock=simulated(self._listener.node),
+                gate=self._gate,
+                robot=tuple(robot),
+                demonstrations=_demonstrations(task) if task else '',
+                running=tuple(running_domains()),
+            )
+        )
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name in NODES:
+                values = {item.key: item.value for item in status.values}
+                level = int.from_bytes(status.level, 'little')
+                said = Status(level, status.message, values)
+                self._heard[status.name] = time.monotonic(), said
+
+    def _on_gate(self, message: String) -> None:
+        self._gate = message.data
+
+    def _statuses(self) -> dict[str, Status]:
+        """What was said of late; who has been silent since is gone."""
+        since = time.monotonic() - _FRESH
+        return {name: status for name, (when, status) in self._heard.items() if when > since}
+
+
+def _task(statuses: dict[str, Status]) -> tuple[Task | None, list[Finding]]:
+    """The task that the nodes say they work on."""
+    for name in ('safety_gate', 'policy_controller', 'learner', 'demo_recorder'):
+        if name in statuses:
+            values = statuses[name].values
+            try:
+                return Task.load(values['task'], values['robot'] or None), []
+            except ConfigError as error:
+                return None, [Finding(ERROR, f'{name} uses what cannot be read here: {error}')]
+    return None, []
+
+
+def _robot(
+    listener: Listener, task: Task, seconds: float, statuses: dict[str, Status]
+) -> list[Finding]:
+    robot = task.robot
+    if any(status.values.get('mode') == LOCKSTEP for status in statuses.values()):
+        # A world that stands still says its state twice a second: nothing is late in it.
+        robot = robot.model_copy(update={'state_timeout': max(2.0, robot.state_timeout)})
+    heard = listener.hear(robot, seconds).findings
+    return [finding for finding in heard if finding.level == ERROR]
+
+
+def _demonstrations(task: Task) -> str:
+    folder = task.config.demonstrations
+    if not folder:
+        return ''
+    try:
+        load_demonstrations(folder, task)
+    except DemonstrationError as error:
+        return str(error)
+    return ''

@@ -1,0 +1,112 @@
+"""SROS2 policy of the hardware graphs: each node may use the topics it needs, and no others.
+
+DDS-Security denies what a policy does not name, and the topics of the robot are its profile's, so
+the policy is made from the profile (``mbarl robot policy``). ``tests/test_security.py`` holds it to
+what the running nodes open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from mbarl_ros.config import RobotConfig
+
+_PARAMETERS = (
+    'describe_parameters',
+    'get_parameter_types',
+    'get_parameters',
+    'get_type_description',
+    'list_parameters',
+    'set_parameters',
+    'set_parameters_atomically',
+)
+_LIFECYCLE = (
+    'change_state',
+    'get_available_states',
+    'get_available_transitions',
+    'get_state',
+    'get_transition_graph',
+)
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What a node does: topics that it publishes and subscribes to, services that it offers."""
+
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+    reply: tuple[str, ...] = ()
+
+
+def rights(robot: RobotConfig) -> dict[str, Rights]:
+    """Rights of each node of the graphs ``hardware`` and ``record``; ``~/`` is its own name."""
+    state = tuple(topic.topic for topic in robot.state)
+    command = tuple(topic.topic for topic in robot.command)
+    teleop = tuple(topic.topic for topic in robot.teleop)
+    pads = tuple(topic.topic for topic in robot.teleop if topic.buttons)
+    return {
+        'safety_gate': Rights(
+            publish=(*command, '~/executed', '~/state', '~/clipped'),
+            subscribe=(*state, *teleop, 'policy_controller/command', '~/estop'),
+            reply=('~/stop', '~/release'),
+        ),
+        'policy_controller': Rights(
+            publish=('~/command', '~/transitions', '~/phase', '~/transition_event'),
+            subscribe=(
+                *state,
+                'safety_gate/executed',
+                'safety_gate/state',
+                'learner/policy',
+                'learner/acknowledged',
+            ),
+            reply=tuple(f'~/{name}' for name in _LIFECYCLE),
+        ),
+        'learner': Rights(
+            publish=('~/policy', '~/acknowledged'),
+            subscribe=('policy_controller/transitions', 'state_classifier/classifier'),
+        ),
+        'state_classifier': Rights(
+            publish=('~/classifier', '~/score'),
+            subscribe=('policy_controller/transitions', 'learner/acknowledged'),
+        ),
+        'demo_recorder': Rights(
+            publish=('~/phase', '~/status'),
+            subscribe=(*state, *command, *pads, 'safety_gate/executed'),
+            reply=('~/start', '~/stop', '~/success', '~/discard'),
+        ),
+        'monitor': Rights(subscribe=('/diagnostics',)),
+    }
+
+
+def policy(robot: RobotConfig, namespace: str = '') -> str:
+    """Policy file for ``ros2 security``: an enclave ``/mbarl/<node>`` for each node."""
+    root = ElementTree.Element('policy', version='0.2.0')
+    enclaves = ElementTree.SubElement(root, 'enclaves')
+    for node, own in rights(robot).items():
+        element = ElementTree.SubElement(enclaves, 'enclave', path=enclave(node, namespace))
+        profiles = ElementTree.SubElement(element, 'profiles')
+        names = {'ns': f'/{namespace.strip("/")}', 'node': node}
+        profile = ElementTree.SubElement(profiles, 'profile', names)
+        common = ('/rosout', '/parameter_events')
+        talks = () if node == 'monitor' else ('/diagnostics',)
+        _allow(profile, 'topic', {'publish': (*common, *talks, *own.publish)})
+        _allow(profile, 'topic', {'subscribe': ('/clock', *own.subscribe)})
+        parameters = (f'~/{name}' for name in _PARAMETERS)
+        _allow(profile, 'service', {'reply': (*parameters, *own.reply)})
+    ElementTree.indent(root)
+    text = ElementTree.tostring(root, encoding='unicode')
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def enclave(node: str, namespace: str = '') -> str:
+    """Enclave of a node: where its keys are in the keystore."""
+    return '/'.join(part for part in ('/mbarl', namespace.strip('/'), node) if part)
+
+
+def _allow(profile: ElementTree.Element, kind: str, allowed: Mapping[str, Iterable[str]]) -> None:
+    for verb, names in allowed.items():
+        group = ElementTree.SubElement(profile, f'{kind}s', {verb: 'ALLOW'})
+        for name in dict.fromkeys(names):
+            ElementTree.SubElement(group, kind).text = name

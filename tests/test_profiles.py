@@ -1,0 +1,178 @@
+"""The hardware graph with each shipped robot profile, on a simulated robot that speaks it.
+
+The robot is a process of its own with its own clock; nothing of it is known but its topics.
+"""
+
+import importlib
+import time
+
+import numpy as np
+import pytest
+from graph import Graph, small_agent
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+
+from mbarl_ros import bringup
+from mbarl_ros.config import ConfigError, find, load_agent, load_world
+from mbarl_ros.demos.episodes import SUCCESS, episode
+from mbarl_ros.demos.imported import save_episode
+from mbarl_ros.fields import TopicCodec, message_class, stamp_ns
+from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
+from mbarl_ros.task import Task
+
+PROFILES = (
+    ('mobile_base', 'mobile_base'),
+    ('arm_velocity', 'arm_velocity'),
+    ('arm_position', 'arm_position'),
+    ('arm_position', 'arm_trajectory'),
+    ('arm_servo', 'arm_servo'),
+)
+SERVO_TIMEOUT = 0.1  # s, incoming_command_timeout of MoveIt Servo
+
+
+def demonstrate(task, folder):
+    """A drive through the task's world, judged a success, as demonstrations."""
+    world = load_world(task.config, seed=0)
+    order = [world.state_names.index(name) for name in task.robot.state_names]
+    commands = np.tile(task.command(np.full(task.action_dim, 0.3)), (30, 1))
+    states = np.array([world.reset(), *(world.step(command) for command in commands)])
+    stamps = np.arange(31) / task.robot.control_rate
+    folder.mkdir(parents=True)
+    shown = episode(task, states[:, order], commands, stamps, 'forward', verdict=SUCCESS)
+    save_episode(folder, shown, task)
+
+
+def change(graph, transition):
+    """Ask the controller for a lifecycle transition; whether it agreed."""
+    client = graph.node.create_client(ChangeState, 'policy_controller/change_state')
+    assert client.wait_for_service(timeout_sec=30.0)
+    future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+    graph.wait_for('lifecycle transition', future.done, 15.0)
+    return future.result().success
+
+
+def activate(graph):
+    """Activate, as soon as the controller agrees that the robot is fit."""
+    assert change(graph, Transition.TRANSITION_CONFIGURE)
+    graph.wait_for(
+        'activation', lambda: change(graph, Transition.TRANSITION_ACTIVATE) or graph.spin(0.2), 20
+    )
+
+
+def listen(graph, topic, heard):
+    """Collect what arrives on a command topic as (message, its age by the stamp)."""
+    kind = message_class(topic.type, importlib.import_module)
+
+    def receive(message):
+        stamp = stamp_ns(message)
+        heard.append((message, None if stamp is None else time.time() - stamp * 1e-9))
+
+    graph.node.create_subscription(kind, topic.topic, receive, 50)
+
+
+@pytest.mark.parametrize(('task_name', 'robot_name'), PROFILES)
+def test_hardware_graph_practises_on_a_robot_that_speaks_the_profile(
+    tmp_path, task_name, robot_name
+):
+    task = Task.load(task_name, robot_name)
+    demonstrate(task, tmp_path / 'demos' / '0000')
+    agent = small_agent(tmp_path, backward='none', model=None)  # one process with torch less
+    words = {'task': task_name, 'robot': robot_name, 'agent': agent}
+    plan = bringup.plan('hardware', {**words, 'demos': str(tmp_path / 'demos')})
+    commands = [[] for _ in task.robot.command]
+    with Graph(tmp_path, **words, mode='realtime') as graph:
+        for topic, heard in zip(task.robot.command, commands, strict=True):
+            listen(graph, topic, heard)
+        graph.start('robot_sim', publish_clock=False)
+        for spec in plan.nodes:
+            if spec.name != 'monitor':
+                graph.start(spec.name, **{**spec.parameters, **graph.parameters})
+        activate(graph)
+        graph.wait_for_steps(40)
+        graph.wait_for('learner', lambda: graph.value('learner', 'environment_steps') >= 0)
+        assert graph.value('robot_sim', 'refused_commands') == 0
+        graph.spin(1.5)  # what is under way
+    for topic, heard in zip(task.robot.command, commands, strict=True):
+        codec = TopicCodec(topic)
+        assert len(heard) >= 35
+        values = np.array([codec.decode(message) for message, _ in heard])  # constants included
+        low, high = (
+            [getattr(task.robot.limits[n], b) for n in codec.names] for b in ('low', 'high')
+        )
+        assert (values >= low).all() and (values <= high).all() and np.ptp(values, 0).min() > 0
+        ages = [age for _, age in heard if age is not None]
+        if ages and 'header.stamp' not in topic.constants:
+            assert np.median(ages) < SERVO_TIMEOUT / 2  # the present time, not the state's
+    rows = Ledger().replay(
+        tmp_path / 'run' / TRANSITIONS_FILE, task, task.spec_hash(load_agent(agent))
+    )
+    assert len(rows['sequence']) >= 35
+    assert np.ptp(rows['observation'], 0).max() > 0.02  # it moved
+    following = rows['next_observation']
+    names = [entry.name for entry in task.config.observation]
+    if 'closeness' in names:  # the reward is what its topic said
+        said = following[:, names.index('closeness')]
+        assert (rows['reward'] == said).all() and np.ptp(said) > 0
+    else:
+        assert (rows['reward'] == task.success(following)).all()
+
+
+def test_a_trajectory_for_other_joints_is_not_taken_for_ours():
+    topic = Task.load('arm_position', 'arm_trajectory').robot.command[0]
+    codec = TopicCodec(topic)
+    message = codec.encode(message_class(topic.type, importlib.import_module)(), [0.1, 0.2])
+    assert codec.decode(message) == [0.1, 0.2]
+    assert message.points[0].time_from_start.nanosec == 100_000_000
+    message.joint_names = ['elbow', 'shoulder']
+    with pytest.raises(ValueError, match=r"joint_names is \['elbow', 'shoulder'\], not"):
+        codec.decode(message)
+
+
+def test_a_reward_topic_that_the_robot_does_not_have_is_named():
+    task = Task.load('arm_position')
+    config = task.config.model_copy(update={'reward': 'topic:prize'})
+    with pytest.raises(ConfigError, match="key 'reward': no single entry.*topic 'prize'"):
+        Task(config, task.robot).check_agent(load_agent('mbarl'))
+
+
+@pytest.mark.parametrize(
+    ('change', 'mode', 'words'),
+    [
+        (('linear.x', 'linear.sideways'), 'realtime', 'a geometry_msgs/msg/Twist does not take'),
+        (('nav_msgs/msg/Odometry', 'std_msgs/msg/Float64'), 'lockstep', 'give mode:=realtime'),
+    ],
+)
+def test_a_profile_that_cannot_work_ends_the_gate_with_one_sentence(tmp_path, change, mode, words):
+    text = find('robots', 'pointmass').read_text()
+    assert change[0] in text
+    (tmp_path / 'mine.yaml').write_text(text.replace(*change))
+    with Graph(tmp_path, task='pointmass', robot=str(tmp_path / 'mine.yaml'), mode=mode) as graph:
+        graph.start('safety_gate')
+        assert graph.processes['safety_gate'].wait(30) == 2
+    assert words in (tmp_path / 'safety_gate.log').read_text()
+
+
+@pytest.mark.parametrize('name', sorted({task for task, _ in PROFILES}))
+def test_the_profiles_worlds_are_deterministic_and_within_the_tasks_ranges(name):
+    task = Task.load(name)
+    worlds = [load_world(task.config, seed=1) for _ in range(2)]
+    order = [worlds[0].state_names.index(entry) for entry in task.robot.state_names]
+    rng = np.random.default_rng(0)
+    for world in worlds:
+        world.trace = [world.place(3)]
+    for command in task.command(rng.uniform(-1, 1, (200, task.action_dim))):
+        for world in worlds:
+            world.trace.append(world.step(command))
+    first, second = (np.array(world.trace) for world in worlds)
+    assert (first == second).all() and np.ptp(first, 0).max() > 0.1
+    states = task.state(first[:, order])
+    assert (states >= task.state_low).all() and (states <= task.state_high).all()
+    assert len(np.unique(worlds[0].render(80, 60))) > 5
+
+
+def test_the_cartesian_arm_goes_where_it_is_told():
+    world = load_world(Task.load('arm_servo').config)
+    before = world.reset()
+    after = world.step(np.array([0.1, -0.05, 0.0]))
+    tip = [world.state_names.index('tip_x'), world.state_names.index('tip_y')]
+    np.testing.assert_allclose((after - before)[tip], [0.005, -0.0025], atol=3e-4)

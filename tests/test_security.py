@@ -1,0 +1,51 @@
+"""The SROS2 policy against what the running nodes open, over real DDS."""
+
+from xml.etree import ElementTree
+
+from graph import Graph, small_agent
+from lifecycle_msgs.msg import Transition
+from test_profiles import change
+
+from mbarl_ros.config import load_robot
+from mbarl_ros.security import policy
+
+RUNNING = ('safety_gate', 'policy_controller', 'learner', 'state_classifier', 'demo_recorder')
+
+
+def allowed(node):
+    """(verb, absolute name) of all that the policy allows a node."""
+    root = ElementTree.fromstring(policy(load_robot('pointmass')).encode())
+    profile = root.find(f"enclaves/enclave[@path='/mbarl/{node}']/profiles/profile")
+    return {
+        (verb, (entry.text.replace('~', node)).removeprefix('/'))
+        for group in profile
+        for verb in group.attrib
+        for entry in group
+    }
+
+
+def opened(test, node):
+    """(verb, name) of all that a running node has opened."""
+    return {
+        (verb, name.removeprefix('/'))
+        for verb, names in (
+            ('publish', test.get_publisher_names_and_types_by_node(node, '/')),
+            ('subscribe', test.get_subscriber_names_and_types_by_node(node, '/')),
+            ('reply', test.get_service_names_and_types_by_node(node, '/')),
+            ('request', test.get_client_names_and_types_by_node(node, '/')),
+        )
+        for name, _ in names
+    }
+
+
+def test_each_node_opens_what_its_policy_allows_and_nothing_else(tmp_path):
+    agent = small_agent(tmp_path)
+    with Graph(tmp_path, task='pointmass', agent=agent, mode='realtime') as graph:
+        graph.start('safety_gate', 'learner', 'state_classifier')
+        graph.start('policy_controller', autostart=False)
+        graph.start('demo_recorder', demonstrations=str(tmp_path / 'demos'))
+        graph.wait_for('nodes', lambda: set(RUNNING) <= set(graph.statuses))
+        assert change(graph, Transition.TRANSITION_CONFIGURE)
+        for node in RUNNING:
+            wanted = allowed(node) - {('subscribe', 'clock')}  # only where simulated time is used
+            graph.wait_for(node, lambda: opened(graph.node, node) == wanted, 15)  # noqa: B023
