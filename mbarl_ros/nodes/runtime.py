@@ -95,7 +95,8 @@ class NodeMixin:
     def refuse(self, error: Exception, topic: str) -> None:
         """Count a message that is not to be trusted, and say why."""
         self.refused += 1
-        self.get_logger().warning(f'refused: {topic}: {error}', throttle_duration_sec=5.0)
+        text = ''.join(letter if letter.isprintable() else '?' for letter in str(error)[:400])
+        self.get_logger().warning(f'refused: {topic}: {text}', throttle_duration_sec=5.0)
 
     def received(self, message: UInt8MultiArray) -> tuple[Transitions, str, int] | None:
         """Transitions, session and first number of a message, or None for one that is refused."""
