@@ -16,7 +16,8 @@ from mbarl_ros.learning import checkpoint
 from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
 from mbarl_ros.task import Task
 
-_LATEST = 1.5  # seconds from a node's first sign of life to its death
+_AT_WORK = 20  # steps after which a node that was started again is surely at work
+_LATEST = 1.5  # seconds from then to its death, at most
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,20 @@ def practise_and_kill(folder: Path, kills: Mapping[str, int], seed: int) -> Outc
 
 
 def _kill(graph: Graph, kills: Mapping[str, int], rng: np.random.Generator) -> None:
-    left, due = dict(kills), {}
+    left, due, first = dict(kills), {}, {}
     while any(left.values()):
         graph.spin(0.02)
         for name in [name for name in left if left[name]]:
-            if name not in due and graph.value(name, 'environment_steps') > 0:
+            steps = graph.value(name, 'environment_steps')
+            # Only who is at work can lose something.
+            working = steps > 0 and steps >= first.setdefault(name, steps) + _AT_WORK
+            if working and name not in due:
                 due[name] = time.monotonic() + rng.uniform(0.0, _LATEST)
             if time.monotonic() >= due.get(name, np.inf):
                 graph.kill(name)
                 graph.start(name)
                 left[name] -= 1
-                del due[name]
+                del due[name], first[name]
 
 
 def _idle(graph: Graph, agent: str) -> bool:
