@@ -14,7 +14,9 @@ from graph import LEARNING, Graph, small_agent
 from mbarl_ros.config import load_agent
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
+from mbarl_ros.log import read_records
 from mbarl_ros.task import Task
+from mbarl_ros.transitions import unpack_transitions
 
 _AT_WORK = 20  # steps after which a node that was started again is surely at work
 _LATEST = 1.5  # seconds from then to its death, at most
@@ -25,7 +27,7 @@ class Outcome:
     """What was left after the kills.
 
     ``executed`` and ``stored``: steps by the simulator's log and by the learner's; ``missing``: in
-    the first, not in the second, and ``in_a_row`` how many of them follow each other at most;
+    the first, not in the second; ``unexplained``: those of them that were not a controller's last;
     ``doubled``: surplus rows of the second; ``wrong``: rows that differ from what really happened.
     """
 
@@ -33,7 +35,7 @@ class Outcome:
     executed: int
     stored: int
     missing: int
-    in_a_row: int
+    unexplained: int
     doubled: int
     wrong: int
     steps_trained: int
@@ -99,7 +101,8 @@ def _compare(folder: Path, agent: str, kills: Mapping[str, int], seconds: float)
     task = Task.load('pointmass')
     ledger = Ledger()
     run = folder / 'run'
-    rows = ledger.replay(run / TRANSITIONS_FILE, task, task.spec_hash(load_agent(agent)))
+    spec = task.spec_hash(load_agent(agent))
+    rows = ledger.replay(run / TRANSITIONS_FILE, task, spec)
     steps = {}
     for line in (folder / 'steps.jsonl').read_text().splitlines():
         step = json.loads(line)
@@ -116,16 +119,19 @@ def _compare(folder: Path, agent: str, kills: Mapping[str, int], seconds: float)
                 (task.command(rows['action'][row]), step['command']),
             )
         )
-    order, stored = sorted(steps), set(stamps)
-    missing = [number for number, stamp in enumerate(order) if stamp not in stored]
-    runs = np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1)
+    order, stored = [*sorted(steps), None], set(stamps)
+    missing = [number for number, stamp in enumerate(order[:-1]) if stamp not in stored]
+    beginnings = {None}  # where a new controller went on, or the end
+    for record in read_records(run / TRANSITIONS_FILE):
+        part, _, first = unpack_transitions(record, task, spec)
+        beginnings |= {round(part['stamp'][0] * 1e9)} if first == 0 else set()
     _, meta = checkpoint.load(run / 'checkpoint' / 'learner.safetensors', print)
     return Outcome(
         kills=kills,
         executed=len(steps),
         stored=len(stamps),
         missing=len(missing),
-        in_a_row=max(map(len, runs)),
+        unexplained=sum(order[number + 1] not in beginnings for number in missing),
         doubled=len(stamps) - len(stored),
         wrong=wrong,
         steps_trained=meta['environment_steps'],

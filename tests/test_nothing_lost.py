@@ -35,7 +35,7 @@ def test_random_kills_of_learner_and_controller_lose_nothing_and_count_nothing_t
     print(outcome)
     assert outcome.doubled == outcome.wrong == 0, outcome
     # Only the step in flight, whose outcome a killed controller had not yet heard.
-    assert outcome.missing <= CONTROLLER_KILLS + 1 and outcome.in_a_row <= 1, outcome
+    assert outcome.unexplained == 0 and outcome.missing <= CONTROLLER_KILLS + 1, outcome
     assert outcome.stored >= outcome.executed - outcome.missing > 200
     assert outcome.updates > 0 and outcome.steps_trained > outcome.stored - 50
     assert not list((tmp_path / 'run' / 'spool').glob('*.log'))  # all of it was acknowledged
