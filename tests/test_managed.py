@@ -1,5 +1,7 @@
 """The controller as a managed node: what moves when, what it gives up on, how steady it is."""
 
+import signal
+
 import numpy as np
 import pytest
 import yaml
@@ -97,7 +99,7 @@ def test_loss_of_the_learner_never_stops_control_in_real_time(tmp_path):
         watch = Watch(graph)
         graph.start(*LEARNING)
         graph.wait_for_steps(30)
-        graph.kill('learner')
+        assert graph.kill('learner', signal.SIGINT) == 0
         graph.spin(1.0)
         watch.commands.clear()
         before = graph.value('policy_controller', 'environment_steps')
@@ -107,6 +109,9 @@ def test_loss_of_the_learner_never_stops_control_in_real_time(tmp_path):
         assert abs(graph.value('policy_controller', 'control_rate') / rate - 1.0) < 0.2
         assert graph.value('policy_controller', 'period_error_p99_ms') >= 0.0
         assert graph.value('policy_controller', 'missed_periods') >= 0.0
+        graph.kill('policy_controller')
+        graph.start('policy_controller')  # with the policy that the learner left in the run folder
+        watch.moving(40)
 
 
 def test_jitter_and_missed_periods_are_measured_as_they_are():

@@ -11,6 +11,8 @@ from rclpy.lifecycle import State, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
+from mbarl_ros.arguments import POLICY_FILE
+from mbarl_ros.config import ConfigError
 from mbarl_ros.control.policy import read_policy
 from mbarl_ros.control.practice import Practice
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
@@ -60,7 +62,9 @@ class PolicyController(BaseLifecycleNode):
         path = self.value('policy')
         self._random = path == 'random'
         given = path and not self._random
-        self._weights = read_policy(path, self.task, self.agent) if given else None
+        self._weights = (
+            read_policy(path, self.task, self.agent) if given else self._last_good_policy()
+        )
         self._version = -1
         self._steps_made = LockstepSteps()
         self._periods = RealtimeSteps(robot.teleop_timeout)
@@ -91,6 +95,17 @@ class PolicyController(BaseLifecycleNode):
         if self.value('autostart'):
             self.trigger_configure()
             self.trigger_activate()
+
+    def _last_good_policy(self) -> dict[str, np.ndarray] | None:
+        """Real time: what the learner of this run last wrote; it may be away just now."""
+        file = self.run_dir / POLICY_FILE if self.run_dir else None
+        if self.lockstep or self._random or file is None or not file.exists():
+            return None
+        try:
+            return read_policy(file, self.task, self.agent)
+        except ConfigError as error:
+            self.get_logger().warning(f'waiting for the learner: {error}')
+            return None
 
     # --- lifecycle ---------------------------------------------------------------------------
 
