@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mbarl_ros.config import ConfigError
+from mbarl_ros.wire import sync_folder
 
 _HEADER = struct.Struct('<II')  # length, crc32 of the payload
 _MAX_RECORD = 1 << 26
@@ -58,6 +59,8 @@ class RecordLog:
                 left = left[self._file.write(left) :]
             if sync:
                 os.fsync(self._file.fileno())
+            if sync and start == 0:
+                sync_folder(self.path.parent)
         except OSError:
             os.ftruncate(self._file.fileno(), start)
             raise

@@ -120,8 +120,13 @@ def write_file(path: Path, data: bytes, before: Callable[[], None] = lambda: Non
         raise
     before()
     os.replace(beside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's own entries are on disk: new files, and new names of old ones."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
