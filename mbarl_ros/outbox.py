@@ -24,6 +24,7 @@ from mbarl_ros.transitions import MAX_ROWS, Transitions, from_rows, row_bytes, r
 
 SPOOL = 'spool'
 """Folder in a run folder."""
+_CATCH_UP = 1000  # rows written at once, after a disk was full: about 3 ms
 _SEGMENT_ROWS = 1000  # rows of a file, which is deleted once all of them are acknowledged
 
 
@@ -151,7 +152,8 @@ class Outbox:
             if self._written == own.end - 1:  # the usual case must not walk along a long deque
                 rows = [own.rows[-1]]
             else:
-                rows = list(itertools.islice(own.rows, self._written - own.stored, None))
+                start = self._written - own.stored
+                rows = list(itertools.islice(own.rows, start, start + _CATCH_UP))
             for row in rows:
                 self._log.append(row, sync=False)
                 self._written += 1
