@@ -147,7 +147,8 @@ class Outbox:
     def _write(self) -> None:
         own = self.own
         try:
-            if self._log is None or self._written - self._opened_at >= _SEGMENT_ROWS:
+            full = self._written - self._opened_at >= _SEGMENT_ROWS
+            if self._log is None or full or self._written < own.stored:
                 self._begin_segment()
             if self._written == own.end - 1:  # the usual case must not walk along a long deque
                 rows = [own.rows[-1]]

@@ -270,6 +270,25 @@ def test_a_full_disk_is_said_and_the_spool_catches_up(tmp_path, full_disk):
     assert again.head.stored == 7 and again.recovered == 4
 
 
+def test_a_long_backlog_is_written_in_portions_while_it_is_acknowledged(tmp_path, full_disk):
+    outbox = Outbox(TASK, SPEC, tmp_path)
+    row = {name: array[0] for name, array in some_transitions(1).items()}
+    full_disk(1)
+    for _ in range(5000):
+        outbox.add(row)
+    full_disk(None)
+    for _ in range(4):
+        outbox.next_rows()
+    outbox.retry()
+    outbox.acknowledge(3500)  # beyond what is written by now
+    outbox.add(row)
+    outbox.add(row)
+    assert not outbox.problem
+    del outbox
+    again = Outbox(TASK, SPEC, tmp_path)
+    assert again.head.end == 5002 and again.head.stored <= 3500
+
+
 def test_a_spool_of_other_settings_or_of_a_living_controller_is_refused(tmp_path):
     living = Outbox(TASK, SPEC, tmp_path)
     add(living, [0])
