@@ -66,7 +66,8 @@ class Uplink:
             node.create_timer(0.2, self.flush, clock=node.steady)
         if self._outbox.recovered:
             node.get_logger().info(
-                f'{self._outbox.recovered} transitions were left in {folder}; they go out first'
+                f'{self._outbox.recovered} transitions are in {folder} from before; what the '
+                'learner lacks of them goes out first'
             )
 
     @property
