@@ -57,7 +57,11 @@ AUTOSTART = Argument(
     kind=bool,
 )
 USE_RESPAWN = Argument(
-    'use_respawn', 'true', 'start learner and state_classifier again when they die', kind=bool
+    'use_respawn',
+    'true',
+    'start learner, state_classifier and, unless it would move a real robot, policy_controller '
+    'again when they die',
+    kind=bool,
 )
 LOG_LEVEL = Argument(
     'log_level',

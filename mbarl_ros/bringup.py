@@ -256,7 +256,13 @@ def _learning(
     demos = values['demos']
     nodes = [
         build.gate(simulated),
-        build.node('policy_controller', autostart=values['autostart'], **build.sim_time(simulated)),
+        build.node(
+            'policy_controller',
+            # A real robot does not move again by itself after a crash.
+            respawn=simulated or not values['autostart'],
+            autostart=values['autostart'],
+            **build.sim_time(simulated),
+        ),
         build.node('learner', respawn=True, demonstrations=demos),
         build.monitor(),
     ]

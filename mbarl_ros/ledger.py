@@ -39,7 +39,7 @@ class Ledger:
         None means a gap: rows before ``first`` are missing and must be sent again.
         """
         self.last_session = session
-        expected = self.stored.setdefault(session, 0)
+        expected = self.stored.get(session, 0)
         if first > expected:
             return None
         rows = select(transitions, slice(expected - first, None))
@@ -50,12 +50,12 @@ class Ledger:
 
     def count(self, session: str, rows: int) -> None:
         """Count rows as received, once they are safe."""
-        self.stored[session] += rows
+        self.stored[session] = self.stored.get(session, 0) + rows
         self.total += rows
 
     def skip(self, session: str, first: int) -> int:
         """Give up rows before ``first`` that were missed; how many they are."""
-        missed = max(first - self.stored.setdefault(session, 0), 0)
+        missed = max(first - self.stored.get(session, 0), 0)
         self.count(session, missed)
         return missed
 

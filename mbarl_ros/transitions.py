@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mbarl_ros.task import Task
-from mbarl_ros.wire import WireError, pack, require, unpack
+from mbarl_ros.wire import WireError, pack, require, unpack, whole_number
 
 FORWARD, BACKWARD, EXPLORE = 0, 1, 2
 PHASES = ('forward', 'backward', 'explore')
@@ -16,6 +16,13 @@ DIRECTIONS = PHASES[:2]  # of demonstrations
 POLICY, HUMAN, DEMONSTRATION, SAFETY = 0, 1, 2, 3
 
 Transitions = dict[str, np.ndarray]
+
+MAX_ROWS = 1000  # of a message
+# Rows on their way, unacknowledged: a learner that comes back after hours must not get them all in
+# one breath.
+WINDOW = 10 * MAX_ROWS
+_HEADER_BYTES = 4096  # more than the names, shapes and metadata of a message take
+_SESSION_CHARACTERS = 64
 
 # The action is the executed one. `terminated` says that the phase reached its goal: forward the
 # task's, backward the state that it was sent to, if to any. A phase switch, a time limit or a
@@ -43,6 +50,22 @@ def shapes(task: Task) -> dict[str, tuple[int | None, ...]]:
         'next_observation': task.observation_dim,
     }
     return {name: (None, wide[name]) if name in wide else (None,) for name in DTYPES}
+
+
+def row_dtype(task: Task) -> np.dtype:
+    """One transition as a packed record: how single ones are kept, in memory and on disk."""
+    return np.dtype([(name, DTYPES[name], shape[1:]) for name, shape in shapes(task).items()])
+
+
+def row_bytes(row: Mapping[str, Any], dtype: np.dtype) -> bytes:
+    """A transition as :func:`row_dtype` lays it out."""
+    return np.array(tuple(row[name] for name in DTYPES), dtype).tobytes()
+
+
+def from_rows(rows: Iterable[bytes], dtype: np.dtype) -> Transitions:
+    """Transitions of rows of :func:`row_bytes`."""
+    records = np.frombuffer(b''.join(rows), dtype)
+    return {name: records[name].copy() for name in DTYPES}
 
 
 def stack(rows: Iterable[Mapping[str, Any]], task: Task) -> Transitions:
@@ -80,26 +103,58 @@ def pack_transitions(transitions: Transitions, spec_hash: str, session: str, fir
 def unpack_transitions(data: bytes, task: Task, spec_hash: str) -> tuple[Transitions, str, int]:
     """Parse and check a message: (transitions, session, first sequence number in the session).
 
-    :raises WireError: anything but finite arrays of the task's layout; both spec hashes are named
-        where they differ.
+    :raises WireError: anything but at most ``MAX_ROWS`` finite rows of the task's layout; both
+        spec hashes are named where they differ.
     """
-    arrays, meta = unpack(data, 'transitions')
+    max_bytes = _HEADER_BYTES + MAX_ROWS * row_dtype(task).itemsize
+    arrays, meta = unpack(data, 'transitions', max_bytes)
     if meta.get('spec_hash') != spec_hash:
         raise WireError(
             f"transitions of '{meta.get('spec_hash')}' refused: this side is '{spec_hash}'; "
             'start both sides with the same task and agent'
         )
     session, first = meta.get('session'), meta.get('first')
-    if not isinstance(session, str) or not isinstance(first, int) or first < 0:
-        raise WireError('transitions: session or first sequence number is missing')
+    if not isinstance(session, str) or not 0 < len(session) <= _SESSION_CHARACTERS:
+        raise WireError('transitions: session is missing or too long')
+    if not whole_number(first):
+        raise WireError('transitions: first sequence number is missing or cannot be')
     require(arrays, shapes(task), 'transitions')
     for name, dtype in DTYPES.items():
         if arrays[name].dtype != dtype:
             raise WireError(
                 f"transitions: array '{name}' is {arrays[name].dtype}, not {np.dtype(dtype)}"
             )
-    if len(arrays['phase']) and (arrays['phase'].max() > EXPLORE or arrays['source'].max() > 3):
-        raise WireError('transitions: unknown phase or source')
-    if len(arrays['action']) and np.abs(arrays['action']).max() > 1.0 + 1e-6:
-        raise WireError('transitions: actions must be in [-1, 1]')
+    _check_values(arrays)
     return arrays, session, first
+
+
+def _check_values(arrays: Transitions) -> None:
+    rows = len(arrays['phase'])
+    if rows > MAX_ROWS:
+        raise WireError(f'transitions: {rows} rows, more than {MAX_ROWS}')
+    if not rows:
+        return
+    if arrays['phase'].max() > EXPLORE or arrays['source'].max() > SAFETY:
+        raise WireError('transitions: unknown phase or source')
+    if max(arrays['terminated'].max(), arrays['truncated'].max()) > 1:
+        raise WireError('transitions: terminated and truncated must be 0 or 1')
+    if np.abs(arrays['action']).max() > 1.0 + 1e-6:
+        raise WireError('transitions: actions must be in [-1, 1]')
+
+
+def pack_acknowledgement(session: str, stored: int, total: int) -> bytes:
+    """Message that ``stored`` transitions of a session are on disk, ``total`` of all sessions."""
+    return pack({}, {'session': session, 'stored': stored, 'total': total}, 'acknowledged')
+
+
+def unpack_acknowledgement(data: bytes) -> tuple[str, int, int]:
+    """Parse and check an acknowledgement: (session or '', transitions of it, of all sessions).
+
+    :raises WireError: it cannot be.
+    """
+    _, meta = unpack(data, 'acknowledged', _HEADER_BYTES)
+    session, stored, total = meta.get('session'), meta.get('stored'), meta.get('total')
+    counts = whole_number(stored) and whole_number(total) and stored <= total
+    if not counts or not isinstance(session, str) or len(session) > _SESSION_CHARACTERS:
+        raise WireError(f'acknowledged: {stored} of {total} cannot be')
+    return session, stored, total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors.numpy import save as _save
 
 SCHEMA = 1
 MAX_BYTES = 64 * 1024 * 1024
+MIN_SCALE = 1e-6  # the inverse of a smaller one may be infinite
 
 
 class WireError(ValueError):
@@ -79,21 +80,53 @@ def require(
             expected = shape
         if array.shape != expected:
             raise WireError(f"{kind}: array '{name}' has shape {array.shape}, not {expected}")
-        if array.dtype.kind == 'f' and not np.isfinite(array).all():
+        if array.dtype.kind in 'fc' and not np.isfinite(array).all():
             raise WireError(f"{kind}: array '{name}' has values that are not finite")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file atomically: beside it, fsync, rename, fsync of the folder."""
+def check_floats(arrays: Mapping[str, np.ndarray], kind: str) -> None:
+    """Check that network arrays are float32, and that ``scale`` can be divided by.
+
+    :raises WireError: naming the array at fault.
+    """
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise WireError(f"{kind}: array '{name}' is {array.dtype}, not float32")
+    if (arrays['scale'] < MIN_SCALE).any():
+        raise WireError(f"{kind}: array 'scale' must be {MIN_SCALE:g} or more")
+
+
+def whole_number(value: Any) -> bool:
+    """Whether a value of a message can be a count: whole, not negative, and of 52 bits."""
+    return type(value) is int and 0 <= value < 2**52
+
+
+def write_file(path: Path, data: bytes, before: Callable[[], None] = lambda: None) -> None:
+    """Write a file atomically: beside it, fsync, rename, fsync of the folder.
+
+    :param before: called before the rename, once the data are safe
+    :raises OSError: disk full or read-only; what was there stays, and nothing beside it.
+    """
     path = Path(path)
-    beside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    with beside.open('wb') as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    # One name, so that what a killed process left is overwritten and never adds up.
+    beside = path.with_name(f'.{path.name}.tmp')
     try:
-        os.fsync(folder)
+        with beside.open('wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    before()
+    os.replace(beside, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's own entries are on disk: new files, and new names of old ones."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from functools import partial
@@ -35,6 +36,8 @@ class RobotSim(BaseNode):
     which it keeps for ever, as a velocity controller does: to stop it is the gate's duty.
     ``~/reset`` places the world anew, one step later in time, and answers with the stamp of that
     state; ``~/resets`` (latched) counts that.
+    ``step_log`` holds what really happened, for whoever wants to compare: a JSON line for each step
+    with ``stamp`` (ns) and ``state`` before it, ``command`` and ``next_state``.
     Given ``demonstrations``, it is placed where they start, one after the other. Without
     ``publish_clock`` it stamps by the system's clock, as a robot does.
     """
@@ -50,6 +53,7 @@ class RobotSim(BaseNode):
                 'real_time_factor': (1.0, 'Realtime: simulated seconds per second'),
                 'demonstrations': ('', 'Demonstrations to be placed at the starts of; empty: none'),
                 'publish_clock': (True, 'False: stamps by the system clock and no /clock'),
+                'step_log': ('', 'File that gets a JSON line for each executed step; empty: none'),
             }
         )
         robot = self.task.robot
@@ -93,6 +97,8 @@ class RobotSim(BaseNode):
             if not (math.isfinite(factor) and factor > 0):
                 raise ConfigError(f"parameter 'real_time_factor' must be above 0, got {factor}")
             self.create_timer(1 / (robot.control_rate * factor), self._step, clock=self.steady)
+        path = self.value('step_log')
+        self._log = open(path, 'a', buffering=1) if path else None
         self._last_publication = -math.inf
         self._resets_publisher.publish(UInt32(data=0))
         self._starts = self._load_starts()
@@ -139,10 +145,13 @@ class RobotSim(BaseNode):
         self.get_logger().error(reason, throttle_duration_sec=5.0)
 
     def _step(self) -> None:
+        before = {'stamp': self._time_ns, 'state': self._state, 'command': self._command.tolist()}
         state = self._world.step(self._command)
         self._steps += 1
         self._time_ns += self._period_ns
         self._publish(state)
+        if self._log is not None:
+            print(json.dumps({**before, 'next_state': self._state}), file=self._log)
 
     def _on_reset(self, _request: Any, response: Any) -> Any:
         self._resets += 1

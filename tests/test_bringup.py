@@ -36,7 +36,7 @@ def test_sim_has_every_node_as_a_process_of_its_own():
     }  # fmt: skip
     assert [spec.name for spec in graph.values() if spec.required] == ['policy_evaluator']
     assert {spec.name for spec in graph.values() if spec.respawn} == {
-        'learner', 'state_classifier', 'monitor',
+        'policy_controller', 'learner', 'state_classifier', 'monitor',
     }  # fmt: skip
     for spec in graph.values():
         if spec.name != 'monitor':
@@ -72,6 +72,8 @@ def test_hardware_has_no_simulation_and_does_not_move_by_itself():
     assert not {'robot_sim', 'policy_evaluator'} & set(graph)
     assert graph['policy_controller'].parameters['autostart'] is False
     assert graph['policy_controller'].parameters['mode'] == 'realtime'
+    assert graph['policy_controller'].respawn  # to hand over what it has; a person activates it
+    assert not nodes('hardware', autostart='true')['policy_controller'].respawn
     assert 'use_sim_time' not in graph['policy_controller'].parameters
     assert not bringup.plan('hardware', {}).private_domain
 

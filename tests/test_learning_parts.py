@@ -242,24 +242,35 @@ def test_what_was_attained_bounds_the_value_from_below() -> None:
     assert 0.7 < float(sac.value(batch['observation']).mean()) < 0.9
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path: Path) -> None:
     path = tmp_path / 'run' / 'checkpoint.safetensors'
+    said: list[str] = []
     with pytest.raises(FileNotFoundError):
-        checkpoint.load(path)
-    for step in range(3):
+        checkpoint.load(path, said.append)
+    for step in range(5):
         arrays = {'weights': np.full(1000, step, np.float32)}
         checkpoint.save(path, arrays, {'step': step, 'rng': {'state': 2**100}})
-    assert len(list(path.parent.iterdir())) == 2
-    arrays, meta = checkpoint.load(path)
-    assert meta == {'step': 2, 'rng': {'state': 2**100}} and arrays['weights'][0] == 2
+    newest, older, oldest = checkpoint.files(path)
+    assert sorted(path.parent.iterdir()) == sorted([newest, older, oldest])
+    arrays, meta = checkpoint.load(path, said.append)
+    assert meta == {'step': 4, 'rng': {'state': 2**100}} and arrays['weights'][0] == 4
+    assert checkpoint.load(path, said.append, lambda meta: meta['step'] < 4)[1]['step'] == 3
+    assert 'newer than the data' in said.pop() and not said
 
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])  # torn
-    assert checkpoint.load(path)[1]['step'] == 1
-    path.write_bytes(whole[:-5] + b'\x01' + whole[-4:])  # a flipped byte
-    assert checkpoint.load(path)[1]['step'] == 1
-    path.unlink()  # killed between the two renames
-    assert checkpoint.load(path)[1]['step'] == 1
-    checkpoint.previous(path).write_bytes(b'')
-    with pytest.raises(checkpoint.CheckpointError, match='previous'):
-        checkpoint.load(path)
+    whole = newest.read_bytes()
+    for damaged in (
+        whole[: len(whole) // 2],  # torn
+        whole[:-5] + b'\x01' + whole[-4:],  # a flipped byte of the weights
+        whole.replace(b'step', b'stop'),  # or of the counters
+        b'',
+    ):
+        newest.write_bytes(damaged)
+        assert checkpoint.load(path, said.append)[1]['step'] == 3
+        assert str(newest) in said[-1] and older.name in said[-1]
+    newest.unlink()  # killed between two renames
+    assert checkpoint.load(path, said.append)[1]['step'] == 3
+    older.write_bytes(b'')
+    assert checkpoint.load(path, said.append)[1]['step'] == 2
+    oldest.write_bytes(b'')
+    with pytest.raises(checkpoint.CheckpointError, match=oldest.name):
+        checkpoint.load(path, said.append)

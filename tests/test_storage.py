@@ -1,14 +1,17 @@
 """What travels and what is kept: wire format, transition log, ledger."""
 
+import resource
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbarl_ros import wire
-from mbarl_ros.config import load_agent
+from mbarl_ros.config import ConfigError, load_agent
 from mbarl_ros.ledger import Ledger
 from mbarl_ros.log import RecordLog, read_records
+from mbarl_ros.outbox import Outbox
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import (
     DTYPES,
@@ -136,6 +139,171 @@ def test_a_log_replays_into_the_ledger(tmp_path):
     rows = ledger.replay(tmp_path / 'log', TASK, SPEC)
     assert rows['sequence'].tolist() == list(range(8))
     assert ledger.stored == {'one': 5, 'two': 3} and ledger.last_session == 'two'
+
+
+@pytest.mark.parametrize('where', ['payload', 'length'])
+def test_damage_in_the_middle_of_a_log_is_refused_and_nothing_is_cut_off(tmp_path, where):
+    path = tmp_path / 'log'
+    log = RecordLog(path)
+    for record in (b'first', b'second', b'third record'):
+        log.append(record)
+    log.close()
+    data = bytearray(path.read_bytes())
+    data[{'payload': 22, 'length': 16}[where]] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=f'{path}: damaged at byte 13'):
+        RecordLog(path)
+    assert path.read_bytes() == data
+
+
+def test_zeros_that_a_power_cut_leaves_are_a_torn_tail(tmp_path):
+    path = tmp_path / 'log'
+    log = RecordLog(path)
+    log.append(b'first')
+    log.close()
+    path.write_bytes(path.read_bytes() + bytes(5000))
+    assert list(read_records(path)) == [b'first']
+    assert RecordLog(path).torn == 5000
+
+
+def test_a_log_has_one_writer(tmp_path):
+    log = RecordLog(tmp_path / 'log')
+    with pytest.raises(ConfigError, match='another process writes to it'):
+        RecordLog(tmp_path / 'log')
+    log.close()
+    RecordLog(tmp_path / 'log')
+
+
+def test_a_full_disk_leaves_a_log_as_it_was(tmp_path, full_disk):
+    log = RecordLog(tmp_path / 'log')
+    log.append(b'first')
+    full_disk(40)
+    with pytest.raises(OSError):
+        log.append(b'x' * 100)
+    full_disk(None)
+    log.append(b'second')
+    assert list(read_records(tmp_path / 'log')) == [b'first', b'second']
+
+
+@pytest.fixture
+def full_disk():
+    """Call with a size: no file of this process can grow beyond it; with None: as before."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        soft = limits[0] if size is None else size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, limits[1]))
+
+    yield limit
+    limit(None)
+
+
+def add(outbox, numbers):
+    rows = some_transitions(max(numbers) + 1)
+    for number in numbers:
+        outbox.add({name: array[number] for name, array in rows.items()})
+
+
+def stamps(outbox):
+    rows, first = outbox.next_rows()
+    assert rows['sequence'].tolist() == list(range(first, first + len(rows['sequence'])))
+    return rows['stamp'].tolist()
+
+
+def test_what_a_killed_controller_left_goes_out_first_and_is_gone_once_acknowledged(tmp_path):
+    killed = Outbox(TASK, SPEC, tmp_path)
+    add(killed, range(30))
+    stamps(killed)
+    killed.acknowledge(10)
+    kept = some_transitions(30)['stamp'].tolist()
+    name = killed.own.name
+    del killed  # its files lie there as a kill leaves them
+    path = next(tmp_path.glob('*.log'))
+    path.write_bytes(path.read_bytes()[:-3])  # torn in the last row
+
+    outbox = Outbox(TASK, SPEC, tmp_path)
+    add(outbox, [0])
+    assert outbox.recovered == 29 and outbox.head.name == name
+    assert stamps(outbox) == kept[:29]  # also the acknowledged: the learner knows them
+    with pytest.raises(ValueError, match='only 29 were ever sent'):
+        outbox.acknowledge(30)
+    outbox.acknowledge(10)
+    outbox.acknowledge(29)
+    assert not path.exists() and outbox.head is outbox.own
+    with pytest.raises(ValueError, match='only 0 were ever sent'):
+        outbox.acknowledge(1)
+    assert len(stamps(outbox)) == 1
+    outbox.acknowledge(1)
+    with pytest.raises(ValueError, match='another learner'):
+        outbox.acknowledge(0)
+    outbox.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_spool_does_not_grow_while_the_learner_acknowledges(tmp_path):
+    outbox = Outbox(TASK, SPEC, tmp_path)
+    row = {name: array[0] for name, array in some_transitions(1).items()}
+    for number in range(5000):
+        outbox.add(row)
+        if number % 50 == 49:
+            outbox.next_rows()
+            outbox.acknowledge(number - 10)
+    assert len(list(tmp_path.iterdir())) <= 2
+    assert outbox.waiting < 100
+
+
+def test_a_full_disk_is_said_and_the_spool_catches_up(tmp_path, full_disk):
+    outbox = Outbox(TASK, SPEC, tmp_path)
+    add(outbox, range(5))
+    full_disk(1)
+    add(outbox, range(5))
+    outbox.retry()
+    assert 'in memory only' in outbox.problem and outbox.waiting == 10
+    stamps(outbox)
+    outbox.acknowledge(7)  # more than are in files
+    full_disk(None)
+    outbox.retry()
+    add(outbox, [9])
+    assert not outbox.problem
+    del outbox
+    again = Outbox(TASK, SPEC, tmp_path)
+    assert again.head.stored == 7 and again.recovered == 4
+
+
+def test_a_long_backlog_is_written_in_portions_while_it_is_acknowledged(tmp_path, full_disk):
+    outbox = Outbox(TASK, SPEC, tmp_path)
+    row = {name: array[0] for name, array in some_transitions(1).items()}
+    full_disk(1)
+    for _ in range(5000):
+        outbox.add(row)
+    full_disk(None)
+    for _ in range(4):
+        outbox.next_rows()
+    outbox.retry()
+    outbox.acknowledge(3500)  # beyond what is written by now
+    outbox.add(row)
+    outbox.add(row)
+    assert not outbox.problem
+    del outbox
+    again = Outbox(TASK, SPEC, tmp_path)
+    assert again.head.end == 5002 and again.head.stored <= 3500
+
+
+def test_a_spool_of_other_settings_or_of_a_living_controller_is_refused(tmp_path):
+    living = Outbox(TASK, SPEC, tmp_path)
+    add(living, [0])
+    with pytest.raises(ConfigError, match='another process writes to it'):
+        Outbox(TASK, SPEC, tmp_path)
+    del living
+    with pytest.raises(ConfigError, match=f"'{SPEC}' are waiting here, this run is 'other'"):
+        Outbox(TASK, 'other', tmp_path)
+
+
+def test_an_unwritable_spool_does_not_stop_the_robot(tmp_path):
+    (tmp_path / 'spool').write_text('a file, where a folder should be')
+    outbox = Outbox(TASK, SPEC, tmp_path / 'spool')
+    add(outbox, range(5))
+    assert 'in memory only' in outbox.problem and len(stamps(outbox)) == 5
 
 
 def test_stacking_nothing_gives_empty_arrays_of_the_right_shape():

@@ -6,6 +6,7 @@ For 256x256 one action takes about 9 us in NumPy and 90 us in torch.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,13 +15,14 @@ import numpy as np
 from mbarl_ros.config import AgentConfig, ConfigError
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import BACKWARD, EXPLORE, FORWARD, PHASES
-from mbarl_ros.wire import WireError, pack, require, unpack
+from mbarl_ros.wire import WireError, check_floats, pack, require, unpack, whole_number
 
 LOG_STD_BOUNDS = (-10.0, 2.0)
 DEPLOYED = 'deployed'
 SUCCESS = 'success'
 GOALS = 'backward_goals'
 MAX_CANDIDATES = 64
+_HEADER_BYTES = 16384  # more than the names, shapes and metadata of a policy message take
 
 
 def policy_names(agent: AgentConfig) -> tuple[str, ...]:
@@ -125,11 +127,7 @@ def check_policy(
             f"policy: array '{GOALS}' has {len(arrays[GOALS])} candidates, not 1 to "
             f'{MAX_CANDIDATES}'
         )
-    for name, array in arrays.items():
-        if array.dtype != np.float32:
-            raise WireError(f"policy: array '{name}' is {array.dtype}, not float32")
-    if (arrays['scale'] <= 0).any():
-        raise WireError("policy: array 'scale' must be positive")
+    check_floats(arrays, 'policy')
 
 
 def pack_policy(
@@ -162,23 +160,23 @@ def unpack_policy(
 
     :raises WireError: anything but weights for this task and agent.
     """
-    arrays, meta = unpack(data, 'policy')
+    names, more = policy_names(agent), phase_shapes(task, agent)
+    sizes = (task.observation_dim, task.action_dim, agent.sac.hidden)
+    shapes = {**policy_shapes(names, *sizes), **more}.values()
+    entries = sum(math.prod(n or MAX_CANDIDATES for n in shape) for shape in shapes)
+    arrays, meta = unpack(data, 'policy', max_bytes=_HEADER_BYTES + 4 * entries)
     spec = task.spec_hash(agent)
     if meta.get('spec_hash') != spec:
         raise WireError(f"policy is for '{meta.get('spec_hash')}', this side is '{spec}'")
-    names = policy_names(agent)
-    check_policy(
-        arrays,
-        names,
-        task.observation_dim,
-        task.action_dim,
-        agent.sac.hidden,
-        phase_shapes(task, agent),
-    )
+    check_policy(arrays, names, *sizes, more)
     keys = ('version', 'environment_steps', 'applies_from', 'valid_until')
     numbers = {key: meta.get(key) for key in keys}
-    if not all(isinstance(number, int) for number in numbers.values()):
+    if not all(map(whole_number, numbers.values())):
         raise WireError(f'policy: {", ".join(keys)} must be whole numbers, got {numbers}')
+    version, steps, applies_from, valid_until = numbers.values()
+    horizon = version + 2 * agent.chunk
+    if steps != version or applies_from > horizon or not version <= valid_until <= horizon:
+        raise WireError(f'policy: {numbers} contradict each other')
     return arrays, numbers
 
 

@@ -1,69 +1,98 @@
-"""Checkpoints that survive a crash at any moment: two are kept, the newest whole one is read."""
+"""Checkpoints that survive a crash at any moment: three are kept, the newest whole one is read."""
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mbarl_ros import wire
+from mbarl_ros.config import ConfigError
 
 KIND = 'checkpoint'
+KEPT = 3
 
 
-class CheckpointError(RuntimeError):
-    """No checkpoint could be read; the message names the files and what was wrong with each."""
+class CheckpointError(ConfigError):
+    """No checkpoint could be used; the message names the files and what was wrong with each."""
 
 
-def previous(path: Path) -> Path:
-    """Where the checkpoint before the newest one lies."""
-    return path.with_name(f'{path.stem}.previous{path.suffix}')
+def files(path: Path) -> list[Path]:
+    """Where the checkpoints lie, newest first."""
+    return [path, *(path.with_name(f'{path.stem}.{age}{path.suffix}') for age in range(1, KEPT))]
 
 
 def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically; the one that was there becomes the previous one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = wire.pack(arrays, {'state': dict(meta), 'crc': _checksum(arrays)}, KIND)
-    if path.exists():
-        os.replace(path, previous(path))
-    wire.write_file(path, data)
+    """Write a checkpoint; those that were there become older by one.
 
+    It is on disk under another name before any of them is touched.
 
-def load(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and metadata of the newest checkpoint that is whole.
-
-    :raises FileNotFoundError: there is none at all.
-    :raises CheckpointError: there are, but none of them is whole.
+    :raises OSError: disk full or read-only; the checkpoints that were there stay.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = json.dumps(meta)
+    data = wire.pack(arrays, {'state': state, 'crc': _checksum(arrays, state)}, KIND)
+    wire.write_file(path, data, before=lambda: _age(path))
+
+
+def _age(path: Path) -> None:
+    names = files(path)
+    for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
+        if newer.exists():
+            os.replace(newer, older)
+
+
+def load(
+    path: Path | str,
+    on_damage: Callable[[str], None],
+    suits: Callable[[dict[str, Any]], bool] = lambda meta: True,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and metadata of the newest checkpoint that is whole.
+
+    :param on_damage: told of each newer one that is passed over, and why
+    :param suits: whether one with these metadata can be used
+    :raises FileNotFoundError: there is none at all.
+    :raises CheckpointError: there are, but none of them can be used.
+    """
     problems = []
-    for candidate in (path, previous(path)):
+    for candidate in files(Path(path)):
         if not candidate.exists():
             continue
-        data = candidate.read_bytes()
         try:
-            arrays, meta = wire.unpack(data, KIND, max_bytes=len(data))
-        except wire.WireError as error:
+            arrays, meta = _read(candidate)
+            if not suits(meta):
+                raise wire.WireError('it is newer than the data beside it')
+        except (wire.WireError, OSError) as error:
             problems.append(f'{candidate}: {error}')
             continue
-        if meta['crc'] != _checksum(arrays):
-            problems.append(f'{candidate}: checksum differs')
-            continue
-        return arrays, meta['state']
+        for problem in problems:
+            on_damage(f'{problem}; going on with {candidate.name}')
+        return arrays, meta
     if problems:
         raise CheckpointError(
-            f'no whole checkpoint: {"; ".join(problems)}; remove the files to start afresh'
+            f'no usable checkpoint: {"; ".join(problems)}; remove these files to train anew on '
+            'the data that are there'
         )
     raise FileNotFoundError(f'{path}: no checkpoint')
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
-    total = 0
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    data = path.read_bytes()
+    arrays, meta = wire.unpack(data, KIND, max_bytes=len(data))
+    state = meta.get('state')
+    if not isinstance(state, str) or meta.get('crc') != _checksum(arrays, state):
+        raise wire.WireError('checksum differs')
+    return arrays, json.loads(state)
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], state: str) -> int:
+    total = zlib.crc32(state.encode())
     for name in sorted(arrays):
         total = zlib.crc32(name.encode(), total)
         total = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), total)

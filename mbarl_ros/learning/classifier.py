@@ -30,12 +30,45 @@ from mbarl_ros.learning.state import (
 )
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import BACKWARD, FORWARD, shown_by_hand
+from mbarl_ros.wire import WireError, check_floats, pack, require, unpack, whole_number
 
 # A reward of -log(1 - C) is unbounded where C is sure; C = 0.993 is sure enough. Its value at
 # C = 0.5 is subtracted: the best policy stays the same (a backward return never ends), but values
 # need not first climb from 0 to there while states that were not visited lag behind.
 MIN_REWARD = -math.log(2.0)
 MAX_REWARD = 5.0 + MIN_REWARD
+_HEADER_BYTES = 4096  # more than the names, shapes and metadata of a classifier message take
+
+
+def pack_classifier(arrays: Mapping[str, np.ndarray], spec_hash: str, steps: int) -> bytes:
+    """Classifier message of weights trained on ``steps`` transitions."""
+    return pack(arrays, {'spec_hash': spec_hash, 'environment_steps': steps}, 'classifier')
+
+
+def unpack_classifier(data: bytes, task: Task, agent: AgentConfig) -> tuple[Arrays, int]:
+    """Parse and check a classifier message: arrays, and on how many transitions it was trained.
+
+    :raises WireError: anything but weights for this task and agent.
+    """
+    width, hidden = task.observation_dim, agent.classifier.hidden
+    shapes = {
+        'offset': (width,),
+        'scale': (width,),
+        '0/weight': (width, hidden),
+        '0/bias': (hidden,),
+        '1/weight': (hidden, 1),
+        '1/bias': (1,),
+    }
+    entries = sum(math.prod(shape) for shape in shapes.values())
+    arrays, meta = unpack(data, 'classifier', max_bytes=_HEADER_BYTES + 4 * entries)
+    spec = task.spec_hash(agent)
+    if meta.get('spec_hash') != spec:
+        raise WireError(f"classifier is for '{meta.get('spec_hash')}', this side is '{spec}'")
+    require(arrays, shapes, 'classifier')
+    check_floats(arrays, 'classifier')
+    if not whole_number(meta.get('environment_steps')):
+        raise WireError('classifier: environment_steps must be a whole number')
+    return arrays, meta['environment_steps']
 
 
 def logits(arrays: Mapping[str, np.ndarray], observation: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from std_msgs.msg import UInt8MultiArray
 
 from mbarl_ros import wire
 from mbarl_ros.arguments import POLICY_FILE
+from mbarl_ros.config import ConfigError
 from mbarl_ros.control.policy import pack_policy
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
+from mbarl_ros.learning.classifier import unpack_classifier
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
 from mbarl_ros.log import RecordLog
@@ -35,6 +38,7 @@ from mbarl_ros.nodes.runtime import (
 from mbarl_ros.transitions import (
     Transitions,
     concatenate,
+    pack_acknowledgement,
     pack_transitions,
     select,
 )
@@ -75,9 +79,16 @@ class LearnerNode(BaseNode):
         self._stopping = False
         self._failure: BaseException | None = None
         self._metrics: dict[str, float] = {}
-        self._keep_demonstrations(folder)
-        self._resume()
-        self._board = self._open_board()
+        self._trouble = ''  # with the disk; what could not be written is kept by the controller
+        self._duplicates = 0
+        try:
+            self._resume()
+            self._keep_demonstrations(folder)
+            self._board = self._open_board()
+        except OSError as error:
+            raise ConfigError(
+                f'run_dir {self.run_dir}: {error}; make it writable, make room or give another one'
+            ) from None
 
         self._policies = self.create_publisher(UInt8MultiArray, '~/policy', LATCHED)
         self._acknowledged = self.create_publisher(UInt8MultiArray, '~/acknowledged', LATCHED)
@@ -107,83 +118,86 @@ class LearnerNode(BaseNode):
 
     def _resume(self) -> None:
         """Fill replay from the transition log and networks from the last good checkpoint."""
-        self._trained = 0
+        self._trained = self._saved = 0
         if self.run_dir is None:
             return
         self._checkpoint = self.run_dir / 'checkpoint' / 'learner.safetensors'
         path = self.run_dir / TRANSITIONS_FILE
-        stored = self._ledger.replay(path, self.task, self.spec_hash)
         self._log = RecordLog(path)
         if self._log.torn:
             self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn} bytes')
-        if not self._ledger.total:
-            return
+        stored = self._ledger.replay(path, self.task, self.spec_hash)
+        total = self._ledger.total
         with contextlib.suppress(FileNotFoundError):
-            arrays, meta = checkpoint.load(self._checkpoint)
-            self._trained = int(meta['environment_steps'])
+            arrays, meta = checkpoint.load(
+                self._checkpoint,
+                self.get_logger().error,
+                lambda meta: meta['environment_steps'] <= total,
+            )
+            self._trained = self._saved = meta['environment_steps']
             self._learner.add(select(stored, slice(0, self._trained)))
             self._learner.load_state_dict(arrays, meta)
-        self._inbox.append(select(stored, slice(self._trained, None)))
-        self.get_logger().info(
-            f'resumed: {self._ledger.total} transitions, trained on {self._trained}'
-        )
+        if total:
+            self._inbox.append(select(stored, slice(self._trained, None)))
+            self.get_logger().info(f'resumed: {total} transitions, trained on {self._trained}')
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
         received = self.received(message)
         if received is None:
             return
         rows, session, first = received
+        sent = len(rows['sequence'])
         rows = self._ledger.fresh(rows, session, first)
         count = 0 if rows is None else len(rows['sequence'])
-        if count:
-            if self._log is not None:
-                stored = self._ledger.stored[session]
-                self._log.append(pack_transitions(rows, self.spec_hash, session, stored))
+        self._duplicates += 0 if rows is None else sent - count
+        if count and self._store(rows, session):
             self._ledger.count(session, count)
             with self._changed:
                 self._inbox.append(rows)
                 self._changed.notify()
         self._acknowledge()
 
+    def _store(self, rows: Transitions, session: str) -> bool:
+        """Whether rows are on disk now; if not, the controller has them and sends them again."""
+        if self._log is None:
+            return True
+        first = self._ledger.stored.get(session, 0)
+        return self._written(
+            TRANSITIONS_FILE,
+            lambda: self._log.append(pack_transitions(rows, self.spec_hash, session, first)),
+        )
+
+    def _written(self, what: str, write: Callable[[], None]) -> bool:
+        """Whether something could be written; a disk that is full now may have room again."""
+        try:
+            write()
+        except OSError as error:
+            self._trouble = f'{self.run_dir}: {what} not written: {error.strerror or error}'
+            self.get_logger().error(self._trouble, throttle_duration_sec=10.0)
+            return False
+        if f' {what} ' in self._trouble:
+            self._trouble = ''
+        return True
+
     def _acknowledge(self) -> None:
         session = self._ledger.last_session
-        meta = {
-            'session': session,
-            'stored': self._ledger.stored.get(session, 0),
-            'total': self._ledger.total,
-        }
-        data = wire.pack({}, meta, 'acknowledged')
+        stored = self._ledger.stored.get(session, 0)
+        data = pack_acknowledgement(session, stored, self._ledger.total)
         self._acknowledged.publish(bytes_message(data, 'acknowledged'))
 
     def _on_classifier(self, message: UInt8MultiArray) -> None:
         try:
-            arrays, meta = wire.unpack(message_bytes(message), 'classifier')
-            if meta.get('spec_hash') != self.spec_hash:
-                raise wire.WireError(
-                    f"classifier is for '{meta.get('spec_hash')}', this learner is "
-                    f"'{self.spec_hash}'"
-                )
-            wire.require(arrays, self._classifier_shapes(), 'classifier')
-            steps = int(meta['environment_steps'])
-        except (wire.WireError, KeyError, TypeError, ValueError) as error:
+            arrays, steps = unpack_classifier(message_bytes(message), self.task, self.agent)
+        except wire.WireError as error:
             self.refuse(error, 'state_classifier/classifier')
             return
         with self._changed:
+            self._classifiers.pop(steps, None)
             self._classifiers[steps] = arrays
-            for old in sorted(self._classifiers)[:-4]:
-                del self._classifiers[old]
+            # By age, not by number: a number that is too high must not stay for ever.
+            while len(self._classifiers) > 4:
+                del self._classifiers[next(iter(self._classifiers))]
             self._changed.notify()
-
-    def _classifier_shapes(self) -> dict[str, tuple[int, ...]]:
-        width, hidden = self.task.observation_dim, self.agent.classifier.hidden
-        return {
-            'offset': (width,),
-            'scale': (width,),
-            '0/weight': (width, hidden),
-            '0/bias': (hidden,),
-            '1/weight': (hidden, 1),
-            '1/bias': (1,),
-        }
 
     # --- training thread ---------------------------------------------------------------------
 
@@ -230,10 +244,17 @@ class LearnerNode(BaseNode):
         self._metrics = metrics
         self._publish_policy()
         if self._board is not None:
+            self._draw(metrics)
+        if self._trained - self._saved >= _CHECKPOINT_EVERY:
+            self._save()
+
+    def _draw(self, metrics: dict[str, float]) -> None:
+        try:
             for name, value in metrics.items():
                 self._board.add_scalar(f'learner/{name}', value, self._trained)
-        if self._trained % _CHECKPOINT_EVERY < self.agent.chunk:
-            self._save()
+        except OSError as error:
+            self._board = None  # its writer has ended; curves are not worth the training
+            self.get_logger().error(f'no more curves in tensorboard/: {error}')
 
     def _take_classifier(self, steps: int) -> None:
         """Use the classifier trained up to exactly these steps; in real time the latest."""
@@ -245,7 +266,8 @@ class LearnerNode(BaseNode):
             )
             if not self._classifiers:
                 return
-            arrays = self._classifiers.get(steps, self._classifiers[max(self._classifiers)])
+            latest = next(reversed(self._classifiers.values()))
+            arrays = self._classifiers.get(steps, latest)
         if not ready:
             self.get_logger().warning(
                 'state_classifier is silent; training goes on with its last weights',
@@ -263,8 +285,10 @@ class LearnerNode(BaseNode):
         if self.run_dir is None:
             return
         arrays, meta = self._learner.state_dict()
-        checkpoint.save(self._checkpoint, arrays, meta)
-        wire.write_file(self.run_dir / POLICY_FILE, self._message)
+        self._saved = self._trained
+        if self._written('checkpoint', lambda: checkpoint.save(self._checkpoint, arrays, meta)):
+            path = self.run_dir / POLICY_FILE
+            self._written('policy', lambda: wire.write_file(path, self._message))
 
     # --- reporting and end -------------------------------------------------------------------
 
@@ -282,11 +306,13 @@ class LearnerNode(BaseNode):
             'environment_steps': self._trained,
             'lag_steps': lag,
             'refused': self.refused,
+            'duplicates': self._duplicates,
             'updates': self._learner.updates,
             **{name: f'{value:.4g}' for name, value in self._metrics.items()},
         }
-        if self._failure is not None:
-            return DiagnosticStatus.ERROR, f'training stopped: {self._failure!r}', values
+        trouble = f'training stopped: {self._failure!r}' if self._failure else self._trouble
+        if trouble:
+            return DiagnosticStatus.ERROR, trouble, values
         if not self._ledger.total:
             return DiagnosticStatus.WARN, 'no transition yet from policy_controller', values
         behind = lag > 20 * self.agent.chunk

@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 import time
-import uuid
-from collections import deque
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import State, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String, UInt8MultiArray
+from std_msgs.msg import String
 
-from mbarl_ros import wire
-from mbarl_ros.control.policy import read_policy, unpack_policy
+from mbarl_ros.arguments import POLICY_FILE
+from mbarl_ros.config import ConfigError
+from mbarl_ros.control.policy import read_policy
 from mbarl_ros.control.practice import Practice
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
 from mbarl_ros.control.steps import LockstepSteps, RealtimeSteps, Step
 from mbarl_ros.demos.align import ERROR
+from mbarl_ros.control.timing import LoopTiming
 from mbarl_ros.fields import stamp_ns
 from mbarl_ros.nodes.robot_io import StateListener, command_message
-from mbarl_ros.nodes.runtime import (
-    LATCHED,
-    LOST_AFTER,
-    RELIABLE,
-    TRANSITIONS_HISTORY,
-    BaseLifecycleNode,
-    bytes_message,
-    main_exit,
-    message_bytes,
-)
+from mbarl_ros.nodes.runtime import LATCHED, LOST_AFTER, RELIABLE, BaseLifecycleNode, main_exit
+from mbarl_ros.nodes.uplink import Uplink
 from mbarl_ros.nodes.world_reset import SERVICE, WorldReset
-from mbarl_ros.transitions import HUMAN, POLICY, SAFETY, pack_transitions, stack
+from mbarl_ros.transitions import HUMAN, POLICY, SAFETY
 
 SOURCES = {POLICY_SOURCE: POLICY, STOP_SOURCE: SAFETY}
-# A robot that works faster than it can be heard would only fill memory.
-_MAX_MESSAGE_ROWS = 1000
 # What was wrong longer ago (s) no longer forbids to activate.
 _HEARD_FOR = 2.0
+_GIVE_UP_AFTER = 5.0  # seconds without a state, or of nothing but refusals by the gate
 
 
 class PolicyController(BaseLifecycleNode):
@@ -47,12 +38,16 @@ class PolicyController(BaseLifecycleNode):
     In lockstep it answers each state with a command and never runs ahead of the learner by more
     than the policy's validity, so that a preset's updates-to-data ratio is kept and the run is
     reproducible. If the learner falls silent, the robot goes on with the last policy at its own
-    control rate. Executed transitions are kept until the learner says that they are on disk. With
-    a preset that resets, the simulated world is reset after each attempt.
+    control rate. With a preset that resets, the simulated world is reset after each attempt.
+    In real time it deactivates itself where the robot's state stays away or the gate refuses all
+    that it asks for; a person who knows why activates it again.
     """
 
     def __init__(self) -> None:
-        """Declare parameters; with ``autostart`` configure and activate at once."""
+        """Declare parameters and connect; with ``autostart`` configure and activate at once.
+
+        :raises ConfigError: the policy file or the run folder cannot be used.
+        """
         super().__init__('policy_controller')
         self.setup(
             {
@@ -62,15 +57,45 @@ class PolicyController(BaseLifecycleNode):
                 'learner_timeout': (5.0, 'Seconds of silence after which the learner is lost'),
             }
         )
+        robot = self.task.robot
         self._episodes = self.value('episodes')
-        self._names = list(self.task.robot.command_names)
+        self._names = list(robot.command_names)
         self._active = False
-        self._commands = self.create_lifecycle_publisher(JointState, '~/command', RELIABLE)
-        self._transitions = self.create_publisher(
-            UInt8MultiArray, '~/transitions', TRANSITIONS_HISTORY
-        )
-        self._phase = self.create_publisher(String, '~/phase', LATCHED)
+        self._practice: Practice | None = None
         self._unfit = ''
+        path = self.value('policy')
+        self._random = path == 'random'
+        given = path and not self._random
+        self._weights = (
+            read_policy(path, self.task, self.agent) if given else self._last_good_policy()
+        )
+        self._version = -1
+        self._steps_made = LockstepSteps()
+        self._periods = RealtimeSteps(robot.teleop_timeout)
+        self._timing = LoopTiming(1.0 / robot.control_rate)
+        self._missed_before = 0
+        self._acted_on = -1  # stamp of the state that our last command answers
+        self._command: JointState | None = None
+        self._commanded = -np.inf  # s, steady clock
+        self._state: tuple[np.ndarray, int] | None = None
+        self._state_heard = 0.0  # s, steady clock
+        self._refused_since: float | None = None
+        self._gate_state = self._blocked = self._announced = self._gave_up = ''
+        self._commands = self.create_lifecycle_publisher(JointState, '~/command', RELIABLE)
+        self._phase = self.create_publisher(String, '~/phase', LATCHED)
+        self._uplink = Uplink(self, self._step if self.lockstep else lambda: None)
+        on_reset = self._step if self.lockstep else None
+        self._world = WorldReset(self, on_reset) if self.agent.resets else None
+        # In this order: once the gate's state is heard, its echoes are heard, too.
+        self.create_subscription(JointState, 'safety_gate/executed', self._on_executed, RELIABLE)
+        self.create_subscription(String, 'safety_gate/state', self._on_gate_state, LATCHED)
+        self._listener = StateListener(self, robot, self.lockstep, self._on_state)
+        if self.lockstep:
+            # Keeps the robot going at its own rate while the learner is away.
+            self.create_timer(1.0 / robot.control_rate, self._pace, clock=self.steady)
+        else:
+            self.create_timer(1.0 / robot.control_rate, self._control)
+            self.create_timer(0.2, self._watch, clock=self.steady)
         if self.value('autostart'):
             self.trigger_configure()
             if self.lockstep:
@@ -83,57 +108,28 @@ class PolicyController(BaseLifecycleNode):
         if self._active or self.trigger_activate() == TransitionCallbackReturn.SUCCESS:
             self._arming.cancel()
 
+    def _last_good_policy(self) -> dict[str, np.ndarray] | None:
+        """Real time: what the learner of this run last wrote; it may be away just now."""
+        file = self.run_dir / POLICY_FILE if self.run_dir else None
+        if self.lockstep or self._random or file is None or not file.exists():
+            return None
+        try:
+            return read_policy(file, self.task, self.agent)
+        except ConfigError as error:
+            self.get_logger().warning(f'waiting for the learner: {error}')
+            return None
+
     # --- lifecycle ---------------------------------------------------------------------------
 
     def on_configure(self, _state: State) -> TransitionCallbackReturn:
-        """Fresh practice, a new session of transitions, subscriptions and timers."""
+        """Practice begins anew, in the forward phase; what was executed so far stays counted."""
         self._practice = Practice(self.task, self.agent, self.seed, evaluation=self._episodes > 0)
-        self._session = uuid.uuid4().hex
-        self._outbox: deque[dict[str, Any]] = deque()
-        self._stored = 0  # transitions of this session that the learner has on disk
-        self._sent = 0
-        self._base: int | None = None  # environment steps of earlier sessions of this run
-        self._policies: deque[tuple[int, dict[str, np.ndarray], int]] = deque()
-        self._version = -1
-        self._valid_until = 0
-        self._last_heard = -np.inf
-        self._steps_made = LockstepSteps()
-        self._periods = RealtimeSteps(self.task.robot.teleop_timeout)
-        self._acted_on = -1  # stamp of the state that our last command answers
-        self._command: JointState | None = None
-        self._state: tuple[np.ndarray, int] | None = None
-        self._gate_state = ''
-        self._blocked = ''
-        self._announced = ''
-        path = self.value('policy')
-        self._random = path == 'random'
-        if path and not self._random:
-            self._practice.set_policies(read_policy(path, self.task, self.agent))
-        on_reset = self._step if self.lockstep else None
-        self._world = WorldReset(self, on_reset) if self.agent.resets else None
-        robot = self.task.robot
-        self._inputs = [
-            self.create_subscription(
-                JointState, 'safety_gate/executed', self._on_executed, RELIABLE
-            ),
-            self.create_subscription(String, 'safety_gate/state', self._on_gate_state, LATCHED),
-            self.create_subscription(UInt8MultiArray, 'learner/policy', self._on_policy, LATCHED),
-            self.create_subscription(
-                UInt8MultiArray, 'learner/acknowledged', self._on_acknowledged, LATCHED
-            ),
-        ]
-        self._listener = StateListener(self, robot, self.lockstep, self._on_state)
-        self.create_timer(1.0, self._resend, clock=self.steady)
-        if self.lockstep:
-            # Keeps the robot going at its own rate while the learner is away.
-            self.create_timer(1.0 / robot.control_rate, self._pace, clock=self.steady)
-        else:
-            self.create_timer(1.0 / robot.control_rate, self._control)
-            self.create_timer(0.2, self._flush, clock=self.steady)
+        if self._weights is not None:
+            self._practice.set_policies(self._weights)
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
-        """Start moving the robot, from whatever state it is measured in, if it is fit for it."""
+        """Start moving the robot, from whatever state it is measured in now, if it is fit for it."""
         self._unfit = '' if self.lockstep else '; '.join(self._reasons_not_to_move())
         if self._unfit:
             if not self.value('autostart'):  # nobody asked just now: /diagnostics says it
@@ -141,7 +137,11 @@ class PolicyController(BaseLifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._steps_made.forget()
         self._periods.forget()
+        self._timing.pause()
         self._acted_on, self._command = -1, None
+        self._refused_since, self._gave_up = None, ''
+        if not self.lockstep:
+            self._state = None
         self._active = True
         return super().on_activate(state)
 
@@ -157,14 +157,37 @@ class PolicyController(BaseLifecycleNode):
     def on_deactivate(self, state: State) -> TransitionCallbackReturn:
         """Stop commanding; the gate's watchdog stops the robot."""
         self._active = False
-        self._flush()
+        self._uplink.flush()
         return super().on_deactivate(state)
 
     def close(self) -> None:
-        """Send what is not yet sent."""
-        if hasattr(self, '_outbox'):
-            self._flush()
-            time.sleep(0.1)
+        """Send what is not yet sent; the spool keeps what the learner does not have."""
+        self._uplink.close()
+
+    def _watch(self) -> None:
+        """Real time: give up where nothing that is asked for can be right."""
+        now = time.monotonic()
+        if not self._active:
+            return
+        if self._state is not None and now - self._state_heard > _GIVE_UP_AFTER:
+            self._give_up(f'no state for {_GIVE_UP_AFTER:g} s')
+        elif self._gate_state.startswith('e-stop'):
+            self._refused_since = None  # a person's, and ends when it is released
+        elif now - self._commanded > 1.0:
+            self._refused_since = None  # what nobody asked for was not refused
+        elif self._refused_since is not None and now - self._refused_since > _GIVE_UP_AFTER:
+            self._give_up(f'the gate refused all commands for {_GIVE_UP_AFTER:g} s')
+
+    def _give_up(self, reason: str) -> None:
+        if self._gate_state:
+            reason += f' (gate: {self._gate_state})'
+        self.trigger_deactivate()
+        self._gave_up = f'{reason}: deactivated; to go on, ros2 lifecycle set {self._path} activate'
+        self.get_logger().error(self._gave_up)
+
+    @property
+    def _path(self) -> str:
+        return self.get_fully_qualified_name()
 
     # --- inputs ------------------------------------------------------------------------------
 
@@ -174,6 +197,8 @@ class PolicyController(BaseLifecycleNode):
             return
         repeated = self._state is not None and stamp == self._state[1]
         self._state = (state, stamp)
+        if not repeated:
+            self._state_heard = time.monotonic()
         if not self.lockstep:
             return
         self._steps_made.observe(state, stamp)
@@ -189,67 +214,36 @@ class PolicyController(BaseLifecycleNode):
         self._step()
 
     def _on_executed(self, message: JointState) -> None:
-        if message.name != self._names:
-            return
         command, source = np.array(message.position), message.header.frame_id
+        if message.name != self._names or command.shape != (len(self._names),):
+            self.refuse(ValueError(f'names {message.name}'), 'safety_gate/executed')
+            return
+        if not np.isfinite(command).all():
+            self.refuse(ValueError(f'command {command}'), 'safety_gate/executed')
+            return
         if self.lockstep:
             self._steps_made.execute(command, source, stamp_ns(message))
             self._step()
-        else:
-            self._periods.execute(command, source, stamp_ns(message), time.monotonic())
+            return
+        self._periods.execute(command, source, stamp_ns(message), time.monotonic())
+        if source != STOP_SOURCE:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = time.monotonic()
 
     def _on_gate_state(self, message: String) -> None:
         self._gate_state = message.data
         if self.lockstep:
             self._step()
 
-    def _on_acknowledged(self, message: UInt8MultiArray) -> None:
-        try:
-            _, meta = wire.unpack(message_bytes(message), 'acknowledged', max_bytes=4096)
-            session, stored, total = meta['session'], int(meta['stored']), int(meta['total'])
-        except (wire.WireError, KeyError, TypeError, ValueError) as error:
-            self.get_logger().warning(f'learner/acknowledged ignored: {error}')
-            return
-        self._last_heard = time.monotonic()
-        if session != self._session:
-            return
-        if not self._stored <= stored <= self._practice.steps:
-            self.get_logger().warning(f'learner acknowledges {stored}, which cannot be')
-            return
-        for _ in range(stored - self._stored):
-            self._outbox.popleft()
-        self._stored, self._sent = stored, max(stored, self._sent)
-        self._base = total - stored
-        if self.lockstep:
-            self._step()
-
-    def _on_policy(self, message: UInt8MultiArray) -> None:
-        try:
-            arrays, meta = unpack_policy(message_bytes(message), self.task, self.agent)
-        except wire.WireError as error:
-            self.refuse(error, 'learner/policy; the last good policy stays')
-            return
-        version = meta['version']
-        self._last_heard = time.monotonic()
-        if version <= self._version and self._policies:
-            return
-        self._policies.append((meta['applies_from'], arrays, version))
-        self._valid_until = max(self._valid_until, meta['valid_until'])
-        if self.lockstep:
-            self._step()
-
     # --- control -----------------------------------------------------------------------------
-
-    @property
-    def _steps(self) -> int:
-        return (self._base or 0) + self._practice.steps
-
-    @property
-    def _learner_alive(self) -> bool:
-        return time.monotonic() - self._last_heard < self.value('learner_timeout')
 
     def _control(self) -> None:
         """Realtime: one control period."""
+        if self._active:
+            sim_time = self.value('use_sim_time')
+            now = self.get_clock().now().nanoseconds * 1e-9 if sim_time else time.monotonic()
+            self._timing.tick(now)
         if self._active and self._state is not None and self._placed():
             step = self._periods.tick(*self._state, time.monotonic())
             if step is not None:
@@ -263,8 +257,8 @@ class PolicyController(BaseLifecycleNode):
             return
         for step in self._steps_made.completed():
             self._record(step)
-            if self._practice.steps - self._sent >= self.agent.chunk:
-                self._flush()
+            if self._uplink.unsent >= self.agent.chunk:
+                self._uplink.flush()
             if self._practice.reset_due:
                 break
         if not self._placed() or self._steps_made.waiting:
@@ -274,17 +268,21 @@ class PolicyController(BaseLifecycleNode):
             self._act()
 
     def _reason_to_wait(self) -> str:
+        if not self._gate_state:
+            # Only who hears the gate learns what was executed.
+            return 'waiting for safety_gate'
         if self._gate_state == 'e-stop':
             return 'e-stop'
         if self._random or self.value('policy'):
             return ''
-        if not self._policies and not self._practice.has_policies:
+        uplink = self._uplink
+        if not uplink.has_policies and not self._practice.has_policies:
             return 'waiting for a policy from the learner'
-        if not self._learner_alive:
+        if not uplink.learner_alive:
             return 'learner lost: going on at the control rate'
-        if self._base is None:
+        if uplink.base is None:
             return 'waiting for the learner to answer'
-        if self._steps >= self._valid_until:
+        if uplink.steps >= uplink.valid_until:
             return 'waiting for the learner to catch up'
         return ''
 
@@ -316,7 +314,7 @@ class PolicyController(BaseLifecycleNode):
         if self._episodes:
             self._end_evaluation_when_due()
         else:
-            self._outbox.append(row)
+            self._uplink.add(row)
 
     def _end_evaluation_when_due(self) -> None:
         practice = self._practice
@@ -329,13 +327,16 @@ class PolicyController(BaseLifecycleNode):
 
     def _act(self) -> None:
         state, stamp = self._state
-        if self._gate_state == 'e-stop' or not self._active or self._acted_on == stamp:
+        if self._gate_state in ('', 'e-stop') or not self._active or self._acted_on == stamp:
             return
         self._take_due_policies()
         if not (self._practice.has_policies or self._random):
             return
         observation = self._practice.observe(state)
         action = self._practice.act(observation)
+        if not np.isfinite(action).all():
+            self.refuse(ValueError(f'action {action}, not sent'), 'learner/policy')
+            return
         self._acted_on = stamp
         self._command = command_message(
             self._names, self.task.command(action), stamp, POLICY_SOURCE
@@ -350,40 +351,10 @@ class PolicyController(BaseLifecycleNode):
         self._commands.publish(self._command)
 
     def _take_due_policies(self) -> None:
-        # A restarted controller has no policy yet and takes the one there is, due or not.
-        while self._policies and (
-            self._policies[0][0] <= self._steps or not self._practice.has_policies
-        ):
-            _, arrays, self._version = self._policies.popleft()
-            self._practice.set_policies(arrays)
-
-    # --- transitions to the learner ----------------------------------------------------------
-
-    def _flush(self) -> None:
-        """Publish transitions that have not been sent."""
-        while not self._episodes and self._sent < self._practice.steps:
-            start = self._sent - self._stored
-            rows = [self._outbox[i] for i in range(start, len(self._outbox))][:_MAX_MESSAGE_ROWS]
-            self._publish_rows(rows, self._sent)
-            self._sent += len(rows)
-
-    def _publish_rows(self, rows: list[dict[str, Any]], first: int) -> None:
-        data = pack_transitions(stack(rows, self.task), self.spec_hash, self._session, first)
-        self._transitions.publish(bytes_message(data, 'transitions'))
-
-    def _resend(self) -> None:
-        """Once a second: say hello to a learner that does not know us, repeat what is unacked."""
-        if self._state is None:
-            self.get_logger().warning(
-                self._missing_state(), throttle_duration_sec=10.0, skip_first=True
-            )
-        if self._base is None and not self._episodes:
-            self._publish_rows([], 0)
-        if self._learner_alive:
-            if self._stored < self._sent and self._stored == getattr(self, '_stored_before', -1):
-                self._sent = self._stored
-            self._flush()
-        self._stored_before = self._stored
+        any_will_do = not self._practice.has_policies
+        for weights, version in self._uplink.due_policies(any_will_do):
+            self._practice.set_policies(weights)
+            self._weights, self._version = weights, version
 
     def _missing_state(self) -> str:
         topics = ', '.join(topic.topic for topic in self.task.robot.state)
@@ -391,29 +362,45 @@ class PolicyController(BaseLifecycleNode):
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Phase, steps, attempts and what, if anything, the robot is waiting for."""
-        if not hasattr(self, '_practice'):
-            return DiagnosticStatus.WARN, 'not configured', {'lifecycle': 'unconfigured'}
         practice = self._practice
-        message = self._blocked if self._active else self._unfit or 'inactive'
+        if practice is None:
+            return DiagnosticStatus.WARN, 'not configured', {'lifecycle': 'unconfigured'}
+        if self._state is None and self._active:
+            self.get_logger().warning(
+                self._missing_state(), throttle_duration_sec=10.0, skip_first=True
+            )
+        steps = practice.steps if self._episodes else self._uplink.steps
+        values = {
+            'lifecycle': 'active' if self._active else 'inactive',
+            'needs_learner': not self.value('policy'),
+            'phase': practice.phase_name,
+            **self._uplink.values(),
+            'environment_steps': steps,
+            'robot_seconds': f'{steps / self.task.robot.control_rate:.1f}',
+            'attempts': practice.attempts,
+            'successes': practice.successes,
+            'policy_version': self._version,
+            'refused': self.refused,
+            **self._timing.values(),
+        }
+        return *self._condition(), values
+
+    def _condition(self) -> tuple[bytes, str]:
+        """Level and message for /diagnostics: the worst there is to say."""
+        missed = self._timing.missed - self._missed_before
+        self._missed_before = self._timing.missed
+        trouble = self._gave_up or self._uplink.problem
+        if trouble:
+            return DiagnosticStatus.ERROR, trouble
         if self._state is None:
-            message = self._missing_state()
-        waits_long = message and 'catch up' not in message
-        return (
-            DiagnosticStatus.WARN if waits_long else DiagnosticStatus.OK,
-            message,
-            {
-                'lifecycle': 'active' if self._active else 'inactive',
-                'needs_learner': not self.value('policy'),
-                'phase': practice.phase_name,
-                'environment_steps': self._steps,
-                'robot_seconds': f'{self._steps / self.task.robot.control_rate:.1f}',
-                'attempts': practice.attempts,
-                'successes': practice.successes,
-                'policy_version': self._version,
-                'unacknowledged': len(self._outbox),
-                'refused': self.refused,
-            },
-        )
+            return DiagnosticStatus.WARN, self._missing_state()
+        if not self._active:
+            return DiagnosticStatus.WARN, self._unfit or 'inactive'
+        if missed:
+            return DiagnosticStatus.WARN, f'{missed} control periods missed'
+        catching_up = 'catch up' in self._blocked
+        level = DiagnosticStatus.WARN if self._blocked and not catching_up else DiagnosticStatus.OK
+        return level, self._blocked
 
 
 def main() -> None:

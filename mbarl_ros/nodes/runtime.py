@@ -5,9 +5,11 @@ from __future__ import annotations
 import array
 import gc
 import importlib
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ LOCKSTEP, REALTIME = 'lockstep', 'realtime'
 # Lockstep: a command without effect for so long (s) was lost and may be sent again. A second copy
 # of one that was only slow would make the world take a step that nobody asked for.
 LOST_AFTER = 0.3
+_QUIET = 5.0  # seconds between two words about refusals on one topic
 COMMON = {
     'task': ('pointmass', 'Task: name of a shipped file or path of a .yaml file'),
     'robot': ('', "Robot profile: name or path; empty: the task's own"),
@@ -65,6 +68,7 @@ class NodeMixin:
 
         :raises ConfigError: a wrong configuration file, parameter type or parameter name.
         """
+        self._said: dict[str, float] = {}
         own = own or {}
         for name, (default, description) in {**COMMON, **own}.items():
             try:
@@ -98,7 +102,11 @@ class NodeMixin:
         """Count a message that is not to be trusted, and say why."""
         self.refused += 1
         self._refusal = f'{topic}: {error}'
-        self.get_logger().warning(f'refused: {topic}: {error}', throttle_duration_sec=5.0)
+        if time.monotonic() - self._said.get(topic, -math.inf) < _QUIET:
+            return
+        self._said[topic] = time.monotonic()
+        text = ''.join(letter if letter.isprintable() else '?' for letter in str(error)[:400])
+        self.get_logger().warning(f'refused: {topic}: {text}')
 
     def received(self, message: UInt8MultiArray) -> tuple[Transitions, str, int] | None:
         """Transitions, session and first number of a message, or None for one that is refused."""

@@ -14,7 +14,7 @@ from std_msgs.msg import Float64, UInt8MultiArray
 from mbarl_ros import wire
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
-from mbarl_ros.learning.classifier import ClassifierTrainer, logits
+from mbarl_ros.learning.classifier import ClassifierTrainer, logits, pack_classifier
 from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
 from mbarl_ros.nodes.runtime import (
     LATCHED,
@@ -25,7 +25,13 @@ from mbarl_ros.nodes.runtime import (
     main_exit,
     message_bytes,
 )
-from mbarl_ros.transitions import Transitions, concatenate, select
+from mbarl_ros.transitions import (
+    WINDOW,
+    Transitions,
+    concatenate,
+    select,
+    unpack_acknowledgement,
+)
 
 _CHECKPOINT_EVERY = 500  # environment steps
 
@@ -48,6 +54,8 @@ class StateClassifierNode(BaseNode):
         demonstrations = load_demonstrations(self.demonstrations_folder(), self.task)
         self._trainer = ClassifierTrainer(self.task, self.agent, demonstrations, self.seed)
         self._ledger = Ledger()
+        self._acknowledged = ('', 0)  # session, transitions of it
+        self._trouble = ''
         self._waiting: list[Transitions] = []
         self._trained = 0
         self._metrics: dict[str, float] = {}
@@ -69,11 +77,12 @@ class StateClassifierNode(BaseNode):
     def _on_acknowledged(self, message: UInt8MultiArray) -> None:
         """Count environment steps as the learner does, also after having missed some."""
         try:
-            _, meta = wire.unpack(message_bytes(message), 'acknowledged', max_bytes=4096)
-            session, stored, total = str(meta['session']), int(meta['stored']), int(meta['total'])
-        except (wire.WireError, KeyError, TypeError, ValueError):
+            session, stored, total = unpack_acknowledgement(message_bytes(message))
+        except wire.WireError as error:
+            self.refuse(error, 'learner/acknowledged')
             return
         if session:
+            self._acknowledged = session, stored
             self._ledger.rebase(session, total - stored)
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
@@ -81,6 +90,11 @@ class StateClassifierNode(BaseNode):
         if received is None:
             return
         rows, session, first = received
+        stored = self._acknowledged[1] if session == self._acknowledged[0] else 0
+        if first > max(stored, self._ledger.stored.get(session, 0)) + WINDOW:
+            error = wire.WireError(f'number {first}, when {stored} are acknowledged, cannot be')
+            self.refuse(error, 'policy_controller/transitions')
+            return
         missed = self._ledger.skip(session, first)
         if missed:
             self.get_logger().warning(f'{missed} transitions missed, which only the learner has')
@@ -110,8 +124,7 @@ class StateClassifierNode(BaseNode):
         self._waiting = [select(rows, slice(start, None))]
 
     def _publish(self) -> None:
-        meta = {'spec_hash': self.spec_hash, 'environment_steps': self._trained}
-        data = wire.pack(self._trainer.arrays(), meta, 'classifier')
+        data = pack_classifier(self._trainer.arrays(), self.spec_hash, self._trained)
         self._weights.publish(bytes_message(data, 'classifier'))
 
     def _load(self) -> None:
@@ -124,16 +137,25 @@ class StateClassifierNode(BaseNode):
         self._trainer.add(select(stored, slice(0, self._trained)))
         self._waiting.append(select(stored, slice(self._trained, None)))
         with contextlib.suppress(FileNotFoundError):
-            self._trainer.load_state_dict(*checkpoint.load(self._checkpoint))
+            found = checkpoint.load(self._checkpoint, self.get_logger().error)
+            self._trainer.load_state_dict(*found)
 
     def _save(self) -> None:
-        if self.run_dir is not None:
+        if self.run_dir is None:
+            return
+        try:
             checkpoint.save(self._checkpoint, *self._trainer.state_dict())
+            self._trouble = ''
+        except OSError as error:  # a disk that is full now may have room again
+            self._trouble = f'{self.run_dir}: checkpoint not written: {error.strerror}'
+            self.get_logger().error(self._trouble)
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Score of the last state and training metrics."""
         values = {'score': f'{self._score:.3f}', 'refused': self.refused}
         values |= {name: f'{value:.4g}' for name, value in self._metrics.items()}
+        if self._trouble:
+            return DiagnosticStatus.ERROR, self._trouble, values
         if not self._ledger.total:
             return DiagnosticStatus.WARN, 'no transition yet from policy_controller', values
         return DiagnosticStatus.OK, '', values

@@ -1,0 +1,123 @@
+"""How steadily the controller's loop runs while the learner trains, beside a bare rclpy timer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from geometry_msgs.msg import Twist
+from graph import Graph, small_agent
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import JointState
+
+from mbarl_ros.task import Task
+
+BARE = """
+import json, sys, time
+import rclpy
+from mbarl_ros.control.timing import LoopTiming
+rate = float(sys.argv[1])
+timing = LoopTiming(1.0 / rate)
+rclpy.init()
+node = rclpy.create_node('bare')
+node.create_timer(1.0 / rate, lambda: timing.tick(time.monotonic()))
+node.create_timer(1.0, lambda: print(json.dumps(timing.values()), flush=True))
+rclpy.spin(node)
+"""
+
+
+@dataclass(frozen=True)
+class Steadiness:
+    """Worst ten seconds of a run: deviations from the period, in ms, of the controller's loop and
+    of a bare timer's; commands that the gate found stale, and updates of the learner meanwhile.
+    """
+
+    rate: float
+    seconds: float
+    p99_ms: float
+    bare_p99_ms: float
+    missed_periods: int
+    bare_missed_periods: int
+    stale_commands: int
+    updates: int
+
+
+class Base:
+    """A base that does what it is told, at any rate: where nobody learns, physics do not matter."""
+
+    def __init__(self, graph: Graph, rate: float) -> None:
+        self._node, self._period, self._velocity = graph.node, 1.0 / rate, (0.0, 0.0)
+        self._message = Odometry()
+        self._publisher = graph.node.create_publisher(Odometry, 'odom', 10)
+        graph.node.create_subscription(Twist, 'cmd_vel', self._obey, 10)
+        graph.node.create_timer(self._period, self._step)
+
+    def _obey(self, message: Twist) -> None:
+        self._velocity = message.linear.x, message.linear.y
+
+    def _step(self) -> None:
+        message = self._message
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        position, velocity = message.pose.pose.position, message.twist.twist.linear
+        velocity.x, velocity.y = self._velocity
+        position.x = max(-0.8, min(0.8, position.x + self._period * velocity.x))
+        position.y = max(-0.8, min(0.8, position.y + self._period * velocity.y))
+        self._publisher.publish(message)
+
+
+def measure(folder: Path, rate: float, seconds: float) -> Steadiness:
+    """Run controller, gate and a training learner in real time, each a process of its own."""
+    robot = Task.load('pointmass').robot.model_dump(mode='json', exclude_defaults=True)
+    (folder / 'fast.yaml').write_text(yaml.safe_dump({**robot, 'control_rate': rate}))
+    agent, stale = small_agent(folder), []
+    parameters: dict[str, Any] = {'task': 'pointmass', 'robot': str(folder / 'fast.yaml')}
+    with Graph(folder, agent=agent, mode='realtime', **parameters) as graph:
+        Base(graph, rate)
+        graph.node.create_subscription(
+            JointState,
+            'safety_gate/executed',
+            lambda m: stale.append(m) if m.header.frame_id == 'stop' else None,
+            50,
+        )
+        graph.start('safety_gate', 'policy_controller')
+        # The demonstrations are of 10 Hz, which only who reads them needs to know.
+        graph.start('learner', 'state_classifier', robot='pointmass')
+        graph.wait_for('training', lambda: graph.value('learner', 'updates') > 0, 120)
+        command = [sys.executable, '-c', BARE, str(rate)]
+        with subprocess.Popen(
+            command, env=graph.environment, stdout=subprocess.PIPE, text=True
+        ) as bare:
+            graph.spin(5.0)  # until that runs; the base needs to be served
+            ours = _worst_of_the_controller(graph, seconds, stale)
+            bare.kill()
+            lines = [json.loads(line) for line in bare.stdout.read().splitlines()]
+    return Steadiness(
+        rate=rate,
+        seconds=seconds,
+        bare_p99_ms=max(float(line['period_error_p99_ms']) for line in lines),
+        bare_missed_periods=int(lines[-1]['missed_periods']),
+        **ours,
+    )
+
+
+def _worst_of_the_controller(graph: Graph, seconds: float, stale: list[Any]) -> dict[str, Any]:
+    stale.clear()
+    first = dict(graph.statuses['policy_controller'])
+    updates = graph.value('learner', 'updates')
+    end, p99 = time.monotonic() + seconds, 0.0
+    while time.monotonic() < end:
+        graph.spin(1.0)
+        p99 = max(p99, graph.value('policy_controller', 'period_error_p99_ms'))
+    missed = graph.value('policy_controller', 'missed_periods') - float(first['missed_periods'])
+    return {
+        'p99_ms': p99,
+        'missed_periods': int(missed),
+        'stale_commands': len(stale),
+        'updates': int(graph.value('learner', 'updates') - updates),
+    }

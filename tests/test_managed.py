@@ -1,0 +1,132 @@
+"""The controller as a managed node: what moves when, what it gives up on, how steady it is."""
+
+import signal
+
+import numpy as np
+import pytest
+import yaml
+from graph import LEARNING, SIM, Graph, small_agent
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from sensor_msgs.msg import JointState
+
+from mbarl_ros.control.timing import LoopTiming
+from mbarl_ros.task import Task
+
+TASK = Task.load('pointmass')
+
+
+class Watch:
+    """Commands of the controller, as they are heard."""
+
+    def __init__(self, graph):
+        self.graph = graph
+        self.commands = []
+        graph.node.create_subscription(
+            JointState, 'policy_controller/command', self.commands.append, 100
+        )
+
+    def still(self, seconds):
+        self.commands.clear()
+        self.graph.spin(seconds)
+        return not self.commands
+
+    def moving(self, timeout=20):
+        self.commands.clear()
+        self.graph.wait_for('commands', lambda: len(self.commands) > 5, timeout)
+
+
+def change(graph, transition):
+    client = graph.node.create_client(ChangeState, 'policy_controller/change_state')
+    assert client.wait_for_service(timeout_sec=20.0)
+    future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+    graph.wait_for('a change of state', future.done, 15)
+    assert future.result().success
+
+
+def message(graph):
+    return graph.statuses.get('policy_controller', {}).get('message', '')
+
+
+def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
+    with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
+        watch = Watch(graph)
+        graph.start(*SIM[:2])
+        graph.start('policy_controller', policy='random', autostart=False)
+        graph.wait_for('the node', lambda: message(graph) == 'not configured')
+        assert watch.still(1.5)
+        change(graph, Transition.TRANSITION_CONFIGURE)
+        assert watch.still(1.5)
+        change(graph, Transition.TRANSITION_ACTIVATE)
+        watch.moving()
+
+        graph.kill('robot_sim')
+        graph.wait_for('the end', lambda: 'no state for 5 s' in message(graph), 20)
+        assert 'ros2 lifecycle set /policy_controller activate' in message(graph)
+        graph.start('robot_sim')  # its coming back is no reason to move
+        graph.spin(3.0)
+        assert watch.still(2.0)
+        change(graph, Transition.TRANSITION_ACTIVATE)
+        watch.moving()
+        change(graph, Transition.TRANSITION_DEACTIVATE)
+        assert watch.still(1.5)
+        change(graph, Transition.TRANSITION_CLEANUP)
+        change(graph, Transition.TRANSITION_CONFIGURE)
+        assert watch.still(1.0)
+        change(graph, Transition.TRANSITION_ACTIVATE)
+        watch.moving()
+
+
+def test_refusals_by_the_gate_deactivate_the_controller(tmp_path):
+    robot = TASK.robot.model_dump(mode='json', exclude_defaults=True)
+    name = TASK.robot.state_names[0]
+    (tmp_path / 'boxed.yaml').write_text(
+        yaml.safe_dump({**robot, 'workspace': {name: [50.0, 60.0]}})
+    )
+    boxed = str(tmp_path / 'boxed.yaml')
+    with Graph(tmp_path, task='pointmass', robot=boxed, mode='realtime') as graph:
+        watch = Watch(graph)
+        graph.start(*SIM[:2])
+        graph.start('policy_controller', policy='random')
+        graph.wait_for('the end', lambda: 'refused all commands' in message(graph), 40)
+        assert 'outside the workspace' in message(graph) and watch.still(1.5)
+
+
+def test_loss_of_the_learner_never_stops_control_in_real_time(tmp_path):
+    agent = small_agent(tmp_path)
+    rate = TASK.robot.control_rate
+    with Graph(tmp_path, task='pointmass', agent=agent, mode='realtime') as graph:
+        watch = Watch(graph)
+        graph.start(*LEARNING)
+        graph.wait_for_steps(30)
+        assert graph.kill('learner', signal.SIGINT) == 0
+        graph.spin(1.0)
+        watch.commands.clear()
+        before = graph.value('policy_controller', 'environment_steps')
+        graph.spin(8.0)  # longer than learner_timeout
+        assert len(watch.commands) >= 0.8 * 8.0 * rate
+        assert graph.value('policy_controller', 'environment_steps') >= before + 0.5 * 8.0 * rate
+        assert abs(graph.value('policy_controller', 'control_rate') / rate - 1.0) < 0.2
+        assert graph.value('policy_controller', 'period_error_p99_ms') >= 0.0
+        assert graph.value('policy_controller', 'missed_periods') >= 0.0
+        graph.kill('policy_controller')
+        graph.start('policy_controller')  # with the policy that the learner left in the run folder
+        watch.moving(40)
+
+
+def test_jitter_and_missed_periods_are_measured_as_they_are():
+    timing = LoopTiming(0.02)
+    assert timing.values() == {}
+    times = np.arange(200) * 0.02
+    times[100:] += 0.04  # two periods missed
+    times[50] += 0.003
+    for now in times:
+        timing.tick(now)
+    values = {key: float(value) for key, value in timing.values().items()}
+    assert values['missed_periods'] == 2
+    assert values['period_error_max_ms'] == pytest.approx(40.0)
+    assert values['period_error_p99_ms'] == pytest.approx(3.0, abs=0.1)
+    assert values['control_rate'] == pytest.approx(199 / times[-1], abs=0.01)
+    timing.pause()
+    timing.tick(1e6)
+    assert timing.missed == 2  # nobody misses what was switched off
