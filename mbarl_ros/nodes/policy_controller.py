@@ -17,8 +17,8 @@ from mbarl_ros.control.policy import read_policy
 from mbarl_ros.control.practice import Practice
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
 from mbarl_ros.control.steps import LockstepSteps, RealtimeSteps, Step
-from mbarl_ros.demos.align import ERROR
 from mbarl_ros.control.timing import LoopTiming
+from mbarl_ros.demos.align import ERROR
 from mbarl_ros.fields import stamp_ns
 from mbarl_ros.nodes.robot_io import StateListener, command_message
 from mbarl_ros.nodes.runtime import LATCHED, LOST_AFTER, RELIABLE, BaseLifecycleNode, main_exit
@@ -129,7 +129,7 @@ class PolicyController(BaseLifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
-        """Start moving the robot, from whatever state it is measured in now, if it is fit for it."""
+        """Start moving the robot from the state that it is measured in, if it is fit for it."""
         self._unfit = '' if self.lockstep else '; '.join(self._reasons_not_to_move())
         if self._unfit:
             if not self.value('autostart'):  # nobody asked just now: /diagnostics says it
