@@ -79,7 +79,7 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
 
 def test_refusals_by_the_gate_deactivate_the_controller(tmp_path):
     robot = TASK.robot.model_dump(mode='json', exclude_defaults=True)
-    name = TASK.robot.state_names[0]
+    name = TASK.robot.state_names[2]  # a speed, which no command is said to move: it is watched
     (tmp_path / 'boxed.yaml').write_text(
         yaml.safe_dump({**robot, 'workspace': {name: [50.0, 60.0]}})
     )
