@@ -66,6 +66,11 @@ class Phases(Strict):
     forward_limit: int = Field(gt=0)
     backward_limit: int = Field(gt=0)
 
+    @property
+    def limits(self) -> tuple[int, int, int]:
+        """Of the forward, backward and exploration phase; exploration lasts as long as forward."""
+        return self.forward_limit, self.backward_limit, self.forward_limit
+
 
 class Wide(Strict):
     """Evaluation from starts all over the place, every so many environment steps.

@@ -111,6 +111,11 @@ class Task:
             raise ValueError(f"task '{self.name}' is goal-conditioned: a goal is needed")
         return np.concatenate([state, np.broadcast_to(goal, state.shape)], -1, dtype=np.float32)
 
+    def scaled(self, rows: np.ndarray) -> np.ndarray:
+        """Observations [..., observation_dim] or states [..., state_dim] as networks see them."""
+        entries = rows.shape[-1]
+        return (rows - self.offset[:entries]) / self.scale[:entries]
+
     def with_goal(self, observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """Copy of observations [..., observation_dim] with the goal part replaced."""
         observation = np.array(observation, np.float32)

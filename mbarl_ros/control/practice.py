@@ -54,8 +54,7 @@ class Practice:
             backward = self._policy_names[:2][-1:] if self.has_backward else ()
             self._policy_names = (DEPLOYED, *backward)
         self.rng = np.random.default_rng([seed, 1])
-        limits = task.config.phases
-        self._limits = (limits.forward_limit, limits.backward_limit, limits.forward_limit)
+        self._limits = task.config.phases.limits
         if agent.exploration_noise == 'pink':
             self._noise = PinkNoise(task.action_dim, self.rng, max(self._limits))
         else:

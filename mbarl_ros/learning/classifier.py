@@ -174,5 +174,5 @@ class ClassifierTrainer:
         self.steps = meta['steps']
 
     def _inputs(self, observation: np.ndarray) -> torch.Tensor:
-        scaled = (np.asarray(observation, np.float32) - self._task.offset) / self._task.scale
+        scaled = self._task.scaled(np.asarray(observation, np.float32))
         return torch.from_numpy(scaled)

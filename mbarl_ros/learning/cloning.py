@@ -34,7 +34,7 @@ def clone(
     forward = np.flatnonzero(np.asarray(demonstrations['phase']) == FORWARD)
     if not len(forward):
         raise ValueError(f"task '{task.name}': cloning needs a forward demonstration")
-    scaled = (demonstrations['observation'][forward] - task.offset) / task.scale
+    scaled = task.scaled(demonstrations['observation'][forward])
     inputs = torch.from_numpy(np.asarray(scaled, np.float32))
     actions = torch.from_numpy(np.asarray(demonstrations['action'][forward], np.float32))
     apart = torch.from_numpy(np.arange(len(forward)) // 10 % 10 == 9)

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from mbarl_ros.config import AgentConfig
 from mbarl_ros.learning.networks import mlp, stacked_mlp
-from mbarl_ros.learning.objective import Objective, demonstrated_states
+from mbarl_ros.learning.objective import Objective, demonstrated_states, few
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import (
@@ -72,8 +72,7 @@ class Exploration(Objective):
 
     def train(self, replay: Replay) -> dict[str, float]:
         """Take new states, fit C, move the multiplier; entropy (nats), KL (nats) and dual."""
-        fresh = min(replay.total - self._seen, len(replay))
-        rows = replay.rows(np.arange(len(replay) - fresh, len(replay)))
+        rows = replay.since(self._seen)
         steps = replay.total // self.settings.every - self._seen // self.settings.every
         self._seen = replay.total
         self._particles = self._evenly(replay)
@@ -125,8 +124,7 @@ class Exploration(Objective):
 
     def _evenly(self, replay: Replay) -> Tensor:
         """Particles: states from all over the stream of all phases."""
-        count = min(self.settings.particles, len(replay))
-        order = np.linspace(0, max(len(replay) - 1, 0), count).astype(int)
+        order = few(np.arange(len(replay)), self.settings.particles)
         return self._scaled(replay.rows(order)['next_observation'])
 
     def _distance(self, states: Tensor, particles: Tensor) -> Tensor:
@@ -136,20 +134,17 @@ class Exploration(Objective):
 
     def _entropy(self) -> float:
         """Kozachenko-Leonenko estimate of H(rho_exp), nats in scaled units."""
-        count = min(self.settings.particles, len(self._explored))
-        order = np.linspace(0, len(self._explored) - 1, count).astype(int)
-        states = self._explored[order]
+        states = few(self._explored, self.settings.particles)
         # of those neighbours the nearest is the state itself
         d, k = self.task.state_dim, self.settings.neighbours - 1
         distance = torch.cdist(states, states).topk(k + 1, largest=False).values[:, -1]
         ball = 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1.0)
-        digamma = torch.digamma(torch.tensor([float(count), float(k)]))
+        digamma = torch.digamma(torch.tensor([float(len(states)), float(k)]))
         return float(digamma[0] - digamma[1] + ball + d * (distance + 1e-6).log().mean())
 
     def _scaled(self, states: np.ndarray) -> Tensor:
         dim = self.task.state_dim
-        scaled = (states[..., :dim] - self.task.offset[:dim]) / self.task.scale[:dim]
-        return torch.from_numpy(np.asarray(scaled, np.float32))
+        return torch.from_numpy(np.asarray(self.task.scaled(states[..., :dim]), np.float32))
 
     def policy_arrays(self, sac: Sac) -> Arrays:
         """Nothing: the robot runs the policy, that is all."""

@@ -140,7 +140,7 @@ class Imagination:
         alive = np.ones((policies, count), bool)
         steps = []
         for _ in range(self.length):
-            scaled = (observation - self.task.offset) / self.task.scale
+            scaled = self.task.scaled(observation)
             action = sac.act(torch.from_numpy(scaled))
             state = torch.from_numpy(observation[..., : self.task.state_dim])
             following, reward = self.ensemble.step(state.flatten(0, 1), action.flatten(0, 1))

@@ -64,7 +64,7 @@ class Learner:
         limit = task.config.phases.forward_limit
         fade = agent.sac.cloning_phases
         self._cloning_steps = fade * limit if fade else np.inf
-        self._limits = (limit, task.config.phases.backward_limit, limit)
+        self._limits = task.config.phases.limits
         forward_discount = agent.sac.discount or 1.0 - 2.0 / limit
         own = {phase: objective.discount for phase, objective in self._objectives.items()}
         self._discounts = {FORWARD: forward_discount, **own}
@@ -168,14 +168,13 @@ class Learner:
         reward, ends = self._reward(phase, rows)
         if not self.agent.bootstrap_truncation:
             ends = ends | rows['truncated'].astype(bool)
-        offset, scale = self.task.offset, self.task.scale
         clone = np.zeros((updates, shown), np.float32)
         if shown and phase == FORWARD:
             left = max(0.0, 1.0 - self.environment_steps / self._cloning_steps)
             clone[:] = left * (parts[0]['phase'] == FORWARD)
         return {
-            'observation': (rows['observation'] - offset) / scale,
-            'next_observation': (rows['next_observation'] - offset) / scale,
+            'observation': self.task.scaled(rows['observation']),
+            'next_observation': self.task.scaled(rows['next_observation']),
             'action': rows['action'],
             'reward': reward,
             'bound': rows['bound'],

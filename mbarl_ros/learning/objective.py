@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from mbarl_ros.config import AgentConfig
 from mbarl_ros.learning.replay import Replay
@@ -13,6 +14,8 @@ from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import Arrays
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import FORWARD
+
+Rows = TypeVar('Rows', np.ndarray, Tensor)
 
 
 class Objective:
@@ -66,7 +69,7 @@ def demonstrated_states(
     return np.array(demonstrations['observation'][chosen, : task.state_dim], np.float32)
 
 
-def few(rows: np.ndarray, most: int) -> np.ndarray:
+def few(rows: Rows, most: int) -> Rows:
     """At most so many rows, evenly spread."""
     if len(rows) <= most:
         return rows

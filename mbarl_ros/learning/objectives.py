@@ -24,8 +24,8 @@ from mbarl_ros.learning.state import (
     Adam,
     Arrays,
     descend,
-    load_tensors,
-    tensor_arrays,
+    group_arrays,
+    load_groups,
 )
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import BACKWARD, EXPLORE
@@ -144,7 +144,7 @@ class Curriculum(InitialState):
     def _values(self, sac: Sac) -> np.ndarray:
         """V(c, g) [goals, candidates]."""
         goals, states = np.broadcast_arrays(self.task.goals[:, None], self.goals)
-        scaled = (np.concatenate([states, goals], -1) - self.task.offset) / self.task.scale
+        scaled = self.task.scaled(np.concatenate([states, goals], -1))
         value = sac.value(torch.from_numpy(scaled.astype(np.float32)).flatten(0, 1)[None])
         return value[0].view(goals.shape[:2]).numpy()
 
@@ -179,13 +179,12 @@ class Novelty(Objective):
 
     def train(self, replay: Replay) -> dict[str, float]:
         """One gradient step for every ``novelty.every`` new real steps."""
-        fresh = min(replay.total - self._trained, len(replay))
-        if not fresh:
+        states = replay.since(self._trained)['next_observation']
+        if not len(states):
             return {}
-        states = replay.rows(np.arange(len(replay) - fresh, len(replay)))['next_observation']
         with torch.no_grad():
             error = self._error(states)
-        self._count += fresh
+        self._count += len(states)
         self._squares += float(error.square().sum())
         every = self.agent.novelty.every
         for _ in range(replay.total // every - self._trained // every):
@@ -208,7 +207,7 @@ class Novelty(Objective):
     def _error(self, observation: np.ndarray) -> torch.Tensor:
         """Mean squared error [...] of the prediction for observations [..., O]."""
         dim = self.task.state_dim
-        scaled = (observation[..., :dim] - self.task.offset[:dim]) / self.task.scale[:dim]
+        scaled = self.task.scaled(observation[..., :dim])
         flat = torch.from_numpy(np.asarray(scaled, np.float32)).view(1, -1, dim)
         seen = with_waves(flat, self.agent.sac.frequencies)
         with torch.no_grad():
@@ -218,10 +217,7 @@ class Novelty(Objective):
 
     def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
         """Networks, optimiser and running scale."""
-        arrays: Arrays = {}
-        for name, tensors in self._groups().items():
-            arrays |= tensor_arrays(f'novelty/{name}', tensors)
-        return arrays, {
+        return group_arrays('novelty', self._groups()), {
             'rng': self._rng.bit_generator.state,
             'trained': self._trained,
             'count': self._count,
@@ -230,8 +226,7 @@ class Novelty(Objective):
 
     def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
-        for name, tensors in self._groups().items():
-            load_tensors(f'novelty/{name}', tensors, arrays)
+        load_groups('novelty', self._groups(), arrays)
         self._rng.bit_generator.state = meta['rng']
         self._trained, self._count = meta['trained'], meta['count']
         self._squares = meta['squares']

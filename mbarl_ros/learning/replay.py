@@ -93,6 +93,11 @@ class Replay:
         left = self._arrays['left'][self._index(np.arange(len(self)))]
         return np.flatnonzero(np.append(0, left)[: len(self)] == 0)
 
+    def since(self, total: int) -> dict[str, np.ndarray]:
+        """Rows that were added after the first ``total``, as far as they are held; oldest first."""
+        fresh = min(self.total - total, len(self))
+        return self.rows(np.arange(len(self) - fresh, len(self)))
+
     def held(self) -> dict[str, np.ndarray]:
         """Copies of the rows that are held, oldest first."""
         return self.rows(np.arange(len(self)))

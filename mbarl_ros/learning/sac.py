@@ -24,10 +24,10 @@ from mbarl_ros.learning.state import (
     Adam,
     Arrays,
     generator_arrays,
+    group_arrays,
     load_generator,
-    load_tensors,
+    load_groups,
     multiplies_bfloat16,
-    tensor_arrays,
 )
 
 
@@ -201,15 +201,11 @@ class Sac:
 
     def state_arrays(self) -> Arrays:
         """Everything that an exact resume needs."""
-        arrays = generator_arrays('sac', self.generator)
-        for name, tensors in self._groups().items():
-            arrays |= tensor_arrays(f'sac/{name}', tensors)
-        return arrays
+        return generator_arrays('sac', self.generator) | group_arrays('sac', self._groups())
 
     def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Inverse of :meth:`state_arrays`."""
-        for name, tensors in self._groups().items():
-            load_tensors(f'sac/{name}', tensors, arrays)
+        load_groups('sac', self._groups(), arrays)
         load_generator('sac', self.generator, arrays)
 
     def _groups(self) -> dict[str, list[Tensor]]:

@@ -52,6 +52,20 @@ def tensor_arrays(prefix: str, tensors: Sequence[Tensor]) -> Arrays:
     return {f'{prefix}/{i}': t.detach().numpy().copy() for i, t in enumerate(tensors)}
 
 
+def group_arrays(prefix: str, groups: Mapping[str, Sequence[Tensor]]) -> Arrays:
+    """Arrays of several lists of tensors, by the lists' names."""
+    parts = [tensor_arrays(f'{prefix}/{name}', tensors) for name, tensors in groups.items()]
+    return {name: array for part in parts for name, array in part.items()}
+
+
+def load_groups(
+    prefix: str, groups: Mapping[str, Sequence[Tensor]], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Inverse of :func:`group_arrays`."""
+    for name, tensors in groups.items():
+        load_tensors(f'{prefix}/{name}', tensors, arrays)
+
+
 def load_tensors(prefix: str, tensors: Sequence[Tensor], arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays of :func:`tensor_arrays` into tensors, in place.
 

@@ -14,8 +14,8 @@ from mbarl_ros.learning.state import (
     Adam,
     Arrays,
     descend,
-    load_tensors,
-    tensor_arrays,
+    group_arrays,
+    load_groups,
 )
 
 
@@ -56,16 +56,11 @@ class SuccessCritic:
 
     def state_arrays(self) -> Arrays:
         """Everything that an exact resume needs."""
-        return {
-            name: array
-            for key, tensors in self._groups().items()
-            for name, array in tensor_arrays(f'success_critic/{key}', tensors).items()
-        }
+        return group_arrays('success_critic', self._groups())
 
     def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Inverse of :meth:`state_arrays`."""
-        for key, tensors in self._groups().items():
-            load_tensors(f'success_critic/{key}', tensors, arrays)
+        load_groups('success_critic', self._groups(), arrays)
 
     def _groups(self) -> dict[str, list[Tensor]]:
         return {
