@@ -40,7 +40,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         *tree('launch', '.py'),
-        *tree('config', '.yaml'),
+        *tree('config', '.yaml', '.xml'),
         *tree('benchmarks/published', '.json'),
         *tree('demos', '.mcap', '.yaml', '.json', '.md'),
     ],

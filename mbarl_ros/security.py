@@ -49,11 +49,17 @@ def rights(robot: RobotConfig) -> dict[str, Rights]:
     return {
         'safety_gate': Rights(
             publish=(*command, '~/executed', '~/state', '~/clipped'),
-            subscribe=(*state, *teleop, 'policy_controller/command', '~/estop'),
+            subscribe=(
+                *state,
+                *teleop,
+                'policy_controller/command',
+                'policy_controller/alive',
+                '~/estop',
+            ),
             reply=('~/stop', '~/release'),
         ),
         'policy_controller': Rights(
-            publish=('~/command', '~/transitions', '~/phase', '~/transition_event'),
+            publish=('~/command', '~/alive', '~/transitions', '~/phase', '~/transition_event'),
             subscribe=(
                 *state,
                 'safety_gate/executed',

@@ -70,8 +70,11 @@ class Graph:
             values = {item.key: item.value for item in status.values}
             self.statuses[status.name] = {'message': status.message, **values}
 
-    def start(self, *names: str, alias: str = '', **own: Any) -> None:
+    def start(
+        self, *names: str, alias: str = '', remap: dict[str, str] | None = None, **own: Any
+    ) -> None:
         """Start nodes; ``own`` parameters go to them alone, ``alias`` renames a single one."""
+        rules = [word for old, new in (remap or {}).items() for word in ('-r', f'{old}:={new}')]
         for executable in names:
             module, _, _ = NODES[executable].partition(':')
             name = alias or executable
@@ -82,7 +85,7 @@ class Graph:
             self.processes[name] = subprocess.Popen(
                 [
                     *(sys.executable, '-m', module, '--ros-args'),
-                    *('-r', f'__node:={name}', '--params-file', str(path)),
+                    *('-r', f'__node:={name}', '--params-file', str(path), *rules),
                 ],
                 env=self.environment,
                 stdout=log,

@@ -151,6 +151,13 @@ class SafetyGate:
             return self.stop(reason, now)
         return self._limited(source, values, now)
 
+    def lose_policy(self, now: float) -> Decision | None:
+        """Who commands for the policy is gone: a stop, if the robot moves by its command."""
+        if self._lockstep or self._last_source != POLICY_SOURCE:
+            return None
+        self.counts['policy gone'] += 1
+        return self.stop('policy controller gone', now)
+
     def hear_estop(self, pressed: bool, now: float) -> Decision | None:
         """What the e-stop topic says; pressed it latches the e-stop."""
         self._estop_pressed, self._estop_heard = pressed, now

@@ -2,8 +2,9 @@
 
 rclpy's SingleThreadedExecutor builds a new wait set and a task for each message. Robot state,
 command and executed command cross three processes in every control step, so that cost decides
-how fast a lockstep run can be. Subscriptions are served here straight from one reused wait set;
-timers, services and events, which are rare, go to rclpy's own executor.
+how fast a lockstep run can be. Subscriptions are served here straight from one reused wait set, as
+is the news that a publisher has died; timers, services and other events, which are rare, go to
+rclpy's own executor.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from rclpy.event_handler import QoSSubscriptionEventType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 
-# QoS events are no reason to wake up; they are looked at this often (seconds).
+# Other QoS events are no reason to wake up; they are looked at this often (seconds).
 _HOUSEKEEPING = 1.0
+_DEATHS = QoSSubscriptionEventType.RCL_SUBSCRIPTION_LIVELINESS_CHANGED
 
 
 class DataPlaneExecutor(SingleThreadedExecutor):
@@ -42,6 +45,12 @@ class DataPlaneExecutor(SingleThreadedExecutor):
         self._timers = [entity for node in nodes for entity in node.timers]
         self._services = [entity for node in nodes for entity in node.services]
         self._clients = [entity for node in nodes for entity in node.clients]
+        self._deaths = [
+            waitable
+            for node in nodes
+            for waitable in node.waitables
+            if getattr(waitable, 'event_type', None) == _DEATHS
+        ]
         self._by_pointer = {entity.handle.pointer: entity for entity in self._subscriptions}
         self._wait_set = rclpy_implementation.WaitSet(
             len(self._subscriptions),
@@ -49,7 +58,7 @@ class DataPlaneExecutor(SingleThreadedExecutor):
             len(self._timers),
             len(self._clients),
             len(self._services),
-            0,
+            len(self._deaths),
             self._context.handle,
         )
 
@@ -67,10 +76,15 @@ class DataPlaneExecutor(SingleThreadedExecutor):
             wait_set.add_service(entity.handle)
         for entity in self._clients:
             wait_set.add_client(entity.handle)
+        for entity in self._deaths:
+            entity.add_to_wait_set(wait_set)
         wait_set.add_guard_condition(self._guard.handle)
         wait_set.wait(int(timeout * 1e9))
         if wait_set.get_ready_entities('guard_condition'):
             self._wait_set = None  # an entity came or went
+        for entity in self._deaths:
+            if entity.is_ready(wait_set):
+                entity.callback(entity.take_data())
         for pointer in wait_set.get_ready_entities('subscription'):
             subscription = self._by_pointer[pointer]
             taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)

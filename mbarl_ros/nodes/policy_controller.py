@@ -9,10 +9,11 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import State, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
+from std_msgs.msg import Empty, String
 
 from mbarl_ros.arguments import POLICY_FILE
 from mbarl_ros.config import ConfigError
+from mbarl_ros.control.patience import Patience
 from mbarl_ros.control.policy import read_policy
 from mbarl_ros.control.practice import Practice
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
@@ -21,7 +22,14 @@ from mbarl_ros.control.timing import LoopTiming
 from mbarl_ros.demos.align import ERROR
 from mbarl_ros.fields import stamp_ns
 from mbarl_ros.nodes.robot_io import StateListener, command_message
-from mbarl_ros.nodes.runtime import LATCHED, LOST_AFTER, RELIABLE, BaseLifecycleNode, main_exit
+from mbarl_ros.nodes.runtime import (
+    ALIVE,
+    LATCHED,
+    LOST_AFTER,
+    RELIABLE,
+    BaseLifecycleNode,
+    main_exit,
+)
 from mbarl_ros.nodes.uplink import Uplink
 from mbarl_ros.nodes.world_reset import SERVICE, WorldReset
 from mbarl_ros.transitions import HUMAN, POLICY, SAFETY
@@ -29,7 +37,6 @@ from mbarl_ros.transitions import HUMAN, POLICY, SAFETY
 SOURCES = {POLICY_SOURCE: POLICY, STOP_SOURCE: SAFETY}
 # What was wrong longer ago (s) no longer forbids to activate.
 _HEARD_FOR = 2.0
-_GIVE_UP_AFTER = 5.0  # seconds without a state, or of nothing but refusals by the gate
 
 
 class PolicyController(BaseLifecycleNode):
@@ -76,12 +83,11 @@ class PolicyController(BaseLifecycleNode):
         self._missed_before = 0
         self._acted_on = -1  # stamp of the state that our last command answers
         self._command: JointState | None = None
-        self._commanded = -np.inf  # s, steady clock
         self._state: tuple[np.ndarray, int] | None = None
-        self._state_heard = 0.0  # s, steady clock
-        self._refused_since: float | None = None
+        self._patience = Patience()
         self._gate_state = self._blocked = self._announced = self._gave_up = ''
         self._commands = self.create_lifecycle_publisher(JointState, '~/command', RELIABLE)
+        self._alive = self.create_publisher(Empty, '~/alive', ALIVE)
         self._phase = self.create_publisher(String, '~/phase', LATCHED)
         self._uplink = Uplink(self, self._step if self.lockstep else lambda: None)
         on_reset = self._step if self.lockstep else None
@@ -139,7 +145,8 @@ class PolicyController(BaseLifecycleNode):
         self._periods.forget()
         self._timing.pause()
         self._acted_on, self._command = -1, None
-        self._refused_since, self._gave_up = None, ''
+        self._patience.renew()
+        self._gave_up = ''
         if not self.lockstep:
             self._state = None
         self._active = True
@@ -166,28 +173,14 @@ class PolicyController(BaseLifecycleNode):
 
     def _watch(self) -> None:
         """Real time: give up where nothing that is asked for can be right."""
-        now = time.monotonic()
-        if not self._active:
+        verdict = self._patience.verdict(time.monotonic(), self._gate_state)
+        if not self._active or not verdict:
             return
-        if self._state is not None and now - self._state_heard > _GIVE_UP_AFTER:
-            self._give_up(f'no state for {_GIVE_UP_AFTER:g} s')
-        elif self._gate_state.startswith('e-stop'):
-            self._refused_since = None  # a person's, and ends when it is released
-        elif now - self._commanded > 1.0:
-            self._refused_since = None  # what nobody asked for was not refused
-        elif self._refused_since is not None and now - self._refused_since > _GIVE_UP_AFTER:
-            self._give_up(f'the gate refused all commands for {_GIVE_UP_AFTER:g} s')
-
-    def _give_up(self, reason: str) -> None:
-        if self._gate_state:
-            reason += f' (gate: {self._gate_state})'
+        gate = f' (gate: {self._gate_state})' if self._gate_state else ''
         self.trigger_deactivate()
-        self._gave_up = f'{reason}: deactivated; to go on, ros2 lifecycle set {self._path} activate'
+        again = f'ros2 lifecycle set {self.get_fully_qualified_name()} activate'
+        self._gave_up = f'{verdict}{gate}: deactivated; to go on, {again}'
         self.get_logger().error(self._gave_up)
-
-    @property
-    def _path(self) -> str:
-        return self.get_fully_qualified_name()
 
     # --- inputs ------------------------------------------------------------------------------
 
@@ -198,7 +191,7 @@ class PolicyController(BaseLifecycleNode):
         repeated = self._state is not None and stamp == self._state[1]
         self._state = (state, stamp)
         if not repeated:
-            self._state_heard = time.monotonic()
+            self._patience.hear_state(time.monotonic())
         if not self.lockstep:
             return
         self._steps_made.observe(state, stamp)
@@ -206,7 +199,7 @@ class PolicyController(BaseLifecycleNode):
             self._steps_made.forget()
         if repeated and self._active and self._acted_on == stamp:
             # Said again because of silence. Unless our answer is just on its way, it was lost.
-            if time.monotonic() - self._commanded > LOST_AFTER:
+            if time.monotonic() - self._patience.commanded > LOST_AFTER:
                 self._send()
             return
         if repeated:
@@ -226,10 +219,7 @@ class PolicyController(BaseLifecycleNode):
             self._step()
             return
         self._periods.execute(command, source, stamp_ns(message), time.monotonic())
-        if source != STOP_SOURCE:
-            self._refused_since = None
-        elif self._refused_since is None:
-            self._refused_since = time.monotonic()
+        self._patience.hear_executed(time.monotonic(), refused=source == STOP_SOURCE)
 
     def _on_gate_state(self, message: String) -> None:
         self._gate_state = message.data
@@ -347,7 +337,7 @@ class PolicyController(BaseLifecycleNode):
             self._phase.publish(String(data=self._announced))
 
     def _send(self) -> None:
-        self._commanded = time.monotonic()
+        self._patience.commanded = time.monotonic()
         self._commands.publish(self._command)
 
     def _take_due_policies(self) -> None:

@@ -18,16 +18,24 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    LivelinessPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+)
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import MultiArrayDimension, UInt8MultiArray
 
 from mbarl_ros import fields, lifeline
 from mbarl_ros.config import AgentConfig, ConfigError, load_agent
 from mbarl_ros.nodes.executor import DataPlaneExecutor
+from mbarl_ros.nodes.transport import without_shared_memory
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import Transitions, unpack_transitions
 from mbarl_ros.wire import WireError
@@ -36,6 +44,13 @@ RELIABLE = QoSProfile(depth=10)
 SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 KEEP_ALL = QoSProfile(history=HistoryPolicy.KEEP_ALL)
+# Nothing is published with it: the middleware itself says that a process lives, also while Python
+# is busy, and a subscriber is told of its death within the lease.
+ALIVE = QoSProfile(
+    depth=1,
+    liveliness=LivelinessPolicy.AUTOMATIC,
+    liveliness_lease_duration=Duration(nanoseconds=80_000_000),
+)
 # The classifier, which nothing is sent to again, must not miss what came before it was discovered.
 TRANSITIONS_HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -195,6 +210,7 @@ def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
         signal.signal(name, stop)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
         signal.signal(signal.SIGHUP, stop)
+    os.environ.update(without_shared_memory(os.environ))
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:

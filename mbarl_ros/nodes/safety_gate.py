@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.event_handler import QoSLivelinessChangedInfo, SubscriptionEventCallbacks
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, String
+from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import Trigger
 
 from mbarl_ros.control.safety import POLICY_SOURCE, TELEOP_SOURCE, Decision, SafetyGate
@@ -22,6 +23,7 @@ from mbarl_ros.nodes.robot_io import (
     subscribe,
 )
 from mbarl_ros.nodes.runtime import (
+    ALIVE,
     LATCHED,
     LOST_AFTER,
     RELIABLE,
@@ -38,7 +40,8 @@ _LAST_STAMP = 2**31 * 1_000_000_000 - 1  # ns; a message has no room for later
 class SafetyGateNode(BaseNode):
     """Commands in, limited commands out, and what was executed published back.
 
-    Listens to ``policy_controller/command`` and the profile's teleop topics. Latches an e-stop
+    Listens to ``policy_controller/command`` and the profile's teleop topics. If the controller's
+    process dies, the middleware says so, and the gate stops the robot at once. Latches an e-stop
     by topic ``~/estop`` (std_msgs/Bool, true) or service ``~/stop``; only ``~/release`` ends it.
     ``~/clipped`` (JointState: frame_id the source, name the entries, position by how much) says
     what was taken off a command.
@@ -63,6 +66,13 @@ class SafetyGateNode(BaseNode):
         self._state = self.create_publisher(String, '~/state', LATCHED)
         self._listener = StateListener(self, robot, self.lockstep, self._on_state)
         subscribe(self, JointState, 'policy_controller/command', self._on_command, RELIABLE)
+        self.create_subscription(
+            Empty,
+            'policy_controller/alive',
+            lambda _message: None,
+            ALIVE,
+            event_callbacks=SubscriptionEventCallbacks(liveliness=self._on_controllers),
+        )
         for entry in robot.teleop:
             subscribe(
                 self,
@@ -75,6 +85,8 @@ class SafetyGateNode(BaseNode):
         self.create_service(Trigger, '~/stop', self._on_stop)
         self.create_service(Trigger, '~/release', self._on_release)
         self.create_timer(0.02, self._tick, clock=self.steady)
+        # Said again and again: who missed that an e-stop was released would wait for ever.
+        self.create_timer(1.0, self._say_state, clock=self.steady)
         self._announce()
 
     def _on_state(self, state: np.ndarray, stamp: int) -> None:
@@ -103,6 +115,11 @@ class SafetyGateNode(BaseNode):
                 f'{(self._stamp - stamp) * 1e-9:.3f} s older than the newest, or came out of order',
                 throttle_duration_sec=5.0,
             )
+
+    def _on_controllers(self, alive: QoSLivelinessChangedInfo) -> None:
+        if alive.alive_count == 0:
+            self._execute(self._gate.lose_policy(time.monotonic()), self._stamp)
+            self._announce()
 
     def _answered_recently(self) -> bool:
         return time.monotonic() - self._answered_at < LOST_AFTER
@@ -193,8 +210,11 @@ class SafetyGateNode(BaseNode):
 
     def _announce(self) -> None:
         if self._gate.state != self._announced:
-            self._announced = self._gate.state
-            self._state.publish(String(data=self._announced))
+            self._say_state()
+
+    def _say_state(self) -> None:
+        self._announced = self._gate.state
+        self._state.publish(String(data=self._announced))
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """State of the gate and how often it clipped or refused."""

@@ -1,0 +1,33 @@
+"""Which transport Fast DDS uses: UDP, on one machine, too.
+
+Through shared memory a process that is killed or hangs while it holds the lock of its port holds up
+everybody who sends to it, for a second or more: measured here, one kill of a robot's driver in
+thirty kept the safety gate from saying stop to anyone. UDP has no such lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mbarl_ros.config import config_dir
+from mbarl_ros.domain import RANGE
+
+# Fast DDS 2 (Jazzy) and 3 (Kilted).
+_PROFILES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+_TRANSPORTS, _PEERS = 'FASTDDS_BUILTIN_TRANSPORTS', 'ROS_STATIC_PEERS'
+
+
+def without_shared_memory(environ: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables to set before rclpy starts; none where a person chose transports.
+
+    rmw_fastrtps adds shared memory by itself for the discovery range LOCALHOST, whatever else is
+    set, hence a profile that does the same without it; it knows no static peers.
+    """
+    if any(environ.get(name) for name in (*_PROFILES, _TRANSPORTS)):
+        return {}
+    if environ.get(RANGE) != 'LOCALHOST':
+        return {_TRANSPORTS: 'UDPv4'}
+    if environ.get(_PEERS):
+        return {}
+    profile = str(config_dir() / 'fastdds' / 'localhost.xml')
+    return {RANGE: 'SYSTEM_DEFAULT', **dict.fromkeys(_PROFILES, profile)}

@@ -1,0 +1,60 @@
+"""A bad line between nodes: what is said on a topic arrives late on ``lossy/<topic>``, or never.
+
+    python tests/lossy_link.py '{"topics": {"odom": ["nav_msgs/msg/Odometry", false]}, "loss": 0.1,
+                                 "stall": 0.1, "delay": 0.2, "seed": 0}'
+
+A topic's ``true`` makes it latched. Order is kept, as DDS keeps it: what comes behind a message
+that is held up waits, too.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections import deque
+from functools import partial
+from typing import Any
+
+import rclpy
+from rclpy.node import Node
+
+from mbarl_ros.nodes.runtime import KEEP_ALL, LATCHED, message_class
+
+
+class Line:
+    """One topic of the line."""
+
+    def __init__(self, node: Node, topic: str, kind: Any, latched: bool) -> None:
+        qos = LATCHED if latched else KEEP_ALL
+        self._waiting: deque[tuple[float, bytes]] = deque()
+        self._publisher = node.create_publisher(kind, f'lossy/{topic}', qos)
+        node.create_subscription(kind, topic, self._take, qos, raw=True)
+
+    def _take(self, data: bytes) -> None:
+        if chance.random() < trouble['loss']:
+            return
+        due = time.monotonic() + trouble['delay'] * (chance.random() < trouble['stall'])
+        if self._waiting:
+            due = max(due, self._waiting[-1][0])
+        self._waiting.append((due, data))
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        """Publish what is due."""
+        while self._waiting and self._waiting[0][0] <= time.monotonic():
+            self._publisher.publish(self._waiting.popleft()[1])
+
+
+trouble = json.loads(sys.argv[1])
+chance = random.Random(trouble['seed'])
+rclpy.init()
+node = Node('lossy_link')
+lines = [
+    Line(node, topic, message_class(name), latched)
+    for topic, (name, latched) in trouble['topics'].items()
+]
+for line in lines:
+    node.create_timer(0.01, partial(line.pass_on))
+rclpy.spin(node)

@@ -1,0 +1,179 @@
+"""Hours of practice in real time over a bad line, with a learner that is killed now and then."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from graph import Graph
+
+from mbarl_ros.task import Task
+
+BYTES = 'std_msgs/msg/UInt8MultiArray'
+# Who hears what over the line: everything by which the nodes control, learn and acknowledge.
+LINE = {
+    'safety_gate/executed': ('sensor_msgs/msg/JointState', False),
+    'safety_gate/state': ('std_msgs/msg/String', True),
+    'policy_controller/command': ('sensor_msgs/msg/JointState', False),
+    'policy_controller/transitions': (BYTES, False),
+    'learner/policy': (BYTES, True),
+    'learner/acknowledged': (BYTES, True),
+    'state_classifier/classifier': (BYTES, True),
+}
+_SAMPLE = 5.0  # s
+
+
+@dataclass(frozen=True)
+class Soak:
+    """What hours did: ``stuck``: longest time (s) without a new transition; ``growth``: of each
+    process' memory from the second quarter of the time to the last, as a share; ``unacknowledged``:
+    transitions that the learner did not have at the end; ``success``: share of the forward attempts
+    in the first and in the last quarter that succeeded.
+    """
+
+    seconds: float
+    steps: int
+    updates: int
+    learner_kills: int
+    stuck: float
+    growth: dict[str, float]
+    memory_mb: dict[str, float]
+    unacknowledged: int
+    attempts: tuple[int, int]
+    success: tuple[float, float]
+    deactivations: int
+    faults: dict[str, float]
+
+
+def soak(
+    folder: Path,
+    seconds: float,
+    kill_every: float,
+    *,
+    task: str = 'pointmass',
+    agent: str = 'mbarl',
+    loss: float = 0.1,
+    stall: float = 0.1,
+    delay: float = 0.2,
+    seed: int = 0,
+) -> Soak:
+    """Practise; ``loss`` of all messages get lost, ``stall`` of them are ``delay`` s late."""
+    robot = Task.load(task).robot
+    topics = dict(LINE)
+    topics |= {topic.topic: (topic.type, False) for topic in (*robot.state, *robot.command)}
+    remap = {topic: f'lossy/{topic}' for topic in topics}
+    trouble = {'topics': topics, 'loss': loss, 'stall': stall, 'delay': delay, 'seed': seed}
+    own = {name: {topic: remap[topic] for topic in heard} for name, heard in _hears(robot).items()}
+    with Graph(folder, task=task, agent=agent, mode='realtime', seed=seed) as graph:
+        script = Path(__file__).with_name('lossy_link.py')
+        with (folder / 'lossy_link.log').open('ab') as log:
+            graph.processes['lossy_link'] = subprocess.Popen(
+                [sys.executable, str(script), json.dumps(trouble)],
+                env=graph.environment,
+                stdout=log,
+                stderr=log,
+            )
+        graph.start('robot_sim', remap=own['robot_sim'], publish_clock=False)
+        for name in ('safety_gate', 'policy_controller', 'learner', 'state_classifier'):
+            graph.start(name, remap=own[name])
+        graph.wait_for('training', lambda: graph.value('learner', 'updates') > 0, 300)
+        return _watch(graph, seconds, kill_every, own['learner'])
+
+
+def _hears(robot) -> dict[str, tuple[str, ...]]:
+    state = tuple(topic.topic for topic in robot.state)
+    return {
+        'robot_sim': tuple(topic.topic for topic in robot.command),
+        'safety_gate': (*state, 'policy_controller/command'),
+        'policy_controller': (
+            *state,
+            'safety_gate/executed',
+            'safety_gate/state',
+            'learner/policy',
+            'learner/acknowledged',
+        ),
+        'learner': ('policy_controller/transitions', 'state_classifier/classifier'),
+        'state_classifier': ('policy_controller/transitions', 'learner/acknowledged'),
+    }
+
+
+def _watch(graph: Graph, seconds: float, kill_every: float, remap: dict[str, str]) -> Soak:
+    start = time.monotonic()
+    due, kills, stuck = start + kill_every, 0, 0.0
+    newest, newest_at = -1.0, start
+    memory: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    marks: list[tuple[float, float, float]] = []  # when, attempts, successes
+    deactivations, active = 0, True
+    while (passed := time.monotonic() - start) < seconds:
+        graph.spin(_SAMPLE)
+        ended = [name for name, process in graph.processes.items() if process.poll() is not None]
+        assert not ended, (ended, graph.logs())
+        steps = graph.value('policy_controller', 'environment_steps')
+        now = time.monotonic()
+        if steps > newest:
+            newest, newest_at = steps, now
+        stuck = max(stuck, now - newest_at)
+        for name, process in graph.processes.items():
+            memory[name].append((passed, _resident_mb(process.pid)))
+        counts = [graph.value('policy_controller', key) for key in ('attempts', 'successes')]
+        marks.append((passed, *counts))
+        lives = graph.statuses.get('policy_controller', {}).get('lifecycle') == 'active'
+        deactivations += active and not lives
+        active = lives
+        if now > due and seconds - passed > 2 * _SAMPLE:
+            graph.kill('learner')
+            graph.start('learner', remap=remap)
+            due, kills = due + kill_every, kills + 1
+    graph.kill('robot_sim')
+    graph.wait_for(
+        'acknowledgement',
+        lambda: graph.value('policy_controller', 'unacknowledged') == 0,
+        120,
+    )
+    quarters = [
+        _between(marks, first * seconds, last * seconds) for first, last in ((0, 0.25), (0.75, 1))
+    ]
+    return Soak(
+        seconds=seconds,
+        steps=int(newest),
+        updates=int(graph.value('learner', 'updates')),
+        learner_kills=kills,
+        stuck=round(stuck, 1),
+        growth={name: round(_growth(values, seconds), 4) for name, values in memory.items()},
+        memory_mb={name: round(values[-1][1], 1) for name, values in memory.items()},
+        unacknowledged=int(graph.value('policy_controller', 'unacknowledged')),
+        attempts=tuple(attempts for attempts, _ in quarters),
+        success=tuple(round(share, 3) for _, share in quarters),
+        deactivations=deactivations,
+        faults={
+            key: graph.value('safety_gate', key, 0)
+            for key in ('policy passed', 'policy clipped', 'policy late', 'policy gone', 'refused')
+        },
+    )
+
+
+def _resident_mb(pid: int) -> float:
+    pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
+
+
+def _growth(values: list[tuple[float, float]], seconds: float) -> float:
+    """Of the largest size, because a learner that was just started is small."""
+    early = [size for at, size in values if seconds / 4 <= at < seconds / 2]
+    late = [size for at, size in values if at >= 0.75 * seconds]
+    return max(late) / max(early) - 1.0
+
+
+def _between(
+    marks: list[tuple[float, float, float]], start: float, end: float
+) -> tuple[int, float]:
+    """Attempts, and the share of them that succeeded."""
+    within = [counts for at, *counts in marks if start <= at <= end]
+    attempts, successes = (within[-1][i] - within[0][i] for i in range(2))
+    return int(attempts), successes / attempts if attempts else 0.0

@@ -1,0 +1,172 @@
+"""How soon a fault stops the robot: from the fault to the stop command at the robot's side."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from graph import Graph, small_agent
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Float64MultiArray
+from std_srvs.srv import Trigger
+from test_profiles import demonstrate
+
+from mbarl_ros.config import load_robot
+from mbarl_ros.task import Task
+
+# A robot that reports at 20 Hz; what it does not say for so long (s) has stopped it.
+STATE_TIMEOUT = 0.075
+COMMANDS, STATES = 'forward_velocity_controller/commands', 'joint_states'
+
+
+@dataclass(frozen=True)
+class Gap:
+    """After a kill of the learner: the longest time (s) without a command, and periods missed."""
+
+    seconds: float
+    missed: int
+
+
+class Arm:
+    """An arm in real time behind the gate; the test hears what the arm hears."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.commands: list[tuple[float, bool]] = []  # when it came; whether anything moves
+        self.last_state = -math.inf
+        node = graph.node
+        node.create_subscription(Float64MultiArray, COMMANDS, self._hear, 100)
+        node.create_subscription(JointState, STATES, self._see, 10)
+        self.button = node.create_publisher(Bool, 'safety_gate/estop', 10)
+        self.stop = node.create_client(Trigger, 'safety_gate/stop')
+        graph.start('robot_sim', publish_clock=False)
+        graph.start('safety_gate')
+
+    def _hear(self, message: Float64MultiArray) -> None:
+        self.commands.append((time.monotonic(), any(message.data)))
+
+    def _see(self, _message: JointState) -> None:
+        self.last_state = time.monotonic()
+
+    def _is_seen(self) -> bool:
+        return time.monotonic() - self.last_state < STATE_TIMEOUT
+
+    def drive(self, seconds: float) -> None:
+        """Wait until it has been moving for a while."""
+        self.commands.clear()
+        self.graph.wait_for('motion', lambda: sum(moves for _, moves in self.commands) > 5)
+        self.graph.spin(seconds)
+        self.graph.wait_for('motion', lambda: self.commands[-1][1] and self._is_seen())
+
+    def stopped_after(self, start: float) -> float:
+        """Seconds from ``start`` to the first stop after which nothing moved for a while."""
+        self.graph.spin(0.3)
+        self.graph.wait_for('a stop', lambda: not self.commands[-1][1], 5)
+        moves = [at for at, moves in self.commands if moves]
+        first = min(at for at, moving in self.commands if not moving and at > moves[-1])
+        return first - start
+
+
+def _kill_controller(arm: Arm) -> float:
+    start = time.monotonic()
+    arm.graph.kill('policy_controller')
+    after = arm.stopped_after(start)
+    arm.graph.start('policy_controller', policy='random')
+    return after
+
+
+def _kill_robot(arm: Arm) -> float:
+    start = time.monotonic()
+    arm.graph.kill('robot_sim')
+    after = arm.stopped_after(start)
+    arm.graph.start('robot_sim', publish_clock=False)
+    return after
+
+
+def _silence_robot(arm: Arm) -> float:
+    process = arm.graph.processes['robot_sim']
+    process.send_signal(signal.SIGSTOP)
+    arm.graph.spin(0.01)  # what was under way
+    after = arm.stopped_after(arm.last_state)
+    process.send_signal(signal.SIGCONT)
+    return after
+
+
+def _press(arm: Arm) -> float:
+    start = time.monotonic()
+    arm.button.publish(Bool(data=True))
+    after = arm.stopped_after(start)
+    arm.button.publish(Bool(data=False))
+    arm.graph.spin(0.1)
+    assert arm.graph.call('safety_gate/release').success
+    return after
+
+
+def _call(arm: Arm) -> float:
+    start = time.monotonic()
+    arm.stop.call_async(Trigger.Request())
+    after = arm.stopped_after(start)
+    assert arm.graph.call('safety_gate/release').success
+    return after
+
+
+FAULTS: dict[str, Callable[[Arm], float]] = {
+    'kill -9 of the controller': _kill_controller,
+    'kill -9 of the robot driver': _kill_robot,
+    'last state message of a hanging driver': _silence_robot,
+    'e-stop by topic': _press,
+    'e-stop by service': _call,
+}
+
+
+def measure(folder: Path, fault: str, trials: int, seed: int = 0) -> list[float]:
+    """Seconds from the fault to the stop at the robot, of each trial, at random moments."""
+    chance = np.random.default_rng(seed)
+    with Graph(folder, task='arm_velocity', robot=_quick(folder), mode='realtime') as graph:
+        arm = Arm(graph)
+        graph.start('policy_controller', policy='random')
+        after = []
+        for _ in range(trials):
+            arm.drive(chance.uniform(0.1, 0.2))
+            after.append(FAULTS[fault](arm))
+    return after
+
+
+def kill_learner(folder: Path, trials: int, seed: int = 0) -> list[Gap]:
+    """What the robot notices of it when the learner is killed and started again."""
+    chance = np.random.default_rng(seed)
+    agent = small_agent(folder, backward='none', model=None)
+    demonstrate(Task.load('arm_velocity'), folder / 'demos' / '0000')
+    with Graph(
+        folder, task='arm_velocity', agent=agent, robot=_quick(folder), mode='realtime'
+    ) as graph:
+        arm = Arm(graph)
+        graph.start('policy_controller')
+        gaps = []
+        for _ in range(trials):
+            graph.start('learner', demonstrations=str(folder / 'demos'))
+            graph.wait_for('training', lambda: graph.value('learner', 'updates') > 0)
+            arm.drive(chance.uniform(0.5, 1.5))
+            missed = graph.value('policy_controller', 'missed_periods')
+            arm.commands.clear()
+            graph.spin(0.3)
+            graph.kill('learner')
+            graph.spin(2.2)  # that diagnostics are said once a second is in it
+            times = [at for at, _ in arm.commands]
+            missed = graph.value('policy_controller', 'missed_periods') - missed
+            gaps.append(Gap(float(np.diff(times).max()), int(missed)))
+    return gaps
+
+
+def _quick(folder: Path) -> str:
+    robot = load_robot('arm_velocity').model_dump(mode='json', exclude_defaults=True)
+    path = folder / 'quick.yaml'
+    text = yaml.safe_dump({**robot, 'state_timeout': STATE_TIMEOUT}, sort_keys=False)
+    path.write_text(text)
+    return str(path)
