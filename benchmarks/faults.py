@@ -1,0 +1,175 @@
+"""What faults do to a robot and its data: stops, kills, steadiness, a soak, fuzz, hostile neighbours.
+
+Everything is the tests' own measurement with larger numbers, on the simulated robot in real time
+(the kills: in lockstep, against the simulator's own log). The parts are kept in one file.
+
+    python benchmarks/faults.py [stops] [kills] [steady] [fuzz] [soak] [table]
+        [--trials 100] [--minutes 5] [--hours 2] [--output benchmarks/results/faults.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = ROOT / 'tests'
+RESULTS = ROOT / 'benchmarks' / 'results' / 'faults.json'
+sys.path.insert(0, str(TESTS))
+
+RATES = (20.0, 50.0, 100.0)  # Hz
+LEARNER_RESTART = 600.0  # s
+FUZZ = ('test_safety.py', 'test_gate_process.py', 'test_hostile.py', 'test_profiles.py')
+
+
+def stops(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds from each fault to the stop at the robot, and what a kill of the learner costs."""
+    from stops import FAULTS, STATE_TIMEOUT, kill_learner, measure
+
+    found: dict[str, Any] = {'trials': options.trials, 'state_timeout': STATE_TIMEOUT, 'ms': {}}
+    for fault in FAULTS:
+        with tempfile.TemporaryDirectory() as folder:
+            ms = 1e3 * np.array(measure(Path(folder), fault, options.trials))
+        found['ms'][fault] = {
+            'median': round(float(np.median(ms)), 1),
+            'p99': round(float(np.percentile(ms, 99)), 1),
+            'max': round(float(ms.max()), 1),
+        }
+        print(fault, found['ms'][fault], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        gaps = kill_learner(Path(folder), options.trials)
+    found['learner'] = {
+        'kills': len(gaps),
+        'longest_gap_ms': round(1e3 * max(gap.seconds for gap in gaps), 1),
+        'control_periods_missed': sum(gap.missed for gap in gaps),
+    }
+    return found
+
+
+def kills(options: argparse.Namespace) -> dict[str, Any]:
+    """``kill -9`` of learner and controller while they learn."""
+    from kills import practise_and_kill
+
+    wanted = {'learner': options.trials, 'policy_controller': options.trials}
+    with tempfile.TemporaryDirectory() as folder:
+        return asdict(practise_and_kill(Path(folder), wanted, seed=0))
+
+
+def steady(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Period errors of the control loop while the learner trains, beside a bare timer's."""
+    from steady import measure
+
+    found = []
+    for rate in RATES:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(asdict(measure(Path(folder), rate, 60 * options.minutes)))
+        print(found[-1], flush=True)
+    return found
+
+
+def fuzz(_options: argparse.Namespace) -> dict[str, Any]:
+    """A million commands through the gate's logic; the tests of the process, profiles, hostility."""
+    began = time.monotonic()
+    logic = subprocess.run(
+        [sys.executable, str(TESTS / 'robot_side.py')], capture_output=True, text=True, check=True
+    )
+    print(logic.stdout, flush=True)
+    command = [sys.executable, '-m', 'pytest', '-q', *(str(TESTS / name) for name in FUZZ)]
+    tests = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return {
+        'logic': logic.stdout.strip().splitlines()[-1],
+        'tests': tests.stdout.strip().splitlines()[-1],
+        'seconds': round(time.monotonic() - began),
+    }
+
+
+def soak(options: argparse.Namespace) -> dict[str, Any]:
+    """Hours over a bad line, with the learner killed every ten minutes."""
+    from soak import soak as practise
+
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = 3600 * options.hours
+        return asdict(practise(Path(folder), seconds, min(LEARNER_RESTART, seconds / 4)))
+
+
+def table(results: dict[str, Any]) -> str:
+    """What the README shows."""
+    rows = []
+    if found := results.get('stops'):
+        rows += [
+            (f'{fault}: stop at the robot', f'median {ms["median"]:g}, p99 {ms["p99"]:g} ms')
+            for fault, ms in found['ms'].items()
+        ]
+        learner = found['learner']
+        what = f'{learner["kills"]} kills -9 of the learner: control'
+        missed = f'{learner["control_periods_missed"]} periods missed'
+        rows.append((what, f'{missed}, longest gap {learner["longest_gap_ms"]:g} ms'))
+    if found := results.get('kills'):
+        what = ' and '.join(f'{count} of {name}' for name, count in found['kills'].items())
+        held = (
+            f'{found["executed"]} executed, {found["unexplained"]} lost, {found["doubled"]} twice'
+        )
+        rows.append((f'kills -9: {what}', held))
+    for found in results.get('steady', []):
+        ours = f'p99 {found["p99_ms"]:g} ms (bare timer {found["bare_p99_ms"]:g})'
+        what = f'control at {found["rate"]:g} Hz for {found["seconds"] / 60:g} minutes'
+        rows.append((what, f'{ours}, {found["stale_commands"]} stale commands'))
+    if found := results.get('fuzz'):
+        rows.append(('1,000,000 fuzzed commands through the gate', found['logic']))
+    if found := results.get('soak'):
+        grown = max(found['growth'].values())
+        what = f'{found["seconds"] / 3600:g} hours, 10 % lost, 200 ms late, learner killed '
+        held = f'{found["steps"]} steps, memory +{100 * grown:.1f} % at most'
+        rows.append(
+            (f'{what}{found["learner_kills"]} x', f'{held}, {found["unacknowledged"]} lost')
+        )
+    lines = [f'| {what} | {held} |' for what, held in rows]
+    return '\n'.join(['| fault | what happens |', '|---|---|', *lines])
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    'stops': stops,
+    'kills': kills,
+    'steady': steady,
+    'fuzz': fuzz,
+    'soak': soak,
+}
+
+
+def main() -> None:
+    """Run the parts that are named, or all of them, and keep what they found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('parts', nargs='*', choices=[*PARTS, 'table'], default=[*PARTS, 'table'])
+    parser.add_argument('--trials', type=int, default=100)
+    parser.add_argument('--minutes', type=float, default=5.0)
+    parser.add_argument('--hours', type=float, default=2.0)
+    parser.add_argument('--output', type=Path, default=RESULTS)
+    options = parser.parse_args()
+    for name in options.parts:
+        if name == 'table':
+            continue
+        found = PARTS[name](options)
+        # Read anew: another part may have been running beside this one.
+        results = json.loads(options.output.read_text()) if options.output.exists() else {}
+        load = f'{os.getloadavg()[1]:.1f}'
+        results[name] = found
+        results.setdefault('machine', {})[name] = f'{os.cpu_count()} cores, load {load} at the end'
+        options.output.write_text(json.dumps(results, indent=2) + '\n')
+        print(json.dumps(found), flush=True)
+    if 'table' in options.parts:
+        print(table(json.loads(options.output.read_text())))
+
+
+if __name__ == '__main__':
+    main()
