@@ -1,4 +1,4 @@
-"""What faults do to a robot and its data: stops, kills, steadiness, a soak, fuzz, hostile neighbours.
+"""What faults do to a robot and its data: stops, kills, steadiness, fuzz, a soak.
 
 Everything is the tests' own measurement with larger numbers, on the simulated robot in real time
 (the kills: in lockstep, against the simulator's own log). The parts are kept in one file.
@@ -79,7 +79,7 @@ def steady(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def fuzz(_options: argparse.Namespace) -> dict[str, Any]:
-    """A million commands through the gate's logic; the tests of the process, profiles, hostility."""
+    """A million commands through the gate's logic; tests of its process, profiles, hostility."""
     began = time.monotonic()
     logic = subprocess.run(
         [sys.executable, str(TESTS / 'robot_side.py')], capture_output=True, text=True, check=True
@@ -129,11 +129,10 @@ def table(results: dict[str, Any]) -> str:
         rows.append(('1,000,000 fuzzed commands through the gate', found['logic']))
     if found := results.get('soak'):
         grown = max(found['growth'].values())
-        what = f'{found["seconds"] / 3600:g} hours, 10 % lost, 200 ms late, learner killed '
-        held = f'{found["steps"]} steps, memory +{100 * grown:.1f} % at most'
-        rows.append(
-            (f'{what}{found["learner_kills"]} x', f'{held}, {found["unacknowledged"]} lost')
-        )
+        what = f'{found["seconds"] / 3600:g} hours, 10 % of messages lost, 10 % 200 ms late'
+        what += f', learner killed {found["learner_kills"]} times'
+        held = f'{found["steps"]} steps, {found["unacknowledged"]} lost'
+        rows.append((what, f'{held}; memory {100 * grown:+.1f} % at most'))
     lines = [f'| {what} | {held} |' for what, held in rows]
     return '\n'.join(['| fault | what happens |', '|---|---|', *lines])
 
