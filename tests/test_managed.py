@@ -64,7 +64,8 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         graph.wait_for('the end', lambda: 'no state for 5 s' in message(graph), 20)
         assert 'ros2 lifecycle set /policy_controller activate' in message(graph)
         graph.start('robot_sim')  # its coming back is no reason to move
-        graph.spin(3.0)
+        graph.wait_for('its coming back', lambda: 'robot_sim' in graph.statuses)
+        graph.spin(3.0)  # until that stamps began anew is no longer held against it
         assert watch.still(2.0)
         change(graph, Transition.TRANSITION_ACTIVATE)
         watch.moving()

@@ -1,7 +1,13 @@
 """Faults stop the robot in time; benchmarks/faults.py has 100 trials of each."""
 
+from pathlib import Path
+
 import pytest
+from graph import Graph
 from stops import FAULTS, kill_learner, measure
+
+from mbarl_ros.domain import RANGE
+from mbarl_ros.nodes.transport import without_shared_memory
 
 TRIALS = 5
 IN_TIME = 0.1  # s
@@ -19,3 +25,16 @@ def test_the_robot_goes_on_when_the_learner_is_killed(tmp_path):
     gaps = kill_learner(tmp_path, 2)
     print(gaps)
     assert min(gap.missed for gap in gaps) == 0 and min(gap.seconds for gap in gaps) < 0.1, gaps
+
+
+def test_no_node_uses_shared_memory_unless_a_person_says_so(tmp_path):
+    """Through it, one in thirty kills of a neighbour held up the gate for a second."""
+    assert without_shared_memory({}) == {'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
+    assert not without_shared_memory({'FASTDDS_BUILTIN_TRANSPORTS': 'DEFAULT'})
+    assert not without_shared_memory({'FASTRTPS_DEFAULT_PROFILES_FILE': '/my.xml'})
+    assert not without_shared_memory({RANGE: 'LOCALHOST', 'ROS_STATIC_PEERS': '10.0.0.2'})
+    with Graph(tmp_path, task='pointmass') as graph:
+        graph.start('safety_gate')
+        graph.wait_for('gate', lambda: graph.statuses.get('safety_gate'))
+        mapped = Path(f'/proc/{graph.processes["safety_gate"].pid}/maps').read_text()
+    assert 'libfast' in mapped and '/dev/shm/fast' not in mapped
