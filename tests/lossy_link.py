@@ -1,10 +1,9 @@
 """A bad line between nodes: what is said on a topic arrives late on ``lossy/<topic>``, or never.
 
-    python tests/lossy_link.py '{"topics": {"odom": ["nav_msgs/msg/Odometry", false]}, "loss": 0.1,
+    python tests/lossy_link.py '{"topics": {"odom": "nav_msgs/msg/Odometry"}, "loss": 0.1,
                                  "stall": 0.1, "delay": 0.2, "seed": 0}'
 
-A topic's ``true`` makes it latched. Order is kept, as DDS keeps it: what comes behind a message
-that is held up waits, too.
+Order is kept, as DDS keeps it: what comes behind a message that is held up waits, too.
 """
 
 from __future__ import annotations
@@ -19,18 +18,20 @@ from typing import Any
 
 import rclpy
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from mbarl_ros.nodes.runtime import KEEP_ALL, LATCHED, message_class
+from mbarl_ros.nodes.runtime import KEEP_ALL, message_class
 
 
 class Line:
     """One topic of the line."""
 
-    def __init__(self, node: Node, topic: str, kind: Any, latched: bool) -> None:
-        qos = LATCHED if latched else KEEP_ALL
+    def __init__(self, node: Node, topic: str, kind: Any) -> None:
+        # Fits every subscriber; a latched message that gets lost is lost for who comes later, too.
+        offered = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._waiting: deque[tuple[float, bytes]] = deque()
-        self._publisher = node.create_publisher(kind, f'lossy/{topic}', qos)
-        node.create_subscription(kind, topic, self._take, qos, raw=True)
+        self._publisher = node.create_publisher(kind, f'lossy/{topic}', offered)
+        node.create_subscription(kind, topic, self._take, KEEP_ALL, raw=True)
 
     def _take(self, data: bytes) -> None:
         if chance.random() < trouble['loss']:
@@ -51,10 +52,7 @@ trouble = json.loads(sys.argv[1])
 chance = random.Random(trouble['seed'])
 rclpy.init()
 node = Node('lossy_link')
-lines = [
-    Line(node, topic, message_class(name), latched)
-    for topic, (name, latched) in trouble['topics'].items()
-]
+lines = [Line(node, topic, message_class(name)) for topic, name in trouble['topics'].items()]
 for line in lines:
     node.create_timer(0.01, partial(line.pass_on))
 rclpy.spin(node)

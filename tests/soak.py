@@ -18,13 +18,13 @@ from mbarl_ros.task import Task
 BYTES = 'std_msgs/msg/UInt8MultiArray'
 # Who hears what over the line: everything by which the nodes control, learn and acknowledge.
 LINE = {
-    'safety_gate/executed': ('sensor_msgs/msg/JointState', False),
-    'safety_gate/state': ('std_msgs/msg/String', True),
-    'policy_controller/command': ('sensor_msgs/msg/JointState', False),
-    'policy_controller/transitions': (BYTES, False),
-    'learner/policy': (BYTES, True),
-    'learner/acknowledged': (BYTES, True),
-    'state_classifier/classifier': (BYTES, True),
+    'safety_gate/executed': 'sensor_msgs/msg/JointState',
+    'safety_gate/state': 'std_msgs/msg/String',
+    'policy_controller/command': 'sensor_msgs/msg/JointState',
+    'policy_controller/transitions': BYTES,
+    'learner/policy': BYTES,
+    'learner/acknowledged': BYTES,
+    'state_classifier/classifier': BYTES,
 }
 _SAMPLE = 5.0  # s
 
@@ -66,7 +66,7 @@ def soak(
     """Practise; ``loss`` of all messages get lost, ``stall`` of them are ``delay`` s late."""
     robot = Task.load(task).robot
     topics = dict(LINE)
-    topics |= {topic.topic: (topic.type, False) for topic in (*robot.state, *robot.command)}
+    topics |= {topic.topic: topic.type for topic in (*robot.state, *robot.command)}
     remap = {topic: f'lossy/{topic}' for topic in topics}
     trouble = {'topics': topics, 'loss': loss, 'stall': stall, 'delay': delay, 'seed': seed}
     own = {name: {topic: remap[topic] for topic in heard} for name, heard in _hears(robot).items()}

@@ -45,6 +45,7 @@ from mbarl_ros.transitions import (
 
 _CHECKPOINT_EVERY = 500  # environment steps
 _CLASSIFIER_TIMEOUT = 10.0  # seconds; a lost classifier must not end the training
+_REPEAT_POLICY = 5.0  # seconds
 
 
 class LearnerNode(BaseNode):
@@ -100,6 +101,8 @@ class LearnerNode(BaseNode):
             UInt8MultiArray, 'state_classifier/classifier', self._on_classifier, classifier_qos
         )
         self.create_timer(1.0, self._acknowledge, clock=self.steady)
+        # A controller that missed the first policy would wait for it, and the learner for data.
+        self.create_timer(_REPEAT_POLICY, self._say_policy, clock=self.steady)
         self._publish_policy(resumed=True)
         self._acknowledge()
         self._thread = threading.Thread(target=self._train_for_ever, name='training', daemon=True)
@@ -279,6 +282,9 @@ class LearnerNode(BaseNode):
         applies_from = 0 if resumed else self._trained + self.agent.chunk
         arrays = self._learner.policy_arrays()
         self._message = pack_policy(arrays, self.task, self.agent, self._trained, applies_from)
+        self._say_policy()
+
+    def _say_policy(self) -> None:
         self._policies.publish(bytes_message(self._message, 'policy'))
 
     def _save(self) -> None:

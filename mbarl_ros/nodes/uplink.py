@@ -190,7 +190,9 @@ class Uplink:
             node.refuse(error, 'learner/policy; the last good policy stays')
             return
         self._last_heard = time.monotonic()
-        if version <= self._version:  # also what a restarted learner says until it has caught up
+        if version == self._version:
+            return  # said again, for those who missed it
+        if version < self._version:  # also what a restarted learner says until it has caught up
             self.old_policies += 1
             return
         self._version = version
