@@ -96,8 +96,10 @@ def _positive(text: str) -> int:
 
 def _seeds(text: str) -> list[int]:
     numbers = [int(part) for part in text.split(',') if part]
-    if min(numbers, default=-1) < 0:
-        raise argparse.ArgumentTypeError(f'{text}: give a number of seeds, or seeds like 2,7')
+    if min(numbers, default=-1) < 0 or text.strip() == '0':
+        raise argparse.ArgumentTypeError(
+            f'{text}: give a number of seeds, or seeds like 2,7; seed 0 alone is 0,'
+        )
     return sorted(set(numbers)) if ',' in text else list(range(numbers[0]))
 
 

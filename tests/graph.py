@@ -13,15 +13,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from mbarl_ros.config import load_world
+from mbarl_ros.demos.episodes import SUCCESS, episode
+from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.domain import take_domain
 from mbarl_ros.executables import NODES
+from mbarl_ros.task import Task
 
 SIM = ('robot_sim', 'safety_gate', 'policy_controller')
 LEARNING = (*SIM, 'learner', 'state_classifier')
@@ -140,6 +147,15 @@ class Graph:
         self.wait_for(f'answer of {service}', future.done, 15.0)
         return future.result()
 
+    def change(self, transition: str) -> bool:
+        """Ask the controller for a lifecycle transition, like ``activate``; whether it agreed."""
+        client = self.node.create_client(ChangeState, 'policy_controller/change_state')
+        assert client.wait_for_service(timeout_sec=30.0)
+        number = getattr(Transition, f'TRANSITION_{transition.upper()}')
+        future = client.call_async(ChangeState.Request(transition=Transition(id=number)))
+        self.wait_for(transition, future.done, 15.0)
+        return future.result().success
+
     def logs(self) -> str:
         """Last lines of each node's output."""
         return json.dumps(
@@ -160,3 +176,15 @@ def small_agent(folder: Path, **changes: Any) -> str:
     path = folder / 'small.yaml'
     path.write_text(yaml.safe_dump(preset))
     return str(path)
+
+
+def demonstrate(task: Task, folder: Path) -> None:
+    """A drive through the task's world, judged a success, as demonstrations."""
+    world = load_world(task.config, seed=0)
+    order = [world.state_names.index(name) for name in task.robot.state_names]
+    commands = np.tile(task.command(np.full(task.action_dim, 0.3)), (30, 1))
+    states = np.array([world.reset(), *(world.step(command) for command in commands)])
+    stamps = np.arange(31) / task.robot.control_rate
+    folder.mkdir(parents=True)
+    shown = episode(task, states[:, order], commands, stamps, 'forward', verdict=SUCCESS)
+    save_episode(folder, shown, task)

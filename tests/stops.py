@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from graph import Graph, small_agent
+from graph import Graph, demonstrate, small_agent
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
-from test_profiles import demonstrate
 
 from mbarl_ros.config import load_robot
 from mbarl_ros.task import Task

@@ -66,6 +66,13 @@ def test_lines_have_the_form_of_a_ros_run_and_end_at_the_budget(done):
     assert (done / 'pointmass' / 'curves.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.parametrize('text', ['0', ',', '-1', 'x'])
+def test_a_bench_of_no_seed_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        main(['bench', f'--seeds={text}'])
+    assert '--seeds' in capsys.readouterr().err
+
+
 def test_killed_and_run_again_alone_a_seed_gives_the_same(task, done, tmp_path):
     words = command(task, tmp_path, '--jobs', '1', '--seeds', '0,')
     process = subprocess.Popen(words, start_new_session=True)

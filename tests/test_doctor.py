@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 from geometry_msgs.msg import Twist
-from graph import Graph, small_agent
-from lifecycle_msgs.msg import Transition
+from graph import Graph, demonstrate, small_agent
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from test_profiles import change, demonstrate
 
 from mbarl_ros.config import find
 from mbarl_ros.nodes.doctor import Doctor
@@ -67,7 +65,7 @@ def test_the_controller_is_not_configured_and_then_not_active(examine, graph):
     said = examine()
     assert 'policy_controller is not configured: ros2 lifecycle set' in said
     assert 'odom' not in said and 'cmd_vel' not in said
-    assert change(graph, Transition.TRANSITION_CONFIGURE)
+    assert graph.change('configure')
     assert 'policy_controller is not active: ros2 lifecycle set' in examine()
 
 
@@ -75,7 +73,7 @@ def test_somebody_else_commands_the_robot_and_qos_does_not_fit(examine, graph):
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     rival = graph.node.create_publisher(Twist, 'cmd_vel', 10)
     deaf = graph.node.create_subscription(Twist, 'cmd_vel', lambda _: None, latched)
-    assert not change(graph, Transition.TRANSITION_ACTIVATE)
+    assert not graph.change('activate')
     said = examine()
     assert 'cmd_vel: /test commands the robot past the safety gate; stop it' in said
     assert 'cmd_vel: QoS of /test does not fit ours' in said
@@ -91,7 +89,7 @@ def test_the_estop_is_latched(examine, graph):
 
 
 def test_there_are_no_demonstrations_and_then_no_learner(examine, graph, task):
-    graph.wait_for('arming', lambda: change(graph, Transition.TRANSITION_ACTIVATE), 15)
+    graph.wait_for('arming', lambda: graph.change('activate'), 15)
     said = examine()
     assert 'the learner is not running, for want of demonstrations' in said
     demonstrate(Task.load(task), Path(task).parent / 'demos' / '0000')

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import yaml
 from graph import LEARNING, SIM, Graph, small_agent
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.control.timing import LoopTiming
@@ -36,14 +34,6 @@ class Watch:
         self.graph.wait_for('commands', lambda: len(self.commands) > 5, timeout)
 
 
-def change(graph, transition):
-    client = graph.node.create_client(ChangeState, 'policy_controller/change_state')
-    assert client.wait_for_service(timeout_sec=20.0)
-    future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
-    graph.wait_for('a change of state', future.done, 15)
-    assert future.result().success
-
-
 def message(graph):
     return graph.statuses.get('policy_controller', {}).get('message', '')
 
@@ -55,9 +45,9 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         graph.start('policy_controller', policy='random', autostart=False)
         graph.wait_for('the node', lambda: message(graph) == 'not configured')
         assert watch.still(1.5)
-        change(graph, Transition.TRANSITION_CONFIGURE)
+        assert graph.change('configure')
         assert watch.still(1.5)
-        change(graph, Transition.TRANSITION_ACTIVATE)
+        assert graph.change('activate')
         watch.moving()
 
         graph.kill('robot_sim')
@@ -67,14 +57,14 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         graph.wait_for('its coming back', lambda: 'robot_sim' in graph.statuses)
         graph.spin(3.0)  # until that stamps began anew is no longer held against it
         assert watch.still(2.0)
-        change(graph, Transition.TRANSITION_ACTIVATE)
+        assert graph.change('activate')
         watch.moving()
-        change(graph, Transition.TRANSITION_DEACTIVATE)
+        assert graph.change('deactivate')
         assert watch.still(1.5)
-        change(graph, Transition.TRANSITION_CLEANUP)
-        change(graph, Transition.TRANSITION_CONFIGURE)
+        assert graph.change('cleanup')
+        assert graph.change('configure')
         assert watch.still(1.0)
-        change(graph, Transition.TRANSITION_ACTIVATE)
+        assert graph.change('activate')
         watch.moving()
 
 

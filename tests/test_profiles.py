@@ -8,14 +8,10 @@ import time
 
 import numpy as np
 import pytest
-from graph import Graph, small_agent
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from graph import Graph, demonstrate, small_agent
 
 from mbarl_ros import bringup
 from mbarl_ros.config import ConfigError, find, load_agent, load_world
-from mbarl_ros.demos.episodes import SUCCESS, episode
-from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.fields import TopicCodec, message_class, stamp_ns
 from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
 from mbarl_ros.task import Task
@@ -30,33 +26,10 @@ PROFILES = (
 SERVO_TIMEOUT = 0.1  # s, incoming_command_timeout of MoveIt Servo
 
 
-def demonstrate(task, folder):
-    """A drive through the task's world, judged a success, as demonstrations."""
-    world = load_world(task.config, seed=0)
-    order = [world.state_names.index(name) for name in task.robot.state_names]
-    commands = np.tile(task.command(np.full(task.action_dim, 0.3)), (30, 1))
-    states = np.array([world.reset(), *(world.step(command) for command in commands)])
-    stamps = np.arange(31) / task.robot.control_rate
-    folder.mkdir(parents=True)
-    shown = episode(task, states[:, order], commands, stamps, 'forward', verdict=SUCCESS)
-    save_episode(folder, shown, task)
-
-
-def change(graph, transition):
-    """Ask the controller for a lifecycle transition; whether it agreed."""
-    client = graph.node.create_client(ChangeState, 'policy_controller/change_state')
-    assert client.wait_for_service(timeout_sec=30.0)
-    future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
-    graph.wait_for('lifecycle transition', future.done, 15.0)
-    return future.result().success
-
-
 def activate(graph):
     """Activate, as soon as the controller agrees that the robot is fit."""
-    assert change(graph, Transition.TRANSITION_CONFIGURE)
-    graph.wait_for(
-        'activation', lambda: change(graph, Transition.TRANSITION_ACTIVATE) or graph.spin(0.2), 20
-    )
+    assert graph.change('configure')
+    graph.wait_for('activation', lambda: graph.change('activate') or graph.spin(0.2), 20)
 
 
 def listen(graph, topic, heard):

@@ -3,8 +3,6 @@
 from xml.etree import ElementTree
 
 from graph import Graph, small_agent
-from lifecycle_msgs.msg import Transition
-from test_profiles import change
 
 from mbarl_ros.config import load_robot
 from mbarl_ros.security import policy
@@ -45,7 +43,7 @@ def test_each_node_opens_what_its_policy_allows_and_nothing_else(tmp_path):
         graph.start('policy_controller', autostart=False)
         graph.start('demo_recorder', demonstrations=str(tmp_path / 'demos'))
         graph.wait_for('nodes', lambda: set(RUNNING) <= set(graph.statuses))
-        assert change(graph, Transition.TRANSITION_CONFIGURE)
+        assert graph.change('configure')
         for node in RUNNING:
             wanted = allowed(node) - {('subscribe', 'clock')}  # only where simulated time is used
             graph.wait_for(node, lambda: opened(graph.node, node) == wanted, 15)  # noqa: B023
