@@ -95,8 +95,9 @@ def _positive(text: str) -> int:
 
 
 def _seeds(text: str) -> list[int]:
-    numbers = [int(part) for part in text.split(',') if part]
-    if min(numbers, default=-1) < 0 or text.strip() == '0':
+    words = [word.strip() for word in text.split(',') if word.strip()]
+    numbers = [int(word) for word in words if word.isdecimal()]
+    if not numbers or len(numbers) < len(words) or text.strip() == '0':
         raise argparse.ArgumentTypeError(
             f'{text}: give a number of seeds, or seeds like 2,7; seed 0 alone is 0,'
         )
