@@ -56,9 +56,17 @@ class Arm:
     def _is_seen(self) -> bool:
         return time.monotonic() - self.last_state < STATE_TIMEOUT
 
+    def _is_active(self) -> bool:
+        """A controller that waited too long for its robot has given up: as a person, activate."""
+        status = self.graph.statuses.get('policy_controller', {})
+        if 'deactivated' in status.get('message', ''):
+            return self.graph.change('activate')
+        return bool(status)
+
     def drive(self, seconds: float) -> None:
         """Wait until it has been moving for a while."""
         self.commands.clear()
+        self.graph.wait_for('activity', self._is_active)
         self.graph.wait_for('motion', lambda: sum(moves for _, moves in self.commands) > 5)
         self.graph.spin(seconds)
         self.graph.wait_for('motion', lambda: self.commands[-1][1] and self._is_seen())

@@ -68,6 +68,20 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         watch.moving()
 
 
+def test_an_estop_pauses_practice_until_it_is_released(tmp_path):
+    with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
+        graph.start(*SIM[:2])
+        graph.start('policy_controller', policy='random')
+        graph.wait_for_steps(20)
+        assert graph.call('safety_gate/stop').success
+        graph.spin(2.5)  # what was under way, and diagnostics
+        before = graph.value('policy_controller', 'environment_steps')
+        graph.spin(7.0)  # longer than its patience with a gate that refuses
+        assert graph.value('policy_controller', 'environment_steps') == before
+        assert graph.call('safety_gate/release').success
+        graph.wait_for_steps(int(before) + 20)
+
+
 def test_refusals_by_the_gate_deactivate_the_controller(tmp_path):
     robot = TASK.robot.model_dump(mode='json', exclude_defaults=True)
     name = TASK.robot.state_names[2]  # a speed, which no command is said to move: it is watched

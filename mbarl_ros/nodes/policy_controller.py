@@ -234,6 +234,9 @@ class PolicyController(BaseLifecycleNode):
             sim_time = self.value('use_sim_time')
             now = self.get_clock().now().nanoseconds * 1e-9 if sim_time else time.monotonic()
             self._timing.tick(now)
+        if self._gate_state == 'e-stop':
+            self._periods.forget()  # a robot that stands still for an hour practises nothing
+            return
         if self._active and self._state is not None and self._placed():
             step = self._periods.tick(*self._state, time.monotonic())
             if step is not None:

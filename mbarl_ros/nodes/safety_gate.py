@@ -110,9 +110,10 @@ class SafetyGateNode(BaseNode):
             stamp,
         )
         if self._gate.counts['policy late'] > late:
+            apart = (self._stamp - stamp) * 1e-9
             self.get_logger().warning(
-                'policy_controller/command ignored: it answers a state that is '
-                f'{(self._stamp - stamp) * 1e-9:.3f} s older than the newest, or came out of order',
+                f'policy_controller/command ignored: it answers a state {abs(apart):.3f} s '
+                f'{"older" if apart >= 0 else "newer"} than the last one here, or is out of order',
                 throttle_duration_sec=5.0,
             )
 
