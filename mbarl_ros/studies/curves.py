@@ -12,7 +12,21 @@ import numpy as np
 from mbarl_ros.plots import save_figure
 from mbarl_ros.studies.report import LEVELS, Agent, Curve, smooth
 
-_COLOURS = ('#1f5fa8', '#c8553d', '#3a8f5c', '#8a4fa3', '#c99a2e', '#2f9fa8', '#9c3d63', '#6b6b2f')
+# One colour for each method, ours thick and the published ones thin; the rest for what else is run.
+_METHODS = {
+    'mbarl': '#1f5fa8',
+    'medal': '#c8553d',
+    'mbarl-explore': '#5fa0dc',
+    'mbpo': '#2f9fa8',
+    'risc': '#3a8f5c',
+    'vaprl': '#8a4fa3',
+    'fbrl': '#c99a2e',
+    'r3l': '#9c3d63',
+    'sac': '#6b6b2f',
+    'oracle': '#7d5a3c',
+}
+_PUBLISHED_AS = {'naive SAC': 'sac'}
+_OTHERS = ('#e07b39', '#12806a', '#b0499b', '#5b6ee1', '#a3a02c', '#c2274b', '#3f7f93', '#8c8c8c')
 _STYLES = ('-', (0, (3, 1)), (0, (4, 1, 1, 1)))
 _LEVEL = LEVELS[-1]
 
@@ -41,8 +55,7 @@ def plot_curves(task: str, agents: Sequence[Agent], record: dict[str, Curve], pa
         first = min((a.deployed.steps[1] for a in agents if a.practises), default=1000)
         left.set_xscale('log')
         left.set_xlim(first, max(curve.steps[-1] for curve in record.values()))
-        theirs = _draw_record(left, record)
-        _legend(figure, theirs, 'lower right', 'published (seeds)', columns=2)
+        ours += _draw_record(left, record)
     if wide:
         right = grid[0, 1]
         _draw_agents(right, [(agent, agent.wide) for agent in agents if agent.wide])
@@ -52,15 +65,28 @@ def plot_curves(task: str, agents: Sequence[Agent], record: dict[str, Curve], pa
     for axes in grid.flat:
         axes.set(xlabel='environment steps', ylabel='success rate', ylim=(0, 1.02))
         axes.grid(alpha=0.25)
-    _legend(figure, ours, 'lower left' if record else 'lower center', 'agent (seeds)', columns=3)
+    figure.legend(
+        handles=ours,
+        loc='outside lower center',
+        ncols=5 if wide else 3,
+        fontsize=8.5,
+        frameon=False,
+        title=f'agent (seeds): steps to {_LEVEL}',
+        title_fontsize=8.5,
+        alignment='left',
+    )
     save_figure(figure, path)
 
 
 def _draw_agents(axes: Any, shown: Sequence[tuple[Agent, Curve]]) -> list[Any]:
     lines = []
-    for number, (agent, curve) in enumerate(shown):
-        colour = _COLOURS[number % len(_COLOURS)]
-        style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+    others = 0
+    for agent, curve in shown:
+        colour, style = _METHODS.get(agent.name), '-'
+        if colour is None:
+            colour = _OTHERS[others % len(_OTHERS)]
+            style = _STYLES[others // len(_OTHERS) % len(_STYLES)]
+            others += agent.practises
         label = f'{agent.name} ({len(agent.seeds)})'
         if agent.practises:
             label += f': {_thousands(agent.deployed.reach(_LEVEL))}'
@@ -78,8 +104,9 @@ def _draw_record(axes: Any, record: dict[str, Curve]) -> list[Any]:
     lines = []
     ranked = sorted(record.items(), key=lambda item: item[1].reach(_LEVEL) or np.inf)
     for number, (name, curve) in enumerate(ranked):
-        label = f'{name} ({curve.seeds}): {_thousands(curve.reach(_LEVEL))}'
-        colour = _COLOURS[number % len(_COLOURS)]
+        label = f'{name}, published ({curve.seeds}): {_thousands(curve.reach(_LEVEL))}'
+        method = _PUBLISHED_AS.get(name, name.lower())
+        colour = _METHODS.get(method, _OTHERS[number % len(_OTHERS)])
         lines += _draw(axes, _smoothed(curve), color=colour, linewidth=0.9, label=label)
     return lines
 
@@ -88,19 +115,6 @@ def _draw(axes: Any, curve: Curve, **style: Any) -> list[Any]:
     low, high = (np.clip(curve.mean + sign * curve.std, 0, 1) for sign in (-1, 1))
     axes.fill_between(curve.steps, low, high, color=style['color'], alpha=0.1, linewidth=0)
     return axes.plot(curve.steps, curve.mean, **style)
-
-
-def _legend(figure: Any, lines: list[Any], place: str, title: str, columns: int) -> None:
-    figure.legend(
-        handles=lines,
-        loc=f'outside {place}',
-        ncols=columns,
-        fontsize=8.5,
-        frameon=False,
-        title=f'{title}: steps to {_LEVEL}',
-        title_fontsize=8.5,
-        alignment='left',
-    )
 
 
 def _smoothed(curve: Curve) -> Curve:
