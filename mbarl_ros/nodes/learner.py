@@ -32,6 +32,7 @@ from mbarl_ros.nodes.runtime import (
     LATCHED,
     BaseNode,
     bytes_message,
+    give_way,
     main_exit,
     message_bytes,
 )
@@ -68,6 +69,8 @@ class LearnerNode(BaseNode):
                 'threads': (1, 'Torch threads; more than the free cores makes it far slower'),
             }
         )
+        if not self.lockstep:
+            give_way()
         torch.set_num_threads(self.value('threads'))
         folder = self.demonstrations_folder()
         demonstrations = load_demonstrations(folder, self.task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import importlib
 import math
@@ -58,6 +59,7 @@ LOCKSTEP, REALTIME = 'lockstep', 'realtime'
 # Lockstep: a command without effect for so long (s) was lost and may be sent again. A second copy
 # of one that was only slow would make the world take a step that nobody asked for.
 LOST_AFTER = 0.3
+_NICE = 10  # of 19; a tenth of the processor where control wants all of it
 _QUIET = 5.0  # seconds between two words about refusals on one topic
 COMMON = {
     'task': ('pointmass', 'Task: name of a shipped file or path of a .yaml file'),
@@ -245,6 +247,18 @@ def main_exit(factory: Callable[[], Any]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def give_way() -> None:
+    """Leave the processor to whoever controls a robot in real time; for processes that train.
+
+    Linux weighs threads within a session by their niceness, and sessions by that of their
+    autogroup; ``mbarl up`` starts each node in a session of its own.
+    """
+    os.nice(_NICE)
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # there are kernels without
+            Path('/proc/self/autogroup').write_text(str(_NICE))
 
 
 def bytes_message(data: bytes, label: str) -> UInt8MultiArray:

@@ -22,6 +22,7 @@ from mbarl_ros.nodes.runtime import (
     TRANSITIONS_HISTORY,
     BaseNode,
     bytes_message,
+    give_way,
     main_exit,
     message_bytes,
 )
@@ -50,6 +51,8 @@ class StateClassifierNode(BaseNode):
         """
         super().__init__('state_classifier')
         self.setup({'demonstrations': ('', "Folder of demonstrations; empty: the task's own")})
+        if not self.lockstep:
+            give_way()
         torch.set_num_threads(1)
         demonstrations = load_demonstrations(self.demonstrations_folder(), self.task)
         self._trainer = ClassifierTrainer(self.task, self.agent, demonstrations, self.seed)
