@@ -10,14 +10,12 @@ import pytest
 import rclpy
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from graph import Graph
-from lifecycle_msgs.msg import Transition
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
-from test_profiles import change
 
 from mbarl_ros.config import load_robot
 from mbarl_ros.fields import set_stamp
@@ -146,7 +144,7 @@ def test_the_exit_code_tells_whether_the_robot_is_fit(check, graph, robot):
 
 def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(check, graph, robot):
     def refuses(words):
-        assert not change(graph, Transition.TRANSITION_ACTIVATE)
+        assert not graph.change('activate')
         graph.spin(0.1)
         return words in (graph.folder / 'policy_controller.log').read_text().splitlines()[-1]
 
@@ -154,7 +152,7 @@ def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(check, gr
         graph.wait_for(words, lambda: refuses(words), 10)
 
     graph.start('policy_controller', autostart=False)
-    assert change(graph, Transition.TRANSITION_CONFIGURE)
+    assert graph.change('configure')
     refused('safety_gate is not heard')
     graph.start('safety_gate')
     graph.wait_for('gate', lambda: 'safety_gate' in graph.statuses)
@@ -169,4 +167,4 @@ def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(check, gr
     refused('the e-stop is latched')
     assert graph.call('safety_gate/release').success
     robot.node.destroy_publisher(rival)
-    graph.wait_for('arming', lambda: change(graph, Transition.TRANSITION_ACTIVATE), 10)
+    graph.wait_for('arming', lambda: graph.change('activate'), 10)
