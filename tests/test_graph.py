@@ -229,6 +229,7 @@ def test_sigint_sends_a_last_stop_command_before_the_process_ends(tmp_path):
         graph.start(*SIM[:2])
         graph.start('policy_controller', policy='random')
         graph.wait_for_steps(10)
+        graph.wait_for('an echo', lambda: executed)  # discovery can take seconds
         assert graph.kill('safety_gate', signal.SIGINT) == 0
         graph.spin(0.5)
     assert executed[-1].header.frame_id == 'stop'

@@ -292,14 +292,14 @@ def driven(tmp_path):
         graph.node.create_subscription(
             Odometry, 'odom', lambda m: speeds.append(m.twist.twist.linear.x), 10
         )
-        graph.node.create_subscription(
+        echo = graph.node.create_subscription(
             JointState,
             'safety_gate/executed',
             lambda m: executed.append((time.monotonic(), m.position[0], m.header.frame_id)),
             10,
         )
         graph.start('robot_sim', 'safety_gate')
-        graph.wait_for('robot', lambda: speeds)
+        graph.wait_for('robot and gate', lambda: speeds and echo.get_publisher_count())
         yield graph, speeds, executed
 
 
