@@ -23,7 +23,7 @@ from mbarl_ros.nodes.robot_io import (
     subscribe,
 )
 from mbarl_ros.nodes.runtime import (
-    ALIVE,
+    HEARD_ALIVE,
     LATCHED,
     LOST_AFTER,
     RELIABLE,
@@ -70,7 +70,7 @@ class SafetyGateNode(BaseNode):
             Empty,
             'policy_controller/alive',
             lambda _message: None,
-            ALIVE,
+            HEARD_ALIVE,
             event_callbacks=SubscriptionEventCallbacks(liveliness=self._on_controllers),
         )
         for entry in robot.teleop:
