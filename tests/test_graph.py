@@ -135,6 +135,7 @@ def test_the_robot_stops_when_the_controller_is_killed(tmp_path):
         graph.start('robot_sim', 'safety_gate')
         graph.start('policy_controller', policy='random')
         graph.wait_for_steps(10)
+        graph.wait_for('an echo', lambda: executed)  # discovery can take seconds
         graph.kill('policy_controller')
         graph.wait_for('stop', lambda: executed and executed[-1].header.frame_id == 'stop', 3)
         assert list(executed[-1].position) == [0.0, 0.0]
