@@ -96,12 +96,13 @@ def _positive(text: str) -> int:
 
 def _seeds(text: str) -> list[int]:
     words = [word.strip() for word in text.split(',') if word.strip()]
-    numbers = [int(word) for word in words if word.isdecimal()]
-    if not numbers or len(numbers) < len(words) or text.strip() == '0':
+    numbers = sorted({int(word) for word in words}) if all(map(str.isdecimal, words)) else []
+    chosen = numbers if ',' in text else [seed for count in numbers for seed in range(count)]
+    if not chosen:
         raise argparse.ArgumentTypeError(
             f'{text}: give a number of seeds, or seeds like 2,7; seed 0 alone is 0,'
         )
-    return sorted(set(numbers)) if ',' in text else list(range(numbers[0]))
+    return chosen
 
 
 def _agents(words: list[str]) -> list[str]:

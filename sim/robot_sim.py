@@ -145,13 +145,14 @@ class RobotSim(BaseNode):
         self.get_logger().error(reason, throttle_duration_sec=5.0)
 
     def _step(self) -> None:
-        before = {'stamp': self._time_ns, 'state': self._state, 'command': self._command.tolist()}
+        stamp, before = self._time_ns, self._state
         state = self._world.step(self._command)
         self._steps += 1
         self._time_ns += self._period_ns
         self._publish(state)
         if self._log is not None:
-            print(json.dumps({**before, 'next_state': self._state}), file=self._log)
+            step = {'stamp': stamp, 'state': before, 'command': self._command.tolist()}
+            print(json.dumps({**step, 'next_state': self._state}), file=self._log)
 
     def _on_reset(self, _request: Any, response: Any) -> Any:
         self._resets += 1

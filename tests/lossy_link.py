@@ -13,7 +13,6 @@ import random
 import sys
 import time
 from collections import deque
-from functools import partial
 from typing import Any
 
 import rclpy
@@ -54,5 +53,5 @@ rclpy.init()
 node = Node('lossy_link')
 lines = [Line(node, topic, message_class(name)) for topic, name in trouble['topics'].items()]
 for line in lines:
-    node.create_timer(0.01, partial(line.pass_on))
+    node.create_timer(0.01, line.pass_on)
 rclpy.spin(node)

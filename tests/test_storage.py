@@ -98,13 +98,18 @@ def test_oversized_messages_are_refused_before_parsing():
         wire.unpack(b'x' * 100, 'policy', max_bytes=10)
 
 
-@pytest.mark.parametrize('cut', range(1, 25))
-def test_a_torn_tail_costs_only_the_torn_record(tmp_path, cut):
-    path = tmp_path / 'log'
+def three_records(path):
+    """A closed log: b'first', b'second' and b'third record'."""
     log = RecordLog(path)
     for record in (b'first', b'second', b'third record'):
         log.append(record)
     log.close()
+    return path
+
+
+@pytest.mark.parametrize('cut', range(1, 25))
+def test_a_torn_tail_costs_only_the_torn_record(tmp_path, cut):
+    path = three_records(tmp_path / 'log')
     path.write_bytes(path.read_bytes()[:-cut])
     kept = list(read_records(path))
     assert kept == [b'first', b'second'][: 2 if cut <= 20 else 1]
@@ -143,11 +148,7 @@ def test_a_log_replays_into_the_ledger(tmp_path):
 
 @pytest.mark.parametrize('where', ['payload', 'length'])
 def test_damage_in_the_middle_of_a_log_is_refused_and_nothing_is_cut_off(tmp_path, where):
-    path = tmp_path / 'log'
-    log = RecordLog(path)
-    for record in (b'first', b'second', b'third record'):
-        log.append(record)
-    log.close()
+    path = three_records(tmp_path / 'log')
     data = bytearray(path.read_bytes())
     data[{'payload': 22, 'length': 16}[where]] ^= 0xFF
     path.write_bytes(data)

@@ -230,14 +230,15 @@ class PolicyController(BaseLifecycleNode):
 
     def _control(self) -> None:
         """Realtime: one control period."""
-        if self._active:
-            sim_time = self.value('use_sim_time')
-            now = self.get_clock().now().nanoseconds * 1e-9 if sim_time else time.monotonic()
-            self._timing.tick(now)
+        if not self._active:
+            return
+        sim_time = self.value('use_sim_time')
+        now = self.get_clock().now().nanoseconds * 1e-9 if sim_time else time.monotonic()
+        self._timing.tick(now)
         if self._gate_state == 'e-stop':
             self._periods.forget()  # a robot that stands still for an hour practises nothing
             return
-        if self._active and self._state is not None and self._placed():
+        if self._state is not None and self._placed():
             step = self._periods.tick(*self._state, time.monotonic())
             if step is not None:
                 self._record(step)

@@ -199,11 +199,10 @@ class PolicyEvaluator(BaseNode):
         }
         if self._clone_success is not None:
             values['clone_success'] = f'{self._clone_success:.2f}'
-        if self._lines:
-            values['deployed_success'] = f'{self._lines[-1]["deployed_success"]:.2f}'
-            values['best'] = f'{max(line["deployed_success"] for line in self._lines):.2f}'
         if not self._lines:
             return DiagnosticStatus.WARN, 'no policy evaluated yet', values
+        values['deployed_success'] = f'{self._lines[-1]["deployed_success"]:.2f}'
+        values['best'] = f'{max(line["deployed_success"] for line in self._lines):.2f}'
         return DiagnosticStatus.OK, '', values
 
     def close(self) -> None:
