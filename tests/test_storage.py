@@ -1,6 +1,7 @@
 """What travels and what is kept: wire format, transition log, ledger."""
 
 import resource
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -144,6 +145,22 @@ def test_a_log_replays_into_the_ledger(tmp_path):
     rows = ledger.replay(tmp_path / 'log', TASK, SPEC)
     assert rows['sequence'].tolist() == list(range(8))
     assert ledger.stored == {'one': 5, 'two': 3} and ledger.last_session == 'two'
+
+
+def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_path):
+    count = 2007
+    rows = some_transitions(count)
+    log = RecordLog(tmp_path / 'log')
+    for i in range(count):
+        log.append(pack_transitions(select(rows, slice(i, i + 1)), SPEC, 'one', i), sync=False)
+    log.close()
+    tracemalloc.start()
+    back = Ledger().replay(tmp_path / 'log', TASK, SPEC)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    for name, array in rows.items():
+        np.testing.assert_array_equal(back[name], array)
+    assert peak < 20 * sum(array.nbytes for array in rows.values())
 
 
 @pytest.mark.parametrize('where', ['payload', 'length'])
