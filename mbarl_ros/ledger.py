@@ -6,8 +6,6 @@ by session, so that restarts of either side neither lose nor double a transition
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,10 @@ from mbarl_ros import wire
 from mbarl_ros.config import ConfigError
 from mbarl_ros.log import read_records
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import Transitions, concatenate, select, stack, unpack_transitions
+from mbarl_ros.transitions import Transitions, from_rows, open_record, row_dtype, select
 
 TRANSITIONS_FILE = 'transitions.log'
 """In a run folder: every transition that the learner has acknowledged."""
-
-# Records that are held as they were read: a small one takes fifty times the room of its rows.
-_BLOCK = 100
 
 
 class Ledger:
@@ -71,22 +66,19 @@ class Ledger:
     def replay(self, path: Path, task: Task, spec_hash: str) -> Transitions:
         """All transitions of a log, in order; this ledger then knows them.
 
-        :raises ConfigError: the log is of another task or agent.
+        :raises ConfigError: it is of another task, agent or version, or transitions are missing.
         """
-        rows = self._read(path, task, spec_hash)
-        blocks = [stack([], task)]
-        while block := list(islice(rows, _BLOCK)):
-            blocks.append(concatenate(block))
-        return concatenate(blocks)
-
-    def _read(self, path: Path, task: Task, spec_hash: str) -> Iterator[Transitions]:
+        dtype, rows = row_dtype(task), []
         for record in read_records(path):
             try:
-                rows, session, first = unpack_transitions(record, task, spec_hash)
+                part, session, first = open_record(record, spec_hash)
             except wire.WireError as error:
-                raise ConfigError(f'{path}: {error}; or use another run_dir') from error
-            rows = self.fresh(rows, session, first)
-            if rows is None:
+                raise ConfigError(f'{path}: {error}; use another run_dir') from error
+            if first != self.stored.get(session, 0):
                 raise ConfigError(f'{path}: transitions are missing in it; use another run_dir')
-            self.count(session, len(rows['sequence']))
-            yield rows
+            self.last_session = session
+            self.count(session, len(part) // dtype.itemsize)
+            rows.append(part)
+        transitions = from_rows(rows, dtype)
+        transitions['sequence'] = np.arange(self.total)
+        return transitions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -126,6 +127,34 @@ def unpack_transitions(data: bytes, task: Task, spec_hash: str) -> tuple[Transit
             )
     _check_values(arrays)
     return arrays, session, first
+
+
+def log_record(
+    transitions: Transitions, task: Task, spec_hash: str, session: str, first: int
+) -> bytes:
+    """The same for a log: a line of JSON, then rows of :func:`row_dtype`.
+
+    In a message of one row, names and shapes take ten times the room of the row.
+    """
+    rows = np.empty(len(transitions['phase']), row_dtype(task))
+    for name in DTYPES:
+        rows[name] = transitions[name]
+    return json.dumps([spec_hash, session, first]).encode() + b'\n' + rows.tobytes()
+
+
+def open_record(record: bytes, spec_hash: str) -> tuple[bytes, str, int]:
+    """Parse a record of a log, which this package wrote: (rows, session, number of the first).
+
+    :raises WireError: it is none, or of another task or agent.
+    """
+    head, _, rows = record.partition(b'\n')
+    try:
+        found, session, first = json.loads(head)
+    except (ValueError, TypeError):
+        raise WireError('is no log of transitions, or one of another version') from None
+    if found != spec_hash:
+        raise WireError(f"is of '{found}', this run is '{spec_hash}'")
+    return rows, session, first
 
 
 def _check_values(arrays: Transitions) -> None:

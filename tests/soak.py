@@ -131,6 +131,7 @@ def _watch(graph: Graph, seconds: float, kill_every: float, remap: dict[str, str
             graph.start('learner', remap=remap)
             due, kills = due + kill_every, kills + 1
     graph.kill('robot_sim')
+    graph.spin(2.0)  # diagnostics come once a second: none from before its end
     graph.wait_for(
         'acknowledgement',
         lambda: graph.value('policy_controller', 'unacknowledged') == 0,

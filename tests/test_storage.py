@@ -16,6 +16,7 @@ from mbarl_ros.outbox import Outbox
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import (
     DTYPES,
+    log_record,
     pack_transitions,
     select,
     shapes,
@@ -139,12 +140,16 @@ def test_the_ledger_takes_each_transition_once_over_restarts_of_both_sides():
 
 def test_a_log_replays_into_the_ledger(tmp_path):
     log = RecordLog(tmp_path / 'log')
-    log.append(pack_transitions(some_transitions(5), SPEC, 'one', 0))
-    log.append(pack_transitions(some_transitions(3), SPEC, 'two', 0))
+    log.append(log_record(some_transitions(5), TASK, SPEC, 'one', 0))
+    log.append(log_record(some_transitions(3), TASK, SPEC, 'a\n"b"', 0))
+    log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))
     ledger = Ledger()
     rows = ledger.replay(tmp_path / 'log', TASK, SPEC)
-    assert rows['sequence'].tolist() == list(range(8))
-    assert ledger.stored == {'one': 5, 'two': 3} and ledger.last_session == 'two'
+    assert rows['sequence'].tolist() == list(range(10))
+    for name in set(DTYPES) - {'sequence'}:
+        parts = [some_transitions(count)[name] for count in (5, 3, 2)]
+        np.testing.assert_array_equal(rows[name], np.concatenate(parts))
+    assert ledger.stored == {'one': 7, 'a\n"b"': 3} and ledger.last_session == 'one'
 
 
 def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_path):
@@ -152,7 +157,7 @@ def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_p
     rows = some_transitions(count)
     log = RecordLog(tmp_path / 'log')
     for i in range(count):
-        log.append(pack_transitions(select(rows, slice(i, i + 1)), SPEC, 'one', i), sync=False)
+        log.append(log_record(select(rows, slice(i, i + 1)), TASK, SPEC, 'one', i), sync=False)
     log.close()
     tracemalloc.start()
     back = Ledger().replay(tmp_path / 'log', TASK, SPEC)
@@ -160,7 +165,26 @@ def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_p
     tracemalloc.stop()
     for name, array in rows.items():
         np.testing.assert_array_equal(back[name], array)
-    assert peak < 20 * sum(array.nbytes for array in rows.values())
+    data = sum(array.nbytes for array in rows.values())
+    assert (tmp_path / 'log').stat().st_size < 3 * data
+    assert peak < 10 * data
+
+
+@pytest.mark.parametrize(
+    ('record', 'word'),
+    [
+        (pack_transitions(some_transitions(1), SPEC, 'one', 0), 'is no log of transitions'),
+        (b'5\nrows', 'is no log of transitions'),
+        (log_record(some_transitions(1), TASK, 'other-1234', 'one', 0), "is of 'other-1234', this"),
+        (log_record(some_transitions(1), TASK, SPEC, 'one', 4), 'transitions are missing'),
+    ],
+)
+def test_a_log_of_something_else_is_refused_with_its_name(tmp_path, record, word):
+    log = RecordLog(tmp_path / 'log')
+    log.append(record)
+    log.close()
+    with pytest.raises(ConfigError, match=f'{tmp_path / "log"}: {word}.*another run_dir'):
+        Ledger().replay(tmp_path / 'log', TASK, SPEC)
 
 
 @pytest.mark.parametrize('where', ['payload', 'length'])

@@ -39,8 +39,8 @@ from mbarl_ros.nodes.runtime import (
 from mbarl_ros.transitions import (
     Transitions,
     concatenate,
+    log_record,
     pack_acknowledgement,
-    pack_transitions,
     select,
 )
 
@@ -168,10 +168,8 @@ class LearnerNode(BaseNode):
         if self._log is None:
             return True
         first = self._ledger.stored.get(session, 0)
-        return self._written(
-            TRANSITIONS_FILE,
-            lambda: self._log.append(pack_transitions(rows, self.spec_hash, session, first)),
-        )
+        record = log_record(rows, self.task, self.spec_hash, session, first)
+        return self._written(TRANSITIONS_FILE, lambda: self._log.append(record))
 
     def _written(self, what: str, write: Callable[[], None]) -> bool:
         """Whether something could be written; a disk that is full now may have room again."""
