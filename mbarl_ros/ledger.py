@@ -14,7 +14,7 @@ from mbarl_ros import wire
 from mbarl_ros.config import ConfigError
 from mbarl_ros.log import read_records
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import Transitions, from_rows, open_record, row_dtype, select
+from mbarl_ros.transitions import Transitions, from_log, open_record, row_dtype, select
 
 TRANSITIONS_FILE = 'transitions.log'
 """In a run folder: every transition that the learner has acknowledged."""
@@ -66,19 +66,21 @@ class Ledger:
     def replay(self, path: Path, task: Task, spec_hash: str) -> Transitions:
         """All transitions of a log, in order; this ledger then knows them.
 
-        :raises ConfigError: it is of another task, agent or version, or transitions are missing.
+        :raises ConfigError: it is of another task, agent or version, damaged, or some are missing.
         """
         dtype, rows = row_dtype(task), []
-        for record in read_records(path):
-            try:
-                part, session, first = open_record(record, spec_hash)
-            except wire.WireError as error:
-                raise ConfigError(f'{path}: {error}; use another run_dir') from error
-            if first != self.stored.get(session, 0):
-                raise ConfigError(f'{path}: transitions are missing in it; use another run_dir')
-            self.last_session = session
-            self.count(session, len(part) // dtype.itemsize)
-            rows.append(part)
-        transitions = from_rows(rows, dtype)
+        try:
+            for record in read_records(path):
+                part, session, first = open_record(record, dtype, spec_hash)
+                known = self.stored.get(session, 0) - first
+                if known < 0:
+                    raise wire.WireError('transitions are missing in it')
+                fresh = part[known * dtype.itemsize :]
+                self.last_session = session
+                self.count(session, len(fresh) // dtype.itemsize)
+                rows.append(fresh)
+            transitions = from_log(rows, task)
+        except wire.WireError as error:
+            raise ConfigError(f'{path}: {error}; use another run_dir') from error
         transitions['sequence'] = np.arange(self.total)
         return transitions

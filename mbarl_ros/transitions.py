@@ -125,6 +125,8 @@ def unpack_transitions(data: bytes, task: Task, spec_hash: str) -> tuple[Transit
             raise WireError(
                 f"transitions: array '{name}' is {arrays[name].dtype}, not {np.dtype(dtype)}"
             )
+    if (rows := len(arrays['phase'])) > MAX_ROWS:
+        raise WireError(f'transitions: {rows} rows, more than {MAX_ROWS}')
     _check_values(arrays)
     return arrays, session, first
 
@@ -142,8 +144,8 @@ def log_record(
     return json.dumps([spec_hash, session, first]).encode() + b'\n' + rows.tobytes()
 
 
-def open_record(record: bytes, spec_hash: str) -> tuple[bytes, str, int]:
-    """Parse a record of a log, which this package wrote: (rows, session, number of the first).
+def open_record(record: bytes, dtype: np.dtype, spec_hash: str) -> tuple[bytes, str, int]:
+    """Parse a record of a log: (rows of ``dtype``, session, number of the first row in it).
 
     :raises WireError: it is none, or of another task or agent.
     """
@@ -154,14 +156,24 @@ def open_record(record: bytes, spec_hash: str) -> tuple[bytes, str, int]:
         raise WireError('is no log of transitions, or one of another version') from None
     if found != spec_hash:
         raise WireError(f"is of '{found}', this run is '{spec_hash}'")
+    if not isinstance(session, str) or not whole_number(first) or len(rows) % dtype.itemsize:
+        raise WireError('is damaged: a record that cannot be')
     return rows, session, first
 
 
+def from_log(rows: Iterable[bytes], task: Task) -> Transitions:
+    """Transitions of rows of :func:`open_record`, checked like those of a message.
+
+    :raises WireError: values that cannot be.
+    """
+    transitions = from_rows(rows, row_dtype(task))
+    require(transitions, shapes(task), 'transitions')
+    _check_values(transitions)
+    return transitions
+
+
 def _check_values(arrays: Transitions) -> None:
-    rows = len(arrays['phase'])
-    if rows > MAX_ROWS:
-        raise WireError(f'transitions: {rows} rows, more than {MAX_ROWS}')
-    if not rows:
+    if not len(arrays['phase']):
         return
     if arrays['phase'].max() > EXPLORE or arrays['source'].max() > SAFETY:
         raise WireError('transitions: unknown phase or source')

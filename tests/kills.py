@@ -16,7 +16,7 @@ from mbarl_ros.learning import checkpoint
 from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
 from mbarl_ros.log import read_records
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import from_rows, open_record, row_dtype
+from mbarl_ros.transitions import from_log, open_record, row_dtype
 
 _AT_WORK = 20  # steps after which a node that was started again is surely at work
 _LATEST = 1.5  # seconds from then to its death, at most
@@ -124,9 +124,9 @@ def _compare(folder: Path, agent: str, kills: Mapping[str, int], seconds: float)
     missing = [number for number, stamp in enumerate(order[:-1]) if stamp not in stored]
     beginnings = {None}  # where a new controller went on, or the end
     for record in read_records(run / TRANSITIONS_FILE):
-        part, _, first = open_record(record, spec)
-        stamp = from_rows([part], row_dtype(task))['stamp'][0]
-        beginnings |= {round(stamp * 1e9)} if first == 0 else set()
+        part, _, first = open_record(record, row_dtype(task), spec)
+        if first == 0:
+            beginnings.add(round(from_log([part], task)['stamp'][0] * 1e9))
     _, meta = checkpoint.load(run / 'checkpoint' / 'learner.safetensors', print)
     return Outcome(
         kills=kills,

@@ -26,6 +26,7 @@ from mbarl_ros.transitions import (
 
 TASK = Task.load('pointmass')
 SPEC = TASK.spec_hash(load_agent('mbarl'))
+NAN, FAR = {'reward': np.nan}, {'action': 5.0}
 
 
 def some_transitions(count: int, first: int = 0):
@@ -143,6 +144,7 @@ def test_a_log_replays_into_the_ledger(tmp_path):
     log.append(log_record(some_transitions(5), TASK, SPEC, 'one', 0))
     log.append(log_record(some_transitions(3), TASK, SPEC, 'a\n"b"', 0))
     log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))
+    log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))  # written twice
     ledger = Ledger()
     rows = ledger.replay(tmp_path / 'log', TASK, SPEC)
     assert rows['sequence'].tolist() == list(range(10))
@@ -177,6 +179,11 @@ def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_p
         (b'5\nrows', 'is no log of transitions'),
         (log_record(some_transitions(1), TASK, 'other-1234', 'one', 0), "is of 'other-1234', this"),
         (log_record(some_transitions(1), TASK, SPEC, 'one', 4), 'transitions are missing'),
+        (log_record(some_transitions(1), TASK, SPEC, 'one', 0)[:-1], 'is damaged'),
+        (log_record(some_transitions(1), TASK, SPEC, ['one'], 0), 'is damaged'),
+        (log_record(some_transitions(1), TASK, SPEC, 'one', -1), 'is damaged'),
+        (log_record(some_transitions(1) | NAN, TASK, SPEC, 'one', 0), 'transitions: array'),
+        (log_record(some_transitions(1) | FAR, TASK, SPEC, 'one', 0), 'transitions: actions must'),
     ],
 )
 def test_a_log_of_something_else_is_refused_with_its_name(tmp_path, record, word):
