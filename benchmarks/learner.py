@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mbarl_ros.config import ModelConfig, SacConfig
+from mbarl_ros.agent_config import ModelConfig, SacConfig
 from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac

@@ -1,6 +1,7 @@
 """Who may import what: the rooms of the design, held by walking the import graph."""
 
 import ast
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,14 @@ def test_nothing_imports_the_simulation_by_name():
     # A world is loaded by the import path that a task names, so that users plug in their own.
     for name in room('mbarl_ros'):
         assert not any(module.startswith('mbarl_sim') for module in ours(name)), name
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'benchmarks').glob('*.py')), ids=lambda p: p.stem)
+def test_a_benchmark_imports_what_there_is(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith('mbarl_'):
+            module = importlib.import_module(node.module)
+            assert not [alias.name for alias in node.names if not hasattr(module, alias.name)]
 
 
 def test_the_rooms_do_not_know_the_nodes():

@@ -161,6 +161,7 @@ def test_the_run_goes_on_without_an_optional_node(supervise):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_stops_everything(supervise, number):
     screen, supervisor = supervise(node('works'), node('works', name='too'))
+    before = signal.getsignal(signal.SIGINT)
 
     def interrupt():
         screen.wait_for(('too', 'ready'))
@@ -170,7 +171,7 @@ def test_an_interrupt_stops_everything(supervise, number):
     assert supervisor.run() == 130
     pids = [child.process.pid for child in supervisor._children]
     assert gone(pids, 0.0)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_stubborn_node_is_killed_in_the_end(supervise):
