@@ -64,37 +64,22 @@ def test_robot_goes_on_when_the_learner_is_killed_and_nothing_acknowledged_is_lo
     agent = small_agent(tmp_path)
     with Graph(tmp_path, task='pointmass', agent=agent) as graph:
         graph.start(*LEARNING)
-        graph.wait_for_steps(600)
+        graph.wait_for_steps(300)
         graph.kill('learner')
         acknowledged = len(stored(tmp_path, agent)['sequence'])
         before = graph.value('policy_controller', 'environment_steps')
-        graph.wait_for_steps(int(before) + 60)  # with its last policy, at its control rate
+        graph.wait_for_steps(int(before) + 20)  # with its last policy, at its control rate
         assert 'learner lost' in graph.statuses['policy_controller']['message']
         graph.start('learner')
-        target = graph.value('policy_controller', 'environment_steps') + 300
+        target = graph.value('policy_controller', 'environment_steps') + 150
         graph.wait_for(
             'training to go on', lambda: graph.value('learner', 'environment_steps') >= target, 90
         )
         assert graph.kill('learner', signal.SIGINT) == 0
     rows = stored(tmp_path, agent)
-    assert len(rows['sequence']) >= target > acknowledged >= 550
+    assert len(rows['sequence']) >= target > acknowledged >= 250
     assert_continuous(rows)
     assert 'resumed' in (tmp_path / 'learner.log').read_text()
-
-
-def test_a_restarted_controller_continues_the_run(tmp_path):
-    agent = small_agent(tmp_path)
-    with Graph(tmp_path, task='pointmass', agent=agent) as graph:
-        graph.start(*LEARNING)
-        graph.wait_for_steps(300)
-        graph.kill('policy_controller')
-        before = len(stored(tmp_path, agent)['sequence'])
-        graph.start('policy_controller')
-        graph.wait_for_steps(before + 200)
-        graph.wait_for(
-            'learner to follow', lambda: graph.value('learner', 'environment_steps') >= before + 100
-        )
-    stored(tmp_path, agent)
 
 
 def test_estop_halts_the_robot_until_it_is_released(tmp_path):

@@ -4,6 +4,7 @@ import ast
 import importlib
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,12 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+parsed = cache(lambda path: ast.parse(path.read_text()))
+
+
 def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
     """Names that a file imports; ``lazy``: also those inside functions."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     for node in ast.walk(tree) if lazy else tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -48,6 +52,7 @@ def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
                     yield f'{node.module}.{alias.name}'
 
 
+@cache
 def ours(name: str, **options: bool) -> set[str]:
     """Modules of ours that a module imports itself, with the packages that they lie in."""
     found = set()
@@ -58,6 +63,7 @@ def ours(name: str, **options: bool) -> set[str]:
     return found - {name}
 
 
+@cache
 def reach(name: str) -> set[str]:
     """Modules of ours that a module imports, directly or through others."""
     seen, todo = set(), [name]
@@ -135,7 +141,7 @@ def test_nothing_imports_the_simulation_by_name():
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'benchmarks').glob('*.py')), ids=lambda p: p.stem)
 def test_a_benchmark_imports_what_there_is(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith('mbarl_'):
             module = importlib.import_module(node.module)
             assert not [alias.name for alias in node.names if not hasattr(module, alias.name)]

@@ -68,17 +68,20 @@ def test_fifty_recorders_killed_at_random_moments_lose_at_most_a_second(robot, t
     task = Task.load('pointmass')
     chance = random.Random(0)
     worst, opened = 0.0, 0
-    for number in range(ROUNDS):
-        folder = tmp_path / 'demos'
-        # Names of their own: DDS believes for a while that the killed ones are still there.
-        names = [f'recorder_{number}_{i}' for i in range(AT_ONCE)]
-        clients = start_recorders(graph, folder, names)
+    folder = tmp_path / 'demos'
+    # Names of their own: DDS believes for a while that the killed ones are still there.
+    crews = [[f'recorder_{number}_{i}' for i in range(AT_ONCE)] for number in range(ROUNDS)]
+    following = start_recorders(graph, folder, crews[0])
+    for number, names in enumerate(crews):
+        clients = following
         graph.wait_for('recorders', lambda found=clients: all(c.service_is_ready() for c in found))
         drive(0.3)
         answers = [client.call_async(Trigger.Request()) for client in clients]
         graph.wait_for('start', lambda asked=answers: all(answer.done() for answer in asked))
         assert all(answer.result().success for answer in answers), graph.logs()
         drive(0.15)
+        if number + 1 < ROUNDS:  # they come up meanwhile
+            following = start_recorders(graph, folder, crews[number + 1])
         killed = {}
         for recorder in chance.sample(names, AT_ONCE):
             drive(chance.uniform(0.0, 0.4))
