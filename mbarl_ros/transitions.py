@@ -147,7 +147,7 @@ def log_record(
 def open_record(record: bytes, dtype: np.dtype, spec_hash: str) -> tuple[bytes, str, int]:
     """Parse a record of a log: (rows of ``dtype``, session, number of the first row in it).
 
-    :raises WireError: it is none, or of another task or agent.
+    :raises WireError: it is none, damaged, or of another task or agent.
     """
     head, _, rows = record.partition(b'\n')
     try:
