@@ -48,13 +48,18 @@ def stops(options: argparse.Namespace) -> dict[str, Any]:
         }
         print(fault, found['ms'][fault], flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        gaps = kill_learner(Path(folder), options.trials)
-    found['learner'] = {
-        'kills': len(gaps),
-        'longest_gap_ms': round(1e3 * max(gap.seconds for gap in gaps), 1),
-        'control_periods_missed': sum(gap.missed for gap in gaps),
-    }
+        alive, killed = kill_learner(Path(folder), options.trials)
+    found['learner'] = {'alive': _summary(alive), 'killed': _summary(killed)}
     return found
+
+
+def _summary(windows: list[Any]) -> dict[str, Any]:
+    return {
+        'windows': len(windows),
+        'longest_gap_ms': round(1e3 * max(window.gap for window in windows), 1),
+        'periods_missed': [window.missed for window in windows],
+        'stolen_seconds': [round(window.stolen, 2) for window in windows],
+    }
 
 
 def kills(options: argparse.Namespace) -> dict[str, Any]:
@@ -111,10 +116,15 @@ def table(results: dict[str, Any]) -> str:
             (f'{fault}: stop at the robot', f'median {ms["median"]:g}, p99 {ms["p99"]:g} ms')
             for fault, ms in found['ms'].items()
         ]
-        learner = found['learner']
-        what = f'{learner["kills"]} kills -9 of the learner: control'
-        missed = f'{learner["control_periods_missed"]} periods missed'
-        rows.append((what, f'{missed}, longest gap {learner["longest_gap_ms"]:g} ms'))
+        for what, windows in found['learner'].items():
+            missed = f'{sum(windows["periods_missed"])} periods missed'
+            stolen = f'{sum(windows["stolen_seconds"]):.0f} s stolen by other machines'
+            rows.append(
+                (
+                    f'control in {windows["windows"]} windows of 3 s, learner {what}',
+                    f'{missed}, longest gap {windows["longest_gap_ms"]:g} ms ({stolen})',
+                )
+            )
     if found := results.get('kills'):
         what = ' and '.join(f'{count} of {name}' for name, count in found['kills'].items())
         held = (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -25,11 +27,14 @@ COMMANDS, STATES = 'forward_velocity_controller/commands', 'joint_states'
 
 
 @dataclass(frozen=True)
-class Gap:
-    """After a kill of the learner: the longest time (s) without a command, and periods missed."""
+class Window:
+    """Three seconds of control: the longest time (s) without a command, control periods missed, and
+    seconds of processor that the host gave to other machines meanwhile (``steal``, proc(5)).
+    """
 
-    seconds: float
+    gap: float
     missed: int
+    stolen: float
 
 
 class Arm:
@@ -145,8 +150,12 @@ def measure(folder: Path, fault: str, trials: int, seed: int = 0) -> list[float]
     return after
 
 
-def kill_learner(folder: Path, trials: int, seed: int = 0) -> list[Gap]:
-    """What the robot notices of it when the learner is killed and started again."""
+def kill_learner(folder: Path, trials: int, seed: int = 0) -> tuple[list[Window], list[Window]]:
+    """What the robot notices when the learner is killed, and as often when it is left alone.
+
+    Each trial starts a learner and looks at it at work first, then at its death: what is the same
+    in both is the machine's.
+    """
     chance = np.random.default_rng(seed)
     agent = small_agent(folder, backward='none', model=None)
     demonstrate(Task.load('arm_velocity'), folder / 'demos' / '0000')
@@ -155,20 +164,41 @@ def kill_learner(folder: Path, trials: int, seed: int = 0) -> list[Gap]:
     ) as graph:
         arm = Arm(graph)
         graph.start('policy_controller')
-        gaps = []
+        alive, killed = [], []
         for _ in range(trials):
             graph.start('learner', demonstrations=str(folder / 'demos'))
             graph.wait_for('training', lambda: graph.value('learner', 'updates') > 0)
             arm.drive(chance.uniform(0.5, 1.5))
-            missed = graph.value('policy_controller', 'missed_periods')
-            arm.commands.clear()
-            graph.spin(0.3)
-            graph.kill('learner')
-            graph.spin(2.2)  # that diagnostics are said once a second is in it
-            times = [at for at, _ in arm.commands]
-            missed = graph.value('policy_controller', 'missed_periods') - missed
-            gaps.append(Gap(float(np.diff(times).max()), int(missed)))
-    return gaps
+            alive.append(_watch(arm, lambda: None, chance.uniform(0.0, 0.5)))
+            learner = graph.processes.pop('learner')
+            killed.append(_watch(arm, learner.kill, chance.uniform(0.0, 0.5)))
+            learner.wait()
+            graph.statuses.pop('learner', None)
+    return alive, killed
+
+
+def _watch(arm: Arm, fault: Callable[[], Any], delay: float) -> Window:
+    """From one diagnostics message to the third after it; the fault comes ``delay`` s after it."""
+    missed, stolen = _missed(arm.graph), _stolen()
+    arm.commands.clear()
+    arm.graph.spin(delay)
+    fault()
+    for _ in range(3):
+        later = _missed(arm.graph)
+    times = [at for at, _ in arm.commands]
+    return Window(float(np.diff(times).max()), later - missed, _stolen() - stolen)
+
+
+def _missed(graph: Graph) -> int:
+    """Periods missed until now, by the next thing that the controller says."""
+    graph.statuses.pop('policy_controller', None)
+    graph.wait_for('diagnostics', lambda: 'policy_controller' in graph.statuses)
+    return int(graph.value('policy_controller', 'missed_periods', 0))
+
+
+def _stolen() -> float:
+    ticks = Path('/proc/stat').read_text().split('\n', 1)[0].split()
+    return int(ticks[8]) / os.sysconf('SC_CLK_TCK')
 
 
 def _quick(folder: Path) -> str:

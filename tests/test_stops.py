@@ -22,9 +22,11 @@ def test_the_stop_is_at_the_robot_within_100_ms_of(tmp_path, fault):
 
 
 def test_the_robot_goes_on_when_the_learner_is_killed(tmp_path):
-    gaps = kill_learner(tmp_path, 2)
-    print(gaps)
-    assert min(gap.missed for gap in gaps) == 0 and min(gap.seconds for gap in gaps) < 0.1, gaps
+    alive, killed = kill_learner(tmp_path, 2)
+    print(alive, killed)
+    # One of two is granted to the scheduler of a busy machine.
+    assert min(window.missed for window in killed) == 0, (alive, killed)
+    assert min(window.gap for window in killed) < IN_TIME, (alive, killed)
 
 
 def test_no_node_uses_shared_memory_unless_a_person_says_so(tmp_path):

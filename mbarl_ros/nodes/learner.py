@@ -32,10 +32,10 @@ from mbarl_ros.nodes.runtime import (
     LATCHED,
     BaseNode,
     bytes_message,
-    give_way,
     main_exit,
     message_bytes,
 )
+from mbarl_ros.nodes.scheduling import give_way
 from mbarl_ros.transitions import (
     Transitions,
     concatenate,

@@ -30,6 +30,7 @@ from mbarl_ros.nodes.runtime import (
     BaseLifecycleNode,
     main_exit,
 )
+from mbarl_ros.nodes.scheduling import CONTROLLER_PRIORITY
 from mbarl_ros.nodes.uplink import Uplink
 from mbarl_ros.nodes.world_reset import SERVICE, WorldReset
 from mbarl_ros.transitions import HUMAN, POLICY, SAFETY
@@ -102,6 +103,7 @@ class PolicyController(BaseLifecycleNode):
         else:
             self.create_timer(1.0 / robot.control_rate, self._control)
             self.create_timer(0.2, self._watch, clock=self.steady)
+        self.go_first(CONTROLLER_PRIORITY)
         if self.value('autostart'):
             self.trigger_configure()
             if self.lockstep:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import contextlib
 import gc
 import importlib
 import math
@@ -36,6 +35,7 @@ from std_msgs.msg import MultiArrayDimension, UInt8MultiArray
 from mbarl_ros import fields, lifeline
 from mbarl_ros.config import AgentConfig, ConfigError, load_agent
 from mbarl_ros.nodes.executor import DataPlaneExecutor
+from mbarl_ros.nodes.scheduling import real_time
 from mbarl_ros.nodes.transport import without_shared_memory
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import Transitions, unpack_transitions
@@ -66,7 +66,6 @@ LOCKSTEP, REALTIME = 'lockstep', 'realtime'
 # Lockstep: a command without effect for so long (s) was lost and may be sent again. A second copy
 # of one that was only slow would make the world take a step that nobody asked for.
 LOST_AFTER = 0.3
-_NICE = 10  # of 19; a tenth of the processor where control wants all of it
 _QUIET = 5.0  # seconds between two words about refusals on one topic
 COMMON = {
     'task': ('pointmass', 'Task: name of a shipped file or path of a .yaml file'),
@@ -84,6 +83,7 @@ class NodeMixin:
     exit_code = 0
     finished = False
     refused = 0
+    _scheduling = ''
     _refused_before = 0
     _refusal = ''
 
@@ -117,6 +117,18 @@ class NodeMixin:
         self.steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
         self.create_timer(1.0, self._publish_diagnostics, clock=self.steady)
+
+    def go_first(self, priority: int) -> None:
+        """In real time: ask for real-time scheduling, for those who move the robot."""
+        if self.lockstep:
+            return
+        granted = real_time(priority)
+        self._scheduling = f'SCHED_FIFO {priority}' if granted else 'SCHED_OTHER'
+        if not granted:
+            self.get_logger().warning(
+                f'no right to real-time scheduling: this node waits like any other process. '
+                f'The limit rtprio must be {priority} or more; see "Real time" in the README'
+            )
 
     def value(self, name: str) -> Any:
         """Value of a declared parameter."""
@@ -160,6 +172,8 @@ class NodeMixin:
     def _publish_diagnostics(self) -> None:
         level, message, values = self.report()
         values = {**values, **self._identity()}
+        if self._scheduling:
+            values['scheduling'] = self._scheduling
         if self.refused > self._refused_before and level == DiagnosticStatus.OK:
             level, message = DiagnosticStatus.WARN, f'refused: {self._refusal}'
         self._refused_before = self.refused
@@ -254,18 +268,6 @@ def main_exit(factory: Callable[[], Any]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def give_way() -> None:
-    """Leave the processor to whoever controls a robot in real time; for processes that train.
-
-    Linux weighs threads within a session by their niceness, and sessions by that of their
-    autogroup; ``mbarl up`` starts each node in a session of its own.
-    """
-    os.nice(_NICE)
-    if os.getsid(0) == os.getpid():
-        with contextlib.suppress(OSError):  # there are kernels without
-            Path('/proc/self/autogroup').write_text(str(_NICE))
 
 
 def bytes_message(data: bytes, label: str) -> UInt8MultiArray:

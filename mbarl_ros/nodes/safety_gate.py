@@ -32,6 +32,7 @@ from mbarl_ros.nodes.runtime import (
     main_exit,
     message_class,
 )
+from mbarl_ros.nodes.scheduling import GATE_PRIORITY
 from mbarl_ros.teleop import Asked, TeleopSource
 
 _LAST_STAMP = 2**31 * 1_000_000_000 - 1  # ns; a message has no room for later
@@ -88,6 +89,7 @@ class SafetyGateNode(BaseNode):
         # Said again and again: who missed that an e-stop was released would wait for ever.
         self.create_timer(1.0, self._say_state, clock=self.steady)
         self._announce()
+        self.go_first(GATE_PRIORITY)
 
     def _on_state(self, state: np.ndarray, stamp: int) -> None:
         now = time.monotonic()
