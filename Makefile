@@ -15,9 +15,12 @@ CONSTRAINTS ?= constraints.txt
 # torch without CUDA; where this index cannot be reached, PyPI's torch does as well
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?=
+# Processes that share the tests, but for those marked alone, which measure time
+JOBS ?= 2
 
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -51,8 +54,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Exit code 5 is "nothing selected": PYTEST_ARGS may want tests of one kind only.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) -m 'not alone' -n $(JOBS) --dist loadfile $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m alone $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -80,7 +80,7 @@ setup(
         'ros-kilted': ['ros-kilted-rclpy[fastrtps]', *ROS_MESSAGES],
         'sim': ['gymnasium', 'pybullet'],
         'formats': ['h5py', 'minari', 'pyarrow'],
-        'dev': ['catkin_pkg', 'hypothesis', 'pytest', 'ruff'],
+        'dev': ['catkin_pkg', 'hypothesis', 'pytest', 'pytest-xdist', 'ruff'],
     },
     entry_points={
         'console_scripts': [

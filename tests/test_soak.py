@@ -1,7 +1,10 @@
 """Practice over a bad line goes on; benchmarks/faults.py does it for two hours."""
 
+import pytest
 from graph import small_agent
 from soak import soak
+
+pytestmark = pytest.mark.alone
 
 
 def test_practice_over_a_bad_line_goes_on_and_loses_nothing(tmp_path):

@@ -12,6 +12,7 @@ from steady import measure
 
 from mbarl_ros.nodes.scheduling import CONTROLLER_PRIORITY, GATE_PRIORITY
 
+pytestmark = pytest.mark.alone
 SECONDS = 10.0  # benchmarks/faults.py: 300 s each at 20, 50 and 100 Hz
 # Not raised from within: a probe in a process of its own, which also says whether it may.
 PROBE = 'from mbarl_ros.nodes.scheduling import real_time; import os; print(real_time(30))'

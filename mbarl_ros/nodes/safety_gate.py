@@ -35,6 +35,7 @@ from mbarl_ros.nodes.runtime import (
 from mbarl_ros.nodes.scheduling import GATE_PRIORITY
 from mbarl_ros.teleop import Asked, TeleopSource
 
+_TICK = 0.01  # s; how much later than its time-out a silence may be noticed
 _LAST_STAMP = 2**31 * 1_000_000_000 - 1  # ns; a message has no room for later
 
 
@@ -85,7 +86,7 @@ class SafetyGateNode(BaseNode):
         subscribe(self, Bool, '~/estop', self._on_estop, RELIABLE)
         self.create_service(Trigger, '~/stop', self._on_stop)
         self.create_service(Trigger, '~/release', self._on_release)
-        self.create_timer(0.02, self._tick, clock=self.steady)
+        self.create_timer(_TICK, self._tick, clock=self.steady)
         # Said again and again: who missed that an e-stop was released would wait for ever.
         self.create_timer(1.0, self._say_state, clock=self.steady)
         self._announce()
