@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -29,6 +30,7 @@ RESULTS = ROOT / 'benchmarks' / 'results' / 'faults.json'
 sys.path.insert(0, str(TESTS))
 
 RATES = (20.0, 50.0, 100.0)  # Hz
+QUIET = 0.01  # of the processor, taken by other machines
 LEARNER_RESTART = 600.0  # s
 FUZZ = ('test_safety.py', 'test_gate_process.py', 'test_hostile.py', 'test_profiles.py')
 
@@ -132,8 +134,8 @@ def table(results: dict[str, Any]) -> str:
         )
         rows.append((f'kills -9: {what}', held))
     for found in results.get('steady', []):
-        ours = f'p99 {found["p99_ms"]:g} ms (bare timer {found["bare_p99_ms"]:g})'
         what = f'control at {found["rate"]:g} Hz for {found["seconds"] / 60:g} minutes'
+        ours = f'p99 {_p99(found, "p99_ms")} (bare timer {_p99(found, "bare_p99_ms")})'
         rows.append((what, f'{ours}, {found["stale_commands"]} stale commands'))
     if found := results.get('fuzz'):
         rows.append(('1,000,000 fuzzed commands through the gate', found['logic']))
@@ -145,6 +147,17 @@ def table(results: dict[str, Any]) -> str:
         rows.append((what, f'{held}; memory {100 * grown:+.1f} % at most'))
     lines = [f'| {what} | {held} |' for what, held in rows]
     return '\n'.join(['| fault | what happens |', '|---|---|', *lines])
+
+
+def _p99(found: dict[str, Any], key: str) -> str:
+    """Of windows of ten seconds: the median, and the worst in which the host took little."""
+    quiet = [
+        value
+        for value, stolen in zip(found[key], found['stolen_seconds'], strict=True)
+        if stolen < QUIET * 10.0 * os.cpu_count()
+    ]
+    middle, most = np.median(found[key]), max(quiet, default=math.nan)
+    return f'{middle:.1f} ms, at most {most:.1f} in {len(quiet)} of {len(found[key])} windows'
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {

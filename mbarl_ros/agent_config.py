@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -136,6 +137,11 @@ OBJECTIVES = {
     'novelty': ('Novelty', False),
     'curriculum': ('Curriculum', True),
 }
+
+
+def due(per_step: float, end: int, steps: int) -> int:
+    """How many of ``per_step`` a step are due for the last ``steps`` of ``end`` steps of a run."""
+    return math.floor(per_step * end) - math.floor(per_step * (end - steps))
 
 
 class AgentConfig(Strict):

@@ -82,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     return demos
 
 
-def _found(options: argparse.Namespace) -> tuple[Task, list[Path]]:
-    """The task and the demonstrations that PATH and --task mean."""
+def _folder(options: argparse.Namespace) -> Path:
+    """The folder that PATH or --task means."""
     if not options.path:
         if not options.task:
             raise ConfigError('give a folder of demonstrations, or --task for its own folder')
@@ -91,7 +91,12 @@ def _found(options: argparse.Namespace) -> tuple[Task, list[Path]]:
         if not task.config.demonstrations:
             raise ConfigError(f"task '{task.name}': key 'demonstrations' is not set; give a folder")
         options.path = task.config.demonstrations
-    path = Path(options.path).expanduser()
+    return Path(options.path).expanduser()
+
+
+def _found(options: argparse.Namespace) -> tuple[Task, list[Path]]:
+    """The task and the demonstrations that PATH and --task mean."""
+    path = _folder(options)
     found = [path] if (path / NOTE).exists() else folders(path)
     if not found:
         raise DemonstrationError(f'{path}: there are no demonstrations in it')
@@ -153,11 +158,11 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    task, found = _found(options)
-    if not (Path(options.path).expanduser() / NOTE).exists():
-        for sentence in recover(found[0].parent):
+    path = _folder(options)
+    if path.is_dir() and not (path / NOTE).exists():
+        for sentence in recover(path):
             print(sentence)
-        task, found = _found(options)
+    task, found = _found(options)
     failed = 0
     for path in found:
         episode, findings = check_demonstration(path, task)

@@ -61,9 +61,10 @@ class Hearing:
         times = [m.received for m in self._messages if now - m.received <= window]
         return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
-    def age(self) -> float | None:
-        """Median age, s, of the last messages by their stamps; None without stamps."""
-        ages = sorted(m.age for m in self._messages if m.stamp is not None)
+    def age(self, now: float, window: float) -> float | None:
+        """Median age by the stamps of the last ``window`` s' messages, s; None without stamps."""
+        recent = (m for m in self._messages if now - m.received <= window)
+        ages = sorted(m.age for m in recent if m.stamp is not None)
         return ages[len(ages) // 2] if ages else None
 
     def findings(self, now: float, window: float, simulated: bool) -> list[Finding]:
@@ -84,7 +85,7 @@ class Hearing:
                 found.append(Finding(ERROR, f'{name}: nothing is heard{silent}; is the robot on?'))
             return found
         found += self._pace(times, period)
-        age = self.age()
+        age = self.age(now, window)
         if age is not None and abs(age) > self._robot.state_timeout:
             where = 'behind' if age > 0 else 'ahead of'
             text = (

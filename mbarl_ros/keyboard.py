@@ -21,6 +21,9 @@ _NAMES = {'\r': 'enter', '\n': 'enter', '\x7f': 'backspace', '\x08': 'backspace'
 # Terminals without the kitty protocol do not say when a key is let go, only that it repeats:
 # usually after 0.25 to 0.5 s, then 25 to 30 times a second.
 FIRST, REPEAT = 0.55, 0.15
+# With it the key that went down last repeats. Where even that falls silent, nobody may be there to
+# let go: a network that hangs tells nobody.
+SILENCE = 1.0
 
 KITTY_ON, KITTY_OFF, KITTY_QUERY = b'\x1b[>15u', b'\x1b[<u', b'\x1b[?u\x1b[c'
 """Report presses, repeats and releases of all keys; back to what it was; does it know how?"""
@@ -69,12 +72,13 @@ def _key(match: re.Match) -> list[Key]:
     if match['end'] != 'u' or not match['code']:
         return []
     modifiers = int(match['mods'] or 1) - 1
-    shifted = modifiers & _SHIFT and match['shifted']
-    letter = _character(match['shifted'] if shifted else match['code'])
+    letter = _character(match['code'])
+    # A letter is the same key with shift: it may be pressed without and let go with it.
+    if modifiers & _SHIFT and match['shifted'] and not letter.isalpha():
+        letter = _character(match['shifted'])
+    letter = letter.lower()
     if modifiers & _CTRL and letter == 'c':
         return [Key('interrupt', event)]
-    if not shifted:
-        letter = letter.lower()
     return [Key(_NAMES.get(letter, letter), event)]
 
 
@@ -90,10 +94,14 @@ class Held:
         """``releases``: the terminal says when a key is let go."""
         self.releases = releases
         self._until: dict[str, float] = {}
+        self._heard = float('-inf')
 
     def feed(self, keys: Iterable[Key], now: float) -> None:
         """Take note of keys at ``now`` s."""
         for key in keys:
+            if self._silent(now):
+                self.let_go()
+            self._heard = now
             if key.event == RELEASE:
                 self._until.pop(key.name, None)
             elif self.releases:
@@ -108,7 +116,12 @@ class Held:
 
     def down(self, now: float) -> set[str]:
         """Keys that are down at ``now`` s."""
+        if self._silent(now):
+            return set()
         return {name for name, until in self._until.items() if until > now}
+
+    def _silent(self, now: float) -> bool:
+        return now - self._heard > SILENCE
 
 
 class Steering:
@@ -127,7 +140,7 @@ class Steering:
 
     def press(self, key: str) -> None:
         """Latch what latches; a digit sets the speed."""
-        if key.isdigit():
+        if key in set('0123456789'):
             self.speed = (int(key) or 10) / 10
         for name in self._latched:
             if key in self.pairs.get(name, ()):

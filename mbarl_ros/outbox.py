@@ -6,6 +6,7 @@ the disk, so a power cut may cost what Linux had not yet written: by default its
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
@@ -24,6 +25,7 @@ from mbarl_ros.transitions import MAX_ROWS, Transitions, from_rows, row_bytes, r
 
 SPOOL = 'spool'
 """Folder in a run folder."""
+_IN_MEMORY = 'transitions are in memory only'
 _CATCH_UP = 1000  # rows written at once, after a disk was full: about 3 ms
 _SEGMENT_ROWS = 1000  # rows of a file, which is deleted once all of them are acknowledged
 
@@ -49,15 +51,14 @@ class Session:
         for _ in range(stored - self.stored):
             self.rows.popleft()
         self.stored, self.sent = stored, max(stored, self.sent)
-        while self.files and self.files[0][0] <= stored:
-            self.files.popleft()[1].unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that is read-only by now: try again next time
+            while self.files and self.files[0][0] <= stored:
+                self.files[0][1].unlink(missing_ok=True)
+                self.files.popleft()
 
 
 class Outbox:
-    """Sessions in their order: what earlier processes left behind, then this one's own.
-
-    ``problem`` says why rows are in memory alone: they are as safe as this process.
-    """
+    """Sessions in their order: what earlier processes left behind, then this one's own."""
 
     def __init__(self, task: Task, spec_hash: str, folder: Path | None) -> None:
         """Take over what lies in ``folder``; None keeps all in memory.
@@ -74,7 +75,7 @@ class Outbox:
         self._log: RecordLog | None = None
         self._written = 0  # rows of the own session that are in files
         self._opened_at = 0
-        self.problem = ''
+        self._fault = ''
         self._sessions: deque[Session] = deque()
         try:
             self._sessions.extend(self._left_behind())
@@ -94,15 +95,21 @@ class Outbox:
         """Rows that are not acknowledged."""
         return sum(len(session.rows) for session in self._sessions)
 
+    @property
+    def problem(self) -> str:
+        """Why rows are in memory alone, as safe as this process; empty: they are on disk, too."""
+        behind = self._folder is not None and max(self._written, self.own.stored) < self.own.end
+        return self._fault or (f'{self._folder}: catching up: {_IN_MEMORY}' if behind else '')
+
     def add(self, row: Mapping[str, Any]) -> None:
         """Keep a transition; its ``sequence`` becomes its number in this session."""
         self.own.rows.append(row_bytes({**row, 'sequence': self.own.end}, self._dtype))
-        if self._folder is not None and not self.problem:
+        if self._folder is not None and not self._fault:
             self._write()
 
     def retry(self) -> None:
         """Write what could not be written; not for the control loop: a bad disk may be slow."""
-        self.problem = ''
+        self._fault = ''
         if self._folder is not None:
             self._write()
 
@@ -122,11 +129,11 @@ class Outbox:
         :raises ValueError: it cannot.
         """
         head = self.head
-        same = [session for session in self._sessions if session.name == head.name]
-        # An earlier process may have sent all that it left behind.
-        most = head.most_sent if head is self.own else same[-1].end
-        if stored > most:
-            raise ValueError(f'{stored} transitions acknowledged, but only {most} were ever sent')
+        # An earlier process may have sent more than a power cut left of it here.
+        if head is self.own and stored > head.most_sent:
+            raise ValueError(
+                f'{stored} transitions acknowledged, but only {head.most_sent} were ever sent'
+            )
         if stored < head.stored:
             raise ValueError(
                 f'{stored} transitions acknowledged, after {head.stored} of session {head.name}: '
@@ -163,7 +170,7 @@ class Outbox:
             self._end_segment()
 
     def _say(self, error: OSError) -> None:
-        self.problem = f'{self._folder}: {error.strerror}: transitions are in memory only'
+        self._fault = f'{self._folder}: {error.strerror}: {_IN_MEMORY}'
 
     def _begin_segment(self) -> None:
         self._end_segment()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -133,6 +134,13 @@ class RobotConfig(Strict):
         _same('limits', self.limits, 'command', self.command_names)
         check_known('workspace', self.workspace, 'state', self.state_names)
         self._check_positions()
+        for topic in self.command:
+            _check_complete(topic)
+        if self.command_timeout <= 1.0 / self.control_rate:
+            raise ValueError(
+                f'command_timeout: {self.command_timeout:g} s is no longer than a control period '
+                f'({1.0 / self.control_rate:g} s): the safety gate would stop the robot in each'
+            )
         for source in self.teleop:
             check_known('teleop', source.fields, 'command', self.command_names)
             for name in source.latch:
@@ -175,6 +183,30 @@ def check_known(key: str, names: Any, where: str, known: Any) -> None:
         raise ValueError(
             f'{key}: {", ".join(unknown)} not in {where} ({", ".join(dict.fromkeys(known))})'
         )
+
+
+_ELEMENT = re.compile(r'([^\[]+)\[([^\]]+)\]')
+
+
+def _check_complete(topic: TopicMap) -> None:
+    """Refuse a command with a gap: what nobody names would be sent as 0, whatever its limits."""
+    paths = [*topic.fields.values(), *topic.constants]
+    check_unique(f"command: topic '{topic.topic}'", paths)
+    found = [
+        (path[: match.end(1)], match[2]) for path in paths for match in _ELEMENT.finditer(path)
+    ]
+    joints = list(dict.fromkeys(index for _, index in found if not index.isdigit()))
+    elements: dict[str, set[int]] = {}
+    for name, index in found:
+        number = int(index) if index.isdigit() else joints.index(index)
+        elements.setdefault(name, set()).add(number)
+    for name, numbers in elements.items():
+        for number in sorted(set(range(max(numbers))) - numbers):
+            element = f'{name}[{joints[number] if joints else number}]'
+            raise ValueError(
+                f"command: topic '{topic.topic}': nothing is said of {element}, which would be "
+                'sent as 0 whatever its limits; give it an entry, or a constant'
+            )
 
 
 def _same(key: str, names: Any, where: str, known: Any) -> None:

@@ -98,6 +98,7 @@ class Supervisor:
         previous = {
             number: signal.signal(number, self._interrupt)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN  # nohup
         }
         read_end, self._write_end = os.pipe()
         self._read_end = read_end

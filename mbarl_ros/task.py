@@ -194,6 +194,13 @@ class Task:
                 'with goals and no success.target, or an agent with a policy for each phase (fbrl)'
             )
         relabels = agent.model or agent.hindsight_fraction > 0 or agent.shared
+        if self.goal_conditioned and self._target is not None and relabels:
+            raise ConfigError(
+                f"agent '{agent.name}': imagined practice, hindsight and a shared policy count a "
+                f"state as reached where it is the goal, but in task '{self.name}' success is the "
+                "same for all goals (key 'success.target'). Leave it out, or set 'model: null', "
+                "'hindsight_fraction: 0' and 'shared: false'"
+            )
         if not self.reward_known and self.goal_conditioned and relabels:
             raise ConfigError(
                 f"agent '{agent.name}': imagined practice, hindsight and a shared policy give "

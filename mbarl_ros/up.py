@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -39,7 +40,7 @@ def up(graph: str, given: Mapping[str, str]) -> int:
         with domain_lock:
             words = {**given, 'run_dir': run_dir.path}
             words.pop('steps', None)
-            again = ' '.join(['mbarl up', graph, *(f'{k}:={v}' for k, v in words.items())])
+            again = shlex.join(['mbarl', 'up', graph, *(f'{k}:={v}' for k, v in words.items())])
             return _run(plan, run_dir, domain, again)
     finally:
         run_dir.close()

@@ -188,3 +188,9 @@ def demonstrate(task: Task, folder: Path) -> None:
     folder.mkdir(parents=True)
     shown = episode(task, states[:, order], commands, stamps, 'forward', verdict=SUCCESS)
     save_episode(folder, shown, task)
+
+
+def stolen_seconds() -> float:
+    """Seconds of processor that the host has given to other machines (``steal``, proc(5))."""
+    ticks = Path('/proc/stat').read_text().split('\n', 1)[0].split()
+    return int(ticks[8]) / os.sysconf('SC_CLK_TCK')

@@ -8,18 +8,20 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 from geometry_msgs.msg import Twist
-from graph import Graph
+from graph import Graph, stolen_seconds
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.config import load_agent
 from mbarl_ros.task import Task
 
+_WINDOW = 10.0  # s; diagnostics speak of the last ten seconds
 BARE = """
 import json, sys, time
 import rclpy
@@ -29,21 +31,26 @@ timing = LoopTiming(1.0 / rate)
 rclpy.init()
 node = rclpy.create_node('bare')
 node.create_timer(1.0 / rate, lambda: timing.tick(time.monotonic()))
-node.create_timer(1.0, lambda: print(json.dumps(timing.values()), flush=True))
+def say():
+    print(json.dumps({'at': time.monotonic(), **timing.values()}), flush=True)
+node.create_timer(0.5, say)
 rclpy.spin(node)
 """
 
 
 @dataclass(frozen=True)
 class Steadiness:
-    """Worst ten seconds of a run: deviations from the period, in ms, of the controller's loop and
-    of a bare timer's; commands that the gate found stale, and updates of the learner meanwhile.
+    """Each ten seconds of a run: the 99th percentile of deviations from the period, in ms, of the
+    controller's loop and of a bare timer's, and the processor's seconds that the host gave to other
+    machines; periods missed in the whole run, commands that the gate found stale, updates of the
+    learner and its share of a core.
     """
 
     rate: float
     seconds: float
-    p99_ms: float
-    bare_p99_ms: float
+    p99_ms: list[float]
+    bare_p99_ms: list[float]
+    stolen_seconds: list[float]
     missed_periods: int
     bare_missed_periods: int
     stale_commands: int
@@ -93,17 +100,20 @@ def measure(folder: Path, rate: float, seconds: float) -> Steadiness:
         graph.start('learner', 'state_classifier', robot='pointmass')
         graph.wait_for('training', lambda: graph.value('learner', 'updates') > 0, 120)
         command = [sys.executable, '-c', BARE, str(rate)]
-        with subprocess.Popen(
-            command, env=graph.environment, stdout=subprocess.PIPE, text=True
-        ) as bare:
+        output = folder / 'bare.jsonl'  # a pipe would fill up
+        with (
+            output.open('w') as file,
+            subprocess.Popen(command, env=graph.environment, stdout=file) as bare,
+        ):
             graph.spin(5.0)  # until that runs; the base needs to be served
-            ours = _worst_of_the_controller(graph, seconds, stale)
+            ends, ours = _watch(graph, seconds, stale)
             bare.kill()
-            lines = [json.loads(line) for line in bare.stdout.read().splitlines()]
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
+    said = [[line for line in lines if line['at'] <= end][-1] for end in ends]
     return Steadiness(
         rate=rate,
         seconds=seconds,
-        bare_p99_ms=max(float(line['period_error_p99_ms']) for line in lines),
+        bare_p99_ms=[float(line['period_error_p99_ms']) for line in said],
         bare_missed_periods=int(lines[-1]['missed_periods']),
         **ours,
     )
@@ -117,18 +127,22 @@ def _tireless_agent(folder: Path, rate: float) -> str:
     return str(path)
 
 
-def _worst_of_the_controller(graph: Graph, seconds: float, stale: list[Any]) -> dict[str, Any]:
+def _watch(graph: Graph, seconds: float, stale: list[Any]) -> tuple[list[float], dict[str, Any]]:
+    """Ends of the windows on the steady clock, and what was seen in them."""
     stale.clear()
     first = dict(graph.statuses['policy_controller'])
     updates = graph.value('learner', 'updates')
     used, began = _processor(graph), time.monotonic()
-    end, p99 = time.monotonic() + seconds, 0.0
-    while time.monotonic() < end:
-        graph.spin(1.0)
-        p99 = max(p99, graph.value('policy_controller', 'period_error_p99_ms'))
+    ends, p99, stolen = [], [], [stolen_seconds()]
+    for _ in range(round(seconds / _WINDOW)):
+        graph.spin(_WINDOW)
+        ends.append(time.monotonic())
+        p99.append(graph.value('policy_controller', 'period_error_p99_ms'))
+        stolen.append(stolen_seconds())
     missed = graph.value('policy_controller', 'missed_periods') - float(first['missed_periods'])
-    return {
+    return ends, {
         'p99_ms': p99,
+        'stolen_seconds': [round(after - before, 2) for before, after in pairwise(stolen)],
         'missed_periods': int(missed),
         'stale_commands': len(stale),
         'updates': int(graph.value('learner', 'updates') - updates),

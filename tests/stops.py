@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from graph import Graph, demonstrate, small_agent
+from graph import Graph, demonstrate, small_agent, stolen_seconds
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
@@ -179,14 +178,14 @@ def kill_learner(folder: Path, trials: int, seed: int = 0) -> tuple[list[Window]
 
 def _watch(arm: Arm, fault: Callable[[], Any], delay: float) -> Window:
     """From one diagnostics message to the third after it; the fault comes ``delay`` s after it."""
-    missed, stolen = _missed(arm.graph), _stolen()
+    missed, stolen = _missed(arm.graph), stolen_seconds()
     arm.commands.clear()
     arm.graph.spin(delay)
     fault()
     for _ in range(3):
         later = _missed(arm.graph)
     times = [at for at, _ in arm.commands]
-    return Window(float(np.diff(times).max()), later - missed, _stolen() - stolen)
+    return Window(float(np.diff(times).max()), later - missed, stolen_seconds() - stolen)
 
 
 def _missed(graph: Graph) -> int:
@@ -194,11 +193,6 @@ def _missed(graph: Graph) -> int:
     graph.statuses.pop('policy_controller', None)
     graph.wait_for('diagnostics', lambda: 'policy_controller' in graph.statuses)
     return int(graph.value('policy_controller', 'missed_periods', 0))
-
-
-def _stolen() -> float:
-    ticks = Path('/proc/stat').read_text().split('\n', 1)[0].split()
-    return int(ticks[8]) / os.sysconf('SC_CLK_TCK')
 
 
 def _quick(folder: Path) -> str:

@@ -64,6 +64,7 @@ def test_a_mistake_in_a_task_names_file_and_key(tmp_path, change, key):
         (lambda raw: raw['state'][0].update(type='Odometry'), 'state.0.type'),
         (lambda raw: raw.update(control_rate=0), 'control_rate'),
         (lambda raw: raw.update(workspace={'height': [0, 1]}), 'workspace'),
+        (lambda raw: raw.update(command_timeout=0.1), 'command_timeout'),
     ],
 )
 def test_a_mistake_in_a_robot_names_file_and_key(tmp_path, change, key):
@@ -73,12 +74,55 @@ def test_a_mistake_in_a_robot_names_file_and_key(tmp_path, change, key):
     assert path in str(error.value) and key in str(error.value)
 
 
+COMMANDS = {
+    'position': ('sensor_msgs/msg/JointState', {'vx': 'position[a]', 'vy': 'velocity[b]'}),
+    'first': ('std_msgs/msg/Float64MultiArray', {'vx': 'data[1]', 'vy': 'data[2]'}),
+    'middle': ('std_msgs/msg/Float64MultiArray', {'vx': 'data[0]', 'vy': 'data[2]'}),
+    'twice': ('std_msgs/msg/Float64MultiArray', {'vx': 'data[0]', 'vy': 'data[0]'}),
+    'whole': ('std_msgs/msg/Float64MultiArray', {'vx': 'data[1]', 'vy': 'data[0]'}),
+}
+
+
+@pytest.mark.parametrize(
+    ('kind', 'words'),
+    [
+        ('position', 'nothing is said of velocity[a]'),
+        ('first', 'nothing is said of data[0]'),
+        ('middle', 'nothing is said of data[1]'),
+        ('twice', 'names used twice: data[0]'),
+        ('whole', ''),
+    ],
+)
+def test_a_command_with_a_gap_that_would_be_sent_as_0_is_refused(tmp_path, kind, words):
+    message, fields = COMMANDS[kind]
+    command = [{'topic': 'command', 'type': message, 'fields': fields}]
+    path = changed(tmp_path, 'robots', 'pointmass', lambda raw: raw.update(command=command))
+    if not words:
+        assert load_robot(path).command_names == ('vx', 'vy')
+        return
+    with pytest.raises(ConfigError) as error:
+        load_robot(path)
+    assert words in str(error.value) and path in str(error.value)
+
+
 def test_a_task_that_does_not_fit_its_robot_is_refused(tmp_path):
     path = changed(
         tmp_path, 'tasks', 'pointmass', lambda raw: raw['observation'][0].update(name='height')
     )
     with pytest.raises(ConfigError, match='height|success'):
         Task.load(path)
+
+
+def test_goals_that_do_not_tell_what_success_is_are_no_goals_for_hindsight():
+    task = Task.load('tabletop')
+    success = task.config.success.model_copy(
+        update={'target': [0.0] * len(task.config.success.entries)}
+    )
+    same = Task(task.config.model_copy(update={'success': success}), task.robot)
+    with pytest.raises(ConfigError, match="key 'success.target'"):
+        same.check_agent(load_agent('mbarl'))
+    plain = {'model': None, 'hindsight_fraction': 0.0, 'shared': False}
+    same.check_agent(load_agent('mbarl').model_copy(update=plain))
 
 
 def test_files_that_are_missing_or_no_yaml_are_named(tmp_path):

@@ -13,6 +13,7 @@ from nav_msgs.msg import Odometry
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64, Float64MultiArray
 
 from mbarl_ros.config import load_world
 from mbarl_ros.demos import recording as recording_module
@@ -202,6 +203,31 @@ def test_realtime_states_are_thinned_to_control_steps_with_the_command_in_force(
         assert command[0] == pytest.approx(-0.01 * latest)
         assert end > start
     assert demo.whole.all() and demo.stamps[-1] > 1 + asked[-1]
+
+
+def test_topics_without_a_header_are_as_old_as_the_last_that_has_one(tmp_path):
+    """Joints at 20 Hz with jitter; tip and reward, without stamps, a little later each."""
+    task = Task.load('arm_position')
+    rng = np.random.default_rng(0)
+    messages, stamps = [], []
+    for i in range(60):
+        stamp = int(1e9 + i * 0.05e9 + rng.uniform(-0.001e9, 0.001e9))
+        stamps.append(stamp * 1e-9)
+        joints = JointState(name=['shoulder', 'elbow'], position=[0.01 * i, 0.0])
+        set_stamp(joints, stamp)
+        tip = Float64MultiArray(data=[1.0 + 0.01 * i, 0.0])
+        for late, topic, message in (
+            (0.2e6, 'joint_states', joints),
+            (rng.uniform(0.5e6, 2e6), 'tip', tip),
+            (rng.uniform(2e6, 4e6), 'reward', Float64(data=0.01 * i)),
+            (8e6, EXECUTED, executed(task, (0.01 * i, 0.0, 0.0), stamp)),
+        ):
+            messages.append((topic, int(stamp + late), message))
+    demo = read_demonstration(record(tmp_path, task, messages, lockstep=False), task)
+    assert demo.whole.all() and len(demo.commands) >= 58
+    np.testing.assert_allclose(demo.stamps, stamps[: len(demo.stamps)])
+    np.testing.assert_allclose(demo.commands[:, 0], demo.states[:-1, 0])
+    np.testing.assert_allclose(demo.states[:, 2], 1.0 + demo.states[:, 0])
 
 
 def test_steps_over_which_states_were_lost_are_left_out(tmp_path, task):

@@ -119,3 +119,16 @@ def test_a_graph_that_moves_is_well(examine, graph):
     command = [sys.executable, '-m', 'mbarl_ros', 'doctor', '--domain', str(graph.domain)]
     well = subprocess.run([*command, '--seconds', '1'], capture_output=True, text=True, timeout=60)
     assert well.returncode == 0 and 'nothing is wrong' in well.stdout, well.stdout + well.stderr
+
+
+def test_a_graph_in_another_namespace_is_not_taken_for_this_one(tmp_path, task, monkeypatch):
+    with Graph(tmp_path, task=task, mode='realtime') as graph:
+        monkeypatch.setenv('ROS_DOMAIN_ID', str(graph.domain))
+        graph.start('safety_gate', remap={'__ns': '/other'})
+        graph.wait_for('gate', lambda: '/other/safety_gate' in graph.statuses)
+        said = {}
+        for namespace in ('/', '/other'):
+            with Listener('doctor', namespace) as listener:
+                said[namespace] = '\n'.join(map(str, Doctor(listener).examine(0.3)))
+    assert 'no node of mbarl_ros is heard' in said['/']
+    assert 'policy_controller is not heard' in said['/other']

@@ -15,6 +15,8 @@ from robot_side import PROFILE, TIMEOUT, Fuzz, RobotSide
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 
+from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, SENSOR
+
 JITTER = 0.001  # s: when a message was sent is on it
 DELAY = 0.1  # s that it may be on its way, on a busy machine
 TASK = {
@@ -321,6 +323,24 @@ def test_an_estop_topic_that_dies_stops_the_robot_and_release_is_refused_until_i
         bench.estop.publish(Bool(data=True))
         graph.wait_for('a stop', lambda: not bench.moving(), 1)
         assert not bench.robot.violations
+
+
+@pytest.mark.parametrize('qos', [SENSOR, LATCHED, RELIABLE], ids=['sensor', 'latched', 'reliable'])
+def test_an_estop_button_is_heard_whatever_its_qos_also_one_pressed_before(tmp_path, qos):
+    with Graph(tmp_path, task=files(tmp_path), mode='realtime') as graph:
+        button = graph.node.create_publisher(Bool, 'safety_gate/estop', qos)
+        before = qos is LATCHED  # others are gone by the time the gate starts
+        if before:
+            button.publish(Bool(data=True))
+        graph.start('safety_gate')
+        graph.wait_for('gate', lambda: 'safety_gate' in graph.statuses)
+        if not before:
+            button.publish(Bool(data=True))
+        graph.wait_for('e-stop', lambda: graph.statuses['safety_gate']['estop'] == 'topic', 5)
+        assert not graph.call('safety_gate/release').success
+        button.publish(Bool(data=False))
+        graph.wait_for('release', lambda: graph.call('safety_gate/release').success, 5)
+        assert 'incompatible' not in (tmp_path / 'safety_gate.log').read_text()
 
 
 def test_clipped_says_what_was_taken_off_a_command(bench):

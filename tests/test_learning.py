@@ -109,6 +109,33 @@ def test_what_a_person_does_in_forward_phases_is_imitated(task: Task) -> None:
     assert errors[HUMAN] < 0.7 * errors[POLICY], errors
 
 
+def test_what_comes_after_a_gap_was_not_reached_from_before_it() -> None:
+    """A person moved the world, or let go and took over again; hindsight must not bridge that."""
+    task = Task.load('tabletop')
+    learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
+
+    def walk(rows: int, seed: int, start: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        made = stream(task, rows, seed, phase=1)
+        made['observation'][1:] = made['next_observation'][:-1]
+        if start is not None:
+            made['observation'][0] = start
+        return made
+
+    def left() -> list[int]:
+        return learner._replay.left(np.arange(len(learner._replay))).tolist()
+
+    first = walk(4, 1)
+    learner.add(first)
+    learner.add(walk(3, 2, start=first['next_observation'][-1]))
+    assert left() == [6, 5, 4, 3, 2, 1, 0]
+    learner.add(walk(2, 3))  # begins elsewhere
+    assert left() == [6, 5, 4, 3, 2, 1, 0, 1, 0]
+    torn = walk(4, 4)
+    torn['observation'][2] += 0.1
+    learner.add(torn)
+    assert left() == [6, 5, 4, 3, 2, 1, 0, 1, 0, 1, 0, 1, 0]
+
+
 def test_a_checkpoint_of_another_task_is_refused_by_name() -> None:
     arrays, meta = practised(Task.load('pointmass'), 0, 1)[0].state_dict()
     task = Task.load('tabletop')

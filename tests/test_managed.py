@@ -1,15 +1,21 @@
 """The controller as a managed node: what moves when, what it gives up on, how steady it is."""
 
 import signal
+import sys
 
 import numpy as np
 import pytest
 import yaml
+from geometry_msgs.msg import Twist
 from graph import LEARNING, SIM, Graph, small_agent
+from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
+from steady import Base
 
 from mbarl_ros.control.timing import LoopTiming
+from mbarl_ros.log import read_records
 from mbarl_ros.task import Task
+from mbarl_ros.transitions import row_dtype
 
 TASK = Task.load('pointmass')
 
@@ -66,6 +72,31 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         assert watch.still(1.0)
         assert graph.change('activate')
         watch.moving()
+        assert graph.change('active_shutdown')
+        assert watch.still(1.5) and 'shut down' in message(graph)
+
+
+def test_a_reading_that_no_float32_holds_is_no_state(tmp_path):
+    """The learner would refuse its transition, and all that come after it, for ever."""
+    with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
+        Base(graph, 20.0)
+        odometry = graph.node.create_publisher(Odometry, 'odom', 10)
+        no_reading = Odometry()
+        no_reading.twist.twist.linear.x = sys.float_info.max
+
+        def say() -> None:
+            no_reading.header.stamp = graph.node.get_clock().now().to_msg()
+            odometry.publish(no_reading)
+
+        graph.node.create_timer(0.3, say)
+        graph.start('safety_gate')
+        graph.start('policy_controller', policy='random')
+        graph.wait_for_steps(30)
+        graph.kill('policy_controller', signal.SIGINT)
+        (spool,) = (tmp_path / 'run' / 'spool').iterdir()
+        rows = np.frombuffer(b''.join([*read_records(spool)][1:]), row_dtype(TASK))
+        assert len(rows) >= 30 and np.isfinite(rows['next_observation']).all()
+        assert 'more than a float32 holds' in (tmp_path / 'policy_controller.log').read_text()
 
 
 def test_an_estop_pauses_practice_until_it_is_released(tmp_path):
@@ -77,6 +108,26 @@ def test_an_estop_pauses_practice_until_it_is_released(tmp_path):
         graph.spin(2.5)  # what was under way, and diagnostics
         before = graph.value('policy_controller', 'environment_steps')
         graph.spin(7.0)  # longer than its patience with a gate that refuses
+        assert graph.value('policy_controller', 'environment_steps') == before
+        assert graph.call('safety_gate/release').success
+        graph.wait_for_steps(int(before) + 20)
+
+
+def test_nothing_is_counted_in_lockstep_either_while_a_person_pushes_on_under_an_estop(tmp_path):
+    with Graph(tmp_path, task='pointmass') as graph:
+        stick = graph.node.create_publisher(Twist, 'teleop/cmd_vel', 10)
+        graph.start(*SIM[:2])
+        graph.start('policy_controller', policy='random')
+        graph.wait_for_steps(20)
+        assert graph.call('safety_gate/stop').success
+        graph.spin(2.5)  # what was under way, and diagnostics
+        before = graph.value('policy_controller', 'environment_steps')
+        pushed = Twist()
+        pushed.linear.x = 0.5
+        for _ in range(20):
+            stick.publish(pushed)
+            graph.spin(0.1)
+        graph.spin(1.5)
         assert graph.value('policy_controller', 'environment_steps') == before
         assert graph.call('safety_gate/release').success
         graph.wait_for_steps(int(before) + 20)

@@ -396,6 +396,24 @@ def test_check_finishes_an_interrupted_recording(copies, capsys):
     np.testing.assert_array_equal(first.states, again.states)
 
 
+def test_check_finishes_an_interrupted_recording_that_is_the_only_one(copies, tmp_path, capsys):
+    from mbarl_ros.demos.recording import Recording, topic_types
+
+    alone = tmp_path / 'alone'
+    task = Task.load('pointmass')
+    topics = {**read_note(copies / 'forward_000').topics, 'demo_recorder/phase': '/phase'}
+    note = replace(read_note(copies / 'forward_000'), topics=topics)
+    recording = Recording(alone, note, topic_types(task.robot))
+    with Reader(copies / 'forward_000') as reader:
+        names = {bag: topic for topic, bag in note.topics.items()}
+        for connection, stamp, data in reader.messages():
+            recording.write(names[connection.topic], stamp, data)
+    recording.abandon()
+    assert demos_cli.main(['check', str(alone)]) == 0
+    out = capsys.readouterr().out
+    assert 'forward_000: recovered' in out and '1 checked, 0 cannot be used' in out
+
+
 def test_show_draws_a_picture_and_lines(copies, tmp_path, capsys):
     picture = tmp_path / 'show.png'
     assert demos_cli.main(['show', str(copies), '--output', str(picture)]) == 0

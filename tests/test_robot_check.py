@@ -19,6 +19,7 @@ from std_msgs.msg import Bool, Float64MultiArray
 
 from mbarl_ros.config import load_robot
 from mbarl_ros.fields import set_stamp
+from mbarl_ros.hearing import Hearing
 from mbarl_ros.nodes.robot_check import Listener
 
 ROBOT = load_robot('arm_servo')
@@ -118,6 +119,17 @@ def test_a_robot_that_lies_is_found_out(check, robot, lie, level, words):
     vars(robot).update(lie)
     found = check()
     assert any(said == level and words in text for said, text in found), found
+
+
+def test_an_age_of_the_past_does_not_hide_that_states_are_late_now():
+    hearing = Hearing(ROBOT.state[0], ROBOT)
+    values = [0.0] * len(ROBOT.state[0].fields)
+    for number in range(2000):
+        late = 3.0 if number >= 1900 else 0.0
+        now = 0.05 * number
+        hearing.hear(now, round(now * 1e9), round((now - late) * 1e9), values)
+    (finding,) = [f for f in hearing.findings(now, 2.0, False) if f.level == 'error']
+    assert '3 s behind' in finding.text
 
 
 def test_who_else_commands_and_whose_qos_does_not_fit_is_said(check, robot):

@@ -142,10 +142,43 @@ def test_a_stop_before_anything_was_measured_moves_no_arm():
 def test_a_gate_that_starts_stops_what_its_predecessor_left_in_force():
     base = gate()
     assert base.tick(now=0.02).values.tolist() == [0.0, 0.0]
-    assert arm_gate().tick(now=0.02) is None  # the gripper may hold something: nothing measures it
+    assert arm_gate().tick(now=0.02) is None  # its gripper may hold something, and has to be told
     measured = {**ARM.model_dump()['limits'], 'grip': {'low': -0.2, 'high': 0.2}}
     stop = arm_gate(arm=0.7, limits=measured, teleop=[]).tick(now=0.02)
     assert stop.restated and stop.values.tolist() == [0.0, 0.0, 0.7, 0.0]
+
+
+def test_nothing_moves_a_gripper_that_may_hold_something_until_somebody_asks_for_it():
+    robot = load_robot('arm_velocity')
+    grip = robot.command_names.index('gripper')
+    rest, state = [index for index in range(3) if index != grip], [0.1] * len(robot.state_names)
+    gate = SafetyGate(robot, lockstep=False)
+    gate.observe(state, now=0.0)
+    stops = [gate.stop('shut down', 0.0), gate.engage_estop('topic', 0.01), gate.tick(now=0.02)]
+    assert all(math.isnan(stop.values[grip]) and not any(stop.values[rest]) for stop in stops)
+    assert not gate.release(now=0.03)
+    asked = gate.rest
+    asked[rest[0]] = 0.01  # a person drives the arm with a hand that knows no gripper
+    by_hand = gate.request('teleop', asked, now=0.04)
+    assert by_hand.values[rest[0]] == 0.01 and math.isnan(by_hand.values[grip])
+    assert np.isfinite(gate.assumed(by_hand.values)).all() and not by_hand.clipped
+    gate.observe(state, now=1.0)
+    assert gate.request('policy', asked, now=1.0).reason == 'not finite'
+    asked[grip] = 0.9  # where it is nobody knows: there is nothing to be limited against
+    assert gate.request('policy', asked, now=1.05).values[grip] == 0.9
+    asked[grip] = 0.0
+    assert gate.request('policy', asked, now=1.1).values[grip] == pytest.approx(0.9 - 4.0 * 0.05)
+    assert gate.stop('shut down', now=1.11).values[grip] == pytest.approx(0.7)
+
+
+def test_no_other_stop_hides_a_latched_estop():
+    latched = gate()
+    latched.engage_estop('topic', now=0.0)
+    latched.stop('dead-man released', now=0.1)
+    latched.tick(now=0.2)
+    assert latched.state == 'e-stop'
+    latched.release(now=0.3)
+    assert latched.state == 'ok'
 
 
 def test_after_a_stop_the_arm_is_held_where_it_is_and_goes_on_from_there():

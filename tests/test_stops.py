@@ -35,6 +35,7 @@ def test_no_node_uses_shared_memory_unless_a_person_says_so(tmp_path):
     assert without_shared_memory({}) == {'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
     assert not without_shared_memory({'FASTDDS_BUILTIN_TRANSPORTS': 'DEFAULT'})
     assert not without_shared_memory({'FASTRTPS_DEFAULT_PROFILES_FILE': '/my.xml'})
+    assert not without_shared_memory({RANGE: 'LOCALHOST', 'RMW_IMPLEMENTATION': 'rmw_zenoh_cpp'})
     assert not without_shared_memory({RANGE: 'LOCALHOST', 'ROS_STATIC_PEERS': '10.0.0.2'})
     with Graph(tmp_path, task='pointmass') as graph:
         graph.start('safety_gate')

@@ -133,9 +133,26 @@ def test_a_key_without_release_events_ends_soon_after_its_last_repeat():
 def test_a_key_with_release_events_is_down_until_then():
     held = Held(releases=True)
     held.feed([Key('w'), Key('d')], 0.0)
-    assert held.down(1000.0) == {'w', 'd'}
-    held.feed([Key('w', 'release')], 1001.0)
-    assert held.down(1001.0) == {'d'}
+    for tenth in range(1, 100):
+        held.feed([Key('d', 'repeat')], 0.1 * tenth)  # the last repeats for all
+    assert held.down(10.0) == {'w', 'd'}
+    held.feed([Key('w', 'release')], 10.0)
+    assert held.down(10.0) == {'d'}
+
+
+def test_keys_of_a_terminal_that_says_nothing_more_are_let_go():
+    held = Held(releases=True)
+    held.feed([Key('w')], 0.0)
+    assert held.down(0.9) == {'w'} and held.down(1.1) == set()  # the network hangs
+    held.feed([Key('x')], 5.0)
+    assert held.down(5.0) == {'x'}
+
+
+def test_a_letter_let_go_with_shift_is_let_go():
+    held = Held(releases=True)
+    held.feed(parse('\x1b[119;1:1u\x1b[57441;2:1u')[0], 0.0)
+    held.feed(parse('\x1b[119:87;2:3u')[0], 0.1)
+    assert 'w' not in held.down(0.1)
 
 
 def test_keys_steer_within_the_limits_and_a_gripper_latches():
@@ -145,6 +162,7 @@ def test_keys_steer_within_the_limits_and_a_gripper_latches():
     assert steering.command({'d', 'a'})['dx'] == 0.0
     steering.press('r')
     steering.press('0')
+    steering.press('²')  # a digit to Python, but no number
     assert steering.command({'a'}) == pytest.approx({'dx': -0.2, 'dy': 0.0, 'grasp': 0.2})
     steering.press('f')
     assert steering.command(set())['grasp'] == -0.2
@@ -342,8 +360,8 @@ def test_where_the_terminal_says_so_release_stops_at_once(driven):
         ready(terminal)
         terminal.type('\x1b[100;1:1u')
         graph.wait_for('motion', lambda: speeds[-1] > 0.3)
-        graph.spin(1.0)
-        assert executed[-1][1] == pytest.approx(0.5)  # no repeat is needed
+        graph.spin(0.7)
+        assert executed[-1][1] == pytest.approx(0.5)  # no repeat is needed so soon
         terminal.type('\x1b[100;1:3u')
         start = time.monotonic()
         graph.wait_for('stop', lambda: executed[-1][1] == 0.0)
@@ -415,7 +433,7 @@ def test_keys_record_a_demonstration_and_stop_everything(driven, tmp_path):
 
 def test_without_a_terminal_it_says_so():
     result = subprocess.run(
-        [sys.executable, '-m', 'mbarl_ros', 'teleop'],
+        [sys.executable, '-m', 'mbarl_ros', 'teleop', '--domain', '99'],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -427,7 +445,12 @@ def test_without_a_terminal_it_says_so():
 def test_a_profile_without_a_topic_for_keys_is_named(tmp_path):
     from mbarl_ros.nodes.keyboard_teleop import _source
 
-    with pytest.raises(ConfigError, match="'pad_only'.*no Joy"):
-        _source([TABLETOP.teleop[2]], 'pad_only')
-    assert TopicCodec(_source(TABLETOP.teleop, 'tabletop')).topic == 'teleop/cmd_vel'
+    with pytest.raises(ConfigError, match="'tabletop'.*no Joy"):
+        _source(TABLETOP.model_copy(update={'teleop': [TABLETOP.teleop[2]]}))
+    # There 0 is a place to go to: a key would drive all joints there.
+    for name in ('arm_position', 'arm_trajectory'):
+        with pytest.raises(ConfigError, match=f"'{name}'.*velocities"):
+            _source(load_robot(name))
+    for name in ('pointmass', 'tabletop', 'arm_velocity', 'arm_servo', 'mobile_base'):
+        assert TopicCodec(_source(load_robot(name))).topic == 'teleop/cmd_vel'
     assert np.isfinite(Steering(TABLETOP, TABLETOP.teleop[1]).speed)

@@ -18,11 +18,15 @@ class EntryLimiter:
     A value that is not known yet, because nothing was measured, is NaN.
     """
 
-    def __init__(self, limit: Limit, box: Bounds | None, horizon: float) -> None:
+    def __init__(
+        self, limit: Limit, box: Bounds | None, horizon: float, unknown: bool = False
+    ) -> None:
         """``box``: bounds of the state entry that the command moves or that measures it.
 
         :param horizon: s for which a velocity may stay in force when nobody speaks again
+        :param unknown: nothing tells where it stands, until somebody has asked for it
         """
+        self.unknown = unknown
         self._low, self._high = limit.low, limit.high
         self._rate = limit.rate or math.inf
         self._rate_change = limit.rate_change or math.inf
@@ -77,6 +81,8 @@ class EntryLimiter:
         :param elapsed: robot seconds of change that are granted
         :param paused: nobody spoke for longer than that, and the command has stood still since
         """
+        if self.unknown:
+            return min(max(asked, self._low), self._high)
         low, high = self._bounds()
         slope = 0.0 if paused else self._slope
         change = self._rate_change * elapsed if elapsed else 0.0
@@ -93,9 +99,9 @@ class EntryLimiter:
 
     def accept(self, value: float, elapsed: float) -> None:
         """``value`` was sent."""
-        if elapsed:
+        if elapsed and not self.unknown:
             self._slope = (value - self.value) / elapsed
-        self.value = value
+        self.value, self.unknown = value, False
 
     def _bounds(self) -> tuple[float, float]:
         """Hard bounds of the next value; from outside of them only the way back is open."""

@@ -28,7 +28,7 @@ class Decision:
     ``source`` is ``policy``, ``teleop`` or ``stop``; ``reason`` is empty for a command that
     passed unchanged. ``clipped`` says by how much (asked minus executed) each entry was. A
     ``restated`` stop is one that is in force already. A value is NaN where nothing is known of a
-    position that is to be held: nothing may be sent then.
+    position that is to be held, and nobody has asked for it: nothing may be sent then.
     """
 
     values: np.ndarray
@@ -61,11 +61,28 @@ class SafetyGate:
         horizon = (robot.command_timeout + REACTION) * time_factor
         limits = [robot.limits[name] for name in self._names]
         placed_by = [limit.moves or limit.measured for limit in limits]
+        unmeasured = {
+            name
+            for name, limit in zip(self._names, limits, strict=True)
+            if limit.stop == 'hold' and not limit.measured
+        }
+        # A gripper may hold something: where nothing measures it and its message has nothing else,
+        # it gets none until somebody asks for it. A world in lockstep starts at rest.
+        left_alone = {
+            name
+            for topic in robot.command
+            for name in topic.fields
+            if not lockstep and unmeasured.issuperset(topic.fields)
+        }
+        self._stops_at_start = unmeasured == left_alone
         self._entries = [
             EntryLimiter(
-                limit, robot.workspace.get(position), self._period if lockstep else horizon
+                limit,
+                robot.workspace.get(position),
+                self._period if lockstep else horizon,
+                unknown=name in left_alone,
             )
-            for limit, position in zip(limits, placed_by, strict=True)
+            for name, limit, position in zip(self._names, limits, placed_by, strict=True)
         ]
         self._placed = [
             (entry, robot.state_names.index(position))
@@ -78,10 +95,6 @@ class SafetyGate:
             for name, (low, high) in robot.workspace.items()
             if name not in placed_by
         ]
-        # Of an entry that is held but not measured nothing is known before its first command.
-        self._stops_at_start = all(
-            limit.stop != 'hold' or limit.measured for limit in robot.limits.values()
-        )
         self._last_time: float | None = None
         self._last_source = STOP_SOURCE
         self._last_teleop = -math.inf
@@ -199,7 +212,7 @@ class SafetyGate:
 
     def stop(self, reason: str, now: float) -> Decision:
         """Stop command: zero or hold, as the profile says for each entry."""
-        self.state = reason
+        self.state = 'e-stop' if self.estop else reason  # nothing else may hide that
         if self._moving:
             self._advance(now)
             # A stale position would pull the robot back to where it was.
@@ -221,12 +234,23 @@ class SafetyGate:
 
     @property
     def rest(self) -> np.ndarray:
-        """What an entry gets for which nobody asks anything [C]: its stop, or what it has."""
+        """What an entry gets for which nobody asks anything [C]: its stop, or what it has.
+
+        NaN, nothing at all, for one that nobody knows about.
+        """
         values = self._values()
         for i, name in enumerate(self._names):
             if (stop := self.robot.limits[name].stop) != 'hold':
                 values[i] = stop
         return values
+
+    def assumed(self, values: np.ndarray) -> np.ndarray:
+        """``values`` [C] of a decision, with a guess where nothing was sent: that it is at rest.
+
+        An action has no gaps. NaN stays where a position is measured, but has not been yet.
+        """
+        guess = np.array([entry.value for entry in self._entries])
+        return np.where(np.isnan(values), guess, values)
 
     @property
     def clipped(self) -> int:
@@ -256,7 +280,8 @@ class SafetyGate:
 
     def _values(self) -> np.ndarray:
         values = [entry.value if self._moving else entry.settle() for entry in self._entries]
-        return np.array(values)
+        unknown = [entry.unknown for entry in self._entries]
+        return np.where(unknown, math.nan, values)
 
     def _advance(self, now: float) -> None:
         """Reckon positions on from the last state, with the command that was in force."""
@@ -292,7 +317,12 @@ class SafetyGate:
             return 'waiting for the e-stop topic'
         if len(command) != len(self._names):
             return f'wrong size: {len(command)}, not {len(self._names)}'
-        if not all(map(math.isfinite, command)):
+        # A person need not know where a gripper is.
+        if not all(
+            math.isfinite(value)
+            or (source == TELEOP_SOURCE and entry.unknown and math.isnan(value))
+            for value, entry in zip(command, self._entries, strict=True)
+        ):
             return 'not finite'
         if self._state is None:
             return 'waiting for state'
@@ -311,7 +341,7 @@ class SafetyGate:
             self._values()  # from where it stands now
         values = []
         for name, entry, asked in zip(self._names, self._entries, command, strict=True):
-            value = entry.limit(asked, elapsed, paused)
+            value = asked if math.isnan(asked) else entry.limit(asked, elapsed, paused)
             if value is None:
                 self.counts[f'{source} refused'] += 1
                 return self.stop(f'{name}: only a stop keeps it within its bounds', now)
@@ -320,7 +350,8 @@ class SafetyGate:
         for name, entry, asked, value in zip(
             self._names, self._entries, command, values, strict=True
         ):
-            entry.accept(value, elapsed)
+            if not math.isnan(value):
+                entry.accept(value, elapsed)
             if abs(asked - value) > _ROUNDING:
                 clipped[name] = asked - value
         self._last_time, self._last_source, self.state = now, source, 'ok'

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,8 +55,7 @@ def read_series(
         if messages:
             log = np.array(logs, np.int64)
             stamps, values = decoders[name].decode(messages)
-            dated = np.where(stamps < 0, log, stamps) if clock == HEADER else log
-            parts[name].append((dated, log, values))
+            parts[name].append((stamps if clock == HEADER else log, log, values))
             logs.clear()
             messages.clear()
 
@@ -81,7 +81,7 @@ def read_series(
             f'{folder}: {error}; if the bag is torn, `mbarl demos import {folder}` saves what can '
             'be read; else record it again and remove it'
         ) from error
-    return [_series(topic, parts.get(names.get(topic.topic, ''), [])) for topic in maps]
+    return _dated([_series(topic, parts.get(names.get(topic.topic, ''), [])) for topic in maps])
 
 
 def executed_map(names: tuple[str, ...]) -> TopicMap:
@@ -161,6 +161,30 @@ def _series(topic: TopicMap, parts: list[tuple[np.ndarray, ...]]) -> Series:
         return Series(topic.topic, names, empty, empty, np.empty((0, len(names))))
     stamps, log, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Series(topic.topic, names, stamps, log, values)
+
+
+def _dated(series: list[Series]) -> list[Series]:
+    """Date what has no header as the running graph does: by the newest header that came before.
+
+    By the log where nothing has one: two clocks would make steps of their differences.
+    """
+    stamped = [one for one in series if _has_header(one)]
+    if not stamped:
+        return [replace(one, stamps=one.log) for one in series]
+    log = np.concatenate([one.log for one in stamped])
+    order = np.argsort(log, kind='stable')
+    newest = np.maximum.accumulate(np.concatenate([one.stamps for one in stamped])[order])
+    dated = []
+    for one in series:
+        if not _has_header(one):
+            before = np.searchsorted(log[order], one.log, side='right') - 1
+            one = replace(one, stamps=newest[np.maximum(before, 0)])
+        dated.append(one)
+    return dated
+
+
+def _has_header(series: Series) -> bool:
+    return bool(len(series.stamps) and series.stamps[0] >= 0)
 
 
 def _files(folder: Path) -> list[Path]:

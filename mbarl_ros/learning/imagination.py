@@ -66,6 +66,8 @@ class Imagination:
             self.fitted_at = replay.total
         if self.ensemble.fits and replay.total > self.rolled_at:
             starts = (replay.total - self.rolled_at) * self.config.rollouts
+            # After a backlog: no more than the buffers hold.
+            starts = min(starts, max(self.config.buffer // self.length, 1))
             self._imagine(sac, self._starts(replay, demonstrations, phase_starts, starts))
         self.rolled_at = replay.total
         metrics['model/length'] = float(self.length)

@@ -82,7 +82,7 @@ class Learner:
         What a person did in a forward phase joins the demonstrations.
         """
         ended = np.asarray(transitions['truncated']) | np.asarray(transitions['terminated'])
-        self._replay.add(transitions, ended.astype(bool) if self.agent.resets else None)
+        self._append(self._replay, transitions, ended.astype(bool) & self.agent.resets)
         for row, phase in enumerate(transitions['phase']):
             if self._phase_ended and phase < len(self._phase_starts):
                 starts = self._phase_starts[phase]
@@ -99,9 +99,29 @@ class Learner:
         room = self._demonstrations.capacity - len(self._demonstrations)
         rows = {name: array[:room] for name, array in demonstrations.items()}
         ended = np.asarray(rows['truncated'], bool) | np.asarray(rows['terminated'], bool)
-        self._demonstrations.add(rows, ended)
+        self._append(self._demonstrations, rows, ended)
         phase = self._demonstrations.held()['phase']
         self._directions = [np.flatnonzero(phase == p) for p in np.unique(phase)]
+
+    def _append(self, buffer: Replay, rows: Mapping[str, np.ndarray], ended: np.ndarray) -> None:
+        """Add rows; chains end where ``ended``, and where a row begins elsewhere than one ended.
+
+        Between the two somebody moved the robot or its world, or steps are missing, as where a
+        person let go: what came later was not reached from there.
+        """
+        if not len(ended):
+            return
+        begun, reached = (
+            np.asarray(rows[name], np.float32)[:, : self.task.state_dim]
+            for name in ('observation', 'next_observation')
+        )
+        if len(buffer):
+            before = buffer.rows(np.array([len(buffer) - 1]))['next_observation'][0]
+            if (before[: self.task.state_dim] != begun[0]).any():
+                buffer.close_chain()
+        ends = ended.copy()
+        ends[:-1] |= (reached[:-1] != begun[1:]).any(axis=-1)
+        buffer.add(rows, ends if ends.any() else None)
 
     def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take a classifier message; rewards of the backward policy follow it at once."""
@@ -227,7 +247,8 @@ class Learner:
         """Goals [..., state_dim] for drawn rows: their own, the task's or the objective's."""
         shape = rows['phase'].shape
         goals = rows['observation'][..., self.task.state_dim :]
-        if source is self._replay:
+        # A reward that was measured is that of the goal which there was.
+        if source is self._replay and self.task.reward_known:
             goals = self.task.goals[self._rng.integers(len(self.task.goals), size=shape)]
         back = self._objectives.get(BACKWARD)
         own = None if back is None else back.goals

@@ -55,6 +55,12 @@ class Replay:
         if len(last):
             self._chain = int(last[-1]) + 1
 
+    def close_chain(self) -> None:
+        """End the open chain: what is added next does not follow from what was added last."""
+        at = np.arange(max(self._chain, self.total - self.capacity), self.total)
+        self._arrays['left'][at % self.capacity] = self.total - 1 - at
+        self._chain = self.total
+
     def rows(self, order: np.ndarray) -> dict[str, np.ndarray]:
         """Rows by age: 0 is the oldest that is held."""
         index = self._index(order)

@@ -16,7 +16,7 @@ from mbarl_ros.doctor import Picture, Status, diagnose
 from mbarl_ros.domain import running_domains
 from mbarl_ros.executables import NODES
 from mbarl_ros.nodes.robot_check import Listener
-from mbarl_ros.nodes.runtime import LATCHED, LOCKSTEP
+from mbarl_ros.nodes.runtime import LATCHED, LOCKSTEP, node_of
 from mbarl_ros.nodes.surroundings import simulated
 from mbarl_ros.task import Task
 
@@ -55,11 +55,12 @@ class Doctor:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name in NODES:
+            name = node_of(status.name, self._listener.node.get_namespace())
+            if name in NODES:
                 values = {item.key: item.value for item in status.values}
                 level = int.from_bytes(status.level, 'little')
                 said = Status(level, status.message, values)
-                self._heard[status.name] = time.monotonic(), said
+                self._heard[name] = time.monotonic(), said
 
     def _on_gate(self, message: String) -> None:
         self._gate = message.data

@@ -12,12 +12,17 @@ import time
 import tty
 from typing import Any
 
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.msg import (
+    Parameter,
+    ParameterType,
+    ParameterValue,
+    SetParametersResult,
+)
+from rcl_interfaces.srv import GetParameters, SetParameters
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from mbarl_ros.config import ConfigError
+from mbarl_ros.config import ConfigError, RobotConfig
 from mbarl_ros.fields import TopicCodec, set_stamp
 from mbarl_ros.keyboard import (
     KITTY_KNOWN,
@@ -31,7 +36,7 @@ from mbarl_ros.keyboard import (
     parse,
 )
 from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_class
-from mbarl_ros.robot_config import TeleopMap
+from mbarl_ros.robot_config import JOY, TeleopMap
 from mbarl_ros.transitions import DIRECTIONS
 
 RATE = 30.0  # Hz
@@ -125,14 +130,15 @@ class KeyboardTeleop(BaseNode):
         """
         super().__init__('keyboard_teleop')
         self.setup()
-        source = _source(self.task.robot.teleop, self.task.robot.name)
+        source = _source(self.task.robot)
         self._codec = TopicCodec(source)
         self._class = message_class(source.type)
         self._publisher = self.create_publisher(self._class, source.topic, RELIABLE)
         self._steering = Steering(self.task.robot, source)
         self._triggers = {key: self.create_client(Trigger, name) for key, name in SERVICES.items()}
         self._settings = self.create_client(SetParameters, 'demo_recorder/set_parameters')
-        self._direction = DIRECTIONS[0]
+        self._ask = self.create_client(GetParameters, 'demo_recorder/get_parameters')
+        self._direction = ''  # of the recorder, which alone knows it
         self._gate = self._recorder = 'not heard'
         self._said = ''
         self.create_subscription(String, 'safety_gate/state', self._on_gate, LATCHED)
@@ -145,6 +151,7 @@ class KeyboardTeleop(BaseNode):
         signal.signal(signal.SIGHUP, self._on_hangup)
         self.create_timer(1.0 / RATE, self._tick, clock=self.steady)
         self.create_timer(0.1, self._show, clock=self.steady)
+        self.create_timer(0.5, self._know_direction, clock=self.steady)
 
     def _on_hangup(self, *_: Any) -> None:
         self.finished = True
@@ -183,7 +190,8 @@ class KeyboardTeleop(BaseNode):
             self._held.let_go()
             self._stops_due = _STOPS
         elif key.name == 'b':
-            self._turn()
+            if key.event == 'press':
+                self._turn()
         elif key.name in SERVICES and key.event == 'press':
             self._call(key.name)
         else:
@@ -207,10 +215,31 @@ class KeyboardTeleop(BaseNode):
         self._said = f'{service}: {future.result().message}'
 
     def _turn(self) -> None:
-        self._direction = DIRECTIONS[1 - DIRECTIONS.index(self._direction)]
-        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=self._direction)
+        if not self._direction or not self._settings.service_is_ready():
+            self._said = 'direction: no recorder is heard'
+            return
+        wanted = DIRECTIONS[1 - DIRECTIONS.index(self._direction)]
+        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=wanted)
         request = SetParameters.Request(parameters=[Parameter(name='direction', value=value)])
-        self._settings.call_async(request)
+        answer = self._settings.call_async(request)
+        answer.add_done_callback(lambda future: self._turned(wanted, future.result().results[0]))
+
+    def _turned(self, wanted: str, result: SetParametersResult) -> None:
+        if result.successful:
+            self._direction = wanted
+        else:
+            self._said = f'direction: {result.reason}'
+
+    def _know_direction(self) -> None:
+        """Ask the recorder which way it records; another may have been started meanwhile."""
+        if self._ask.service_is_ready():
+            answer = self._ask.call_async(GetParameters.Request(names=['direction']))
+            answer.add_done_callback(self._on_direction)
+        else:
+            self._direction = ''
+
+    def _on_direction(self, future: Any) -> None:
+        self._direction = future.result().values[0].string_value
 
     # --- screen ------------------------------------------------------------------------------
 
@@ -224,7 +253,7 @@ class KeyboardTeleop(BaseNode):
             [
                 f'{keys}   (arrows too)   speed {self._steering.speed:.0%}',
                 _HELP,
-                f'{_RECORDER_HELP} ({self._direction})',
+                f'{_RECORDER_HELP} ({self._direction or "not heard"})',
                 f'{state:8} {sent}',
                 f'gate {self._gate}   recorder {self._recorder}',
                 self._said,
@@ -239,13 +268,16 @@ class KeyboardTeleop(BaseNode):
         time.sleep(0.05)  # let the middleware send before the context goes
 
 
-def _source(teleop: list[TeleopMap], robot: str) -> TeleopMap:
-    for source in teleop:
-        if source.type != 'sensor_msgs/msg/Joy':
+def _source(robot: RobotConfig) -> TeleopMap:
+    """The first topic on which 0 is no motion: keys do not say where to, only which way."""
+    for source in robot.teleop:
+        positions = [name for name in source.fields if robot.limits[name].stop == 'hold']
+        if source.type != JOY and set(positions) <= set(source.latch):
             return source
     raise ConfigError(
-        f"robot '{robot}': key 'teleop': a keyboard needs a topic that is no Joy, for example a "
-        'geometry_msgs/msg/Twist with the command entries as fields'
+        f"robot '{robot.name}': key 'teleop': a keyboard needs a topic of velocities that is no "
+        'Joy, for example a geometry_msgs/msg/Twist with the command entries as fields; drive '
+        'positions with a leader arm, or let MoveIt Servo make them of velocities (arm_servo)'
     )
 
 

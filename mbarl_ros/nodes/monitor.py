@@ -35,14 +35,8 @@ class Monitor(runtime.BaseNode):
         ).value
 
     def _receive(self, message: DiagnosticArray) -> None:
-        # /diagnostics is shared by all namespaces; nodes give their name or fully qualified name.
-        prefix = self.get_namespace().rstrip('/') + '/'
         for status in message.status:
-            name = status.name
-            if name.startswith('/'):
-                if not name.startswith(prefix):
-                    continue
-                name = name.removeprefix(prefix)
+            name = runtime.node_of(status.name, self.get_namespace())
             if name in NODES:
                 # What a node does not say each time (a model's error after a fit) stays known.
                 self._status[name] = {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import State, TransitionCallbackReturn
+from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty, String
 
@@ -104,6 +105,7 @@ class PolicyController(BaseLifecycleNode):
             self.create_timer(1.0 / robot.control_rate, self._control)
             self.create_timer(0.2, self._watch, clock=self.steady)
         self.go_first(CONTROLLER_PRIORITY)
+        self._arming: Timer | None = None
         if self.value('autostart'):
             self.trigger_configure()
             if self.lockstep:
@@ -169,6 +171,18 @@ class PolicyController(BaseLifecycleNode):
         self._uplink.flush()
         return super().on_deactivate(state)
 
+    def on_shutdown(self, state: State) -> TransitionCallbackReturn:
+        """Leave the robot to the gate, as a deactivation does, but for good."""
+        self._unfit = 'shut down: it takes a new start of this node to go on'
+        if self._arming is not None:
+            self._arming.cancel()
+        return self.on_deactivate(state)
+
+    def on_error(self, state: State) -> TransitionCallbackReturn:
+        """Whatever failed, do not command."""
+        self.on_deactivate(state)
+        return super().on_error(state)
+
     def close(self) -> None:
         """Send what is not yet sent; the spool keeps what the learner does not have."""
         self._uplink.close()
@@ -187,8 +201,13 @@ class PolicyController(BaseLifecycleNode):
     # --- inputs ------------------------------------------------------------------------------
 
     def _on_state(self, state: np.ndarray, stamp: int) -> None:
-        if not np.isfinite(state).all():
-            self.get_logger().error('state with NaN or infinity ignored', throttle_duration_sec=5.0)
+        with np.errstate(over='ignore'):
+            fit = np.isfinite(state.astype(np.float32)).all()  # as which it is stored
+        if not fit:
+            self.get_logger().error(
+                'state with NaN, infinity or more than a float32 holds ignored',
+                throttle_duration_sec=5.0,
+            )
             return
         repeated = self._state is not None and stamp == self._state[1]
         self._state = (state, stamp)
@@ -220,7 +239,8 @@ class PolicyController(BaseLifecycleNode):
             self._steps_made.execute(command, source, stamp_ns(message))
             self._step()
             return
-        self._periods.execute(command, source, stamp_ns(message), time.monotonic())
+        if self._active:
+            self._periods.execute(command, source, stamp_ns(message), time.monotonic())
         self._patience.hear_executed(time.monotonic(), refused=source == STOP_SOURCE)
 
     def _on_gate_state(self, message: String) -> None:
@@ -252,6 +272,8 @@ class PolicyController(BaseLifecycleNode):
         if not self._active or self._state is None:
             return
         for step in self._steps_made.completed():
+            if self._gate_state == 'e-stop' and step.source == STOP_SOURCE:
+                continue  # nothing is practised; what a person asked for became a stop
             self._record(step)
             if self._uplink.unsent >= self.agent.chunk:
                 self._uplink.flush()

@@ -88,7 +88,7 @@ class Listener:
         rows = []
         now = time.monotonic()
         for hearing in ears.heard:
-            topic, age = hearing.topic.topic, hearing.age()
+            topic, age = hearing.topic.topic, hearing.age(now, seconds)
             ends = self.node.get_publishers_info_by_topic(topic)
             shown = '-' if age is None else f'{1000 * age:.0f} ms' if abs(age) < 100 else 'far off'
             rows.append((topic, f'{hearing.rate(now, seconds):.1f} Hz', shown, _names(ends)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.duration import Duration
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
@@ -27,9 +28,17 @@ MAX_BYTES = 64 * 1024
 
 
 def subscribe(
-    node: Any, kind: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile
+    node: Any,
+    kind: Any,
+    topic: str,
+    callback: Callable[[Any], None],
+    qos: QoSProfile,
+    complain: bool = True,
 ) -> None:
-    """Subscribe; messages that are oversized or cannot be read are refused, and the node lives."""
+    """Subscribe; messages that are oversized or cannot be read are refused, and the node lives.
+
+    :param complain: log publishers whose QoS does not fit
+    """
 
     def take(data: bytes) -> None:
         try:
@@ -41,7 +50,8 @@ def subscribe(
             return
         callback(message)
 
-    node.create_subscription(kind, topic, take, qos, raw=True)
+    events = SubscriptionEventCallbacks(use_default_callbacks=complain)
+    node.create_subscription(kind, topic, take, qos, raw=True, event_callbacks=events)
 
 
 class StateListener:

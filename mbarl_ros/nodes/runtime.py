@@ -177,7 +177,9 @@ class NodeMixin:
         if self.refused > self._refused_before and level == DiagnosticStatus.OK:
             level, message = DiagnosticStatus.WARN, f'refused: {self._refusal}'
         self._refused_before = self.refused
-        status = DiagnosticStatus(level=level, name=self.get_name(), message=message)
+        root = self.get_namespace() == '/'
+        name = self.get_name() if root else self.get_fully_qualified_name()
+        status = DiagnosticStatus(level=level, name=name, message=message)
         status.hardware_id = self.task.robot.name
         status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
         diagnostics = DiagnosticArray(status=[status])
@@ -277,6 +279,17 @@ def bytes_message(data: bytes, label: str) -> UInt8MultiArray:
     message = UInt8MultiArray(data=buffer)
     message.layout.dim = [MultiArrayDimension(label=label, size=len(data), stride=len(data))]
     return message
+
+
+def node_of(status_name: str, namespace: str) -> str:
+    """Which node of the graph in ``namespace`` a status is of; empty: another graph's.
+
+    /diagnostics is shared by all namespaces; outside the root, nodes give their qualified name.
+    """
+    prefix = namespace.rstrip('/') + '/'
+    if prefix == '/':
+        return '' if status_name.startswith('/') else status_name
+    return status_name.removeprefix(prefix) if status_name.startswith(prefix) else ''
 
 
 def message_bytes(message: UInt8MultiArray) -> bytes:

@@ -83,7 +83,9 @@ class SafetyGateNode(BaseNode):
                 partial(self._on_teleop, TeleopSource(entry)),
                 RELIABLE if self.lockstep else SENSOR,  # SENSOR hears every publisher
             )
-        subscribe(self, Bool, '~/estop', self._on_estop, RELIABLE)
+        # Whatever the button's QoS: also unreliable, and pressed before this node started.
+        for qos in (RELIABLE, SENSOR, LATCHED):
+            subscribe(self, Bool, '~/estop', self._on_estop, qos, complain=False)
         self.create_service(Trigger, '~/stop', self._on_stop)
         self.create_service(Trigger, '~/release', self._on_release)
         self.create_timer(_TICK, self._tick, clock=self.steady)
@@ -199,11 +201,10 @@ class SafetyGateNode(BaseNode):
         stamp = min(max(stamp, 0), _LAST_STAMP)
         self._robot.publish(decision.values, stamp)
         self._gate.sent(time.monotonic())
-        if decision.restated or not np.isfinite(decision.values).all():
+        values = self._gate.assumed(decision.values)
+        if decision.restated or not np.isfinite(values).all():
             return
-        self._executed.publish(
-            command_message(self._names, decision.values, stamp, decision.source)
-        )
+        self._executed.publish(command_message(self._names, values, stamp, decision.source))
         if decision.clipped and self._clipped.get_subscription_count():
             names, excess = list(decision.clipped), list(decision.clipped.values())
             self._clipped.publish(command_message(names, excess, stamp, decision.source))

@@ -14,15 +14,19 @@ from mbarl_ros.domain import RANGE
 
 # Fast DDS 2 (Jazzy) and 3 (Kilted).
 _PROFILES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+_FAST = 'rmw_fastrtps'  # the default of Jazzy and Kilted
 _TRANSPORTS, _PEERS = 'FASTDDS_BUILTIN_TRANSPORTS', 'ROS_STATIC_PEERS'
 
 
 def without_shared_memory(environ: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables to set before rclpy starts; none where a person chose transports.
+    """Environment variables to set before rclpy starts; none where a person chose transports
+    or another middleware.
 
     rmw_fastrtps adds shared memory by itself for the discovery range LOCALHOST, whatever else is
     set, hence a profile that does the same without it; it knows no static peers.
     """
+    if not environ.get('RMW_IMPLEMENTATION', _FAST).startswith(_FAST):
+        return {}  # another would take no notice of the profile, and then hear everybody
     if any(environ.get(name) for name in (*_PROFILES, _TRANSPORTS)):
         return {}
     if environ.get(RANGE) != 'LOCALHOST':
