@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -10,8 +11,12 @@ import numpy as np
 import pytest
 from graph import LEARNING, Graph, small_agent
 from kills import practise_and_kill
+from sensor_msgs.msg import JointState
 
 from mbarl_ros.learning import checkpoint
+from mbarl_ros.log import read_records
+from mbarl_ros.task import Task
+from mbarl_ros.transitions import row_dtype
 
 # benchmarks/faults.py raises these to 100.
 LEARNER_KILLS = 5
@@ -39,6 +44,36 @@ def test_random_kills_of_learner_and_controller_lose_nothing_and_count_nothing_t
     assert outcome.stored >= outcome.executed - outcome.missing > 200
     assert outcome.updates > 0 and outcome.steps_trained > outcome.stored - 50
     assert not list((tmp_path / 'run' / 'spool').glob('*.log'))  # all of it was acknowledged
+
+
+def test_in_lockstep_a_late_word_of_the_gate_loses_no_step(tmp_path):
+    """The simulation says its state again meanwhile; a lost datagram takes Fast DDS seconds."""
+    with Graph(tmp_path, task='pointmass') as graph:
+        heard, held = [], []
+        echo = graph.node.create_publisher(JointState, 'safety_gate/executed', 10)
+
+        def relay(message: JointState) -> None:
+            heard.append(message)
+            if len(heard) % 20:
+                echo.publish(message)
+            else:
+                held.append((time.monotonic() + 1.3, message))
+
+        def release() -> None:
+            while held and time.monotonic() > held[0][0]:
+                echo.publish(held.pop(0)[1])
+
+        graph.node.create_subscription(JointState, 'late_word', relay, 10)
+        graph.node.create_timer(0.02, release)
+        graph.start('robot_sim')
+        graph.start('safety_gate', remap={'safety_gate/executed': 'late_word'})
+        graph.start('policy_controller', policy='random')
+        graph.wait_for_steps(50)
+        graph.kill('policy_controller', signal.SIGINT)
+    (spool,) = (tmp_path / 'run' / 'spool').iterdir()
+    rows = np.frombuffer(b''.join([*read_records(spool)][1:]), row_dtype(Task.load('pointmass')))
+    assert len(heard) > 40 and len(rows) >= 50
+    np.testing.assert_array_equal(np.rint(np.diff(rows['stamp']) * 10), 1)
 
 
 def test_kills_aimed_at_the_checkpoints_own_write_leave_a_usable_folder(tmp_path):

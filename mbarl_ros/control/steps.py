@@ -62,7 +62,12 @@ class LockstepSteps:
     @property
     def waiting(self) -> bool:
         """Whether something about an earlier step is still to come, or the last is answered."""
-        return len(self._states) > 1 or any(stamp in self._executed for stamp in self._states)
+        return self.incomplete or any(stamp in self._executed for stamp in self._states)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a step was made of which it is not known yet what was executed."""
+        return len(self._states) > 1
 
     def forget(self) -> None:
         """Keep nothing but the latest state."""

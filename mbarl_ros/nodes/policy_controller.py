@@ -39,6 +39,9 @@ from mbarl_ros.transitions import HUMAN, POLICY, SAFETY
 SOURCES = {POLICY_SOURCE: POLICY, STOP_SOURCE: SAFETY}
 # What was wrong longer ago (s) no longer forbids to activate.
 _HEARD_FOR = 2.0
+# Lockstep: for so long (s) the gate may be silent on what was executed. Fast DDS asks for what was
+# lost every three seconds; a gate that was killed at that moment will never say it.
+_ECHO_LATE = 10.0
 
 
 class PolicyController(BaseLifecycleNode):
@@ -223,6 +226,10 @@ class PolicyController(BaseLifecycleNode):
             if time.monotonic() - self._patience.commanded > LOST_AFTER:
                 self._send()
             return
+        if repeated and self._steps_made.incomplete:
+            # The gate's word on the step before is late: the middleware may need seconds for it.
+            if time.monotonic() - self._patience.state_heard < _ECHO_LATE:
+                return
         if repeated:
             self._steps_made.forget()  # what has not been heard by now never will be
         self._step()
