@@ -15,7 +15,7 @@ from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.doctor import Picture, Status, diagnose
 from mbarl_ros.domain import running_domains
 from mbarl_ros.executables import NODES
-from mbarl_ros.nodes.robot_check import Listener
+from mbarl_ros.nodes.robot_check import DISCOVERY, Listener
 from mbarl_ros.nodes.runtime import LATCHED, LOCKSTEP, node_of
 from mbarl_ros.nodes.surroundings import simulated
 from mbarl_ros.task import Task
@@ -38,6 +38,8 @@ class Doctor:
     def examine(self, seconds: float) -> list[Finding]:
         """Listen to the robot's topics for ``seconds``; what is wrong with the graph."""
         self._listener.spin(_FRESH)
+        if not self._heard:
+            self._listener.spin(DISCOVERY)
         statuses = self._statuses()
         task, problem = _task(statuses)
         robot = _robot(self._listener, task, seconds, statuses) if task else []
