@@ -139,11 +139,6 @@ OBJECTIVES = {
 }
 
 
-def due(per_step: float, end: int, steps: int) -> int:
-    """How many of ``per_step`` a step are due for the last ``steps`` of ``end`` steps of a run."""
-    return math.floor(per_step * end) - math.floor(per_step * (end - steps))
-
-
 class AgentConfig(Strict):
     """A preset: which parts the learner is composed of, and their settings."""
 
@@ -179,6 +174,18 @@ class AgentConfig(Strict):
     def reaches(self) -> bool:
         """Whether the backward phase has goals to reach."""
         return self.backward != 'none' and OBJECTIVES[self.backward][1]
+
+    # Both count from the start of the run, so that what is no whole step is made up for later.
+
+    def updates_due(self, steps: int) -> int:
+        """Updates of the policies for the chunk that made the run ``steps`` long."""
+        per_step = self.updates_per_step
+        return math.floor(per_step * steps) - math.floor(per_step * (steps - self.chunk))
+
+    def classifier_steps_due(self, steps: int) -> int:
+        """Gradient steps of the classifier for the chunk that made the run ``steps`` long."""
+        every = self.classifier.every
+        return steps // every - (steps - self.chunk) // every
 
     @field_validator('backward')
     @classmethod

@@ -28,7 +28,9 @@ from mbarl_ros.demos.episodes import SUCCESS, episode
 from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.domain import take_domain
 from mbarl_ros.executables import NODES
+from mbarl_ros.log import read_records
 from mbarl_ros.task import Task
+from mbarl_ros.transitions import row_dtype
 
 SIM = ('robot_sim', 'safety_gate', 'policy_controller')
 LEARNING = (*SIM, 'learner', 'state_classifier')
@@ -188,6 +190,13 @@ def demonstrate(task: Task, folder: Path) -> None:
     folder.mkdir(parents=True)
     shown = episode(task, states[:, order], commands, stamps, 'forward', verdict=SUCCESS)
     save_episode(folder, shown, task)
+
+
+def spooled(folder: Path, task: Task) -> np.ndarray:
+    """Rows that a controller without a learner has left in the run folder; of one segment."""
+    (path,) = (folder / 'run' / 'spool').iterdir()
+    _, *rows = read_records(path)
+    return np.frombuffer(b''.join(rows), row_dtype(task))
 
 
 def stolen_seconds() -> float:

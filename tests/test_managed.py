@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 import yaml
 from geometry_msgs.msg import Twist
-from graph import LEARNING, SIM, Graph, small_agent
+from graph import LEARNING, SIM, Graph, small_agent, spooled
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
 from steady import Base
 
 from mbarl_ros.control.timing import LoopTiming
-from mbarl_ros.log import read_records
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import row_dtype
 
 TASK = Task.load('pointmass')
 
@@ -93,44 +91,43 @@ def test_a_reading_that_no_float32_holds_is_no_state(tmp_path):
         graph.start('policy_controller', policy='random')
         graph.wait_for_steps(30)
         graph.kill('policy_controller', signal.SIGINT)
-        (spool,) = (tmp_path / 'run' / 'spool').iterdir()
-        rows = np.frombuffer(b''.join([*read_records(spool)][1:]), row_dtype(TASK))
+        rows = spooled(tmp_path, TASK)
         assert len(rows) >= 30 and np.isfinite(rows['next_observation']).all()
         assert 'more than a float32 holds' in (tmp_path / 'policy_controller.log').read_text()
 
 
+def nothing_counts_under_an_estop(graph, meanwhile):
+    graph.start(*SIM[:2])
+    graph.start('policy_controller', policy='random')
+    graph.wait_for_steps(20)
+    assert graph.call('safety_gate/stop').success
+    graph.spin(2.5)  # what was under way, and diagnostics
+    before = graph.value('policy_controller', 'environment_steps')
+    meanwhile()
+    assert graph.value('policy_controller', 'environment_steps') == before
+    assert graph.call('safety_gate/release').success
+    graph.wait_for_steps(int(before) + 20)
+
+
 def test_an_estop_pauses_practice_until_it_is_released(tmp_path):
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
-        graph.start(*SIM[:2])
-        graph.start('policy_controller', policy='random')
-        graph.wait_for_steps(20)
-        assert graph.call('safety_gate/stop').success
-        graph.spin(2.5)  # what was under way, and diagnostics
-        before = graph.value('policy_controller', 'environment_steps')
-        graph.spin(7.0)  # longer than its patience with a gate that refuses
-        assert graph.value('policy_controller', 'environment_steps') == before
-        assert graph.call('safety_gate/release').success
-        graph.wait_for_steps(int(before) + 20)
+        # longer than its patience with a gate that refuses
+        nothing_counts_under_an_estop(graph, lambda: graph.spin(7.0))
 
 
 def test_nothing_is_counted_in_lockstep_either_while_a_person_pushes_on_under_an_estop(tmp_path):
     with Graph(tmp_path, task='pointmass') as graph:
         stick = graph.node.create_publisher(Twist, 'teleop/cmd_vel', 10)
-        graph.start(*SIM[:2])
-        graph.start('policy_controller', policy='random')
-        graph.wait_for_steps(20)
-        assert graph.call('safety_gate/stop').success
-        graph.spin(2.5)  # what was under way, and diagnostics
-        before = graph.value('policy_controller', 'environment_steps')
         pushed = Twist()
         pushed.linear.x = 0.5
-        for _ in range(20):
-            stick.publish(pushed)
-            graph.spin(0.1)
-        graph.spin(1.5)
-        assert graph.value('policy_controller', 'environment_steps') == before
-        assert graph.call('safety_gate/release').success
-        graph.wait_for_steps(int(before) + 20)
+
+        def push():
+            for _ in range(20):
+                stick.publish(pushed)
+                graph.spin(0.1)
+            graph.spin(1.5)
+
+        nothing_counts_under_an_estop(graph, push)
 
 
 def test_refusals_by_the_gate_deactivate_the_controller(tmp_path):

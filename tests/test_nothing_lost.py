@@ -9,14 +9,12 @@ import time
 
 import numpy as np
 import pytest
-from graph import LEARNING, Graph, small_agent
+from graph import LEARNING, Graph, small_agent, spooled
 from kills import practise_and_kill
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.learning import checkpoint
-from mbarl_ros.log import read_records
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import row_dtype
 
 # benchmarks/faults.py raises these to 100.
 LEARNER_KILLS = 5
@@ -70,8 +68,7 @@ def test_in_lockstep_a_late_word_of_the_gate_loses_no_step(tmp_path):
         graph.start('policy_controller', policy='random')
         graph.wait_for_steps(50)
         graph.kill('policy_controller', signal.SIGINT)
-    (spool,) = (tmp_path / 'run' / 'spool').iterdir()
-    rows = np.frombuffer(b''.join([*read_records(spool)][1:]), row_dtype(Task.load('pointmass')))
+    rows = spooled(tmp_path, Task.load('pointmass'))
     assert len(heard) > 40 and len(rows) >= 50
     np.testing.assert_array_equal(np.rint(np.diff(rows['stamp']) * 10), 1)
 

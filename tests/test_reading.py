@@ -371,20 +371,24 @@ def test_list_and_check_say_what_there_is_and_what_is_wrong(copies, capsys):
     assert '2 of 3 are learned from' in capsys.readouterr().out
 
 
-def test_check_finishes_an_interrupted_recording(copies, capsys):
+def interrupt_a_recording(folder, original, task):
+    """Record a demonstration once more, into ``folder``, up to where the recorder dies."""
     from mbarl_ros.demos.recording import Recording, topic_types
 
-    task = Task.load('pointmass')
-    note = read_note(copies / 'forward_000')
-    types = topic_types(task.robot)
+    note = read_note(original)
     topics = {**note.topics, 'demo_recorder/phase': '/demo_recorder/phase'}
     note = replace(note, topics=topics, recorded='2026-11-21T00:00:00+00:00')
-    recording = Recording(copies, note, types)
-    with Reader(copies / 'forward_000') as reader:
+    recording = Recording(folder, note, topic_types(task.robot))
+    with Reader(original) as reader:
         names = {bag: topic for topic, bag in note.topics.items()}
         for connection, stamp, data in reader.messages():
             recording.write(names[connection.topic], stamp, data)
     recording.abandon()
+
+
+def test_check_finishes_an_interrupted_recording(copies, capsys):
+    task = Task.load('pointmass')
+    interrupt_a_recording(copies, copies / 'forward_000', task)
     assert demos_cli.main(['list', str(copies)]) == 0
     assert '1 recordings are going on or were interrupted' in capsys.readouterr().out
     assert demos_cli.main(['check', str(copies)]) == 0
@@ -397,18 +401,8 @@ def test_check_finishes_an_interrupted_recording(copies, capsys):
 
 
 def test_check_finishes_an_interrupted_recording_that_is_the_only_one(copies, tmp_path, capsys):
-    from mbarl_ros.demos.recording import Recording, topic_types
-
     alone = tmp_path / 'alone'
-    task = Task.load('pointmass')
-    topics = {**read_note(copies / 'forward_000').topics, 'demo_recorder/phase': '/phase'}
-    note = replace(read_note(copies / 'forward_000'), topics=topics)
-    recording = Recording(alone, note, topic_types(task.robot))
-    with Reader(copies / 'forward_000') as reader:
-        names = {bag: topic for topic, bag in note.topics.items()}
-        for connection, stamp, data in reader.messages():
-            recording.write(names[connection.topic], stamp, data)
-    recording.abandon()
+    interrupt_a_recording(alone, copies / 'forward_000', Task.load('pointmass'))
     assert demos_cli.main(['check', str(alone)]) == 0
     out = capsys.readouterr().out
     assert 'forward_000: recovered' in out and '1 checked, 0 cannot be used' in out

@@ -12,15 +12,18 @@ from steady import measure
 
 from mbarl_ros.nodes.scheduling import CONTROLLER_PRIORITY, GATE_PRIORITY
 
-pytestmark = pytest.mark.alone
 SECONDS = 10.0  # benchmarks/faults.py: 300 s each at 20, 50 and 100 Hz
-# Not raised from within: a probe in a process of its own, which also says whether it may.
-PROBE = 'from mbarl_ros.nodes.scheduling import real_time; import os; print(real_time(30))'
+# In a process of its own: this one is to stay as it is.
+PROBE = """
+import os
+from mbarl_ros.nodes.scheduling import real_time
+print(real_time(30), os.sched_getscheduler(0))
+"""
 DROP_CAPABILITY, SYS_NICE = 24, 23  # prctl(2), capabilities(7)
 
 
 def _granted(before=None) -> bool:
-    command = [sys.executable, '-c', f'{PROBE}; print(os.sched_getscheduler(0))']
+    command = [sys.executable, '-c', PROBE]
     done = subprocess.run(command, preexec_fn=before, capture_output=True, text=True, check=True)
     granted, policy = done.stdout.split()
     assert (int(policy) == os.SCHED_FIFO) == (granted == 'True')

@@ -9,7 +9,6 @@ from stops import FAULTS, kill_learner, measure
 from mbarl_ros.domain import RANGE
 from mbarl_ros.nodes.transport import without_shared_memory
 
-pytestmark = pytest.mark.alone
 TRIALS = 5
 IN_TIME = 0.1  # s
 

@@ -18,7 +18,6 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import UInt8MultiArray
 
 from mbarl_ros import wire
-from mbarl_ros.agent_config import due
 from mbarl_ros.arguments import POLICY_FILE
 from mbarl_ros.config import ConfigError
 from mbarl_ros.control.policy import pack_policy
@@ -243,7 +242,7 @@ class LearnerNode(BaseNode):
         self._trained += len(chunk['sequence'])
         if self.agent.backward == 'classifier':
             self._take_classifier(self._trained)
-        updates = due(self.agent.updates_per_step, self._trained, self.agent.chunk)
+        updates = self.agent.updates_due(self._trained)
         metrics = self._learner.train(updates)
         metrics['updates_per_second'] = updates / (time.monotonic() - start)
         self._metrics = metrics

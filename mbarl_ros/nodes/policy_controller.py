@@ -226,11 +226,10 @@ class PolicyController(BaseLifecycleNode):
             if time.monotonic() - self._patience.commanded > LOST_AFTER:
                 self._send()
             return
-        if repeated and self._steps_made.incomplete:
-            # The gate's word on the step before is late: the middleware may need seconds for it.
-            if time.monotonic() - self._patience.state_heard < _ECHO_LATE:
-                return
         if repeated:
+            waited = time.monotonic() - self._patience.state_heard
+            if self._steps_made.incomplete and waited < _ECHO_LATE:
+                return  # the gate's word on the step before is on its way
             self._steps_made.forget()  # what has not been heard by now never will be
         self._step()
 

@@ -126,7 +126,7 @@ class NodeMixin:
         self._scheduling = f'SCHED_FIFO {priority}' if granted else 'SCHED_OTHER'
         if not granted:
             self.get_logger().warning(
-                f'no right to real-time scheduling: this node waits like any other process. '
+                'no right to real-time scheduling: this node waits like any other process. '
                 f'The limit rtprio must be {priority} or more; see "Real time" in the README'
             )
 

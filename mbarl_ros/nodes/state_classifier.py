@@ -119,9 +119,7 @@ class StateClassifierNode(BaseNode):
         for end in np.flatnonzero(rows['sequence'] % size == size - 1) + 1:
             self._trainer.add(select(rows, slice(start, end)))
             self._trained = int(rows['sequence'][end - 1]) + 1
-            every = self.agent.classifier.every
-            steps = self._trained // every - (self._trained - size) // every
-            self._metrics = self._trainer.train(steps)
+            self._metrics = self._trainer.train(self.agent.classifier_steps_due(self._trained))
             self._publish()
             if self._trained % _CHECKPOINT_EVERY < size:
                 self._save()

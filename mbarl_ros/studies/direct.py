@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from mbarl_ros.agent_config import due
 from mbarl_ros.config import AgentConfig, load_world
 from mbarl_ros.control.policy import DEPLOYED, Policy
 from mbarl_ros.control.practice import Practice
@@ -38,7 +37,7 @@ class DirectRun:
             else None
         )
         self._state = self.world.reset()
-        self.resets = self._trained = 0
+        self.resets = 0
         self._weights = [self.learner.policy_arrays()] * 2
 
     def collect(self) -> Transitions:
@@ -60,16 +59,13 @@ class DirectRun:
     def train(self, transitions: Transitions) -> dict[str, float]:
         """Train on one more chunk; the new weights act from the chunk after next."""
         metrics = {}
-        self._trained += len(transitions['sequence'])
+        steps = self.learner.environment_steps + len(transitions['sequence'])
         if self.classifier is not None:
             self.classifier.add(transitions)
-            every = self.agent.classifier.every
-            steps = self._trained // every - (self._trained - self.agent.chunk) // every
-            metrics = self.classifier.train(steps)
+            metrics = self.classifier.train(self.agent.classifier_steps_due(steps))
             self.learner.set_classifier(self.classifier.arrays())
         self.learner.add(transitions)
-        updates = due(self.agent.updates_per_step, self._trained, self.agent.chunk)
-        metrics |= self.learner.train(updates)
+        metrics |= self.learner.train(self.agent.updates_due(steps))
         self._weights.append(self.learner.policy_arrays())
         return metrics
 
