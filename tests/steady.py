@@ -16,7 +16,6 @@ import yaml
 from geometry_msgs.msg import Twist
 from graph import Graph, stolen_seconds
 from nav_msgs.msg import Odometry
-from sensor_msgs.msg import JointState
 
 from mbarl_ros.config import load_agent
 from mbarl_ros.task import Task
@@ -42,8 +41,9 @@ rclpy.spin(node)
 class Steadiness:
     """Each ten seconds of a run: the 99th percentile of deviations from the period, in ms, of the
     controller's loop and of a bare timer's, and the processor's seconds that the host gave to other
-    machines; periods missed in the whole run, commands that the gate found stale, updates of the
-    learner and its share of a core.
+    machines, and stops by the gate because commands or, of the base that this process plays, states
+    were away too long; periods missed in the whole run, updates of the learner and its share of a
+    core.
     """
 
     rate: float
@@ -51,9 +51,10 @@ class Steadiness:
     p99_ms: list[float]
     bare_p99_ms: list[float]
     stolen_seconds: list[float]
+    stale_commands: list[int]
+    stale_states: list[int]
     missed_periods: int
     bare_missed_periods: int
-    stale_commands: int
     updates: int
     learner_share: float
 
@@ -85,16 +86,10 @@ def measure(folder: Path, rate: float, seconds: float) -> Steadiness:
     """Run controller, gate and a training learner in real time, each a process of its own."""
     robot = Task.load('pointmass').robot.model_dump(mode='json', exclude_defaults=True)
     (folder / 'fast.yaml').write_text(yaml.safe_dump({**robot, 'control_rate': rate}))
-    agent, stale = _tireless_agent(folder, rate), []
+    agent = _tireless_agent(folder, rate)
     parameters: dict[str, Any] = {'task': 'pointmass', 'robot': str(folder / 'fast.yaml')}
     with Graph(folder, agent=agent, mode='realtime', **parameters) as graph:
         Base(graph, rate)
-        graph.node.create_subscription(
-            JointState,
-            'safety_gate/executed',
-            lambda m: stale.append(m) if m.header.frame_id == 'stop' else None,
-            50,
-        )
         graph.start('safety_gate', 'policy_controller')
         # The demonstrations are of 10 Hz, which only who reads them needs to know.
         graph.start('learner', 'state_classifier', robot='pointmass')
@@ -106,7 +101,7 @@ def measure(folder: Path, rate: float, seconds: float) -> Steadiness:
             subprocess.Popen(command, env=graph.environment, stdout=file) as bare,
         ):
             graph.spin(5.0)  # until that runs; the base needs to be served
-            ends, ours = _watch(graph, seconds, stale)
+            ends, ours = _watch(graph, seconds)
             bare.kill()
         lines = [json.loads(line) for line in output.read_text().splitlines()]
     said = [[line for line in lines if line['at'] <= end][-1] for end in ends]
@@ -127,27 +122,36 @@ def _tireless_agent(folder: Path, rate: float) -> str:
     return str(path)
 
 
-def _watch(graph: Graph, seconds: float, stale: list[Any]) -> tuple[list[float], dict[str, Any]]:
+def _watch(graph: Graph, seconds: float) -> tuple[list[float], dict[str, Any]]:
     """Ends of the windows on the steady clock, and what was seen in them."""
-    stale.clear()
     first = dict(graph.statuses['policy_controller'])
     updates = graph.value('learner', 'updates')
     used, began = _processor(graph), time.monotonic()
     ends, p99, stolen = [], [], [stolen_seconds()]
+    stops = [_stops(graph)]
     for _ in range(round(seconds / _WINDOW)):
         graph.spin(_WINDOW)
         ends.append(time.monotonic())
         p99.append(graph.value('policy_controller', 'period_error_p99_ms'))
         stolen.append(stolen_seconds())
+        stops.append(_stops(graph))
+    commands, states = zip(*stops, strict=True)
     missed = graph.value('policy_controller', 'missed_periods') - float(first['missed_periods'])
     return ends, {
         'p99_ms': p99,
         'stolen_seconds': [round(after - before, 2) for before, after in pairwise(stolen)],
+        'stale_commands': [after - before for before, after in pairwise(commands)],
+        'stale_states': [after - before for before, after in pairwise(states)],
         'missed_periods': int(missed),
-        'stale_commands': len(stale),
         'updates': int(graph.value('learner', 'updates') - updates),
         'learner_share': round((_processor(graph) - used) / (time.monotonic() - began), 2),
     }
+
+
+def _stops(graph: Graph) -> tuple[int, int]:
+    """Commands and states that the gate has found stale so far."""
+    said = graph.statuses['safety_gate']
+    return int(said.get('stale command', 0)), int(said.get('stale state', 0))
 
 
 def _processor(graph: Graph) -> float:

@@ -217,7 +217,7 @@ def test_a_flood_of_thousands_of_messages_a_second_does_not_delay_the_watchdog_b
         )
         late = []
         for _ in range(10):
-            bench.drive(0.1)
+            bench.drive(0.0)  # moving: the flood may have pushed good commands out of the queue
             last = bench.arrived[-1][0]
             late.append(bench.stop_after(last, TIMEOUT) - TIMEOUT)
         print('late by', [round(value, 3) for value in late], graph.statuses['safety_gate'])

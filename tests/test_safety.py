@@ -59,6 +59,7 @@ def test_stale_command_stops_and_the_stop_is_said_again_for_a_second():
     moving.observe(STATE, now=0.55)
     assert moving.tick(now=0.4) is None
     assert moving.tick(now=0.6).reason == 'stale command'
+    assert moving.counts['stale command'] == 1
     again = moving.tick(now=1.5)  # the first may have been lost
     assert again.restated and again.values.tolist() == [0.0, 0.0]
     assert moving.tick(now=1.7) is None
@@ -68,6 +69,7 @@ def test_stale_state_stops_and_refuses_until_a_state_comes():
     moving = gate()
     moving.request('policy', [0.5, 0.0], now=0.0)
     assert moving.tick(now=0.51).reason == 'stale state'
+    assert moving.counts['stale state'] == 1
     assert moving.request('policy', [0.5, 0.0], now=0.6).source == 'stop'
     moving.observe(STATE, now=0.7)
     assert moving.request('policy', [0.5, 0.0], now=0.7).source == 'policy'

@@ -204,11 +204,11 @@ class SafetyGate:
                 return None
             self._last_time = now
             return Decision(self._values(), STOP_SOURCE, self.state, restated=True)
-        if not self.fresh(now):
-            return self.stop('stale state', now)
-        if now - self._last_time > self._patience:
-            return self.stop('stale command', now)
-        return None
+        stale = self._stale(now)
+        if not stale:
+            return None
+        self.counts[stale] += 1
+        return self.stop(stale, now)
 
     def stop(self, reason: str, now: float) -> Decision:
         """Stop command: zero or hold, as the profile says for each entry."""
@@ -266,6 +266,11 @@ class SafetyGate:
         return sum(count for key, count in self.counts.items() if key.endswith(what))
 
     # --- inside ------------------------------------------------------------------------------
+
+    def _stale(self, now: float) -> str:
+        if not self.fresh(now):
+            return 'stale state'
+        return 'stale command' if now - self._last_time > self._patience else ''
 
     @property
     def _moving(self) -> bool:
