@@ -61,6 +61,10 @@ class Hearing:
         times = [m.received for m in self._messages if now - m.received <= window]
         return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
+    def slow(self, now: float, window: float) -> bool:
+        """Whether it is heard too seldom to make a step of each control period."""
+        return 0.0 < self.rate(now, window) * _SLOW < self._robot.control_rate
+
     def age(self, now: float, window: float) -> float | None:
         """Median age by the stamps of the last ``window`` s' messages, s; None without stamps."""
         recent = (m for m in self._messages if now - m.received <= window)
@@ -72,8 +76,7 @@ class Hearing:
 
         :param simulated: somebody publishes /clock, so that stamps may be far from this clock
         """
-        name, period = self.topic.topic, 1.0 / self._robot.control_rate
-        found = []
+        name, found = self.topic.topic, []
         faults = [text for when, text in self._faults if now - when <= window]
         for text in dict.fromkeys(faults):
             times = faults.count(text)
@@ -84,7 +87,7 @@ class Hearing:
                 silent = f' for {now - times[-1]:.1f} s' if times else ''
                 found.append(Finding(ERROR, f'{name}: nothing is heard{silent}; is the robot on?'))
             return found
-        found += self._pace(times, period)
+        found += self._pace(times, now, window)
         age = self.age(now, window)
         if age is not None and abs(age) > self._robot.state_timeout:
             where = 'behind' if age > 0 else 'ahead of'
@@ -97,15 +100,14 @@ class Hearing:
             found.append(Finding(WARNING if simulated else ERROR, text))
         return found
 
-    def _pace(self, times: list[float], period: float) -> list[Finding]:
+    def _pace(self, times: list[float], now: float, window: float) -> list[Finding]:
         name, found = self.topic.topic, []
         if len(times) < 3:
             return [Finding(NOTE, f'{name}: too few messages to tell a rate')]
-        rate = (len(times) - 1) / (times[-1] - times[0])
-        if rate * period < 1 / _SLOW:
+        if self.slow(now, window):
             text = (
-                f'{name}: comes at {rate:.1f} Hz, control runs at {1 / period:g} Hz; raise its '
-                'rate or lower control_rate'
+                f'{name}: comes at {self.rate(now, window):.1f} Hz, control runs at '
+                f'{self._robot.control_rate:g} Hz; raise its rate or lower control_rate'
             )
             found.append(Finding(WARNING, text))
         longest = max(after - before for before, after in itertools.pairwise(times))

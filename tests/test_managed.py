@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from sensor_msgs.msg import JointState
 from steady import Base
 
 from mbarl_ros.control.timing import LoopTiming
+from mbarl_ros.fields import set_stamp
+from mbarl_ros.nodes.robot_io import StateListener
 from mbarl_ros.task import Task
 
 TASK = Task.load('pointmass')
@@ -94,6 +97,24 @@ def test_a_reading_that_no_float32_holds_is_no_state(tmp_path):
         rows = spooled(tmp_path, TASK)
         assert len(rows) >= 30 and np.isfinite(rows['next_observation']).all()
         assert 'more than a float32 holds' in (tmp_path / 'policy_controller.log').read_text()
+
+
+def test_a_state_that_was_overtaken_on_its_way_is_no_news(tmp_path):
+    with Graph(tmp_path) as graph:
+        heard, sent = [], [100.0, 100.3, 100.1, 100.4, 100.35, 100.5, 50.0, 50.1]
+        listener = StateListener(
+            graph.node, TASK.robot, False, lambda _state, stamp: heard.append(stamp * 1e-9)
+        )
+        odometry = graph.node.create_publisher(Odometry, 'odom', 10)
+        graph.wait_for('subscription', odometry.get_subscription_count)
+        for stamp in sent:
+            message = Odometry()
+            set_stamp(message, round(stamp * 1e9))
+            odometry.publish(message)
+            graph.spin(0.05)
+        # a clock that is set back is another matter
+        assert heard == [100.0, 100.3, 100.4, 100.5, 50.0, 50.1]
+        assert time.monotonic() - listener.since < 1.0
 
 
 def nothing_counts_under_an_estop(graph, meanwhile):

@@ -48,10 +48,12 @@ class Robot:
 
     def tell_truth(self):
         self.frame, self.names, self.x, self.every, self.late = 'base_link', ['gripper'], 0.3, 1, 0
-        self.jumping = False
+        self.jumping, self.seldom = False, 1
 
     def publish(self):
         self.count += 1
+        if self.count % self.seldom:
+            return
         pose = PoseStamped()
         pose.header.frame_id, pose.pose.position.x = self.frame, self.x
         late = self.late + (self.count % 7 == 0 and self.jumping) * 0.15
@@ -111,6 +113,7 @@ def test_an_honest_robot_is_fit(check):
         ({'x': 1.5}, 'warning', 'tip_x is 1.5, outside the workspace'),
         ({'every': 0}, 'error', 'tip_pose: nothing is heard'),
         ({'every': 3}, 'warning', 'control runs at 20 Hz'),
+        ({'seldom': 3}, 'error', 'no state topic comes as often as control runs'),
         ({'late': 5.0}, 'error', "s behind this machine's clock; synchronise the clocks"),
         ({'jumping': True}, 'error', 'tip_pose: stamps run back'),
     ],

@@ -326,7 +326,8 @@ def test_100000_fuzzed_commands_through_the_gates_logic_break_no_limit():
     fuzzed.run(100_000)
     assert not fuzzed.robot.violations
     counts = fuzzed.gate.counts
-    assert sum(counts.values()) == 100_000
+    judged = [count for key, count in counts.items() if key.startswith(('policy', 'teleop'))]
+    assert sum(judged) == 100_000
     assert min(counts['policy clipped'], counts['teleop clipped']) > 20_000
     assert min(fuzzed.gate.refused, counts['policy late'], fuzzed.robot.stops) > 1_000
 

@@ -7,11 +7,14 @@ state, what was executed in it, whoever asked for that, and the state that it le
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from mbarl_ros.control.safety import TELEOP_SOURCE
+
+_SHORTEST, _LONGEST = 0.5, 1.5  # control periods: what is none of these is no step
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,26 @@ class LockstepSteps:
 
 
 class RealtimeSteps:
-    """In real time a step is one control period, with the command last executed in it."""
+    """In real time a step is one control period, with the command last executed in it.
 
-    def __init__(self, teleop_timeout: float) -> None:
-        """``teleop_timeout``: s for which the gate ignores the policy after a person's command."""
+    It begins at the state that control acted on. Where control is late, the states that came in
+    between divide the time into periods; where none came in time, there was no step.
+    """
+
+    def __init__(self, period: float, teleop_timeout: float) -> None:
+        """``period``: s; ``teleop_timeout``: s that the gate ignores the policy after a person."""
+        self._period = period * 1e9
         self._timeout = teleop_timeout
-        self._start: tuple[np.ndarray, int] | None = None
+        self._states: list[tuple[np.ndarray, int]] = []  # that the period began with, and later
         self._echoes: list[tuple[int, np.ndarray, str]] = []
         self._by_hand_until = -np.inf
+
+    def observe(self, state: np.ndarray, stamp: int) -> None:
+        """A state was measured."""
+        if self._states and stamp < self._states[-1][1]:
+            self.forget()  # another clock
+        if not self._states or stamp > self._states[-1][1]:
+            self._states.append((state, stamp))
 
     def execute(self, command: np.ndarray, source: str, stamp: int, now: float) -> None:
         """The gate passed on a command at ``now`` s; its stamp is of the state it answers."""
@@ -93,24 +108,40 @@ class RealtimeSteps:
             self._by_hand_until = now + self._timeout
         self._echoes.append((stamp, command, source))
 
-    def tick(self, state: np.ndarray, stamp: int, now: float) -> Step | None:
-        """A control period ends and the next begins; the step, if it is complete."""
-        start = self._start
-        if start is not None and start[1] == stamp:
-            return None  # no new state: the period goes on
-        self._start = state, stamp
-        past = [echo for echo in self._echoes if echo[0] < stamp]
-        # The last is kept: while a person drives, the gate ignores us and it stays in force, also
-        # where control runs faster than the person's hand.
-        self._echoes = [*past[-1:], *(echo for echo in self._echoes if echo[0] >= stamp)]
-        if start is None or not past:
-            return None
-        answered, command, source = past[-1]
-        if answered < start[1] and now >= self._by_hand_until:
-            return None  # what was executed is not known
-        return Step(*start, command, source, state)
+    def tick(self, now: float) -> list[Step]:
+        """Control is about to act on the latest state; the steps that end with it, in order."""
+        if not self._states or self._since_begun(self._states[-1][1]) < _SHORTEST:
+            return []  # no new state: the period goes on
+        begun, steps = self._states[0][1], []
+        for (state, stamp), (following, until) in itertools.pairwise(self._divided()):
+            past = [echo for echo in self._echoes if echo[0] < until]
+            # The last is kept: while a person drives, the gate ignores us and it stays in force,
+            # also where control runs faster than the person's hand.
+            self._echoes = [*past[-1:], *(echo for echo in self._echoes if echo[0] >= until)]
+            known = past and (past[-1][0] >= begun or now < self._by_hand_until)
+            if known and _SHORTEST <= (until - stamp) / self._period < _LONGEST:
+                _, command, source = past[-1]
+                steps.append(Step(state, stamp, command, source, following))
+        self._states = self._states[-1:]
+        return steps
+
+    def _divided(self) -> list[tuple[np.ndarray, int]]:
+        """The first state, the last, and between them what is nearest to each whole period."""
+
+        def nearest(measured: tuple[np.ndarray, int]) -> int:
+            return math.floor(self._since_begun(measured[1]) + 0.5)
+
+        def off(measured: tuple[np.ndarray, int]) -> float:
+            return abs(self._since_begun(measured[1]) - nearest(measured))
+
+        groups = itertools.groupby(self._states, nearest)
+        return [*[min(group, key=off) for _, group in groups][:-1], self._states[-1]]
+
+    def _since_begun(self, stamp: int) -> float:
+        """Periods since the first state."""
+        return (stamp - self._states[0][1]) / self._period
 
     def forget(self) -> None:
-        """Begin anew with the next period."""
-        self._start = None
+        """Begin anew with the next state."""
+        self._states.clear()
         self._echoes.clear()

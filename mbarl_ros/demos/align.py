@@ -16,7 +16,7 @@ from mbarl_ros.config import RobotConfig
 ERROR, WARNING, NOTE = LEVELS = ('error', 'warning', 'note')
 _MAX_FINDINGS = 5  # of one kind in one topic; the rest is counted
 _LATE = 1.5  # control periods, or spacings of a slower topic, after which a value is stale
-_DISORDER = 1.0  # s that stamps may run back, as reordered messages do; more is another clock
+DISORDER = 1.0  # s that stamps may run back, as reordered messages do; more is another clock
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _clean(series: Series, start: int, strict: bool, findings: list[Finding]) ->
         raise UnusableError(Finding(ERROR, f'{series.topic}: no value is finite'))
     back = np.diff(series.stamps)
     worst = int(np.argmin(back)) if len(back) else 0
-    if len(back) and back[worst] < -_DISORDER * 1e9:
+    if len(back) and back[worst] < -DISORDER * 1e9:
         text = (
             f'{series.topic}: the clock runs back by {-back[worst] * 1e-9:.2f} s (simulation '
             'restarted, or clock set, while recording?)'

@@ -83,7 +83,7 @@ class PolicyController(BaseLifecycleNode):
         )
         self._version = -1
         self._steps_made = LockstepSteps()
-        self._periods = RealtimeSteps(robot.teleop_timeout)
+        self._periods = RealtimeSteps(1.0 / robot.control_rate, robot.teleop_timeout)
         self._timing = LoopTiming(1.0 / robot.control_rate)
         self._missed_before = 0
         self._acted_on = -1  # stamp of the state that our last command answers
@@ -217,6 +217,8 @@ class PolicyController(BaseLifecycleNode):
         if not repeated:
             self._patience.hear_state(time.monotonic())
         if not self.lockstep:
+            if self._active:
+                self._periods.observe(state, stamp)
             return
         self._steps_made.observe(state, stamp)
         if not self._active:
@@ -267,9 +269,10 @@ class PolicyController(BaseLifecycleNode):
             self._periods.forget()  # a robot that stands still for an hour practises nothing
             return
         if self._state is not None and self._placed():
-            step = self._periods.tick(*self._state, time.monotonic())
-            if step is not None:
+            for step in self._periods.tick(time.monotonic()):
                 self._record(step)
+                if self._practice.reset_due:
+                    break
             if self._placed():
                 self._act()
 

@@ -17,7 +17,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.config import ConfigError, RobotConfig
-from mbarl_ros.demos.align import ERROR, Finding
+from mbarl_ros.demos.align import DISORDER, ERROR, Finding
 from mbarl_ros.fields import TopicCodec, set_stamp, stamp_ns
 from mbarl_ros.hearing import Hearing
 from mbarl_ros.nodes import runtime
@@ -58,9 +58,9 @@ class StateListener:
     """Subscribes to all state topics and calls back with the whole state vector.
 
     In lockstep the callback waits until every topic has delivered the same stamp; in real time
-    it is called for each message once every topic has been heard. ``since`` is when (steady clock,
-    s) the oldest part of the state came: a topic that died must not hide behind one that lives. A
-    stamp that stands still is not news.
+    it is called for each message once every topic has been heard, but for one that a newer one of
+    its topic has overtaken. ``since`` is when (steady clock, s) the oldest part of the state came:
+    a topic that died must not hide behind one that lives. A stamp that stands still is not news.
     """
 
     def __init__(
@@ -120,6 +120,8 @@ class StateListener:
         if not self._lockstep:
             clock = self._node.get_clock().now().nanoseconds
             self.heard[index].hear(time.monotonic(), clock, stamp, values)
+            if stamp and 0 < (self._stamps[index] or 0) - stamp < DISORDER * 1e9:
+                return  # overtaken on its way
         self._state[where] = values
         if not stamp or stamp != self._stamps[index]:
             self._received[index] = time.monotonic()
@@ -145,6 +147,12 @@ class StateListener:
             # A topic that nobody publishes is silent; once is enough.
             if not (hearing.silent(now) and hearing.topic.topic in unknown):
                 found += heard
+        if not clocked and all(hearing.slow(now, window) for hearing in self.heard):
+            text = (
+                'no state topic comes as often as control runs, so that no step would be recorded; '
+                'raise their rate or lower control_rate'
+            )
+            found.append(Finding(ERROR, text))
         return sorted(found, key=lambda finding: finding.level != ERROR)
 
 
