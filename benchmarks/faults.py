@@ -136,7 +136,7 @@ def table(results: dict[str, Any]) -> str:
     for found in results.get('steady', []):
         what = f'control at {found["rate"]:g} Hz for {found["seconds"] / 60:g} minutes'
         ours = f'p99 {_p99(found, "p99_ms")} (bare timer {_p99(found, "bare_p99_ms")})'
-        rows.append((what, f'{ours}, {found["stale_commands"]} stale commands'))
+        rows.append((what, f'{ours}, {sum(found["stale_commands"])} stale commands'))
     if found := results.get('fuzz'):
         rows.append(('1,000,000 fuzzed commands through the gate', found['logic']))
     if found := results.get('soak'):
