@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mbarl_ros.config import RobotConfig
-from mbarl_ros.robot_config import TeleopMap
+from mbarl_ros.config import ConfigError, RobotConfig
+from mbarl_ros.robot_config import JOY, TeleopMap
 
 PAIRS = (('d', 'a'), ('w', 's'), ('r', 'f'), ('t', 'g'), ('u', 'j'), ('i', 'k'), ('o', 'l'))
 """Keys that raise and lower the first command entry, the second and so on."""
@@ -159,3 +159,19 @@ class Steering:
                 limit = self._limits[name]
                 values[name] = self.speed * (limit.high if up in down else limit.low)
         return values
+
+
+def keyboard_topic(robot: RobotConfig) -> TeleopMap:
+    """The first topic on which 0 is no motion: keys do not say where to, only which way.
+
+    :raises ConfigError: there is none.
+    """
+    for source in robot.teleop:
+        positions = [name for name in source.fields if robot.limits[name].stop == 'hold']
+        if source.type != JOY and set(positions) <= set(source.latch):
+            return source
+    raise ConfigError(
+        f"robot '{robot.name}': key 'teleop': a keyboard needs a topic of velocities that is no "
+        'Joy, for example a geometry_msgs/msg/Twist with the command entries as fields; drive '
+        'positions with a leader arm, or let MoveIt Servo make them of velocities (arm_servo)'
+    )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from mbarl_ros import __version__, bringup, view
 from mbarl_ros.config import ConfigError
 from mbarl_ros.domain import RANGE, take_domain
+from mbarl_ros.keyboard import keyboard_topic
 from mbarl_ros.rundir import RunDir
 from mbarl_ros.supervisor import (
     EXIT_INTERRUPTED,
@@ -82,6 +83,16 @@ def check_demonstrations(plan: bringup.Plan) -> None:
         raise ConfigError(str(error)) from None
 
 
+def how_to_drive(plan: bringup.Plan, domain: int) -> str:
+    """What a person can drive the robot with, for the screen."""
+    try:
+        keyboard_topic(plan.robot)
+    except ConfigError:  # no keys for positions
+        return f'drive by {" or ".join(source.topic for source in plan.robot.teleop)}'
+    task = plan.arguments['task']
+    return f'drive with a gamepad, or: mbarl teleop --task {task} --domain {domain}'
+
+
 def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, again: str) -> int:
     required = next((spec.parameters for spec in plan.nodes if spec.required), {})
     header = view.Header(
@@ -111,8 +122,7 @@ def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, again: str) -> int:
     if not plan.private_domain and RANGE not in os.environ:
         screen.note(f'this machine only; for a robot on another: export {RANGE}=SUBNET')
     if plan.arguments.get('operator') == 'none':
-        task = plan.arguments['task']
-        screen.note(f'drive with a gamepad, or: mbarl teleop --task {task} --domain {domain}')
+        screen.note(how_to_drive(plan, domain))
     started = time.monotonic()
     with screen:
         code = supervisor.run()

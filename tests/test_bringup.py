@@ -10,6 +10,7 @@ from mbarl_ros import bringup
 from mbarl_ros.arguments import GRAPHS, POLICY_FILE
 from mbarl_ros.config import ConfigError, config_dir, load_agent, load_robot, load_task
 from mbarl_ros.rundir import RunDir
+from mbarl_ros.up import how_to_drive
 
 
 def nodes(graph, **given):
@@ -87,6 +88,11 @@ def test_record_drives_through_the_teleop_topics(tmp_path):
     by_hand = nodes('record', operator='none')
     assert 'scripted_operator' not in by_hand
     assert by_hand['robot_sim'].parameters['mode'] == 'realtime'
+    plan = bringup.plan('record', {'operator': 'none'})
+    assert how_to_drive(plan, 7).endswith('mbarl teleop --task pointmass --domain 7')
+    # Keys have no positions.
+    plan = bringup.plan('record', {'operator': 'none', 'task': 'arm_position'})
+    assert how_to_drive(plan, 7) == 'drive by leader/joint_states'
 
 
 def test_evaluate_takes_policy_and_configuration_from_a_run_folder(tmp_path):

@@ -22,7 +22,7 @@ from mbarl_ros.config import ConfigError, load_robot
 from mbarl_ros.demos.note import folders, read_note
 from mbarl_ros.demos.reader import load_demonstrations, read_demonstration
 from mbarl_ros.fields import TopicCodec
-from mbarl_ros.keyboard import Held, Key, Steering, parse
+from mbarl_ros.keyboard import Held, Key, Steering, keyboard_topic, parse
 from mbarl_ros.robot_config import RobotConfig
 from mbarl_ros.task import Task
 from mbarl_ros.teleop import TeleopSource
@@ -442,15 +442,13 @@ def test_without_a_terminal_it_says_so():
     assert result.returncode == 2 and 'needs a terminal' in result.stderr
 
 
-def test_a_profile_without_a_topic_for_keys_is_named(tmp_path):
-    from mbarl_ros.nodes.keyboard_teleop import _source
-
+def test_a_profile_without_a_topic_for_keys_is_named():
     with pytest.raises(ConfigError, match="'tabletop'.*no Joy"):
-        _source(TABLETOP.model_copy(update={'teleop': [TABLETOP.teleop[2]]}))
+        keyboard_topic(TABLETOP.model_copy(update={'teleop': [TABLETOP.teleop[2]]}))
     # There 0 is a place to go to: a key would drive all joints there.
     for name in ('arm_position', 'arm_trajectory'):
         with pytest.raises(ConfigError, match=f"'{name}'.*velocities"):
-            _source(load_robot(name))
+            keyboard_topic(load_robot(name))
     for name in ('pointmass', 'tabletop', 'arm_velocity', 'arm_servo', 'mobile_base'):
-        assert TopicCodec(_source(load_robot(name))).topic == 'teleop/cmd_vel'
+        assert TopicCodec(keyboard_topic(load_robot(name))).topic == 'teleop/cmd_vel'
     assert np.isfinite(Steering(TABLETOP, TABLETOP.teleop[1]).speed)

@@ -22,7 +22,7 @@ from rcl_interfaces.srv import GetParameters, SetParameters
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from mbarl_ros.config import ConfigError, RobotConfig
+from mbarl_ros.config import ConfigError
 from mbarl_ros.fields import TopicCodec, set_stamp
 from mbarl_ros.keyboard import (
     KITTY_KNOWN,
@@ -33,10 +33,10 @@ from mbarl_ros.keyboard import (
     Held,
     Key,
     Steering,
+    keyboard_topic,
     parse,
 )
 from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_class
-from mbarl_ros.robot_config import JOY, TeleopMap
 from mbarl_ros.transitions import DIRECTIONS
 
 RATE = 30.0  # Hz
@@ -130,7 +130,7 @@ class KeyboardTeleop(BaseNode):
         """
         super().__init__('keyboard_teleop')
         self.setup()
-        source = _source(self.task.robot)
+        source = keyboard_topic(self.task.robot)
         self._codec = TopicCodec(source)
         self._class = message_class(source.type)
         self._publisher = self.create_publisher(self._class, source.topic, RELIABLE)
@@ -266,19 +266,6 @@ class KeyboardTeleop(BaseNode):
             self._send(set())
         self._terminal.restore()
         time.sleep(0.05)  # let the middleware send before the context goes
-
-
-def _source(robot: RobotConfig) -> TeleopMap:
-    """The first topic on which 0 is no motion: keys do not say where to, only which way."""
-    for source in robot.teleop:
-        positions = [name for name in source.fields if robot.limits[name].stop == 'hold']
-        if source.type != JOY and set(positions) <= set(source.latch):
-            return source
-    raise ConfigError(
-        f"robot '{robot.name}': key 'teleop': a keyboard needs a topic of velocities that is no "
-        'Joy, for example a geometry_msgs/msg/Twist with the command entries as fields; drive '
-        'positions with a leader arm, or let MoveIt Servo make them of velocities (arm_servo)'
-    )
 
 
 def main() -> None:
