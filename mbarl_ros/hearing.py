@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mbarl_ros.config import RobotConfig
-from mbarl_ros.demos.align import ERROR, NOTE, WARNING, Finding
+from mbarl_ros.demos.align import DISORDER, ERROR, NOTE, WARNING, Finding
 from mbarl_ros.robot_config import TopicMap
 
 _KEPT = 5000  # messages and faults, of each topic
@@ -23,6 +23,15 @@ class _Message:
     age: float  # s, by the node's clock; 0 without a stamp
 
 
+def _rate(times: Sequence[float]) -> float:
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
+
+
+def slow(times: Sequence[float], robot: RobotConfig) -> bool:
+    """Whether what came at ``times``, s, comes too seldom for a step in each control period."""
+    return len(times) > 2 and _rate(times) * _SLOW < robot.control_rate
+
+
 class Hearing:
     """The last messages of one state topic; times are those of a steady clock, in s."""
 
@@ -31,9 +40,13 @@ class Hearing:
         self.topic, self._robot = topic, robot
         self._messages: deque[_Message] = deque(maxlen=_KEPT)
         self._faults: deque[tuple[float, str]] = deque(maxlen=_KEPT)
+        self._overtaken: deque[float] = deque(maxlen=_KEPT)
 
-    def hear(self, now: float, clock: int, stamp: int | None, values: Sequence[float]) -> None:
-        """A message with ``values`` in the order of the profile; ``clock`` is ROS time in ns."""
+    def hear(self, now: float, clock: int, stamp: int | None, values: Sequence[float]) -> bool:
+        """A message with ``values`` in the order of the profile; ``clock`` is ROS time in ns.
+
+        False: it is no news, since a newer one has overtaken it on its way.
+        """
         bad = [
             name
             for name, value in zip(self.topic.fields, values, strict=True)
@@ -42,10 +55,15 @@ class Hearing:
         if bad:
             self._faults.append((now, f'{", ".join(bad)} not finite (NaN or infinite)'))
         last = self._messages[-1].stamp if self._messages else None
-        if stamp is not None and last is not None and stamp < last:
+        back = last - stamp if stamp and last else 0
+        if 0 < back < DISORDER * 1e9:
+            self._overtaken.append(now)
+            return False
+        if back > 0:
             self._faults.append((now, 'stamps run back'))
         age = 0.0 if stamp is None else (clock - stamp) * 1e-9
         self._messages.append(_Message(now, stamp, age))
+        return True
 
     def fault(self, now: float, text: str) -> None:
         """A message that cannot be read."""
@@ -58,12 +76,7 @@ class Hearing:
 
     def rate(self, now: float, window: float) -> float:
         """Messages per second in the last ``window`` s; 0 for less than two."""
-        times = [m.received for m in self._messages if now - m.received <= window]
-        return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
-
-    def slow(self, now: float, window: float) -> bool:
-        """Whether it is heard too seldom to make a step of each control period."""
-        return 0.0 < self.rate(now, window) * _SLOW < self._robot.control_rate
+        return _rate([m.received for m in self._messages if now - m.received <= window])
 
     def age(self, now: float, window: float) -> float | None:
         """Median age by the stamps of the last ``window`` s' messages, s; None without stamps."""
@@ -81,13 +94,17 @@ class Hearing:
         for text in dict.fromkeys(faults):
             times = faults.count(text)
             found.append(Finding(ERROR, f'{name}: {text}' + (f' ({times} x)' if times > 1 else '')))
+        overtaken = sum(now - when <= window for when in self._overtaken)
+        if overtaken:
+            text = f'{name}: {overtaken} messages came after newer ones, and are ignored'
+            found.append(Finding(WARNING, text))
         times = [m.received for m in self._messages if now - m.received <= window]
         if not times or now - times[-1] > self._robot.state_timeout:
             if not faults:
                 silent = f' for {now - times[-1]:.1f} s' if times else ''
                 found.append(Finding(ERROR, f'{name}: nothing is heard{silent}; is the robot on?'))
             return found
-        found += self._pace(times, now, window)
+        found += self._pace(times)
         age = self.age(now, window)
         if age is not None and abs(age) > self._robot.state_timeout:
             where = 'behind' if age > 0 else 'ahead of'
@@ -100,13 +117,13 @@ class Hearing:
             found.append(Finding(WARNING if simulated else ERROR, text))
         return found
 
-    def _pace(self, times: list[float], now: float, window: float) -> list[Finding]:
+    def _pace(self, times: list[float]) -> list[Finding]:
         name, found = self.topic.topic, []
         if len(times) < 3:
             return [Finding(NOTE, f'{name}: too few messages to tell a rate')]
-        if self.slow(now, window):
+        if slow(times, self._robot):
             text = (
-                f'{name}: comes at {self.rate(now, window):.1f} Hz, control runs at '
+                f'{name}: comes at {_rate(times):.1f} Hz, control runs at '
                 f'{self._robot.control_rate:g} Hz; raise its rate or lower control_rate'
             )
             found.append(Finding(WARNING, text))

@@ -17,6 +17,7 @@ from mbarl_ros.control.timing import LoopTiming
 from mbarl_ros.fields import set_stamp
 from mbarl_ros.nodes.robot_io import StateListener
 from mbarl_ros.task import Task
+from mbarl_ros.transitions import POLICY
 
 TASK = Task.load('pointmass')
 
@@ -115,6 +116,33 @@ def test_a_state_that_was_overtaken_on_its_way_is_no_news(tmp_path):
         # a clock that is set back is another matter
         assert heard == pytest.approx([100.0, 100.3, 100.4, 100.5, 50.0, 50.1])
         assert time.monotonic() - listener.since < 1.0
+
+
+def test_a_controller_that_was_held_up_loses_no_step_and_makes_none_up(tmp_path):
+    """Held for a quarter of a second, in which the gate stops the robot."""
+    with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
+        Base(graph, 100.0)
+        graph.start('safety_gate')
+        graph.start('policy_controller', policy='random')
+        graph.wait_for_steps(5)
+        controller = graph.processes['policy_controller']
+        for _ in range(8):
+            controller.send_signal(signal.SIGSTOP)
+            graph.spin(0.25)
+            controller.send_signal(signal.SIGCONT)
+            graph.spin(0.5)
+        graph.kill('policy_controller', signal.SIGINT)
+    rows = spooled(tmp_path, TASK)
+    np.testing.assert_array_equal(rows['observation'][1:], rows['next_observation'][:-1])
+    assert len(rows) >= 60
+    moved = (rows['next_observation'] - rows['observation'])[:, :2]
+    inside = (np.abs(rows['next_observation'][:, :2]) < 0.75).all(1)
+    by_policy = rows['source'] == POLICY
+    # Where the stop came in the middle of a step, it moved before; its own share of a step each.
+    settled = np.append(False, by_policy[1:] == by_policy[:-1]) & inside
+    off = np.abs(moved - 0.1 * rows['action'])[settled]
+    assert settled.sum() >= 40 and (~by_policy).sum() >= 8
+    assert np.median(off) < 0.01 and off.max() < 0.06, off.max()
 
 
 def nothing_counts_under_an_estop(graph, meanwhile):

@@ -48,7 +48,7 @@ class Robot:
 
     def tell_truth(self):
         self.frame, self.names, self.x, self.every, self.late = 'base_link', ['gripper'], 0.3, 1, 0
-        self.jumping, self.seldom = False, 1
+        self.jumping, self.resetting, self.seldom = False, False, 1
 
     def publish(self):
         self.count += 1
@@ -56,7 +56,7 @@ class Robot:
             return
         pose = PoseStamped()
         pose.header.frame_id, pose.pose.position.x = self.frame, self.x
-        late = self.late + (self.count % 7 == 0 and self.jumping) * 0.15
+        late = self.late + (self.count % 7 == 0) * (0.15 * self.jumping + 1.5 * self.resetting)
         set_stamp(pose, time.time_ns() - round(late * 1e9))
         joints = JointState(name=self.names, position=[0.0] * len(self.names))
         set_stamp(joints, time.time_ns())
@@ -113,9 +113,10 @@ def test_an_honest_robot_is_fit(check):
         ({'x': 1.5}, 'warning', 'tip_x is 1.5, outside the workspace'),
         ({'every': 0}, 'error', 'tip_pose: nothing is heard'),
         ({'every': 3}, 'warning', 'control runs at 20 Hz'),
-        ({'seldom': 3}, 'error', 'no state topic comes as often as control runs'),
+        ({'seldom': 3}, 'error', 'the state comes too seldom for a step in each control period'),
         ({'late': 5.0}, 'error', "s behind this machine's clock; synchronise the clocks"),
-        ({'jumping': True}, 'error', 'tip_pose: stamps run back'),
+        ({'jumping': True}, 'warning', 'messages came after newer ones'),
+        ({'resetting': True}, 'error', 'tip_pose: stamps run back'),
     ],
 )
 def test_a_robot_that_lies_is_found_out(check, robot, lie, level, words):

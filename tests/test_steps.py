@@ -1,6 +1,7 @@
 """Which command was executed in which state, whoever of the two is heard first."""
 
 import numpy as np
+import pytest
 
 from mbarl_ros.control.steps import LockstepSteps, RealtimeSteps
 
@@ -67,8 +68,10 @@ def ms(value):
 class Realtime:
     """Control at 10 Hz, times in ms."""
 
-    def __init__(self):
+    def __init__(self, start=0):
         self.steps = RealtimeSteps(period=0.1, teleop_timeout=0.5)
+        self.see(start)
+        assert self.tick(start) == []
 
     def see(self, *times):
         for at in times:
@@ -84,9 +87,7 @@ class Realtime:
 
 
 def test_in_real_time_a_command_belongs_to_the_step_of_the_state_that_it_answers():
-    control = Realtime()
-    control.see(100)
-    assert control.tick(101) == []
+    control = Realtime(100)
     control.execute(5, 'policy', 100, 110)
     control.see(200)
     control.execute(6, 'policy', 200, 200)  # answers the next state already
@@ -97,16 +98,18 @@ def test_in_real_time_a_command_belongs_to_the_step_of_the_state_that_it_answers
 
 def test_in_real_time_the_last_of_several_commands_counts():
     control = Realtime()
-    control.see(0)
     control.execute(5, 'policy', 0, 10)
     control.execute(9, 'teleop', 50, 60)
     control.see(100)
     assert control.tick(101) == [(0, 9, 'teleop', 100)]
+    control.execute(0, 'stop', 150, 160)
+    control.execute(6, 'policy', 100, 170)  # an answer that was long on its way
+    control.see(200)
+    assert control.tick(201) == [(100, 6, 'policy', 200)]
 
 
 def test_in_real_time_a_persons_command_stays_in_force_until_the_policy_may_go_on():
     control = Realtime()
-    control.see(0)
     control.execute(9, 'teleop', 0, 10)
     for at in range(100, 600, 100):
         control.see(at)
@@ -117,7 +120,6 @@ def test_in_real_time_a_persons_command_stays_in_force_until_the_policy_may_go_o
 
 def test_in_real_time_a_policys_lost_command_is_not_made_up():
     control = Realtime()
-    control.see(0)
     control.execute(5, 'policy', 0, 10)
     control.see(100)
     assert control.tick(100) == [(0, 5, 'policy', 100)]
@@ -127,7 +129,6 @@ def test_in_real_time_a_policys_lost_command_is_not_made_up():
 
 def test_in_real_time_a_step_over_a_lost_state_is_none():
     control = Realtime()
-    control.see(0)
     control.execute(5, 'policy', 0, 10)
     assert control.tick(100) == []  # the state of 100 got lost
     control.see(200)
@@ -137,22 +138,30 @@ def test_in_real_time_a_step_over_a_lost_state_is_none():
     assert control.tick(300) == [(200, 6, 'policy', 300)]
 
 
-def test_in_real_time_control_that_is_late_loses_no_step():
+@pytest.mark.parametrize('spacing', [4, 5, 8, 10, 15, 20, 30, 40, 50, 100])
+def test_in_real_time_control_that_is_late_loses_no_step(spacing):
+    for late in range(0, 500, 7):
+        control = Realtime()
+        control.execute(5, 'policy', 0, 10)
+        seen = range(0, 100 + late + 1, spacing)
+        control.see(*seen[1:])
+        steps = control.tick(seen[-1])
+        if seen[-1] >= 50:
+            assert [step[0] for step in steps[1:]] == [step[-1] for step in steps[:-1]]
+            assert steps[0][0] == 0 and steps[-1][-1] == seen[-1], (late, steps)
+            assert len(steps) == int(seen[-1] / 100 + 0.5)
+
+
+def test_in_real_time_states_that_come_just_after_the_loop_has_looked_make_steps():
     control = Realtime()
-    control.see(0)
-    assert control.tick(1) == []
-    control.execute(5, 'policy', 0, 10)
-    control.see(*range(10, 301, 10))
-    steps = [(0, 5, 'policy', 100), (100, 5, 'policy', 200), (200, 5, 'policy', 300)]
-    assert control.tick(301) == steps
-    control.execute(6, 'policy', 300, 310)
-    control.see(399, 501)  # each just after the loop had looked
-    assert control.tick(502) == [(300, 6, 'policy', 399), (399, 6, 'policy', 501)]
+    control.execute(6, 'policy', 0, 10)
+    assert control.tick(99) == []
+    control.see(100, 199)
+    assert control.tick(199) == [(0, 6, 'policy', 100), (100, 6, 'policy', 199)]
 
 
 def test_in_real_time_control_that_is_early_goes_on_with_the_period():
     control = Realtime()
-    control.see(0)
     control.execute(5, 'policy', 0, 10)
     control.see(30)
     assert control.tick(31) == []
@@ -161,9 +170,27 @@ def test_in_real_time_control_that_is_early_goes_on_with_the_period():
     assert control.tick(101) == [(0, 6, 'policy', 100)]
 
 
+def test_in_real_time_a_step_begins_and_ends_with_the_state_that_was_known_when_control_acted():
+    """Two topics whose messages bear the same stamp: the state is complete with the second."""
+    steps = RealtimeSteps(period=0.1, teleop_timeout=0.5)
+    for number in range(4):
+        at = ms(100 * number)
+        steps.observe(np.array([number, number - 1.0]), at)
+        steps.observe(np.array([number, number + 0.0]), at)
+        found = steps.tick(0.1 * number)
+        steps.execute(state(5), 'policy', at, 0.1 * number)
+        if number:
+            (step,) = found
+            assert list(step.state) == [number - 1, number - 1]
+            assert list(step.next_state) == [number, number]
+    steps.observe(np.array([3.0, 9.0]), at)  # too late: control has acted
+    steps.observe(np.array([4.0, 4.0]), ms(400))
+    (step,) = steps.tick(0.4)
+    assert list(step.state) == [3, 3]
+
+
 def test_in_real_time_a_clock_that_is_set_back_begins_anew():
-    control = Realtime()
-    control.see(10_000)
+    control = Realtime(10_000)
     control.execute(5, 'policy', 10_000, 10)
     control.see(0)
     assert control.tick(100) == []

@@ -92,15 +92,19 @@ class RealtimeSteps:
         self._period = period * 1e9
         self._timeout = teleop_timeout
         self._states: list[tuple[np.ndarray, int]] = []  # that the period began with, and later
+        self._begun = False
         self._echoes: list[tuple[int, np.ndarray, str]] = []
         self._by_hand_until = -np.inf
 
     def observe(self, state: np.ndarray, stamp: int) -> None:
-        """A state was measured."""
+        """A state was measured; with the same stamp once more, it is more complete."""
         if self._states and stamp < self._states[-1][1]:
             self.forget()  # another clock
-        if not self._states or stamp > self._states[-1][1]:
-            self._states.append((state, stamp))
+        if self._states and stamp == self._states[-1][1]:
+            if self._begun and len(self._states) == 1:
+                return  # control has acted on what was known
+            self._states.pop()  # another topic has completed it
+        self._states.append((state, stamp))
 
     def execute(self, command: np.ndarray, source: str, stamp: int, now: float) -> None:
         """The gate passed on a command at ``now`` s; its stamp is of the state it answers."""
@@ -110,14 +114,17 @@ class RealtimeSteps:
 
     def tick(self, now: float) -> list[Step]:
         """Control is about to act on the latest state; the steps that end with it, in order."""
-        if not self._states or self._since_begun(self._states[-1][1]) < _SHORTEST:
+        if not self._begun:
+            self._states, self._begun = self._states[-1:], bool(self._states)
+            return []
+        if self._since_begun(self._states[-1]) < _SHORTEST:
             return []  # no new state: the period goes on
         begun, steps = self._states[0][1], []
         for (state, stamp), (following, until) in itertools.pairwise(self._divided()):
             past = [echo for echo in self._echoes if echo[0] < until]
             # The last is kept: while a person drives, the gate ignores us and it stays in force,
             # also where control runs faster than the person's hand.
-            self._echoes = [*past[-1:], *(echo for echo in self._echoes if echo[0] >= until)]
+            self._echoes = [echo for echo in self._echoes if echo[0] >= until or echo is past[-1]]
             known = past and (past[-1][0] >= begun or now < self._by_hand_until)
             if known and _SHORTEST <= (until - stamp) / self._period < _LONGEST:
                 _, command, source = past[-1]
@@ -126,22 +133,26 @@ class RealtimeSteps:
         return steps
 
     def _divided(self) -> list[tuple[np.ndarray, int]]:
-        """The first state, the last, and between them what is nearest to each whole period."""
+        """The first state, the last, and the nearest to where periods began in between."""
+        total = self._since_begun(self._states[-1])
+        periods = math.floor(total + 0.5)
+
+        def at(measured: tuple[np.ndarray, int]) -> float:
+            return self._since_begun(measured) * periods / total
 
         def nearest(measured: tuple[np.ndarray, int]) -> int:
-            return math.floor(self._since_begun(measured[1]) + 0.5)
-
-        def off(measured: tuple[np.ndarray, int]) -> float:
-            return abs(self._since_begun(measured[1]) - nearest(measured))
+            return math.floor(at(measured) + 0.5)
 
         groups = itertools.groupby(self._states, nearest)
-        return [*[min(group, key=off) for _, group in groups][:-1], self._states[-1]]
+        chosen = [min(group, key=lambda one: abs(at(one) - number)) for number, group in groups]
+        return [*chosen[:-1], self._states[-1]]
 
-    def _since_begun(self, stamp: int) -> float:
+    def _since_begun(self, measured: tuple[np.ndarray, int]) -> float:
         """Periods since the first state."""
-        return (stamp - self._states[0][1]) / self._period
+        return (measured[1] - self._states[0][1]) / self._period
 
     def forget(self) -> None:
         """Begin anew with the next state."""
         self._states.clear()
+        self._begun = False
         self._echoes.clear()

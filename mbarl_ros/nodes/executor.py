@@ -15,9 +15,11 @@ from collections.abc import Callable
 from rclpy.event_handler import QoSSubscriptionEventType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.subscription import Subscription
 
 # Other QoS events are no reason to wake up; they are looked at this often (seconds).
 _HOUSEKEEPING = 1.0
+_BURST = 0.005  # s for which one subscription is served before others
 _DEATHS = QoSSubscriptionEventType.RCL_SUBSCRIPTION_LIVELINESS_CHANGED
 
 
@@ -86,8 +88,14 @@ class DataPlaneExecutor(SingleThreadedExecutor):
             if entity.is_ready(wait_set):
                 entity.callback(entity.take_data())
         for pointer in wait_set.get_ready_entities('subscription'):
-            subscription = self._by_pointer[pointer]
-            taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
-            if taken is not None:
-                subscription.callback(taken[0])
+            _serve(self._by_pointer[pointer])
         return any(wait_set.get_ready_entities(kind) for kind in ('timer', 'service', 'client'))
+
+
+def _serve(subscription: Subscription) -> None:
+    """Call back with all that has come meanwhile, before a timer acts on the oldest of it."""
+    end = time.monotonic() + _BURST
+    while taken := subscription.handle.take_message(subscription.msg_type, subscription.raw):
+        subscription.callback(taken[0])
+        if time.monotonic() > end:
+            return

@@ -217,7 +217,7 @@ class PolicyController(BaseLifecycleNode):
         if not repeated:
             self._patience.hear_state(time.monotonic())
         if not self.lockstep:
-            if self._active:
+            if self._active and not self._practice.reset_due:
                 self._periods.observe(state, stamp)
             return
         self._steps_made.observe(state, stamp)
@@ -265,13 +265,15 @@ class PolicyController(BaseLifecycleNode):
         sim_time = self.value('use_sim_time')
         now = self.get_clock().now().nanoseconds * 1e-9 if sim_time else time.monotonic()
         self._timing.tick(now)
-        if self._gate_state == 'e-stop':
-            self._periods.forget()  # a robot that stands still for an hour practises nothing
+        if self._state is None:
             return
-        if self._state is not None and self._placed():
+        if self._gate_state == 'e-stop':
+            self._begin_anew()  # a robot that stands still for an hour practises nothing
+            return
+        if self._placed():
             for step in self._periods.tick(time.monotonic()):
                 self._record(step)
-                if self._practice.reset_due:
+                if self._practice.reset_due or not self._active:
                     break
             if self._placed():
                 self._act()
@@ -286,7 +288,7 @@ class PolicyController(BaseLifecycleNode):
             self._record(step)
             if self._uplink.unsent >= self.agent.chunk:
                 self._uplink.flush()
-            if self._practice.reset_due:
+            if self._practice.reset_due or not self._active:
                 break
         if not self._placed() or self._steps_made.waiting:
             return
@@ -321,9 +323,14 @@ class PolicyController(BaseLifecycleNode):
             self._blocked = f'waiting for {SERVICE}'
             return False
         self._practice.reset_due, self._blocked = False, ''
+        self._begin_anew()
+        return True
+
+    def _begin_anew(self) -> None:
+        """What comes next is no step from what was before the latest state."""
         self._steps_made.forget()
         self._periods.forget()
-        return True
+        self._periods.observe(*self._state)
 
     def _pace(self) -> None:
         if self._blocked.startswith('learner lost') and self._active:

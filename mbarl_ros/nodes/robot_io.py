@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,14 +18,15 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.config import ConfigError, RobotConfig
-from mbarl_ros.demos.align import DISORDER, ERROR, Finding
+from mbarl_ros.demos.align import ERROR, Finding
 from mbarl_ros.fields import TopicCodec, set_stamp, stamp_ns
-from mbarl_ros.hearing import Hearing
+from mbarl_ros.hearing import Hearing, slow
 from mbarl_ros.nodes import runtime
 from mbarl_ros.nodes.surroundings import look_around, simulated
 
 # No state or command is larger, and making Python objects of a huge message takes seconds.
 MAX_BYTES = 64 * 1024
+_KEPT = 5000  # times
 
 
 def subscribe(
@@ -90,8 +92,10 @@ class StateListener:
         self._anywhere = any(stamped)
         self.heard = [Hearing(topic, robot) for topic in robot.state]
         self._received = [-math.inf] * len(robot.state)
+        self._latest = -1
+        self._advances: deque[float] = deque(maxlen=_KEPT)  # when a newer state was complete
         # A lost state would stall lockstep; a late one is worthless in real time.
-        qos: QoSProfile = runtime.RELIABLE if lockstep else runtime.SENSOR
+        qos: QoSProfile = runtime.RELIABLE if lockstep else runtime.STATES
         start = 0
         for index, topic in enumerate(robot.state):
             codec = TopicCodec(topic)
@@ -119,9 +123,8 @@ class StateListener:
         stamp = stamp_ns(message)
         if not self._lockstep:
             clock = self._node.get_clock().now().nanoseconds
-            self.heard[index].hear(time.monotonic(), clock, stamp, values)
-            if stamp and 0 < (self._stamps[index] or 0) - stamp < DISORDER * 1e9:
-                return  # overtaken on its way
+            if not self.heard[index].hear(time.monotonic(), clock, stamp, values):
+                return
         self._state[where] = values
         if not stamp or stamp != self._stamps[index]:
             self._received[index] = time.monotonic()
@@ -132,7 +135,11 @@ class StateListener:
             return
         if self._lockstep and len(set(self._stamps)) > 1:
             return
-        self._callback(self._state.copy(), max(self._stamps))
+        latest = max(self._stamps)
+        if latest != self._latest:
+            self._latest = latest
+            self._advances.append(time.monotonic())
+        self._callback(self._state.copy(), latest)
 
     def findings(self, window: float) -> list[Finding]:
         """What is wrong with the robot's topics, by the last ``window`` s; errors first.
@@ -147,10 +154,11 @@ class StateListener:
             # A topic that nobody publishes is silent; once is enough.
             if not (hearing.silent(now) and hearing.topic.topic in unknown):
                 found += heard
-        if not clocked and all(hearing.slow(now, window) for hearing in self.heard):
+        advances = [at for at in self._advances if now - at <= window]
+        if not clocked and slow(advances, self._robot):
             text = (
-                'no state topic comes as often as control runs, so that no step would be recorded; '
-                'raise their rate or lower control_rate'
+                'the state comes too seldom for a step in each control period, so that none would '
+                "be recorded; raise the rate of the robot's stamped topics or lower control_rate"
             )
             found.append(Finding(ERROR, text))
         return sorted(found, key=lambda finding: finding.level != ERROR)

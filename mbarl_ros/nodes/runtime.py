@@ -43,6 +43,7 @@ from mbarl_ros.wire import WireError
 
 RELIABLE = QoSProfile(depth=10)
 SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+STATES = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)  # of a pause, all
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 KEEP_ALL = QoSProfile(history=HistoryPolicy.KEEP_ALL)
 
