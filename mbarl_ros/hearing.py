@@ -27,9 +27,11 @@ def _rate(times: Sequence[float]) -> float:
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
 
-def slow(times: Sequence[float], robot: RobotConfig) -> bool:
-    """Whether what came at ``times``, s, comes too seldom for a step in each control period."""
-    return len(times) > 2 and _rate(times) * _SLOW < robot.control_rate
+def too_seldom(stamps: Sequence[int], robot: RobotConfig) -> bool:
+    """Whether states of these stamps, ns, leave most of the time without control steps."""
+    gaps = [after - before for before, after in itertools.pairwise(stamps)]
+    covered = sum(gap for gap in gaps if gap < _SLOW * 1e9 / robot.control_rate)
+    return len(gaps) > 1 and covered < 0.5 * sum(gaps)
 
 
 class Hearing:
@@ -121,7 +123,7 @@ class Hearing:
         name, found = self.topic.topic, []
         if len(times) < 3:
             return [Finding(NOTE, f'{name}: too few messages to tell a rate')]
-        if slow(times, self._robot):
+        if _rate(times) * _SLOW < self._robot.control_rate:
             text = (
                 f'{name}: comes at {_rate(times):.1f} Hz, control runs at '
                 f'{self._robot.control_rate:g} Hz; raise its rate or lower control_rate'

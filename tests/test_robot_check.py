@@ -113,7 +113,7 @@ def test_an_honest_robot_is_fit(check):
         ({'x': 1.5}, 'warning', 'tip_x is 1.5, outside the workspace'),
         ({'every': 0}, 'error', 'tip_pose: nothing is heard'),
         ({'every': 3}, 'warning', 'control runs at 20 Hz'),
-        ({'seldom': 3}, 'error', 'the state comes too seldom for a step in each control period'),
+        ({'seldom': 3}, 'error', 'states come too seldom for a step in each control period'),
         ({'late': 5.0}, 'error', "s behind this machine's clock; synchronise the clocks"),
         ({'jumping': True}, 'warning', 'messages came after newer ones'),
         ({'resetting': True}, 'error', 'tip_pose: stamps run back'),

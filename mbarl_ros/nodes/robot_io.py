@@ -20,7 +20,7 @@ from sensor_msgs.msg import JointState
 from mbarl_ros.config import ConfigError, RobotConfig
 from mbarl_ros.demos.align import ERROR, Finding
 from mbarl_ros.fields import TopicCodec, set_stamp, stamp_ns
-from mbarl_ros.hearing import Hearing, slow
+from mbarl_ros.hearing import Hearing, too_seldom
 from mbarl_ros.nodes import runtime
 from mbarl_ros.nodes.surroundings import look_around, simulated
 
@@ -93,7 +93,7 @@ class StateListener:
         self.heard = [Hearing(topic, robot) for topic in robot.state]
         self._received = [-math.inf] * len(robot.state)
         self._latest = -1
-        self._advances: deque[float] = deque(maxlen=_KEPT)  # when a newer state was complete
+        self._advances: deque[tuple[float, int]] = deque(maxlen=_KEPT)  # heard when, its stamp
         # A lost state would stall lockstep; a late one is worthless in real time.
         qos: QoSProfile = runtime.RELIABLE if lockstep else runtime.STATES
         start = 0
@@ -138,7 +138,7 @@ class StateListener:
         latest = max(self._stamps)
         if latest != self._latest:
             self._latest = latest
-            self._advances.append(time.monotonic())
+            self._advances.append((time.monotonic(), latest))
         self._callback(self._state.copy(), latest)
 
     def findings(self, window: float) -> list[Finding]:
@@ -154,11 +154,10 @@ class StateListener:
             # A topic that nobody publishes is silent; once is enough.
             if not (hearing.silent(now) and hearing.topic.topic in unknown):
                 found += heard
-        advances = [at for at in self._advances if now - at <= window]
-        if not clocked and slow(advances, self._robot):
+        if too_seldom([at for heard, at in self._advances if now - heard <= window], self._robot):
             text = (
-                'the state comes too seldom for a step in each control period, so that none would '
-                "be recorded; raise the rate of the robot's stamped topics or lower control_rate"
+                'states come too seldom for a step in each control period: hardly any would be '
+                "recorded; raise the rate of the robot's stamped topics or lower control_rate"
             )
             found.append(Finding(ERROR, text))
         return sorted(found, key=lambda finding: finding.level != ERROR)
