@@ -15,7 +15,7 @@ CONSTRAINTS ?= constraints.txt
 # torch without CUDA; where this index cannot be reached, PyPI's torch does as well
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?=
-# Processes that share the tests, but for those marked alone, which start nodes
+# Processes that share the tests, but for those marked alone, which need the machine to themselves
 JOBS ?= 2
 
 STAMP := $(VENV)/.installed

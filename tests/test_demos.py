@@ -31,6 +31,8 @@ from mbarl_ros.demos.recording import EXECUTED, Recording, recover, topic_types,
 from mbarl_ros.fields import set_stamp
 from mbarl_ros.task import Task
 
+pytestmark = pytest.mark.together
+
 SHIPPED = Path(__file__).resolve().parent.parent / 'demos'
 PERIOD = 100_000_000
 

@@ -18,6 +18,8 @@ from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
 from mbarl_ros.nodes.runtime import bytes_message
 from mbarl_ros.task import Task
 
+pytestmark = pytest.mark.together
+
 LATCHED = QoSProfile(depth=20, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 

@@ -32,6 +32,8 @@ from mbarl_ros.transitions import (
     unpack_transitions,
 )
 
+pytestmark = pytest.mark.together
+
 TASK = Task.load('pointmass')
 HUGE = 10**15
 LATCHED = QoSProfile(depth=20, durability=DurabilityPolicy.TRANSIENT_LOCAL)

@@ -1,20 +1,25 @@
 """What was executed is never lost: kill -9, a full disk, two processes at one folder."""
 
+import json
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 
 import numpy as np
 import pytest
+from geometry_msgs.msg import Twist
 from graph import LEARNING, Graph, small_agent, spooled
 from kills import practise_and_kill
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.task import Task
+
+pytestmark = pytest.mark.together
 
 # benchmarks/faults.py raises these to 100.
 LEARNER_KILLS = 5
@@ -44,33 +49,43 @@ def test_random_kills_of_learner_and_controller_lose_nothing_and_count_nothing_t
     assert not list((tmp_path / 'run' / 'spool').glob('*.log'))  # all of it was acknowledged
 
 
-def test_in_lockstep_a_late_word_of_the_gate_loses_no_step(tmp_path):
-    """The simulation says its state again meanwhile; a lost datagram takes Fast DDS seconds."""
+class Late:
+    """Passes messages on in order, each twentieth 1.3 s late, as a lost datagram makes them."""
+
+    def __init__(self, graph, kind, heard, said):
+        self.count, self._waiting = 0, deque()
+        self._publisher = graph.node.create_publisher(kind, said, 10)
+        graph.node.create_subscription(kind, heard, self._take, 10)
+        graph.node.create_timer(0.02, self._pass_on)
+
+    def _take(self, message):
+        self.count += 1
+        self._waiting.append((time.monotonic() + 1.3 * (self.count % 20 == 0), message))
+        self._pass_on()
+
+    def _pass_on(self):
+        while self._waiting and time.monotonic() >= self._waiting[0][0]:
+            self._publisher.publish(self._waiting.popleft()[1])
+
+
+@pytest.mark.parametrize(
+    ('topic', 'kind'), [('safety_gate/executed', JointState), ('cmd_vel', Twist)]
+)
+def test_in_lockstep_a_late_message_of_the_gate_loses_and_doubles_no_step(tmp_path, topic, kind):
+    """The simulation says its state again meanwhile."""
     with Graph(tmp_path, task='pointmass') as graph:
-        heard, held = [], []
-        echo = graph.node.create_publisher(JointState, 'safety_gate/executed', 10)
-
-        def relay(message: JointState) -> None:
-            heard.append(message)
-            if len(heard) % 20:
-                echo.publish(message)
-            else:
-                held.append((time.monotonic() + 1.3, message))
-
-        def release() -> None:
-            while held and time.monotonic() > held[0][0]:
-                echo.publish(held.pop(0)[1])
-
-        graph.node.create_subscription(JointState, 'late_word', relay, 10)
-        graph.node.create_timer(0.02, release)
-        graph.start('robot_sim')
-        graph.start('safety_gate', remap={'safety_gate/executed': 'late_word'})
+        late = Late(graph, kind, 'late', topic)
+        graph.start('robot_sim', step_log=str(tmp_path / 'steps.jsonl'))
+        graph.start('safety_gate', remap={topic: 'late'})
         graph.start('policy_controller', policy='random')
         graph.wait_for_steps(50)
         graph.kill('policy_controller', signal.SIGINT)
     rows = spooled(tmp_path, Task.load('pointmass'))
-    assert len(heard) > 40 and len(rows) >= 50
+    assert late.count > 40 and len(rows) >= 50
     np.testing.assert_array_equal(np.rint(np.diff(rows['stamp']) * 10), 1)
+    steps = [json.loads(line) for line in (tmp_path / 'steps.jsonl').read_text().splitlines()]
+    executed = np.array([step['command'] for step in steps[: len(rows)]])
+    np.testing.assert_allclose(executed, rows['action'], atol=1e-6)
 
 
 def test_kills_aimed_at_the_checkpoints_own_write_leave_a_usable_folder(tmp_path):

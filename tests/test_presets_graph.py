@@ -12,6 +12,8 @@ from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import BACKWARD, FORWARD, POLICY
 
+pytestmark = pytest.mark.together
+
 STEPS = 450
 
 

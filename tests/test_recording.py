@@ -22,6 +22,8 @@ from mbarl_ros.demos.recording import recover, unfinished
 from mbarl_ros.fields import stamp_ns
 from mbarl_ros.task import Task
 
+pytestmark = pytest.mark.together
+
 ROUNDS, AT_ONCE = 10, 5  # 50 recordings, all killed
 FACTOR = 3.0  # robot seconds in a second: states at 30 Hz
 

@@ -2,10 +2,13 @@
 
 from xml.etree import ElementTree
 
+import pytest
 from graph import Graph, small_agent
 
 from mbarl_ros.config import load_robot
 from mbarl_ros.security import policy
+
+pytestmark = pytest.mark.together
 
 RUNNING = ('safety_gate', 'policy_controller', 'learner', 'state_classifier', 'demo_recorder')
 

@@ -198,6 +198,11 @@ class CommandPublisher:
             set_stamp(message, stamp)
             publisher.publish(codec.encode(message, values[where]))
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether somebody subscribes to each of the topics."""
+        return all(publisher.get_subscription_count() for *_, publisher in self._topics)
+
     def flush(self, seconds: float) -> None:
         """Wait until reliable subscribers have what was published, at most ``seconds``."""
         end = time.monotonic() + seconds

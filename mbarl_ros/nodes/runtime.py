@@ -64,8 +64,8 @@ ALIVE, HEARD_ALIVE = _alive(25), _alive(80)
 TRANSITIONS_HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 LOCKSTEP, REALTIME = 'lockstep', 'realtime'
-# Lockstep: a command without effect for so long (s) was lost and may be sent again. A second copy
-# of one that was only slow would make the world take a step that nobody asked for.
+# Lockstep: a command without effect for so long (s) was lost and is sent again; if it was only
+# slow, the safety gate knows it.
 LOST_AFTER = 0.3
 _QUIET = 5.0  # seconds between two words about refusals on one topic
 COMMON = {

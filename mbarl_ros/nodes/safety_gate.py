@@ -25,7 +25,6 @@ from mbarl_ros.nodes.robot_io import (
 from mbarl_ros.nodes.runtime import (
     HEARD_ALIVE,
     LATCHED,
-    LOST_AFTER,
     RELIABLE,
     SENSOR,
     BaseNode,
@@ -36,6 +35,9 @@ from mbarl_ros.nodes.scheduling import GATE_PRIORITY
 from mbarl_ros.teleop import Asked, TeleopSource
 
 _TICK = 0.01  # s; how much later than its time-out a silence may be noticed
+# Lockstep: within so long (s) a reliable subscriber has what was published. Fast DDS asks for what
+# was lost every three seconds.
+_DELIVERED = 4.0
 _LAST_STAMP = 2**31 * 1_000_000_000 - 1  # ns; a message has no room for later
 
 
@@ -106,8 +108,8 @@ class SafetyGateNode(BaseNode):
 
     def _on_command(self, message: JointState) -> None:
         stamp = stamp_ns(message)
-        if self.lockstep and stamp == self._answered and self._answered_recently():
-            return  # sent again while the first was on its way
+        if self.lockstep and stamp == self._answered and self._is_on_its_way():
+            return  # a second one would make the world take a step that nobody asked for
         values = message.position if message.name == self._names else ()
         late = self._gate.counts['policy late']
         self._execute(
@@ -127,8 +129,9 @@ class SafetyGateNode(BaseNode):
             self._execute(self._gate.lose_policy(time.monotonic()), self._stamp)
             self._announce()
 
-    def _answered_recently(self) -> bool:
-        return time.monotonic() - self._answered_at < LOST_AFTER
+    def _is_on_its_way(self) -> bool:
+        """Whether the robot has yet to hear the last command, and will."""
+        return time.monotonic() - self._answered_at < _DELIVERED
 
     def _on_teleop(self, source: TeleopSource, message: Any) -> None:
         try:
@@ -197,7 +200,9 @@ class SafetyGateNode(BaseNode):
     def _execute(self, decision: Decision | None, stamp: int) -> None:
         if decision is None:
             return
-        self._answered, self._answered_at = stamp, time.monotonic()
+        # What nobody is there to hear may be asked for again at once.
+        self._answered = stamp
+        self._answered_at = time.monotonic() if self._robot.is_heard else -math.inf
         stamp = min(max(stamp, 0), _LAST_STAMP)
         self._robot.publish(decision.values, stamp)
         self._gate.sent(time.monotonic())
