@@ -69,6 +69,7 @@ def test_robot_goes_on_when_the_learner_is_killed_and_nothing_acknowledged_is_lo
         graph.wait_for_steps(300)
         graph.kill('learner')
         acknowledged = len(stored(tmp_path, agent)['sequence'])
+        graph.wait_for('loss', lambda: 'lost' in graph.statuses['policy_controller']['message'], 20)
         before = graph.value('policy_controller', 'environment_steps')
         graph.wait_for_steps(int(before) + 20)  # with its last policy, at its control rate
         assert 'learner lost' in graph.statuses['policy_controller']['message']
