@@ -29,7 +29,7 @@ def _rate(times: Sequence[float]) -> float:
 
 def too_seldom(stamps: Sequence[int], robot: RobotConfig) -> bool:
     """Whether states of these stamps, ns, leave most of the time without control steps."""
-    gaps = [after - before for before, after in itertools.pairwise(stamps)]
+    gaps = [after - before for before, after in itertools.pairwise(stamps) if after > before]
     covered = sum(gap for gap in gaps if gap < _SLOW * 1e9 / robot.control_rate)
     return len(gaps) > 1 and covered < 0.5 * sum(gaps)
 

@@ -20,7 +20,14 @@ from mbarl_ros.config import ConfigError, RobotConfig, load_world
 from mbarl_ros.demos.note import DemonstrationError
 from mbarl_ros.demos.replay import Replay, load_replays
 from mbarl_ros.fields import TopicCodec, set_stamp
-from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_class
+from mbarl_ros.nodes.runtime import (
+    LATCHED,
+    RELIABLE,
+    RELIABLE_STEPS,
+    BaseNode,
+    main_exit,
+    message_class,
+)
 from mbarl_sim.worlds import World
 
 # In lockstep, silence (s, steady clock) after which the state is said again: whoever was started
@@ -68,7 +75,7 @@ class RobotSim(BaseNode):
             (
                 TopicCodec(topic),
                 message_class(topic.type)(),
-                self.create_publisher(message_class(topic.type), topic.topic, RELIABLE),
+                self.create_publisher(message_class(topic.type), topic.topic, RELIABLE_STEPS),
             )
             for topic in robot.state
         ]

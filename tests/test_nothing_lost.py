@@ -54,8 +54,8 @@ class Late:
 
     def __init__(self, graph, kind, heard, said):
         self.count, self._waiting = 0, deque()
-        self._publisher = graph.node.create_publisher(kind, said, 10)
-        graph.node.create_subscription(kind, heard, self._take, 10)
+        self._publisher = graph.node.create_publisher(kind, said, 200)
+        graph.node.create_subscription(kind, heard, self._take, 200)
         graph.node.create_timer(0.02, self._pass_on)
 
     def _take(self, message):
@@ -68,13 +68,23 @@ class Late:
             self._publisher.publish(self._waiting.popleft()[1])
 
 
+@pytest.mark.parametrize('person', [False, True], ids=['alone', 'with a person'])
 @pytest.mark.parametrize(
     ('topic', 'kind'), [('safety_gate/executed', JointState), ('cmd_vel', Twist)]
 )
-def test_in_lockstep_a_late_message_of_the_gate_loses_and_doubles_no_step(tmp_path, topic, kind):
+def test_in_lockstep_a_late_message_of_the_gate_loses_and_doubles_no_step(
+    tmp_path, topic, kind, person
+):
     """The simulation says its state again meanwhile."""
     with Graph(tmp_path, task='pointmass') as graph:
         late = Late(graph, kind, 'late', topic)
+        stick = graph.node.create_publisher(Twist, 'teleop/cmd_vel', 10)
+        pushed = Twist()
+        pushed.linear.x = 0.5
+        if person:  # now and then
+            graph.node.create_timer(
+                0.05, lambda: stick.publish(pushed) if time.monotonic() % 1 < 0.5 else None
+            )
         graph.start('robot_sim', step_log=str(tmp_path / 'steps.jsonl'))
         graph.start('safety_gate', remap={topic: 'late'})
         graph.start('policy_controller', policy='random')

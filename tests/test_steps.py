@@ -52,13 +52,28 @@ def test_in_lockstep_a_step_whose_command_is_unknown_is_never_made_up():
     steps.observe(state(0), 0)
     steps.observe(state(1), 1)
     steps.execute(state(5), 'policy', 1)
+    # The gate is heard in order, so that its word on 0 will not come any more.
+    assert steps.completed() == [] and not steps.incomplete
     steps.observe(state(2), 2)
-    assert steps.completed() == [] and steps.waiting
+    assert told(steps.completed()) == [(1, 1, 5, 'policy', 2)]
+    steps.observe(state(3), 3)
+    assert steps.completed() == [] and steps.incomplete
     steps.forget()
     assert not steps.waiting
-    steps.execute(state(6), 'policy', 2)
-    steps.observe(state(3), 3)
-    assert told(steps.completed()) == [(2, 2, 6, 'policy', 3)]
+    steps.execute(state(6), 'policy', 3)
+    steps.observe(state(4), 4)
+    assert told(steps.completed()) == [(3, 3, 6, 'policy', 4)]
+
+
+def test_in_lockstep_a_world_that_was_started_anew_goes_on_at_once():
+    steps = LockstepSteps()
+    steps.observe(state(0), 5000)
+    steps.execute(state(5), 'policy', 5000)
+    steps.observe(state(1), 0)
+    assert not steps.waiting
+    steps.execute(state(6), 'policy', 0)
+    steps.observe(state(2), 100)
+    assert told(steps.completed()) == [(1, 0, 6, 'policy', 2)]
 
 
 def ms(value):
@@ -108,6 +123,18 @@ def test_in_real_time_the_last_of_several_commands_counts():
     assert control.tick(201) == [(100, 6, 'policy', 200)]
 
 
+def test_in_real_time_an_answer_that_was_long_on_its_way_was_not_in_force_before():
+    control = Realtime()
+    control.see(*range(10, 401, 10))
+    control.execute(0, 'stop', 400, 401)
+    control.execute(5, 'policy', 0, 410)
+    control.see(*range(410, 451, 10))
+    assert [step for step in control.tick(451) if step[-1] <= 400] == []
+    control.see(550)
+    control.execute(6, 'policy', 450, 452)
+    assert control.tick(551) == [(450, 6, 'policy', 550)]
+
+
 def test_in_real_time_a_persons_command_stays_in_force_until_the_policy_may_go_on():
     control = Realtime()
     control.execute(9, 'teleop', 0, 10)
@@ -138,7 +165,7 @@ def test_in_real_time_a_step_over_a_lost_state_is_none():
     assert control.tick(300) == [(200, 6, 'policy', 300)]
 
 
-@pytest.mark.parametrize('spacing', [4, 5, 8, 10, 15, 20, 30, 40, 50, 100])
+@pytest.mark.parametrize('spacing', [4, 5, 8, 10, 15, 20, 30, 40, 50, 75, 80, 87, 95, 100])
 def test_in_real_time_control_that_is_late_loses_no_step(spacing):
     for late in range(0, 500, 7):
         control = Realtime()
@@ -149,7 +176,6 @@ def test_in_real_time_control_that_is_late_loses_no_step(spacing):
         if seen[-1] >= 50:
             assert [step[0] for step in steps[1:]] == [step[-1] for step in steps[:-1]]
             assert steps[0][0] == 0 and steps[-1][-1] == seen[-1], (late, steps)
-            assert len(steps) == int(seen[-1] / 100 + 0.5)
 
 
 def test_in_real_time_states_that_come_just_after_the_loop_has_looked_make_steps():

@@ -15,6 +15,7 @@ import numpy as np
 from mbarl_ros.control.safety import TELEOP_SOURCE
 
 _SHORTEST, _LONGEST = 0.5, 1.5  # control periods: what is none of these is no step
+_LATE = 1e9  # ns; what is more is another clock
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class LockstepSteps:
 
     def observe(self, state: np.ndarray, stamp: int) -> None:
         """A state was measured."""
+        if self._states and stamp < max(self._states):  # the world was started anew
+            self._states.clear()
+            self._executed.clear()
         self._states[stamp] = state
 
     def execute(self, command: np.ndarray, source: str, stamp: int) -> None:
@@ -55,7 +59,11 @@ class LockstepSteps:
         stamps = sorted(self._states)
         for stamp, following in itertools.pairwise(stamps):
             if stamp not in self._executed:
-                break
+                if stamp > max(self._executed, default=-1):
+                    break
+                # The gate is heard in order: if not by now, what was executed is never known.
+                del self._states[stamp]
+                continue
             command, source = self._executed.pop(stamp)
             steps.append(
                 Step(self._states.pop(stamp), stamp, command, source, self._states[following])
@@ -110,6 +118,8 @@ class RealtimeSteps:
         """The gate passed on a command at ``now`` s; its stamp is of the state it answers."""
         if source == TELEOP_SOURCE:
             self._by_hand_until = now + self._timeout
+        if self._echoes and 0 < self._echoes[-1][0] - stamp < _LATE:
+            stamp = self._echoes[-1][0]  # an answer that came late was in force no earlier
         self._echoes.append((stamp, command, source))
 
     def tick(self, now: float) -> list[Step]:
@@ -133,9 +143,20 @@ class RealtimeSteps:
         return steps
 
     def _divided(self) -> list[tuple[np.ndarray, int]]:
-        """The first state, the last, and the nearest to where periods began in between."""
+        """The first state, the last, and in between where periods began, if there is such a way."""
         total = self._since_begun(self._states[-1])
-        periods = math.floor(total + 0.5)
+        fewest = math.floor(total + 0.5)
+        most = min(math.floor(total / _SHORTEST), len(self._states) - 1)
+        for periods in range(fewest, most + 1):
+            chosen = self._evenly(periods, total)
+            stamps = [stamp for _, stamp in chosen]
+            longest = max(after - before for before, after in itertools.pairwise(stamps))
+            if longest < _LONGEST * self._period:
+                return chosen
+        return self._evenly(fewest, total)  # states were lost
+
+    def _evenly(self, periods: int, total: float) -> list[tuple[np.ndarray, int]]:
+        """The first state, the last, and the nearest to each whole share of the time."""
 
         def at(measured: tuple[np.ndarray, int]) -> float:
             return self._since_begun(measured) * periods / total

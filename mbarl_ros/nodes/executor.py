@@ -19,7 +19,7 @@ from rclpy.subscription import Subscription
 
 # Other QoS events are no reason to wake up; they are looked at this often (seconds).
 _HOUSEKEEPING = 1.0
-_BURST = 0.005  # s for which one subscription is served before others
+_BURST = 0.002  # s after which timers are looked at, however much there is to hear
 _DEATHS = QoSSubscriptionEventType.RCL_SUBSCRIPTION_LIVELINESS_CHANGED
 
 
@@ -87,14 +87,14 @@ class DataPlaneExecutor(SingleThreadedExecutor):
         for entity in self._deaths:
             if entity.is_ready(wait_set):
                 entity.callback(entity.take_data())
+        end = time.monotonic() + _BURST
         for pointer in wait_set.get_ready_entities('subscription'):
-            _serve(self._by_pointer[pointer])
+            _serve(self._by_pointer[pointer], end)
         return any(wait_set.get_ready_entities(kind) for kind in ('timer', 'service', 'client'))
 
 
-def _serve(subscription: Subscription) -> None:
+def _serve(subscription: Subscription, end: float) -> None:
     """Call back with all that has come meanwhile, before a timer acts on the oldest of it."""
-    end = time.monotonic() + _BURST
     while taken := subscription.handle.take_message(subscription.msg_type, subscription.raw):
         subscription.callback(taken[0])
         if time.monotonic() > end:

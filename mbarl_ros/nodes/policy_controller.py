@@ -28,6 +28,7 @@ from mbarl_ros.nodes.runtime import (
     LATCHED,
     LOST_AFTER,
     RELIABLE,
+    RELIABLE_STEPS,
     BaseLifecycleNode,
     main_exit,
 )
@@ -87,6 +88,7 @@ class PolicyController(BaseLifecycleNode):
         self._timing = LoopTiming(1.0 / robot.control_rate)
         self._missed_before = 0
         self._acted_on = -1  # stamp of the state that our last command answers
+        self._echo_heard = -np.inf
         self._command: JointState | None = None
         self._state: tuple[np.ndarray, int] | None = None
         self._patience = Patience()
@@ -98,7 +100,8 @@ class PolicyController(BaseLifecycleNode):
         on_reset = self._step if self.lockstep else None
         self._world = WorldReset(self, on_reset) if self.agent.resets else None
         # In this order: once the gate's state is heard, its echoes are heard, too.
-        self.create_subscription(JointState, 'safety_gate/executed', self._on_executed, RELIABLE)
+        executed = 'safety_gate/executed'
+        self.create_subscription(JointState, executed, self._on_executed, RELIABLE_STEPS)
         self.create_subscription(String, 'safety_gate/state', self._on_gate_state, LATCHED)
         self._listener = StateListener(self, robot, self.lockstep, self._on_state)
         if self.lockstep:
@@ -229,9 +232,9 @@ class PolicyController(BaseLifecycleNode):
                 self._send()
             return
         if repeated:
-            waited = time.monotonic() - self._patience.state_heard
-            if self._steps_made.incomplete and waited < _ECHO_LATE:
-                return  # the gate's word on the step before is on its way
+            waited = time.monotonic() - max(self._patience.state_heard, self._echo_heard)
+            if self._steps_made.waiting and waited < _ECHO_LATE:
+                return  # the gate's word on the last step is on its way, or the step itself
             self._steps_made.forget()  # what has not been heard by now never will be
         self._step()
 
@@ -244,6 +247,7 @@ class PolicyController(BaseLifecycleNode):
             self.refuse(ValueError(f'command {command}'), 'safety_gate/executed')
             return
         if self.lockstep:
+            self._echo_heard = time.monotonic()
             self._steps_made.execute(command, source, stamp_ns(message))
             self._step()
             return

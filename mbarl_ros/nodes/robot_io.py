@@ -95,7 +95,7 @@ class StateListener:
         self._latest = -1
         self._advances: deque[tuple[float, int]] = deque(maxlen=_KEPT)  # heard when, its stamp
         # A lost state would stall lockstep; a late one is worthless in real time.
-        qos: QoSProfile = runtime.RELIABLE if lockstep else runtime.STATES
+        qos: QoSProfile = runtime.RELIABLE_STEPS if lockstep else runtime.STATES
         start = 0
         for index, topic in enumerate(robot.state):
             codec = TopicCodec(topic)
@@ -154,7 +154,8 @@ class StateListener:
             # A topic that nobody publishes is silent; once is enough.
             if not (hearing.silent(now) and hearing.topic.topic in unknown):
                 found += heard
-        if too_seldom([at for heard, at in self._advances if now - heard <= window], self._robot):
+        advances = [stamp for heard, stamp in self._advances if now - heard <= window]
+        if not clocked and too_seldom(advances, self._robot):
             text = (
                 'states come too seldom for a step in each control period: hardly any would be '
                 "recorded; raise the rate of the robot's stamped topics or lower control_rate"

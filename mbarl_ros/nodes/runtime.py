@@ -43,7 +43,9 @@ from mbarl_ros.wire import WireError
 
 RELIABLE = QoSProfile(depth=10)
 SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-STATES = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)  # of a pause, all
+# Of what happened in a pause, all is heard: states and executed commands make up the record.
+STATES = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE_STEPS = QoSProfile(depth=100)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 KEEP_ALL = QoSProfile(history=HistoryPolicy.KEEP_ALL)
 

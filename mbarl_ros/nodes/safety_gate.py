@@ -26,6 +26,7 @@ from mbarl_ros.nodes.runtime import (
     HEARD_ALIVE,
     LATCHED,
     RELIABLE,
+    RELIABLE_STEPS,
     SENSOR,
     BaseNode,
     main_exit,
@@ -65,7 +66,7 @@ class SafetyGateNode(BaseNode):
         self._teleop_stamps: dict[str, int] = {}
         self._announced = ''
         self._robot = CommandPublisher(self, robot)
-        self._executed = self.create_publisher(JointState, '~/executed', RELIABLE)
+        self._executed = self.create_publisher(JointState, '~/executed', RELIABLE_STEPS)
         self._clipped = self.create_publisher(JointState, '~/clipped', RELIABLE)
         self._state = self.create_publisher(String, '~/state', LATCHED)
         self._listener = StateListener(self, robot, self.lockstep, self._on_state)
@@ -100,7 +101,7 @@ class SafetyGateNode(BaseNode):
         now = time.monotonic()
         self._stamp = stamp
         self._gate.observe(state, now, self._listener.since, stamp)
-        if self._held is not None:
+        if self._held is not None and not self._is_on_its_way(stamp):
             (_, asked_at, held), self._held = self._held, None
             # States that were away for a while must not bring back what was asked before.
             if self.lockstep or now - asked_at < self.task.robot.teleop_timeout:
@@ -108,8 +109,8 @@ class SafetyGateNode(BaseNode):
 
     def _on_command(self, message: JointState) -> None:
         stamp = stamp_ns(message)
-        if self.lockstep and stamp == self._answered and self._is_on_its_way():
-            return  # a second one would make the world take a step that nobody asked for
+        if self._is_on_its_way(stamp):
+            return
         values = message.position if message.name == self._names else ()
         late = self._gate.counts['policy late']
         self._execute(
@@ -129,9 +130,13 @@ class SafetyGateNode(BaseNode):
             self._execute(self._gate.lose_policy(time.monotonic()), self._stamp)
             self._announce()
 
-    def _is_on_its_way(self) -> bool:
-        """Whether the robot has yet to hear the last command, and will."""
-        return time.monotonic() - self._answered_at < _DELIVERED
+    def _is_on_its_way(self, stamp: int) -> bool:
+        """Lockstep: whether the world has yet to hear the answer to this state, and will.
+
+        A second one would make it take a step that nobody asked for.
+        """
+        answered = self.lockstep and stamp == self._answered
+        return answered and time.monotonic() - self._answered_at < _DELIVERED
 
     def _on_teleop(self, source: TeleopSource, message: Any) -> None:
         try:
@@ -190,7 +195,8 @@ class SafetyGateNode(BaseNode):
     def _engaged(self, decision: Decision) -> None:
         self._held = None
         self.get_logger().warning(f'e-stop by {self._gate.estop}', throttle_duration_sec=5.0)
-        self._execute(decision, self._stamp)
+        if not self._is_on_its_way(self._stamp):
+            self._execute(decision, self._stamp)
         self._announce()
 
     def _tick(self) -> None:
