@@ -78,13 +78,15 @@ class Hearing:
 
     def rate(self, now: float, window: float) -> float:
         """Messages per second in the last ``window`` s; 0 for less than two."""
-        return _rate([m.received for m in self._messages if now - m.received <= window])
+        return _rate([m.received for m in self._recent(now, window)])
 
     def age(self, now: float, window: float) -> float | None:
         """Median age by the stamps of the last ``window`` s' messages, s; None without stamps."""
-        recent = (m for m in self._messages if now - m.received <= window)
-        ages = sorted(m.age for m in recent if m.stamp is not None)
+        ages = sorted(m.age for m in self._recent(now, window) if m.stamp is not None)
         return ages[len(ages) // 2] if ages else None
+
+    def _recent(self, now: float, window: float) -> list[_Message]:
+        return [m for m in self._messages if now - m.received <= window]
 
     def findings(self, now: float, window: float, simulated: bool) -> list[Finding]:
         """What was wrong in the last ``window`` s; an error is a reason not to move.
@@ -100,7 +102,7 @@ class Hearing:
         if overtaken:
             text = f'{name}: {overtaken} messages came after newer ones, and are ignored'
             found.append(Finding(WARNING, text))
-        times = [m.received for m in self._messages if now - m.received <= window]
+        times = [m.received for m in self._recent(now, window)]
         if not times or now - times[-1] > self._robot.state_timeout:
             if not faults:
                 silent = f' for {now - times[-1]:.1f} s' if times else ''

@@ -92,8 +92,7 @@ class StateListener:
         self._anywhere = any(stamped)
         self.heard = [Hearing(topic, robot) for topic in robot.state]
         self._received = [-math.inf] * len(robot.state)
-        self._latest = -1
-        self._advances: deque[tuple[float, int]] = deque(maxlen=_KEPT)  # heard when, its stamp
+        self._dated: deque[tuple[float, int]] = deque(maxlen=_KEPT)  # states: heard when, stamp
         # A lost state would stall lockstep; a late one is worthless in real time.
         qos: QoSProfile = runtime.RELIABLE_STEPS if lockstep else runtime.STATES
         start = 0
@@ -136,9 +135,8 @@ class StateListener:
         if self._lockstep and len(set(self._stamps)) > 1:
             return
         latest = max(self._stamps)
-        if latest != self._latest:
-            self._latest = latest
-            self._advances.append((time.monotonic(), latest))
+        if not self._lockstep:
+            self._dated.append((time.monotonic(), latest))
         self._callback(self._state.copy(), latest)
 
     def findings(self, window: float) -> list[Finding]:
@@ -154,8 +152,8 @@ class StateListener:
             # A topic that nobody publishes is silent; once is enough.
             if not (hearing.silent(now) and hearing.topic.topic in unknown):
                 found += heard
-        advances = [stamp for heard, stamp in self._advances if now - heard <= window]
-        if not clocked and too_seldom(advances, self._robot):
+        stamps = [stamp for heard, stamp in self._dated if now - heard <= window]
+        if not clocked and too_seldom(stamps, self._robot):
             text = (
                 'states come too seldom for a step in each control period: hardly any would be '
                 "recorded; raise the rate of the robot's stamped topics or lower control_rate"

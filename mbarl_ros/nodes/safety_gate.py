@@ -206,9 +206,9 @@ class SafetyGateNode(BaseNode):
     def _execute(self, decision: Decision | None, stamp: int) -> None:
         if decision is None:
             return
-        # What nobody is there to hear may be asked for again at once.
-        self._answered = stamp
-        self._answered_at = time.monotonic() if self._robot.is_heard else -math.inf
+        if self.lockstep:  # what nobody is there to hear may be asked for again at once
+            self._answered = stamp
+            self._answered_at = time.monotonic() if self._robot.is_heard else -math.inf
         stamp = min(max(stamp, 0), _LAST_STAMP)
         self._robot.publish(decision.values, stamp)
         self._gate.sent(time.monotonic())
