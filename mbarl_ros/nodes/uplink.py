@@ -76,7 +76,7 @@ class Uplink:
         return (self.base or 0) + self._outbox.own.end
 
     @property
-    def unsent(self) -> int:
+    def _unsent(self) -> int:
         """Transitions of this session that were not sent yet."""
         own = self._outbox.own
         return own.end - own.sent
@@ -92,8 +92,10 @@ class Uplink:
         return bool(self._policies)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Keep an executed transition."""
+        """Keep an executed transition; in lockstep the learner gets each chunk at once."""
         self._outbox.add(row)
+        if self._node.lockstep and self._unsent >= self._node.agent.chunk:
+            self.flush()
 
     def due_policies(self, any_will_do: bool) -> list[tuple[dict[str, np.ndarray], int]]:
         """Policies and their versions whose time has come; or else the first that there is.

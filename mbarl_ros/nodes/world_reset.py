@@ -20,8 +20,8 @@ class WorldReset:
     The answer names that state's stamp, since it may be heard before or after the state itself.
     """
 
-    def __init__(self, node: Any, on_answer: Callable[[], None] | None) -> None:
-        """A client on ``node``; ``on_answer`` is called, if given, once the world is placed."""
+    def __init__(self, node: Any, on_answer: Callable[[], None]) -> None:
+        """A client on ``node``; ``on_answer`` is called once the world is placed."""
         self._node = node
         self._on_answer = on_answer
         self._client = node.create_client(Trigger, SERVICE)
@@ -53,5 +53,4 @@ class WorldReset:
             return
         self._asked = time.monotonic()
         self._future = self._client.call_async(Trigger.Request())
-        if self._on_answer is not None:
-            self._future.add_done_callback(lambda _: self._on_answer())
+        self._future.add_done_callback(lambda _: self._on_answer())
