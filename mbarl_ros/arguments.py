@@ -56,6 +56,13 @@ AUTOSTART = Argument(
     'after `ros2 lifecycle set /policy_controller configure` and `activate`',
     kind=bool,
 )
+AUTOSTART_SIMULATED = Argument(
+    'autostart',
+    'auto',
+    'activate the policy_controller by itself; auto: with simulated:=true only, so that a robot '
+    'moves only after `ros2 lifecycle set /policy_controller configure` and `activate`',
+    choices=('auto', 'true', 'false'),
+)
 USE_RESPAWN = Argument(
     'use_respawn',
     'true',
@@ -78,6 +85,12 @@ VIEW = Argument(
 )
 SIMULATED = Argument(
     'simulated', 'true', "on the task's simulated world; false: on the robot", kind=bool
+)
+USE_SIM_TIME = Argument(
+    'use_sim_time',
+    'false',
+    'for a robot in a simulator of your own, such as Gazebo: go by /clock',
+    kind=bool,
 )
 OPERATOR = Argument(
     'operator',
@@ -123,7 +136,18 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     ),
     'hardware': (
         'A real robot learns by itself, until it is stopped',
-        (TASK, AGENT, ROBOT, SEED, RUN_DIR, DEMOS, _but(AUTOSTART, 'false'), USE_RESPAWN, *_COMMON),
+        (
+            TASK,
+            AGENT,
+            ROBOT,
+            SEED,
+            RUN_DIR,
+            DEMOS,
+            _but(AUTOSTART, 'false'),
+            USE_RESPAWN,
+            USE_SIM_TIME,
+            *_COMMON,
+        ),
     ),
     'record': (
         'Demonstrations are recorded from the teleop topics',
@@ -139,6 +163,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             OPERATOR,
             EPISODES,
             SIMULATED,
+            USE_SIM_TIME,
             *_COMMON,
         ),
     ),
@@ -155,7 +180,8 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             REAL_TIME_FACTOR,
             ATTEMPTS,
             SIMULATED,
-            AUTOSTART,
+            USE_SIM_TIME,
+            AUTOSTART_SIMULATED,
             *_COMMON,
         ),
     ),

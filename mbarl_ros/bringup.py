@@ -229,12 +229,14 @@ class _Builder:
 
     def gate(self, simulated: bool) -> NodeSpec:
         """The safety gate, which must know how long a second of the robot is."""
-        factor = self.values.get('real_time_factor')
-        return self.node('safety_gate', **({'real_time_factor': factor} if simulated else {}))
+        if not simulated:
+            return self.node('safety_gate', **self.sim_time(simulated))
+        return self.node('safety_gate', real_time_factor=self.values['real_time_factor'])
 
     def sim_time(self, simulated: bool) -> dict[str, Value]:
         """In lockstep the nodes go by header stamps; following /clock would only cost time."""
-        on = simulated and self.common['mode'] == 'realtime'
+        asked = simulated or self.values.get('use_sim_time')
+        on = asked and self.common['mode'] == 'realtime'
         return {'use_sim_time': True} if on else {}
 
     def monitor(self) -> NodeSpec:
@@ -311,7 +313,7 @@ def _evaluate(
         build.node(
             'policy_controller',
             required=True,
-            autostart=values['autostart'],
+            autostart=values['autostart'] in (('auto', 'true') if simulated else ('true',)),
             policy=values['policy'],
             episodes=values['episodes'],
             **build.sim_time(simulated),

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from mbarl_ros.demos.align import ERROR, WARNING, Finding
 
-_EXPECTED = ('safety_gate', 'policy_controller')
+_RECORDING = ('safety_gate',)
+_PRACTISING = (*_RECORDING, 'policy_controller')
 _MUST_AGREE = ('policy_controller', 'learner', 'state_classifier', 'policy_evaluator')
 _WARN = 1
 
@@ -25,11 +26,13 @@ class Status:
 class Picture:
     """A graph as seen from outside.
 
-    ``statuses`` by node; ``gate`` is what it says on its state topic; ``robot`` what is wrong with
-    the robot's topics; ``demonstrations`` why those of the task cannot be used.
+    ``namespace`` is empty or begins with a slash; ``statuses`` by node; ``gate`` is what it says
+    on its state topic; ``robot`` what is wrong with the robot's topics; ``demonstrations`` why
+    those in the folder that the task names cannot be used.
     """
 
     domain: str
+    namespace: str = ''
     statuses: Mapping[str, Status] = field(default_factory=dict)
     clock: bool = False
     gate: str = ''
@@ -70,11 +73,11 @@ def _time(picture: Picture) -> list[Finding]:
 
 
 def _missing(picture: Picture) -> list[Finding]:
-    if 'demo_recorder' in picture.statuses:
-        return []  # a recording needs no controller
+    # A recording needs no controller.
+    expected = _RECORDING if 'demo_recorder' in picture.statuses else _PRACTISING
     return [
         Finding(ERROR, f'{name} is not heard: start it, or look into log/{name}.log of the run')
-        for name in _EXPECTED
+        for name in expected
         if name not in picture.statuses
     ]
 
@@ -82,7 +85,8 @@ def _missing(picture: Picture) -> list[Finding]:
 def _gate(picture: Picture) -> list[Finding]:
     if 'e-stop' not in picture.gate:
         return []
-    text = 'the e-stop is latched: ros2 service call /safety_gate/release std_srvs/srv/Trigger'
+    service = f'{picture.namespace}/safety_gate/release'
+    text = f'the e-stop is latched: ros2 service call {service} std_srvs/srv/Trigger'
     return [Finding(ERROR, text)]
 
 
@@ -93,10 +97,9 @@ def _learning(picture: Picture) -> list[Finding]:
         return []
     if controller.values.get('needs_learner') != 'True':
         return []
-    if picture.demonstrations:
-        text = f'the learner is not running, for want of demonstrations: {picture.demonstrations}'
-    else:
-        text = 'the learner is not heard: start it, or look into log/learner.log of the run'
+    text = 'the learner is not heard: start it, or look into log/learner.log of the run'
+    if picture.demonstrations:  # only a learner that runs could say which folder it was given
+        text += f'; if it was not given demos:=, it wants demonstrations: {picture.demonstrations}'
     return [Finding(ERROR, text)]
 
 
@@ -121,11 +124,12 @@ def _controller(picture: Picture) -> list[Finding]:
     if status is None:
         return []
     state = status.values.get('lifecycle', 'active')
+    command = f'ros2 lifecycle set {picture.namespace}/policy_controller'
     if state == 'unconfigured':
-        text = 'policy_controller is not configured: ros2 lifecycle set /policy_controller'
-        return [Finding(ERROR, f'{text} configure, then activate')]
+        text = f'policy_controller is not configured: {command} configure, then activate'
+        return [Finding(ERROR, text)]
     if state == 'inactive':
-        text = 'policy_controller is not active: ros2 lifecycle set /policy_controller activate'
+        text = f'policy_controller is not active: {command} activate'
         because = '' if status.message == 'inactive' else f' (it refused: {status.message})'
         return [Finding(ERROR, text + because)]
     if status.level >= _WARN and status.message != 'e-stop':

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mbarl_ros.config import RobotConfig
-from mbarl_ros.demos.align import DISORDER, ERROR, NOTE, WARNING, Finding
+from mbarl_ros.demos.align import DISORDER, ERROR, WARNING, Finding
 from mbarl_ros.robot_config import TopicMap
 
 _KEPT = 5000  # messages and faults, of each topic
@@ -88,10 +88,10 @@ class Hearing:
     def _recent(self, now: float, window: float) -> list[_Message]:
         return [m for m in self._messages if now - m.received <= window]
 
-    def findings(self, now: float, window: float, simulated: bool) -> list[Finding]:
+    def findings(self, now: float, window: float, sim_time: bool) -> list[Finding]:
         """What was wrong in the last ``window`` s; an error is a reason not to move.
 
-        :param simulated: somebody publishes /clock, so that stamps may be far from this clock
+        :param sim_time: this node follows /clock, whose seconds may be short ones
         """
         name, found = self.topic.topic, []
         faults = [text for when, text in self._faults if now - when <= window]
@@ -111,28 +111,38 @@ class Hearing:
         found += self._pace(times)
         age = self.age(now, window)
         if age is not None and abs(age) > self._robot.state_timeout:
-            where = 'behind' if age > 0 else 'ahead of'
-            text = (
-                f"{name}: stamps are {abs(age):.3g} s {where} this machine's clock; synchronise "
-                'the clocks (chrony), or look for what holds the messages up'
-            )
-            if simulated:
-                text = f"{name}: stamps are simulated time; give the nodes 'use_sim_time: true'"
-            found.append(Finding(WARNING if simulated else ERROR, text))
+            found.append(_apart(name, age, sim_time))
         return found
 
     def _pace(self, times: list[float]) -> list[Finding]:
         name, found = self.topic.topic, []
         if len(times) < 3:
-            return [Finding(NOTE, f'{name}: too few messages to tell a rate')]
-        if _rate(times) * _SLOW < self._robot.control_rate:
+            text = f'{name}: too few messages to tell a rate; raise it, or listen for longer'
+            found.append(Finding(WARNING, text))
+        elif _rate(times) * _SLOW < self._robot.control_rate:
             text = (
                 f'{name}: comes at {_rate(times):.1f} Hz, control runs at '
                 f'{self._robot.control_rate:g} Hz; raise its rate or lower control_rate'
             )
             found.append(Finding(WARNING, text))
-        longest = max(after - before for before, after in itertools.pairwise(times))
+        gaps = [after - before for before, after in itertools.pairwise(times)]
+        longest = max(gaps, default=0.0)
         if longest > self._robot.state_timeout:
             text = f'{name}: nothing for {longest:.2f} s in between; the gate would have stopped'
             found.append(Finding(WARNING, text))
         return found
+
+
+def _apart(name: str, age: float, sim_time: bool) -> Finding:
+    """That stamps and the clock of this node are far apart."""
+    apart = f'{abs(age):.3g} s {"behind" if age > 0 else "ahead of"}'
+    if sim_time:
+        text = f'{name}: stamps are {apart} /clock; let what publishes /clock stamp the states too'
+        return Finding(WARNING, text)
+    # Also if somebody publishes /clock: that may be a bag, and this robot a real one.
+    text = (
+        f"{name}: stamps are {apart} this machine's clock; synchronise the clocks (chrony), look "
+        'for what holds the messages up, or, if the robot is simulated, set use_sim_time to true '
+        '(robot check: --sim-time)'
+    )
+    return Finding(ERROR, text)

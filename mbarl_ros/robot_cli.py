@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mbarl_ros.config import ConfigError, load_robot
-from mbarl_ros.demos.align import ERROR, Finding
+from mbarl_ros.demos.align import ERROR, WARNING, Finding
 from mbarl_ros.domain import RANGE, enter_domain
 from mbarl_ros.security import policy
 from mbarl_ros.task import Task
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         'check',
         help='listen to a running robot and say what is wrong',
         description='Listen to a running robot, without moving it, and say what is heard. Exit '
-        'code 0: it is fit to be armed.',
+        'code 0: no error.',
     )
     check.set_defaults(run=_check)
     check.add_argument('--robot', default='', help="robot profile; default: the task's own")
@@ -86,7 +86,7 @@ def _check(options: argparse.Namespace) -> int:
     with Listener('robot_check', _namespace(options), options.sim_time) as listener:
         report = listener.hear(robot, options.seconds, task)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ('topic', 'rate', 'age', 'other ends'):
+    for name in ('topic', 'rate', 'age', 'frame', 'other ends'):
         table.add_column(name)
     for row in report.rows:
         table.add_row(*row)
@@ -95,7 +95,9 @@ def _check(options: argparse.Namespace) -> int:
     if code:
         print(f'robot {robot.name} is not fit to be armed; discovery: {_discovery()}')
     else:
-        print(f'robot {robot.name} is fit to be armed')
+        warned = any(finding.level == WARNING for finding in report.findings)
+        see = ', but see the warnings' if warned else ''
+        print(f'robot {robot.name} is fit to be armed{see}')
     return code
 
 

@@ -40,12 +40,21 @@ class TopicMap(Strict):
     constants: dict[str, Constant] = {}
 
 
+class Switch(Strict):
+    """A field of a topic that is true, or more than a half, while a switch is pressed."""
+
+    topic: str
+    type: str = Field(pattern=r'^\w+/msg/\w+$')
+    field: str
+
+
 class TeleopMap(TopicMap):
     """A teleop source: a topic whose fields a person moves, for example by a gamepad.
 
     A field's value is multiplied by ``scale`` (default 1) after values below ``deadzone`` count
     as 0; ``levels`` instead gives the command at 0 and at 1, for buttons. An entry in ``latch``
-    stays as it is where the field is 0. While ``deadman`` is not pressed nothing is commanded.
+    stays as it is where the field is 0. While ``deadman`` is not pressed nothing is commanded: a
+    field of a gamepad's message, or a switch on a topic of its own, whose silence opens it, too.
     ``buttons`` are those of the demonstration recorder.
     """
 
@@ -53,7 +62,7 @@ class TeleopMap(TopicMap):
     deadzone: float = Field(default=0.0, ge=0, lt=1)
     levels: dict[str, Bounds] = {}
     latch: list[str] = []
-    deadman: str | None = None
+    deadman: str | Switch | None = None
     buttons: dict[Literal['start', 'success', 'stop', 'discard'], str] = {}
 
     @model_validator(mode='after')
@@ -63,8 +72,11 @@ class TeleopMap(TopicMap):
         both = sorted(set(self.scale) & set(self.levels))
         if both:
             raise ValueError(f'scale and levels: both given for {", ".join(both)}; use one')
-        if (self.deadman or self.buttons) and self.type != JOY:
-            raise ValueError(f'deadman and buttons: need type {JOY}, {self.type} has no buttons')
+        if (isinstance(self.deadman, str) or self.buttons) and self.type != JOY:
+            raise ValueError(
+                f'deadman and buttons: need type {JOY}, {self.type} has no buttons; a deadman may '
+                'be on a topic of its own: {topic: ..., type: std_msgs/msg/Bool, field: data}'
+            )
         return self
 
 
@@ -81,15 +93,22 @@ class Limit(Strict):
     high: float
     rate: float | None = Field(default=None, gt=0)
     rate_change: float | None = Field(default=None, gt=0)
-    stop: float | Literal['hold'] = 0.0
+    stop: float | Literal['hold'] | None = None
     moves: str | None = None
     measured: str | None = None
     lead: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode='before')
+    @classmethod
+    def _velocity(cls, raw: Any) -> Any:
+        return {'stop': 0.0, **raw} if isinstance(raw, dict) and raw.get('moves') else raw
 
     @model_validator(mode='after')
     def _consistent(self) -> Limit:
         if not self.low < self.high:
             raise ValueError(f'low ({self.low}) must be less than high ({self.high})')
+        if self.stop is None:  # 0.0 would send a joint to its origin
+            raise ValueError('stop: give hold for a position, 0.0 for a velocity')
         if self.stop != 'hold' and not self.low <= self.stop <= self.high:
             raise ValueError(f'stop ({self.stop:g}) must lie within {self.low:g} to {self.high:g}')
         if self.moves and self.stop != 0:
@@ -98,6 +117,10 @@ class Limit(Strict):
             raise ValueError('measured: is for a position, which is held; set stop: hold')
         if bool(self.measured) != (self.lead is not None):
             raise ValueError('measured and lead: are needed together')
+        if self.measured and self.rate is None:
+            raise ValueError(
+                'measured: a position needs rate, its velocity: drives go there at once'
+            )
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -12,7 +13,7 @@ from typing import IO, Any
 
 import yaml
 
-from mbarl_ros import __version__
+from mbarl_ros import __version__, wire
 from mbarl_ros.bringup import Plan
 from mbarl_ros.config import ConfigError
 
@@ -22,22 +23,30 @@ RESULT_FILE = 'result.json'
 LOCK_FILE = '.lock'
 
 
+def unwritable(path: Path | str, error: OSError) -> ConfigError:
+    """What a person is told of a file that cannot be written: which, why, what to do."""
+    return ConfigError(
+        f'{path}: cannot be written: {error.strerror}; make it writable or make room on its disk'
+    )
+
+
 def lock_file(path: Path, message: str) -> IO[str]:
     """Take an exclusive lock that lives as long as the returned file stays open.
 
     :raises ConfigError: ``message`` and who holds it, if another process does.
+    :raises OSError: it cannot be opened.
     """
     file = path.open('a+')
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or 'unknown'
         file.close()
         raise ConfigError(f'{message} (process {holder})') from None
-    file.truncate(0)
-    file.write(f'{os.getpid()}\n')
-    file.flush()
+    with contextlib.suppress(OSError):  # a full disk; it is a lock also without our number
+        file.truncate(0)
+        os.write(file.fileno(), f'{os.getpid()}\n'.encode())
     return file
 
 
@@ -63,14 +72,18 @@ def check_same(path: Path, config: Mapping[str, Any], folder: str, remedy: str) 
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Write a configuration file that :func:`check_same` reads, whole or not at all."""
+    """Write a configuration file that :func:`check_same` reads, whole or not at all.
+
+    :raises ConfigError: it cannot be written.
+    """
     _write(path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f'.{path.name}.tmp')
-    beside.write_text(text)
-    beside.replace(path)
+    try:
+        wire.write_file(path, text.encode())
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 class RunDir:
@@ -79,8 +92,8 @@ class RunDir:
     def __init__(self, plan: Plan) -> None:
         """Create or resume the folder.
 
-        :raises ConfigError: another process runs in it, it is not a run folder, or it was made
-            with another configuration.
+        :raises ConfigError: another process runs in it, it is not a run folder, it was made
+            with another configuration, or it cannot be written.
         """
         self.path = plan.run_dir
         self._plan = plan
@@ -89,9 +102,11 @@ class RunDir:
             (self.path / 'log').mkdir(exist_ok=True)
         except OSError as error:
             raise ConfigError(f'run_dir {self.path}: cannot be made: {error.strerror}') from None
-        self._lock = lock_file(
-            self.path / LOCK_FILE, f'run_dir {self.path}: another run is going on in it'
-        )
+        lock = self.path / LOCK_FILE
+        try:
+            self._lock = lock_file(lock, f'run_dir {self.path}: another run is going on in it')
+        except OSError as error:
+            raise unwritable(lock, error) from None
         try:
             self.resumed = self._check_resumable()
             self._write_configuration()
@@ -115,7 +130,10 @@ class RunDir:
             return None
 
     def write_interrupted_result(self) -> None:
-        """Write ``result.json`` with reason ``interrupted`` if the evaluator could not."""
+        """Write ``result.json`` with reason ``interrupted`` if the evaluator could not.
+
+        :raises ConfigError: it cannot be written.
+        """
         if self.result() is not None:
             return
         line = self._last_evaluation() or {
@@ -160,7 +178,7 @@ class RunDir:
             return False
         try:
             before = json.loads(record.read_text())
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f'{record}: cannot be read: {error}; give a new run_dir') from None
         now = {'graph': self._plan.graph, 'seed': self._plan.arguments['seed']}
         for key, value in now.items():
@@ -180,5 +198,8 @@ class RunDir:
         arguments = {'graph': self._plan.graph, 'version': __version__, **self._plan.arguments}
         arguments['started'] = time.strftime('%Y-%m-%dT%H:%M:%S%z')
         _write(self.path / ARGUMENTS_FILE, json.dumps(arguments, indent=2) + '\n')
-        # A resumed run has not ended yet.
-        (self.path / RESULT_FILE).unlink(missing_ok=True)
+        result = self.path / RESULT_FILE  # a resumed run has not ended yet
+        try:
+            result.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(result, error) from None

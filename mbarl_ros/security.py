@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from mbarl_ros.config import RobotConfig
+from mbarl_ros.robot_config import Switch
 
 _PARAMETERS = (
     'describe_parameters',
@@ -22,6 +23,8 @@ _PARAMETERS = (
     'set_parameters',
     'set_parameters_atomically',
 )
+OPERATOR = 'operator'
+_TOOLS = ('keyboard_teleop', 'robot_check', 'doctor')  # nodes in a person's terminal
 _LIFECYCLE = (
     'change_state',
     'get_available_states',
@@ -33,18 +36,19 @@ _LIFECYCLE = (
 
 @dataclass(frozen=True)
 class Rights:
-    """What a node does: topics that it publishes and subscribes to, services that it offers."""
+    """What a node does: topics to publish and subscribe to, services to offer and to call."""
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
     reply: tuple[str, ...] = ()
+    request: tuple[str, ...] = ()
 
 
 def rights(robot: RobotConfig) -> dict[str, Rights]:
     """Rights of each node of the graphs ``hardware`` and ``record``; ``~/`` is its own name."""
     state = tuple(topic.topic for topic in robot.state)
     command = tuple(topic.topic for topic in robot.command)
-    teleop = tuple(topic.topic for topic in robot.teleop)
+    teleop = _teleop(robot)
     pads = tuple(topic.topic for topic in robot.teleop if topic.buttons)
     return {
         'safety_gate': Rights(
@@ -86,11 +90,38 @@ def rights(robot: RobotConfig) -> dict[str, Rights]:
     }
 
 
+def operator(robot: RobotConfig) -> Rights:
+    """Rights of a person's terminal: to see everything, to drive, activate, stop and release."""
+    nodes = rights(robot)
+    talk = {
+        name.replace('~', node)
+        for node, own in nodes.items()
+        for name in (*own.publish, *own.subscribe)
+    }
+    services = [name.replace('~', node) for node, own in nodes.items() for name in own.reply]
+    settings = [f'{node}/{name}' for node in nodes for name in _PARAMETERS]
+    return Rights(
+        publish=(*_teleop(robot), 'safety_gate/estop'),
+        subscribe=('/diagnostics', *sorted(talk)),
+        reply=tuple(f'{tool}/{name}' for tool in _TOOLS for name in _PARAMETERS),
+        request=(*services, *settings),
+    )
+
+
+def _teleop(robot: RobotConfig) -> tuple[str, ...]:
+    """Topics by which people drive."""
+    switches = (topic.deadman for topic in robot.teleop)
+    return (
+        *(topic.topic for topic in robot.teleop),
+        *(switch.topic for switch in switches if isinstance(switch, Switch)),
+    )
+
+
 def policy(robot: RobotConfig, namespace: str = '') -> str:
-    """Policy file for ``ros2 security``: an enclave ``/mbarl/<node>`` for each node."""
+    """Policy file for ``ros2 security``: enclaves ``/mbarl/<node>``, and one for a person."""
     root = ElementTree.Element('policy', version='0.2.0')
     enclaves = ElementTree.SubElement(root, 'enclaves')
-    for node, own in rights(robot).items():
+    for node, own in {**rights(robot), OPERATOR: operator(robot)}.items():
         element = ElementTree.SubElement(enclaves, 'enclave', path=enclave(node, namespace))
         profiles = ElementTree.SubElement(element, 'profiles')
         names = {'ns': f'/{namespace.strip("/")}', 'node': node}
@@ -101,6 +132,8 @@ def policy(robot: RobotConfig, namespace: str = '') -> str:
         _allow(profile, 'topic', {'subscribe': ('/clock', *own.subscribe)})
         parameters = (f'~/{name}' for name in _PARAMETERS)
         _allow(profile, 'service', {'reply': (*parameters, *own.reply)})
+        if own.request:
+            _allow(profile, 'service', {'request': own.request})
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding='unicode')
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'

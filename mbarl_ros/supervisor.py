@@ -5,6 +5,7 @@ ROS-free: nodes are child processes, what they report arrives as lines from the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -21,21 +22,24 @@ from typing import Protocol
 
 from mbarl_ros import lifeline
 from mbarl_ros.bringup import NodeSpec
+from mbarl_ros.rundir import unwritable
 from mbarl_ros.security import enclave
 
 EXIT_TARGET, EXIT_FAILURE, EXIT_BUDGET, EXIT_INTERRUPTED = 0, 1, 3, 130
 
 EXIT_CONFIGURATION = 2
-"""Of a node: a mistake that starting it again would only repeat."""
+"""Of a node: it refuses to start, with what it was given or with the disk as it is."""
 
 STOP_STAGES = ((signal.SIGINT, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 """As ``ros2 launch`` does it: signal and seconds until the next one."""
 
 RESPAWNS, RESPAWN_WINDOW = 5, 60.0
+RETRY = 60.0
+"""Seconds between two tries with a node that has worked before and now does not."""
 
 
 class Screen(Protocol):
-    """What the supervisor tells the person."""
+    """What the supervisor tells the person; an OSError of it, a file on a full disk, is ignored."""
 
     def line(self, node: str, text: str) -> None:
         """Show one line of a node's output."""
@@ -50,15 +54,34 @@ class Screen(Protocol):
 @dataclass
 class _Child:
     spec: NodeSpec
+    command: list[str]
     process: subprocess.Popen[bytes] | None = None
     reader: threading.Thread | None = None
     start_at: float | None = None
-    starts: deque[float] = field(default_factory=deque)
+    started: float = 0.0
+    lives: deque[float] = field(default_factory=lambda: deque(maxlen=RESPAWNS + 1))
+    proven: bool = False
     last_line: str = ''
 
     @property
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    def respawn_delay(self, code: int) -> float | None:
+        """Seconds until it is started again after it ended; None: it is not."""
+        if not self.spec.respawn:
+            return None
+        if code == EXIT_CONFIGURATION:
+            return RETRY if self.lives else None
+        self.lives.append(time.monotonic() - self.started)
+        self.proven |= self.lives[-1] >= RESPAWN_WINDOW
+        if not self.keeps_dying:
+            return self.spec.respawn_delay
+        return RETRY if self.proven else None
+
+    @property
+    def keeps_dying(self) -> bool:
+        return len(self.lives) > RESPAWNS and sum(self.lives) < RESPAWN_WINDOW
 
 
 class Supervisor:
@@ -66,6 +89,12 @@ class Supervisor:
 
     Children run in their own sessions, so that Ctrl-C on the terminal reaches the supervisor
     alone and the stopping has an order; they hold a lifeline, so that none outlives it.
+
+    A node with ``respawn`` that dies is started again after its delay. The run ends if it refuses
+    (exit code 2) at its very first start, or dies ``RESPAWNS`` + 1 times within ``RESPAWN_WINDOW``
+    seconds of life and has never lived that long: that is a mistake, which would only be repeated.
+    If it worked before, something around it changed that a person can mend, like a full disk: the
+    others go on, and it is tried again every ``RETRY`` seconds, for ever.
     """
 
     def __init__(
@@ -78,9 +107,11 @@ class Supervisor:
         log_file: Callable[[str], Path] | None = None,
         stop_stages: Sequence[tuple[int, float]] = STOP_STAGES,
     ) -> None:
-        """Prepare to run ``nodes``; ``command`` gives the argument vector of each."""
-        self._children = [_Child(spec) for spec in nodes]
-        self._command = command
+        """Prepare to run ``nodes``; ``command`` gives the argument vector of each.
+
+        It is asked once for each, so that a respawn needs no room on a disk.
+        """
+        self._children = [_Child(spec, command(spec)) for spec in nodes]
         self._screen = screen
         self._environment = dict(os.environ if environment is None else environment)
         self._log_file = log_file
@@ -126,7 +157,7 @@ class Supervisor:
                 code = self._look_after(child)
                 if code is not None:
                     return code
-        self._screen.note('stopping (Ctrl-C again to hurry)')
+        self._note('stopping (Ctrl-C again to hurry)')
         return EXIT_INTERRUPTED
 
     def _look_after(self, child: _Child) -> int | None:
@@ -144,23 +175,24 @@ class Supervisor:
             self.finished_by = spec.name
             return code
         story = self._obituary(child, code)
-        if spec.respawn and code != EXIT_CONFIGURATION and self._may_respawn(child):
-            self._screen.note(f'{story}; starting it again in {spec.respawn_delay:g} s')
-            child.start_at = time.monotonic() + spec.respawn_delay
+        delay = child.respawn_delay(code)
+        if delay is not None:
+            self._note(f'{story}; starting it again in {delay:g} s')
+            child.start_at = time.monotonic() + delay
             return None
-        if spec.respawn and code != EXIT_CONFIGURATION:
+        if child.keeps_dying:
             story += f'; it died {RESPAWNS + 1} times within {RESPAWN_WINDOW:g} s'
         if spec.optional:
-            self._screen.note(f'{story}; the run goes on without it')
+            self._note(f'{story}; the run goes on without it')
             return None
-        self._screen.note(f'error: {story}; the run ends')
+        self._note(f'error: {story}; the run ends')
         return EXIT_FAILURE
 
     def _start(self, child: _Child) -> None:
         child.start_at = None
-        child.starts.append(time.monotonic())
+        child.started = time.monotonic()
         child.process = subprocess.Popen(
-            self._command(child.spec),
+            child.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -170,11 +202,6 @@ class Supervisor:
         )
         child.reader = threading.Thread(target=self._read, args=(child, child.process), daemon=True)
         child.reader.start()
-
-    def _may_respawn(self, child: _Child) -> bool:
-        while child.starts and time.monotonic() - child.starts[0] > RESPAWN_WINDOW:
-            child.starts.popleft()
-        return len(child.starts) <= RESPAWNS
 
     def _obituary(self, child: _Child, code: int) -> str:
         if code < 0:
@@ -191,16 +218,22 @@ class Supervisor:
     # --- output ----------------------------------------------------------------------------
 
     def _read(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
+        """Pass a node's output on, until it ends; a log file that fails is said once.
+
+        Without a log too, since a pipe that nobody reads would soon block the node.
+        """
         assert process.stdout is not None
-        log = self._log_file(child.spec.name).open('a') if self._log_file else None
+        log = self._log_file(child.spec.name) if self._log_file else None
+        said = ''
         with process.stdout as stream:
             for raw in stream:
                 text = raw.decode(errors='replace').rstrip('\r\n')
                 if log is not None and not text.startswith('{'):
-                    print(time.strftime('%Y-%m-%d %H:%M:%S'), text, file=log, flush=True)
+                    trouble = _append(log, text)
+                    if trouble and trouble != said:
+                        self._lines.put((child, trouble))
+                    said = trouble
                 self._lines.put((child, text))
-        if log is not None:
-            log.close()
 
     def _pump(self, timeout: float) -> None:
         """Show what the nodes printed; waits up to ``timeout`` seconds for the first line."""
@@ -209,11 +242,17 @@ class Supervisor:
             while True:
                 if text.strip():
                     child.last_line = text.strip()
-                self._screen.line(child.spec.name, text)
+                with contextlib.suppress(OSError):
+                    self._screen.line(child.spec.name, text)
                 child, text = self._lines.get_nowait()
         except queue.Empty:
             pass
-        self._screen.tick()
+        with contextlib.suppress(OSError):
+            self._screen.tick()
+
+    def _note(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._screen.note(text)
 
     def _drain(self, child: _Child) -> None:
         if child.reader is not None:
@@ -232,7 +271,7 @@ class Supervisor:
                 break
             if number != signal.SIGINT:
                 names = ', '.join(child.spec.name for child in living)
-                self._screen.note(f'{names}: still running, sending {signal.Signals(number).name}')
+                self._note(f'{names}: still running, sending {signal.Signals(number).name}')
             for child in living:
                 self._signal(child, number)
             deadline, hurry = time.monotonic() + patience, self._interrupts
@@ -256,21 +295,37 @@ class Supervisor:
             pass
 
 
+def _append(log: Path, text: str) -> str:
+    """Append a line to a log file; why that was not possible, or nothing.
+
+    It is opened anew each time: once a disk has room again, the log goes on.
+    """
+    try:
+        with log.open('a') as file:
+            print(time.strftime('%Y-%m-%d %H:%M:%S'), text, file=file)
+    except OSError as error:
+        return f'{unwritable(log, error)}; until then its lines are on the screen only'
+    return ''
+
+
 # --- real nodes ------------------------------------------------------------------------------
 
 
 def node_command(spec: NodeSpec, params_dir: Path, log_level: str) -> list[str]:
-    """Argument vector of a node; writes its parameters, rightly typed, beside the run."""
+    """Argument vector of a node; writes its parameters, rightly typed, beside the run.
+
+    :raises ConfigError: they cannot be written.
+    """
     import yaml
 
-    params_dir.mkdir(parents=True, exist_ok=True)
     params = params_dir / f'{spec.name}.yaml'
     # With '/**/' it matches in any namespace; a bare name would not.
-    params.write_text(
-        yaml.safe_dump(
-            {f'/**/{spec.name}': {'ros__parameters': dict(spec.parameters)}}, sort_keys=False
-        )
-    )
+    values = {f'/**/{spec.name}': {'ros__parameters': dict(spec.parameters)}}
+    try:
+        params_dir.mkdir(parents=True, exist_ok=True)
+        params.write_text(yaml.safe_dump(values, sort_keys=False))
+    except OSError as error:
+        raise unwritable(params, error) from None
     command = [
         sys.executable,
         '-u',
@@ -285,6 +340,9 @@ def node_command(spec: NodeSpec, params_dir: Path, log_level: str) -> list[str]:
         str(params),
         '--log-level',
         log_level,
+        # What it logs is in its output. Without its own log file, which rclpy insists on, it
+        # starts on a read-only disk too.
+        '--disable-external-lib-logs',
         '--enclave',
         enclave(spec.name, spec.namespace),
     ]

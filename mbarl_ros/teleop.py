@@ -6,11 +6,12 @@ recorder listens to its buttons.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from mbarl_ros.fields import TopicCodec
-from mbarl_ros.robot_config import TeleopMap, TopicMap
+from mbarl_ros.robot_config import Switch, TeleopMap, TopicMap
 
 PRESSED = 0.5  # value from which a button, or a trigger that is used as one, is down
 
@@ -29,6 +30,31 @@ class Asked:
     pressed: tuple[str, ...] = ()
 
 
+class DeadMan:
+    """A dead-man switch on a topic of its own; it is open until it was heard to be pressed."""
+
+    def __init__(self, switch: Switch, timeout: float) -> None:
+        """``timeout``: s of silence that open it."""
+        fields = {'deadman': switch.field}
+        self._codec = TopicCodec(TopicMap(topic=switch.topic, type=switch.type, fields=fields))
+        self._timeout = timeout
+        self._pressed_at = -math.inf
+
+    def hear(self, message: Any, now: float) -> bool:
+        """What it says at ``now`` s; whether that releases it.
+
+        :raises ValueError: the message lacks the field that the profile names.
+        """
+        was_closed = self.closed(now)
+        (value,) = self._codec.decode(message)
+        self._pressed_at = now if value > PRESSED else -math.inf
+        return was_closed and not self.closed(now)
+
+    def closed(self, now: float) -> bool:
+        """Whether it is pressed."""
+        return now - self._pressed_at <= self._timeout
+
+
 class TeleopSource:
     """One entry of a robot profile's ``teleop``, from message to message."""
 
@@ -36,7 +62,9 @@ class TeleopSource:
         """Nothing is pressed, and no button counts before it has been seen released."""
         self.source = source
         self._codec = TopicCodec(source)
-        switches = {**source.buttons, **({'deadman': source.deadman} if source.deadman else {})}
+        switches = dict(source.buttons)
+        if isinstance(source.deadman, str):
+            switches['deadman'] = source.deadman
         self._switches = (
             TopicCodec(TopicMap(topic=source.topic, type=source.type, fields=switches))
             if switches
@@ -52,7 +80,7 @@ class TeleopSource:
         before, now = self._down, self._read_switches(message)
         self._down = now
         pressed = tuple(name for name in self.source.buttons if now[name] and not before[name])
-        if self.source.deadman and not now['deadman']:
+        if not now.get('deadman', True):
             return Asked(None, released=before['deadman'], pressed=pressed)
         values = {
             name: self._scaled(name, value)

@@ -13,7 +13,8 @@ from mbarl_ros import __version__, bringup, view
 from mbarl_ros.config import ConfigError
 from mbarl_ros.domain import RANGE, take_domain
 from mbarl_ros.keyboard import keyboard_topic
-from mbarl_ros.rundir import RunDir
+from mbarl_ros.robot_config import Switch, TeleopMap
+from mbarl_ros.rundir import RunDir, unwritable
 from mbarl_ros.supervisor import (
     EXIT_INTERRUPTED,
     Supervisor,
@@ -27,17 +28,18 @@ def up(graph: str, given: Mapping[str, str]) -> int:
     """Run a graph to its end; returns the exit code.
 
     :raises ConfigError: before any node starts: a wrong name, value or file, a run folder or
-        domain in use, ROS 2 or a message package missing.
+        domain in use or not writable, ROS 2 or a message package missing.
     """
     plan = bringup.plan(graph, given)
     check_ros(plan)
     check_demonstrations(plan)
     run_dir = RunDir(plan)
     try:
-        domain, domain_lock = take_domain(
-            os.environ if plan.private_domain else {'ROS_DOMAIN_ID': '0', **os.environ},
-            str(plan.arguments['namespace']),
-        )
+        environ = os.environ if plan.private_domain else {'ROS_DOMAIN_ID': '0', **os.environ}
+        try:
+            domain, domain_lock = take_domain(environ, str(plan.arguments['namespace']))
+        except OSError as error:
+            raise unwritable(error.filename, error) from None
         with domain_lock:
             words = {**given, 'run_dir': run_dir.path}
             words.pop('steps', None)
@@ -88,9 +90,14 @@ def how_to_drive(plan: bringup.Plan, domain: int) -> str:
     try:
         keyboard_topic(plan.robot)
     except ConfigError:  # no keys for positions
-        return f'drive by {" or ".join(source.topic for source in plan.robot.teleop)}'
+        return f'drive by {" or ".join(_source(source) for source in plan.robot.teleop)}'
     task = plan.arguments['task']
     return f'drive with a gamepad, or: mbarl teleop --task {task} --domain {domain}'
+
+
+def _source(source: TeleopMap) -> str:
+    pressed = isinstance(source.deadman, Switch)
+    return source.topic + (f' (while {source.deadman.topic} is pressed)' if pressed else '')
 
 
 def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, again: str) -> int:
@@ -128,7 +135,10 @@ def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, again: str) -> int:
         code = supervisor.run()
     learning = plan.graph in ('sim', 'hardware')
     if learning and code == EXIT_INTERRUPTED:
-        run_dir.write_interrupted_result()
+        try:
+            run_dir.write_interrupted_result()
+        except ConfigError as error:
+            screen.note(f'error: {error}')
     if learning:
         print(
             view.summary(header, run_dir.result(), code, time.monotonic() - started, again),

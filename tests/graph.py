@@ -89,6 +89,8 @@ class Graph:
             name = alias or executable
             path = self.folder / f'{name}.yaml'
             values = {**self.parameters, **own}
+            if executable == 'robot_sim' and self._plays_a_robot(values):
+                values.setdefault('publish_clock', False)
             path.write_text(yaml.safe_dump({f'/**/{name}': {'ros__parameters': values}}))
             log = (self.folder / f'{name}.log').open('ab')
             self.processes[name] = subprocess.Popen(
@@ -100,6 +102,11 @@ class Graph:
                 stdout=log,
                 stderr=log,
             )
+
+    def _plays_a_robot(self, values: dict[str, Any]) -> bool:
+        """Whether the others go by the system's clock, so that the robot's stamps must, too."""
+        realtime = values.get('mode') == 'realtime' and 'real_time_factor' not in values
+        return realtime and not self.parameters.get('use_sim_time')
 
     def kill(self, name: str, how: int = signal.SIGKILL) -> int:
         """Kill a node's process for real; its exit code."""

@@ -50,24 +50,29 @@ class RobotSide:
     """Obeys at once, as no real robot does, and counts what breaks a limit.
 
     A change faster than ``rate`` is right only in a stop: no velocity, gripper as it was, arm
-    near where it is measured.
+    where it is measured, if that is within the lead, or was not measured for a while.
     """
 
     def __init__(self, jitter: float = 0.0, delay: float = 0.0) -> None:
         """``jitter``: s by which times of messages may be wrong; ``delay``: that they may take."""
         self.jitter, self.delay = jitter, delay
         self.position = [0.0, 0.0]
-        self.arm = 0.3
+        self.arm = self.said = 0.3
+        self.was_silent = True
         self.command: list[float] | None = None
         self.time = self.spoke = 0.0
         self.slopes = [0.0] * 3
         self.violations: Counter[str] = Counter()
         self.messages = self.stops = 0
 
-    def state(self, now: float) -> list[float]:
-        """What it measures, said at ``now``."""
-        self.spoke = now
-        return [*self.position, self.arm, 1.0]
+    def state(self, now: float, lie: float = 0.0) -> list[float]:
+        """What it measures, said at ``now``; of the arm it is wrong by ``lie``."""
+        if now - self.spoke > TIMEOUT - self.delay - self.jitter:
+            self.was_silent = True
+        if self.was_silent:
+            lie = 0.0  # whatever it says now must be believed
+        self.spoke, self.said = now, self.arm + lie
+        return [*self.position, self.said, 1.0]
 
     def push(self, distance: float) -> None:
         """Somebody pushes the arm."""
@@ -89,13 +94,15 @@ class RobotSide:
         if len(values) != 4 or not all(map(math.isfinite, values)):
             self.violations['malformed'] += 1
             return
-        for i in range(4):
+        before = self.command if self.command is not None else [0.0, 0.0, self.arm, 0.0]
+        for i in (0, 1, 3):
             self._check(f'bounds {i}', LOW[i], values[i], HIGH[i])
-        self._check('lead', self.arm - LEAD, values[2], self.arm + LEAD, self.delay)
+        # What stands outside, because it was measured there, comes back in.
+        outside = (before[2], self.said)
+        self._check('bounds 2', min(LOW[2], *outside), values[2], max(HIGH[2], *outside))
         for i in range(2):  # where it is, if nobody speaks again until the time-out
             ahead = self.position[i] + values[i] * TIMEOUT
             self._check(f'ahead {i}', BOX[i][0], ahead, BOX[i][1], self.delay)
-        before = self.command if self.command is not None else [0.0, 0.0, self.arm, 0.0]
         looks_so = values[0] == values[1] == 0.0 and values[3] == before[3]
         if stop and not looks_so:
             self.violations['stop'] += 1
@@ -103,6 +110,14 @@ class RobotSide:
         self.stops += stop
         if not stop:
             self._check('blind', -math.inf, now - self.spoke, TIMEOUT, self.delay)
+        led = abs(values[2] - self.said) <= LEAD + self.delay + ROUNDING
+        if not stop:
+            # It moves towards what it is told, also between what it says and what it hears.
+            low, high = sorted((self.said, self.arm)) if self.delay else (self.said, self.said)
+            self._check('lead', low - LEAD, values[2], high + LEAD, self.delay)
+        elif not (led and self.was_silent):
+            self._check('thrown', before[2] - LEAD, values[2], before[2] + LEAD, self.delay)
+        self.was_silent = False
         elapsed = now - self.time if self.command is not None else PERIOD
         paused, elapsed = elapsed > 2 * PERIOD, min(elapsed, 2 * PERIOD)
         for i in range(3):
@@ -167,7 +182,8 @@ class Fuzzed:
     """The gate's logic between a :class:`Fuzz` and a :class:`RobotSide`, on a clock of its own.
 
     Commands come in bursts, late, with stamps of the past and of the future, by turns from the
-    policy and from teleop; states stay away, the arm is pushed, e-stops are latched and released.
+    policy and from teleop; states stay away or lie, the arm is pushed, e-stops are latched and
+    released.
     """
 
     def __init__(self, seed: int) -> None:
@@ -207,7 +223,8 @@ class Fuzzed:
             if self.now >= self._silent_until:
                 if self.chance.random() < 0.001:
                     self.robot.push(self.chance.uniform(-0.4, 0.4))
-                state = self.robot.state(self.now)
+                lie = self.chance.uniform(-3.0, 3.0) if self.chance.random() < 0.002 else 0.0
+                state = self.robot.state(self.now, lie)
                 self.gate.observe(state, self.now, stamp=int(self.now * 1e9))
             self._deliver(self.gate.tick(self.now))
         self._advance(end)

@@ -79,6 +79,14 @@ def test_hardware_has_no_simulation_and_does_not_move_by_itself():
     assert not bringup.plan('hardware', {}).private_domain
 
 
+def test_hardware_may_be_a_simulator_that_keeps_its_own_time():
+    graph = nodes('hardware', use_sim_time='true')
+    for name in ('policy_controller', 'safety_gate'):
+        assert graph[name].parameters['use_sim_time'] is True
+    graph = nodes('record', simulated='false', operator='none', use_sim_time='true')
+    assert graph['demo_recorder'].parameters['use_sim_time'] is True
+
+
 def test_record_drives_through_the_teleop_topics(tmp_path):
     graph = nodes('record', demos=str(tmp_path / 'new'))
     assert set(graph) == {
@@ -92,7 +100,9 @@ def test_record_drives_through_the_teleop_topics(tmp_path):
     assert how_to_drive(plan, 7).endswith('mbarl teleop --task pointmass --domain 7')
     # Keys have no positions.
     plan = bringup.plan('record', {'operator': 'none', 'task': 'arm_position'})
-    assert how_to_drive(plan, 7) == 'drive by leader/joint_states'
+    assert how_to_drive(plan, 7) == (
+        'drive by leader/joint_states (while leader/deadman is pressed)'
+    )
 
 
 def test_evaluate_takes_policy_and_configuration_from_a_run_folder(tmp_path):
@@ -103,6 +113,14 @@ def test_evaluate_takes_policy_and_configuration_from_a_run_folder(tmp_path):
     assert controller.parameters['task'] == str(folder / 'task.yaml')
     assert controller.parameters['robot'] == str(folder / 'robot.yaml')
     assert controller.parameters['episodes'] == 7
+    assert controller.parameters['autostart'] is True
+
+
+@pytest.mark.parametrize(('given', 'moves'), [('auto', False), ('false', False), ('true', True)])
+def test_a_real_robot_is_evaluated_only_once_a_person_says_so(tmp_path, given, moves):
+    folder = run_folder(tmp_path / 'run')
+    graph = nodes('evaluate', policy=str(folder), simulated='false', autostart=given)
+    assert graph['policy_controller'].parameters['autostart'] is moves
 
 
 def test_namespace_and_respawn_reach_every_node():

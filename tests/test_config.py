@@ -63,6 +63,16 @@ def test_a_mistake_in_a_task_names_file_and_key(tmp_path, change, key):
         (lambda raw: raw['limits'].update(vz={'low': 0, 'high': 1}), 'limits'),
         (lambda raw: raw['state'][0].update(type='Odometry'), 'state.0.type'),
         (lambda raw: raw.update(control_rate=0), 'control_rate'),
+        (
+            lambda raw: raw['limits'].update(vx={'low': 0, 'high': 1}),
+            "'limits.vx': stop: give hold",
+        ),
+        (
+            lambda raw: raw['limits']['vx'].update(
+                moves=None, stop='hold', measured='x', lead=1, rate=None
+            ),
+            "'limits.vx': measured: a position",
+        ),
         (lambda raw: raw.update(workspace={'height': [0, 1]}), 'workspace'),
         (lambda raw: raw.update(command_timeout=0.1), 'command_timeout'),
     ],

@@ -12,8 +12,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from mbarl_ros.config import find
 from mbarl_ros.nodes.doctor import Doctor
-from mbarl_ros.nodes.robot_check import Listener
+from mbarl_ros.nodes.robot_check import DISCOVERY, Listener
 from mbarl_ros.task import Task
+
+pytestmark = pytest.mark.together
 
 
 @pytest.fixture(scope='module')
@@ -91,10 +93,11 @@ def test_the_estop_is_latched(examine, graph):
 def test_there_are_no_demonstrations_and_then_no_learner(examine, graph, task):
     graph.wait_for('arming', lambda: graph.change('activate'), 15)
     said = examine()
-    assert 'the learner is not running, for want of demonstrations' in said
+    assert 'the learner is not heard: start it' in said
+    assert 'if it was not given demos:=, it wants demonstrations: ' in said
     demonstrate(Task.load(task), Path(task).parent / 'demos' / '0000')
     said = examine()
-    assert 'the learner is not heard: start it' in said
+    assert 'the learner is not heard: start it' in said and 'wants demonstrations' not in said
     assert 'e-stop' not in said and 'not active' not in said
 
 
@@ -125,10 +128,39 @@ def test_a_graph_in_another_namespace_is_not_taken_for_this_one(tmp_path, task, 
     with Graph(tmp_path, task=task, mode='realtime') as graph:
         monkeypatch.setenv('ROS_DOMAIN_ID', str(graph.domain))
         graph.start('safety_gate', remap={'__ns': '/other'})
-        graph.wait_for('gate', lambda: '/other/safety_gate' in graph.statuses)
+        graph.start('policy_controller', autostart=False, remap={'__ns': '/other'})
+        names = {'/other/safety_gate', '/other/policy_controller'}
+        graph.wait_for('both', lambda: names <= set(graph.statuses))
+        assert graph.call('/other/safety_gate/stop').success
         said = {}
         for namespace in ('/', '/other'):
             with Listener('doctor', namespace) as listener:
                 said[namespace] = '\n'.join(map(str, Doctor(listener).examine(0.3)))
     assert 'no node of mbarl_ros is heard' in said['/']
-    assert 'policy_controller is not heard' in said['/other']
+    assert 'ros2 service call /other/safety_gate/release' in said['/other']
+    assert 'ros2 lifecycle set /other/policy_controller configure' in said['/other']
+
+
+def test_a_recording_needs_a_gate_as_well(tmp_path, task, monkeypatch):
+    with Graph(tmp_path, task=task, mode='realtime') as graph:
+        monkeypatch.setenv('ROS_DOMAIN_ID', str(graph.domain))
+        graph.start('demo_recorder')
+        graph.wait_for('recorder', lambda: 'demo_recorder' in graph.statuses)
+        with Listener('doctor', '/') as listener:
+            said = '\n'.join(map(str, Doctor(listener).examine(0.3)))
+    assert 'safety_gate is not heard' in said and 'policy_controller' not in said
+
+
+@pytest.mark.parametrize('mode', ['lockstep', 'realtime'])
+def test_a_simulation_is_well_by_its_own_clock(tmp_path, mode, monkeypatch):
+    with Graph(tmp_path, task='pointmass', mode=mode) as graph:
+        monkeypatch.setenv('ROS_DOMAIN_ID', str(graph.domain))
+        graph.start('robot_sim', publish_clock=True)
+        graph.start('safety_gate')
+        sim_time = {'use_sim_time': True} if mode == 'realtime' else {}
+        graph.start('policy_controller', policy='random', **sim_time)
+        graph.wait_for_steps(5)
+        with Listener('doctor', '/') as listener:
+            doctor = Doctor(listener)
+            listener.spin(DISCOVERY)
+            assert doctor.examine(1.0) == []

@@ -28,9 +28,26 @@ class Watch:
     def __init__(self, graph):
         self.graph = graph
         self.commands = []
+        self.executed = []
         graph.node.create_subscription(
-            JointState, 'policy_controller/command', self.commands.append, 100
+            JointState, 'policy_controller/command', self._on_command, 100
         )
+        graph.node.create_subscription(
+            JointState, 'safety_gate/executed', self.executed.append, 100
+        )
+
+    def _on_command(self, message):
+        if message.header.frame_id != 'stop':  # with which it lets go
+            self.commands.append(message)
+
+    def stopped(self, why):
+        """The robot was told to stop before its command could get stale."""
+        started = time.monotonic()
+        self.graph.wait_for('stop', lambda: self.executed[-1].header.frame_id == 'stop', 5)
+        assert time.monotonic() - started < 0.4 < TASK.robot.command_timeout
+        counts = self.graph.statuses['safety_gate']
+        self.graph.wait_for('count', lambda: counts is not self.graph.statuses['safety_gate'])
+        assert int(self.graph.value('safety_gate', f'policy {why}')) >= 1
 
     def still(self, seconds):
         self.commands.clear()
@@ -57,6 +74,8 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         assert watch.still(1.5)
         assert graph.change('activate')
         watch.moving()
+        assert not graph.change('activate')  # a second time: refused, and nothing else
+        watch.moving()
 
         graph.kill('robot_sim')
         graph.wait_for('the end', lambda: 'no state for 5 s' in message(graph), 20)
@@ -68,14 +87,30 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         assert graph.change('activate')
         watch.moving()
         assert graph.change('deactivate')
+        watch.stopped('inactive')
         assert watch.still(1.5)
         assert graph.change('cleanup')
+        graph.wait_for('that it says so', lambda: message(graph) == 'not configured')
         assert graph.change('configure')
         assert watch.still(1.0)
         assert graph.change('activate')
         watch.moving()
         assert graph.change('active_shutdown')
         assert watch.still(1.5) and 'shut down' in message(graph)
+
+
+def test_who_cleans_up_while_it_waits_to_activate_by_itself_is_asked_from_then_on(tmp_path):
+    with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
+        watch = Watch(graph)
+        graph.start('policy_controller', policy='random')
+        graph.wait_for('the wait', lambda: 'no state yet' in message(graph))
+        assert graph.change('cleanup')
+        graph.start(*SIM[:2])
+        graph.wait_for('the rest', lambda: set(SIM) <= set(graph.statuses))
+        assert graph.change('configure')
+        assert watch.still(2.0)
+        assert graph.change('activate')
+        watch.moving()
 
 
 def test_a_reading_that_no_float32_holds_is_no_state(tmp_path):

@@ -15,8 +15,16 @@ from geometry_msgs.msg import Twist
 from graph import LEARNING, Graph, small_agent, spooled
 from kills import practise_and_kill
 from sensor_msgs.msg import JointState
+from std_msgs.msg import UInt8MultiArray
 
+from mbarl_ros import bringup
+from mbarl_ros.config import ConfigError, load_agent
+from mbarl_ros.control.policy import pack_policy
+from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
+from mbarl_ros.learning.learner import Learner
+from mbarl_ros.nodes.runtime import LATCHED, bytes_message
+from mbarl_ros.rundir import RunDir, lock_file
 from mbarl_ros.task import Task
 
 pytestmark = pytest.mark.together
@@ -179,3 +187,107 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_of_the_learner(tmp_path
         assert graph.processes['learner'].wait(60) == 2
     words = (tmp_path / 'learner.log').read_text()
     assert '/proc/run' in words and 'Traceback' not in words
+
+
+def test_evaluations_that_a_full_disk_refuses_are_said_and_written_later(tmp_path):
+    task, preset = Task.load('pointmass'), small_agent(tmp_path)
+    agent = load_agent(preset)
+    demonstrations = load_demonstrations(task.config.demonstrations, task)
+    weights = Learner(task, agent, demonstrations, 0).policy_arrays()
+    run = tmp_path / 'run'
+    with Graph(tmp_path, task='pointmass', agent=preset) as graph:
+        policies = graph.node.create_publisher(UInt8MultiArray, 'learner/policy', LATCHED)
+
+        def evaluate(steps):
+            policies.publish(bytes_message(pack_policy(weights, task, agent, steps, 0), 'policy'))
+
+        def said(word):
+            return word in graph.statuses.get('policy_evaluator', {}).get('message', word)
+
+        obstacle = run / '.evaluations.jsonl.tmp'
+        obstacle.mkdir()  # what even root cannot write
+        (run / '.result.json.tmp').mkdir()
+        (run / 'tensorboard').write_text('a file, where a folder should be')
+        graph.start('policy_evaluator', budget=1000, target=1.0)
+        evaluate(0)
+        graph.wait_for(
+            'words about the disk',
+            lambda: graph.value('policy_evaluator', 'evaluations') == 1 and said('make room'),
+        )
+        assert not (run / 'evaluations.jsonl').exists()
+        obstacle.rmdir()
+        evaluate(500)
+        graph.wait_for('both lines', (run / 'evaluations.jsonl').exists)
+        graph.wait_for(
+            'silence about the disk', lambda: not graph.statuses['policy_evaluator']['message']
+        )
+        evaluate(1000)
+        evaluator = graph.processes.pop('policy_evaluator')
+        graph.wait_for('end of the run', lambda: evaluator.poll() is not None)
+    assert evaluator.returncode == 3
+    lines = (run / 'evaluations.jsonl').read_text().splitlines()
+    assert [json.loads(line)['environment_steps'] for line in lines] == [0, 500, 1000]
+    words = (tmp_path / 'policy_evaluator.log').read_text()
+    assert f'{run}/result.json: cannot be written: Is a directory; make it writable' in words
+    assert 'tensorboard/ left out' in words and 'Traceback' not in words
+
+
+# --- the run folder --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_plan(tmp_path):
+    plan = bringup.plan('sim', {'run_dir': str(tmp_path / 'run')})
+    RunDir(plan).close()
+    return plan
+
+
+@pytest.mark.parametrize(
+    ('obstacle', 'file'),
+    [
+        ('.lock', '.lock'),
+        ('.task.yaml.tmp', 'task.yaml'),
+        ('.arguments.json.tmp', 'arguments.json'),
+        ('result.json', 'result.json'),
+    ],
+)
+def test_a_run_folder_that_cannot_be_written_is_one_sentence(run_plan, obstacle, file):
+    path = run_plan.run_dir / obstacle
+    path.unlink(missing_ok=True)
+    path.mkdir()  # what even root cannot write
+    said = f'^{run_plan.run_dir / file}: cannot be written: Is a directory; make it writable'
+    with pytest.raises(ConfigError, match=said):
+        RunDir(run_plan)
+
+
+def test_a_full_disk_is_said_before_a_run_starts_and_costs_nothing(run_plan):
+    run = run_plan.run_dir
+    (run / '.task.yaml.tmp').symlink_to('/dev/full')
+    before = (run / 'task.yaml').read_text()
+    with pytest.raises(ConfigError, match='task.yaml: cannot be written: No space .*make room'):
+        RunDir(run_plan)
+    assert (run / 'task.yaml').read_text() == before
+    again = RunDir(run_plan)
+    assert again.resumed
+    again.close()
+
+
+def test_a_run_that_cannot_say_that_it_was_interrupted_has_ended_all_the_same(run_plan):
+    run = RunDir(run_plan)
+    (run.path / '.result.json.tmp').symlink_to('/dev/full')
+    with pytest.raises(ConfigError, match='result.json: cannot be written: No space'):
+        run.write_interrupted_result()
+    run.close()
+
+
+def test_a_lock_on_a_full_disk_is_a_lock(tmp_path):
+    lock = tmp_path / 'lock'
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        held = lock_file(lock, 'in use')
+        with pytest.raises(ConfigError, match=r'in use \(process unknown\)'):
+            lock_file(lock, 'in use')
+        held.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

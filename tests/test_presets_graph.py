@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from graph import LEARNING, Graph, small_agent
 from test_graph import stored
+from test_takeover import Person
 
-from mbarl_ros.config import load_agent
+from mbarl_ros.config import find, load_agent
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, FORWARD, POLICY
+from mbarl_ros.transitions import BACKWARD, FORWARD, HUMAN, POLICY
 
 pytestmark = pytest.mark.together
 
@@ -52,6 +54,27 @@ def test_the_graph_practises_a_preset_as_the_direct_loop_does(tmp_path, name):
         assert set(rows['phase']) == {FORWARD}
     else:
         assert set(rows['phase']) == {FORWARD, BACKWARD} and resets == 0
+
+
+def test_a_person_who_drives_on_into_a_reset_makes_no_step_of_it(tmp_path):
+    raw = yaml.safe_load(find('tasks', 'pointmass').read_text())
+    raw['demonstrations'] = Task.load('pointmass').config.demonstrations
+    raw['phases'] = {'forward_limit': 15, 'backward_limit': 15}
+    (tmp_path / 'short.yaml').write_text(yaml.safe_dump(raw))
+    agent = small_agent(tmp_path, backward='none', resets=True, model=None, updates_per_step=0.02)
+    with Graph(tmp_path, task=str(tmp_path / 'short.yaml'), agent=agent) as graph:
+        graph.start(*LEARNING)
+        graph.wait_for_steps(30)
+        person = Person(graph)
+        before = graph.value('robot_sim', 'resets')
+        person.drive(4.0, period=0.01)
+        graph.wait_for('resets', lambda: graph.value('robot_sim', 'resets') >= before + 5, 10)
+        graph.spin(1.5)
+        graph.kill('policy_controller', 2)
+    rows = stored(tmp_path, agent)
+    assert (rows['source'] == HUMAN).sum() > 50
+    moved = np.linalg.norm(rows['observation'][:, :2] - rows['next_observation'][:, :2], axis=1)
+    assert moved.max() < 0.2  # no step leads across a reset
 
 
 def test_a_simulation_in_real_time_is_reset_between_attempts_as_well(tmp_path):

@@ -16,6 +16,8 @@ from mbarl_ros.fields import TopicCodec, message_class, stamp_ns
 from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
 from mbarl_ros.task import Task
 
+pytestmark = pytest.mark.together
+
 PROFILES = (
     ('mobile_base', 'mobile_base'),
     ('arm_velocity', 'arm_velocity'),

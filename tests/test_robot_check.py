@@ -8,21 +8,24 @@ import time
 
 import pytest
 import rclpy
-from geometry_msgs.msg import PoseStamped, TwistStamped
+from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
 from graph import Graph
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import JointState
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Bool, Float64MultiArray
 
 from mbarl_ros.config import load_robot
 from mbarl_ros.fields import set_stamp
 from mbarl_ros.hearing import Hearing
 from mbarl_ros.nodes.robot_check import Listener
+from mbarl_ros.robot_config import JOY, Limit, TeleopMap
 
 ROBOT = load_robot('arm_servo')
+BUTTON = ROBOT.model_copy(update={'estop_timeout': 0.2})
 TWIST, GRIPPER = (topic.topic for topic in ROBOT.command)
 
 
@@ -48,7 +51,7 @@ class Robot:
 
     def tell_truth(self):
         self.frame, self.names, self.x, self.every, self.late = 'base_link', ['gripper'], 0.3, 1, 0
-        self.jumping, self.resetting, self.seldom = False, False, 1
+        self.jumping, self.resetting, self.seldom, self.reward_every = False, False, 1, 1
 
     def publish(self):
         self.count += 1
@@ -63,7 +66,8 @@ class Robot:
         if self.every and self.count % self.every == 0:
             self.pose.publish(pose)
         self.joints.publish(joints)
-        self.success.publish(Bool(data=False))
+        if self.count % self.reward_every == 0:
+            self.success.publish(Bool(data=False))
 
     def close(self):
         self.executor.shutdown()
@@ -85,23 +89,33 @@ def robot(graph):
     robot.close()
 
 
-@pytest.fixture(scope='module')
-def listener(graph):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('ROS_DOMAIN_ID', str(graph.domain))
-        with Listener('robot_check', '/') as listener:
-            yield listener
+@pytest.fixture
+def domain(graph, monkeypatch):
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(graph.domain))
 
 
 @pytest.fixture
-def check(listener, robot):
+def check(domain, robot):
     """Listen for a moment; the levels and texts of what is found."""
     robot.tell_truth()
-    return lambda: [(f.level, f.text) for f in listener.hear(ROBOT, 0.8).findings]
+    with Listener('robot_check', '/') as listener:
+        yield lambda profile=ROBOT: [
+            (f.level, f.text) for f in listener.hear(profile, 0.8).findings
+        ]
 
 
-def test_an_honest_robot_is_fit(check):
-    assert check() == []
+def about(topic, found):
+    return [(level, text) for level, text in found if text.startswith(f'{topic}: ')]
+
+
+def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check):
+    ((level, text),) = check()
+    assert level == 'note' and text.startswith('gripper: nothing measures what it holds, so its')
+    measured = {
+        **ROBOT.limits,
+        'gripper': Limit(low=0, high=1, stop='hold', rate=4, measured='gripper', lead=1),
+    }
+    assert check(ROBOT.model_copy(update={'limits': measured})) == []
 
 
 @pytest.mark.parametrize(
@@ -136,6 +150,74 @@ def test_an_age_of_the_past_does_not_hide_that_states_are_late_now():
     assert '3 s behind' in finding.text
 
 
+def test_gaps_are_said_also_of_two_messages():
+    hearing = Hearing(ROBOT.state[0], ROBOT)
+    for now in (1.0, 9.0):
+        hearing.hear(now, 0, None, [0.0] * len(ROBOT.state[0].fields))
+    few, gap = hearing.findings(9.0, 10.0, False)
+    assert few.level == gap.level == 'warning'
+    assert 'too few messages to tell a rate' in few.text and 'nothing for 8.00 s' in gap.text
+
+
+def test_a_slow_reward_is_a_warning_and_no_more(check, robot):
+    robot.reward_every = 3
+    found = check()
+    slow = [level for level, text in about('success', found) if 'control runs at 20 Hz' in text]
+    assert slow == ['warning'] and not any('too seldom' in text for _, text in found)
+
+
+def test_stamps_are_late_whoever_publishes_a_clock(check, robot):
+    clock = robot.node.create_publisher(Clock, '/clock', 10)
+    robot.late = 5.0
+    found = check()
+    assert any(level == 'error' and "behind this machine's clock" in text for level, text in found)
+    assert any(level == 'warning' and text.startswith('/clock: somebody') for level, text in found)
+    robot.late, robot.seldom = 0, 3
+    assert any(level == 'error' and 'too seldom' in text for level, text in check())
+    robot.node.destroy_publisher(clock)
+
+
+def test_stamps_are_compared_with_the_clock_that_is_followed(domain, robot):
+    robot.tell_truth()
+    clock = robot.node.create_publisher(Clock, '/clock', 10)  # at which it is still 1970
+    with Listener('in_simulated_time', '/', sim_time=True) as listener:
+        found = listener.hear(ROBOT, 0.8).findings
+    robot.node.destroy_publisher(clock)
+    assert {f.level for f in found if 's ahead of /clock' in f.text} == {'warning'}
+    assert not [f for f in found if f.level == 'error']
+
+
+def test_an_estop_topic_that_the_gate_waits_for_is_missed(check, robot):
+    ((level, text),) = about('/safety_gate/estop', check(BUTTON))
+    assert level == 'error' and 'nobody publishes it as std_msgs/msg/Bool' in text
+    button = robot.node.create_publisher(Bool, 'safety_gate/estop', 10)
+    assert about('/safety_gate/estop', check(BUTTON)) == []
+    robot.node.destroy_publisher(button)
+
+
+def test_the_estop_topic_is_that_of_the_namespace(domain, robot):
+    button = robot.node.create_publisher(Bool, 'safety_gate/estop', 10)
+    with Listener('elsewhere', '/robot1') as listener:
+        texts = [f.text for f in listener.hear(BUTTON, 0.1).findings]
+    robot.node.destroy_publisher(button)
+    assert any(text.startswith('/robot1/safety_gate/estop: nobody publishes') for text in texts)
+
+
+def test_a_leader_arm_that_speaks_already_is_a_warning_and_a_gamepad_is_not(check, robot):
+    (plain,) = ROBOT.teleop
+    pad = TeleopMap(topic='joy', type=JOY, fields={'tip_vx': 'axes[0]'}, deadman='buttons[4]')
+    profile = ROBOT.model_copy(update={'teleop': [plain, pad]})
+    person = robot.node.create_publisher(Joy, 'joy', 10)
+    found = check(profile)
+    assert about('joy', found) == about(plain.topic, found) == []
+    leader = robot.node.create_publisher(Twist, plain.topic, 10)
+    ((level, text),) = about(plain.topic, check(profile))
+    assert level == 'warning'
+    assert "/driver publishes it: a person's commands move the robot as soon as the safety" in text
+    robot.node.destroy_publisher(leader)
+    robot.node.destroy_publisher(person)
+
+
 def test_who_else_commands_and_whose_qos_does_not_fit_is_said(check, robot):
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     rival = robot.node.create_publisher(Float64MultiArray, GRIPPER, 10)
@@ -153,6 +235,17 @@ def test_the_exit_code_tells_whether_the_robot_is_fit(check, graph, robot):
     environment = {**os.environ, 'COLUMNS': '120'}
     fit = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert fit.returncode == 0 and 'is fit to be armed' in fit.stdout, fit.stdout + fit.stderr
+    assert ('armed, but see the warnings' in fit.stdout) == ('warning: ' in fit.stdout)
+    frames = {
+        line.split()[0]: line.split()[5:] for line in fit.stdout.splitlines() if ' ms ' in line
+    }
+    assert frames == {'tip_pose': ['base_link', 'driver'], 'joint_states': ['-', 'driver']}
+    robot.x, robot.frame = 1.5, 'base_link'
+    warned = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert warned.returncode == 0 and 'armed, but see the warnings\n' in warned.stdout
+    robot.frame = 'world'
+    other = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert any(' world ' in line for line in other.stdout.splitlines() if 'tip_pose' in line)
     robot.every = 0
     unfit = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert unfit.returncode == 1 and 'is not fit to be armed' in unfit.stdout
@@ -183,4 +276,10 @@ def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(check, gr
     refused('the e-stop is latched')
     assert graph.call('safety_gate/release').success
     robot.node.destroy_publisher(rival)
+    clock = robot.node.create_publisher(Clock, '/clock', 10)  # a leftover `ros2 bag play --clock`
+    robot.late = 5.0
+    graph.spin(0.5)
+    refused("behind this machine's clock")
+    robot.tell_truth()
     graph.wait_for('arming', lambda: graph.change('activate'), 10)
+    robot.node.destroy_publisher(clock)

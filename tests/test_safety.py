@@ -44,7 +44,7 @@ def test_values_beyond_limits_are_clipped_and_named():
 
 
 def test_rate_limit_holds_and_a_pause_does_not_buy_a_jump():
-    limits = {name: {'low': -1.0, 'high': 1.0, 'rate': 1.0} for name in ('vx', 'vy')}
+    limits = {name: {'low': -1.0, 'high': 1.0, 'rate': 1.0, 'stop': 0.0} for name in ('vx', 'vy')}
     slow = gate(limits=limits)
     first = slow.request('policy', [1.0, 0.0], now=0.0).values[0]
     slow.observe(STATE, now=100.0)
@@ -94,7 +94,7 @@ def test_teleop_outranks_the_policy_until_it_falls_silent():
 
 
 def test_outside_a_workspace_that_no_command_is_known_to_move_only_a_person_may_drive():
-    limits = {name: {'low': -1.0, 'high': 1.0} for name in ('vx', 'vy')}
+    limits = {name: {'low': -1.0, 'high': 1.0, 'stop': 0.0} for name in ('vx', 'vy')}
     fenced = gate(workspace={'x': (-1.0, 1.0)}, limits=limits)
     fenced.observe([1.5, 0.0, 0.0, 0.0], now=0.0)
     assert 'x outside' in fenced.request('policy', [0.5, 0.0], now=0.0).reason
@@ -145,7 +145,7 @@ def test_a_gate_that_starts_stops_what_its_predecessor_left_in_force():
     base = gate()
     assert base.tick(now=0.02).values.tolist() == [0.0, 0.0]
     assert arm_gate().tick(now=0.02) is None  # its gripper may hold something, and has to be told
-    measured = {**ARM.model_dump()['limits'], 'grip': {'low': -0.2, 'high': 0.2}}
+    measured = {**ARM.model_dump()['limits'], 'grip': {'low': -0.2, 'high': 0.2, 'stop': 0.0}}
     stop = arm_gate(arm=0.7, limits=measured, teleop=[]).tick(now=0.02)
     assert stop.restated and stop.values.tolist() == [0.0, 0.0, 0.7, 0.0]
 
@@ -186,14 +186,42 @@ def test_no_other_stop_hides_a_latched_estop():
 def test_after_a_stop_the_arm_is_held_where_it_is_and_goes_on_from_there():
     gate = arm_gate()
     drive(gate, [0.0, 0.0, 1.0, 0.0], 0.5)
-    gate.observe([0.0, 0.0, 0.33, 1.0], now=0.5)  # it lags behind what it was told
-    assert gate.stop('test', now=0.51).values[2] == 0.33
-    gate.observe([0.0, 0.0, 0.31, 1.0], now=0.6)  # and sinks a little under its load
-    assert gate.stop('again', now=0.61).values[2] == 0.33  # else it would creep down
-    assert gate.request('policy', [0.0, 0.0, 1.0, 0.0], now=0.62).values[2] < 0.33 + 0.8 * 0.05
+    gate.observe([0.0, 0.0, 0.5, 1.0], now=0.5)  # it lags behind what it was told
+    assert gate.stop('test', now=0.51).values[2] == 0.5
+    gate.observe([0.0, 0.0, 0.48, 1.0], now=0.6)  # and sinks a little under its load
+    assert gate.stop('again', now=0.61).values[2] == 0.5  # else it would creep down
+    assert 0.5 < gate.request('policy', [0.0, 0.0, 1.0, 0.0], now=0.62).values[2] < 0.54
     gate.stop('test', now=0.63)
     gate.observe([0.0, 0.0, -0.4, 1.0], now=60.0)  # somebody moved it meanwhile
     assert gate.stop('again', now=60.0).values[2] == -0.4
+
+
+def test_an_arm_that_was_led_by_hand_does_not_jump_back_when_it_is_told_to_move():
+    gate = arm_gate()
+    gate.observe([0.0, 0.0, 0.5, 1.0], now=0.0)
+    for i in range(1, 31):  # by less than its lead, with its drives off, in two seconds
+        gate.observe([0.0, 0.0, 0.5 + 0.005 * i, 1.0], now=i / 15)
+        gate.tick(now=i / 15)
+    first = gate.request('policy', [0.0, 0.0, 0.65, 0.0], now=2.01)
+    assert first.values[2] == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize('estop', [False, True])
+def test_one_wrong_reading_throws_no_arm_that_moves_stands_or_is_under_an_estop(estop):
+    gate = arm_gate()
+    drive(gate, [0.0, 0.0, 1.0, 0.0], 0.5)
+    before = gate.request('policy', [0.0, 0.0, 1.0, 0.0], now=0.5).values[2]
+    if estop:
+        gate.engage_estop('topic', now=0.51)
+    sent = []
+    for i, reading in enumerate([before, -1.7, before, before, 0.0, before]):
+        now = 0.55 + 0.05 * i
+        gate.observe([0.0, 0.0, reading, 1.0], now=now)
+        asked = gate.request('policy', [0.0, 0.0, 1.0, 0.0], now=now + 0.01)
+        sent += [asked.values[2], getattr(gate.tick(now + 0.02), 'values', asked.values)[2]]
+    steps = np.diff([before, *sent])
+    assert np.abs(steps).max() < 0.8 * 2 * 0.05 + 1e-9  # as fast as it may move at most
+    assert abs(sent[-1] - before) < 0.15
 
 
 def test_with_stale_states_the_arm_is_held_where_it_was_sent_not_pulled_back():
@@ -346,6 +374,8 @@ def test_the_robot_side_of_these_tests_does_see_broken_limits():
         robot.receive(good, 0.0)
         robot.receive(bad, 0.05)
         assert name in robot.violations
+    robot.receive([0.0, 0.0, 0.75, 0.0], 0.07, stop=True)
+    assert 'thrown' in robot.violations
     robot.position[0] = 0.99
     robot.receive(good, 0.1)
     assert 'ahead 0' in robot.violations

@@ -6,16 +6,16 @@ import pytest
 from graph import Graph, small_agent
 
 from mbarl_ros.config import load_robot
-from mbarl_ros.security import policy
+from mbarl_ros.security import OPERATOR, policy
 
 pytestmark = pytest.mark.together
 
 RUNNING = ('safety_gate', 'policy_controller', 'learner', 'state_classifier', 'demo_recorder')
 
 
-def allowed(node):
+def allowed(node, robot='pointmass'):
     """(verb, absolute name) of all that the policy allows a node."""
-    root = ElementTree.fromstring(policy(load_robot('pointmass')).encode())
+    root = ElementTree.fromstring(policy(load_robot(robot)).encode())
     profile = root.find(f"enclaves/enclave[@path='/mbarl/{node}']/profiles/profile")
     return {
         (verb, (entry.text.replace('~', node)).removeprefix('/'))
@@ -37,6 +37,24 @@ def opened(test, node):
         )
         for name, _ in names
     }
+
+
+def test_a_person_may_drive_activate_stop_and_release_and_nothing_that_a_node_says():
+    may = allowed(OPERATOR, 'arm_position')
+    for verb, name in (
+        ('publish', 'leader/joint_states'),
+        ('publish', 'leader/deadman'),
+        ('publish', 'safety_gate/estop'),
+        ('request', 'safety_gate/release'),
+        ('request', 'policy_controller/change_state'),
+        ('request', 'demo_recorder/set_parameters'),
+        ('subscribe', 'diagnostics'),
+        ('subscribe', 'safety_gate/clipped'),
+    ):
+        assert (verb, name) in may
+    said = {name for node in RUNNING for verb, name in allowed(node) if verb == 'publish'}
+    common = {'rosout', 'parameter_events', 'diagnostics'}
+    assert {name for verb, name in may if verb == 'publish'} & said <= common
 
 
 def test_each_node_opens_what_its_policy_allows_and_nothing_else(tmp_path):

@@ -1,6 +1,8 @@
 """The supervisor with real child processes: crashes, respawn, signals, locks, exit codes."""
 
+import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mbarl_ros import supervisor as supervisor_module
 from mbarl_ros.bringup import NodeSpec
 from mbarl_ros.config import ConfigError
 from mbarl_ros.domain import DOMAINS, take_domain
@@ -28,6 +31,15 @@ PROGRAMS = {
     'signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint("ready", flush=True)\ntime.sleep(60)',
     'crashes_once': 'import pathlib, sys, time\nflag = pathlib.Path(sys.argv[1]) / "flag"\n'
     'if flag.exists():\n    time.sleep(60)\nflag.write_text("")\nraise SystemExit(5)',
+    'refuses_once': 'import pathlib, sys, time\nfolder = pathlib.Path(sys.argv[1])\n'
+    'starts = folder / "starts"\nwith starts.open("a") as file:\n    file.write("x")\n'
+    'count = len(starts.read_text())\nif count == 1:\n    raise SystemExit(5)\n'
+    'if count == 2:\n    print("error: no room", flush=True)\n    raise SystemExit(2)\n'
+    '(folder / "flag").write_text("")\ntime.sleep(60)',
+    'fails_later': 'import pathlib, sys, time\nstarts = pathlib.Path(sys.argv[1]) / "starts"\n'
+    'with starts.open("a") as file:\n    file.write("x")\n'
+    'time.sleep(2.2 if len(starts.read_text()) == 1 else 0)\nraise SystemExit(5)',
+    'talks': 'for _ in range(5000):\n    print("x" * 100)',
     'waits_for_flag': 'import pathlib, sys, time\nflag = pathlib.Path(sys.argv[1]) / "flag"\n'
     'while not flag.exists():\n    time.sleep(0.01)\ntime.sleep(0.6)',
 }
@@ -147,6 +159,71 @@ def test_a_mistake_in_the_configuration_is_not_repeated(supervise):
     assert supervisor.run() == 1
     assert len(screen.notes) == 1
     assert '(error: no such key)' in screen.notes[0]
+
+
+def test_a_node_that_refuses_to_start_again_is_waited_for(supervise, monkeypatch):
+    monkeypatch.setattr(supervisor_module, 'RETRY', 0.3)
+    screen, supervisor = supervise(
+        node('refuses_once', respawn=True), node('waits_for_flag', required=True)
+    )
+    assert supervisor.run() == 0
+    assert '(error: no room)' in screen.notes[1]
+    assert 'starting it again in 0.3 s' in screen.notes[1]
+
+
+def test_a_node_that_has_worked_is_never_given_up(supervise, monkeypatch):
+    monkeypatch.setattr(supervisor_module, 'RESPAWN_WINDOW', 2.0)
+    monkeypatch.setattr(supervisor_module, 'RETRY', 0.2)
+    screen, supervisor = supervise(node('fails_later', respawn=True, respawn_delay=0.0))
+
+    def interrupt():
+        deadline = time.monotonic() + 20
+        while sum('again in 0.2 s' in note for note in screen.notes) < 2:
+            assert time.monotonic() < deadline, screen.notes
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    assert supervisor.run() == 130
+    assert sum('again in 0 s' in note for note in screen.notes) == 6  # what it was to begin with
+
+
+def test_a_respawn_needs_no_disk(tmp_path):
+    folder, screen = tmp_path / 'params', Recorder()
+
+    def command(spec):
+        node_command(spec, folder, 'warn')
+        return [sys.executable, '-c', PROGRAMS[spec.executable], str(tmp_path)]
+
+    nodes = node('crashes_once', respawn=True), node('waits_for_flag', required=True)
+    supervisor = Supervisor(nodes, command, screen)
+    shutil.rmtree(folder)
+    folder.write_text('in the way')
+    assert supervisor.run() == 0
+
+
+@pytest.mark.parametrize('obstacle', ['a folder', 'a full disk'])
+def test_a_log_that_cannot_be_written_stops_nobody_and_is_said_once(supervise, tmp_path, obstacle):
+    screen, supervisor = supervise(node('talks', required=True))
+    log = tmp_path / 'talks.log'
+    log.mkdir() if obstacle == 'a folder' else log.symlink_to('/dev/full')
+    assert supervisor.run() == 0
+    assert screen.lines.count(('talks', 'x' * 100)) == 5000
+    (said,) = [text for _, text in screen.lines if not text.startswith('x')]
+    assert str(log) in said and 'on the screen only' in said
+
+
+def test_a_screen_on_a_full_disk_stops_nobody(supervise, monkeypatch):
+    screen, supervisor = supervise(
+        node('crashes_once', respawn=True), node('waits_for_flag', required=True), node('works')
+    )
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in ('line', 'note', 'tick'):
+        monkeypatch.setattr(screen, name, full)
+    assert supervisor.run() == 0
 
 
 def test_the_run_goes_on_without_an_optional_node(supervise):
@@ -280,6 +357,21 @@ def test_parameters_reach_the_node_with_their_types(tmp_path):
     text = (tmp_path / 'learner.yaml').read_text()
     assert text.splitlines()[0] == '/**/learner:'
     assert 'seed: 1\n' in text and 'rate: 2.0\n' in text and "name: '3'" in text
+
+
+def test_parameters_that_cannot_be_written_are_one_sentence(tmp_path):
+    (tmp_path / 'params').write_text('a file, where a folder should be')
+    with pytest.raises(ConfigError, match=r'params/learner.yaml: cannot be written: .*make room'):
+        node_command(NodeSpec('learner', 'learner'), tmp_path / 'params', 'warn')
+
+
+def test_a_node_starts_where_no_log_can_be_written(tmp_path):
+    spec = NodeSpec('monitor', 'monitor', {'format': 'json', 'period': 0.2})
+    command = node_command(spec, tmp_path, 'info')
+    environment = {**os.environ, 'ROS_LOG_DIR': '/proc/log', 'ROS_DOMAIN_ID': '99'}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as monitor:
+        assert monitor.stdout.readline().startswith(b'{')
+        monitor.terminate()
 
 
 def test_what_the_person_has_set_in_the_environment_stays(tmp_path):

@@ -16,21 +16,21 @@ ASKED = (0.35, -0.2)
 
 
 class Person:
-    """Publishes a velocity at 20 Hz."""
+    """Publishes a velocity, at 20 Hz unless told otherwise."""
 
     def __init__(self, graph):
         self.graph = graph
         self._publisher = graph.node.create_publisher(Twist, 'teleop/cmd_vel', 10)
         self.messages = 0
 
-    def drive(self, seconds):
+    def drive(self, seconds, period=0.05):
         command = Twist()
         command.linear.x, command.linear.y = ASKED
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._publisher.publish(command)
             self.messages += 1
-            self.graph.spin(0.05)
+            self.graph.spin(period)
 
 
 def human_rows(rows):

@@ -17,6 +17,7 @@ from graph import Graph
 from joystick import Joystick
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState, Joy
+from std_msgs.msg import Bool
 
 from mbarl_ros.config import ConfigError, load_robot
 from mbarl_ros.demos.note import folders, read_note
@@ -221,6 +222,47 @@ def test_letting_the_dead_man_switch_go_stops_at_once(tabletop):
     graph.wait_for('stop', lambda: executed[-1].header.frame_id == 'stop')
     assert time.monotonic() - start < 0.3  # not the command timeout of 0.5 s
     assert executed[-1].position[0] == 0.0
+
+
+def test_a_leader_arm_leads_only_while_its_own_dead_man_switch_is_pressed(tmp_path):
+    with Graph(tmp_path, task='arm_position', mode='realtime') as graph:
+        executed = []
+        graph.node.create_subscription(JointState, 'safety_gate/executed', executed.append, 10)
+        leader = graph.node.create_publisher(JointState, 'leader/joint_states', 10)
+        pedal = graph.node.create_publisher(Bool, 'leader/deadman', 10)
+        graph.start('robot_sim', 'safety_gate')
+        graph.wait_for('gate', lambda: graph.statuses.get('safety_gate', {}).get('state') == 'ok')
+        graph.wait_for('ends', lambda: leader.get_subscription_count())
+        pressed: list[bool] = []  # what the pedal says; empty: nothing
+
+        def lead() -> None:
+            for value in pressed:
+                pedal.publish(Bool(data=value))
+            leader.publish(
+                JointState(name=['shoulder', 'elbow', 'gripper'], position=[0.6, 0.4, 0])
+            )
+
+        def by_hand() -> bool:
+            return any(message.header.frame_id == 'teleop' for message in executed)
+
+        graph.node.create_timer(0.05, lead)
+        graph.spin(1.0)
+        assert not by_hand()  # the leader alone, as it is when somebody switches it on
+        pressed[:] = [True]
+        graph.wait_for('motion', by_hand)
+        graph.spin(0.5)
+        pressed[:] = [False]
+        graph.wait_for('stop', lambda: executed[-1].header.frame_id == 'stop')
+        executed.clear()
+        graph.spin(0.7)
+        assert not by_hand()
+        pressed[:] = [True]
+        graph.wait_for('motion', by_hand)
+        pressed.clear()  # its plug was pulled
+        graph.wait_for('stop', lambda: executed[-1].header.frame_id == 'stop')
+        executed.clear()
+        graph.spin(0.7)
+        assert not by_hand()
 
 
 @pytest.mark.parametrize(

@@ -52,25 +52,33 @@ class EntryLimiter:
         if self._box:
             self._position += self.value * elapsed
 
-    def settle(self) -> float:
-        """Value from which a robot that stands still starts: commanded last, if it is there.
+    def settle(self, elapsed: float, anew: bool) -> None:
+        """A robot that stands still was measured, ``elapsed`` robot seconds after the last time.
 
-        It is held, not measured anew again and again: under load an arm stands a little below what
-        it is told, and would creep down.
+        What was commanded last is held, not what is measured again and again: under load an arm
+        stands a little below what it is told, and would creep down. Where it is further away than
+        the lead, somebody has moved it, or the reading is wrong: the hold goes there no faster
+        than ``rate``, so that one wrong reading throws no arm. ``anew``: nothing was measured for
+        a while, and it is where it is.
         """
-        if self._lead and not abs(self.value - self._position) <= self._lead:
-            self.value = self._position
-        self._slope = 0.0
-        return self.value
+        gap = self._position - self.value
+        if self._lead and not abs(gap) <= self._lead:
+            reach = math.inf if anew or math.isnan(gap) else self._rate * elapsed
+            far = abs(gap) > reach  # nothing is further than infinitely far, and NaN is not
+            self.value = self.value + math.copysign(reach, gap) if far else self._position
 
-    def stop(self, measured: bool) -> float:
-        """Value that stops the entry; the hold of a position is the ``measured`` one, if fresh."""
+    def start(self) -> None:
+        """A robot that nobody has told anything for a while begins to move: from where it is."""
+        if self._lead and abs(self._position - self.value) <= self._lead:
+            self.value = self._position
+
+    def stop(self, measured: bool) -> None:
+        """Stop; the hold of a position is the ``measured`` one, if it is fresh and can be right."""
         if self._rest is not None:
             self.value = self._rest
-        elif self._lead and measured:
-            self.value = self._position
+        elif measured:
+            self.start()
         self._slope = 0.0
-        return self.value
 
     def limit(self, asked: float, elapsed: float, paused: bool) -> float | None:
         """What becomes of a command; None where only a stop can keep the hard limits.

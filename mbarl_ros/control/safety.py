@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,15 +26,17 @@ class Decision:
     """What goes to the robot: values in the profile's order, who asked, and why it differs.
 
     ``source`` is ``policy``, ``teleop`` or ``stop``; ``reason`` is empty for a command that
-    passed unchanged. ``clipped`` says by how much (asked minus executed) each entry was. A
-    ``restated`` stop is one that is in force already. A value is NaN where nothing is known of a
-    position that is to be held, and nobody has asked for it: nothing may be sent then.
+    passed unchanged. ``clipped`` says by how much (asked minus executed) each entry was, and
+    ``asked_by`` whose command it was taken off. A ``restated`` stop is one that is in force
+    already. A value is NaN where nothing is known of a position that is to be held, and nobody has
+    asked for it: nothing may be sent then.
     """
 
     values: np.ndarray
     source: str
     reason: str = ''
     clipped: dict[str, float] = field(default_factory=dict)
+    asked_by: str = ''
     restated: bool = False
 
 
@@ -43,7 +45,8 @@ class SafetyGate:
 
     ``rate`` and ``rate_change`` hold from command to command, whoever sends it, also from the stop
     to the first command after it. A stop itself is abrupt: velocities become 0, positions are held
-    where they are measured. Where only a stop can keep a hard limit, it is made.
+    where they are measured, or where they were commanded if that is not within the lead. Where only
+    a stop can keep a hard limit, it is made.
 
     In lockstep the simulated world stands still between commands, so nothing can go stale.
     """
@@ -100,7 +103,7 @@ class SafetyGate:
         self._last_teleop = -math.inf
         self._restate_until = -math.inf
         self._state: list[float] | None = None
-        self._state_time = self._advanced = -math.inf
+        self._state_time = self._observed = self._advanced = -math.inf
         self._stamp = self._answered = 0
         self._estop_heard: float | None = None
         self._estop_pressed = False
@@ -124,10 +127,14 @@ class SafetyGate:
         if self._state is None and self._stops_at_start:
             # Of a gate that was killed, a velocity may still be in force.
             self._restate_until = now + RESTATED
+        anew = self._lockstep or not self.fresh(now)
+        elapsed = self._granted(now - self._observed)
         self._state, self._state_time = values, now if since is None else since
-        self._stamp = stamp
+        self._stamp, self._observed = stamp, now
         for entry, index in self._placed:
             entry.observe(values[index])
+            if not self._moving:
+                entry.settle(elapsed, anew)
         self._advanced = self._state_time
         self._advance(now)
         if self.state in ('waiting for state', 'stale state'):
@@ -164,12 +171,12 @@ class SafetyGate:
             return self.stop(reason, now)
         return self._limited(source, values, now)
 
-    def lose_policy(self, now: float) -> Decision | None:
-        """Who commands for the policy is gone: a stop, if the robot moves by its command."""
+    def lose_policy(self, why: str, now: float) -> Decision | None:
+        """Who commands for the policy is ``gone`` or ``inactive``: a stop, if the robot obeyed."""
         if self._lockstep or self._last_source != POLICY_SOURCE:
             return None
-        self.counts['policy gone'] += 1
-        return self.stop('policy controller gone', now)
+        self.counts[f'policy {why}'] += 1
+        return self.stop(f'policy controller {why}', now)
 
     def hear_estop(self, pressed: bool, now: float) -> Decision | None:
         """What the e-stop topic says; pressed it latches the e-stop."""
@@ -218,6 +225,8 @@ class SafetyGate:
             # A stale position would pull the robot back to where it was.
             measured = self.fresh(now) or (self._lockstep and self._state is not None)
             for entry in self._entries:
+                if self._lockstep:  # a simulated world may have been reset
+                    entry.settle(0.0, anew=True)
                 entry.stop(measured)
             self._restate_until = now + RESTATED
         self._last_time, self._last_source = now, STOP_SOURCE
@@ -284,7 +293,7 @@ class SafetyGate:
         return self.robot.command_timeout
 
     def _values(self) -> np.ndarray:
-        values = [entry.value if self._moving else entry.settle() for entry in self._entries]
+        values = [entry.value for entry in self._entries]
         unknown = [entry.unknown for entry in self._entries]
         return np.where(unknown, math.nan, values)
 
@@ -342,14 +351,15 @@ class SafetyGate:
     def _limited(self, source: str, command: Sequence[float], now: float) -> Decision:
         elapsed, paused = self._elapsed(now)
         self._advance(now)
-        if not self._moving:
-            self._values()  # from where it stands now
+        if not self._moving and not self._lockstep and now >= self._restate_until:
+            for entry in self._entries:
+                entry.start()
         values = []
         for name, entry, asked in zip(self._names, self._entries, command, strict=True):
             value = asked if math.isnan(asked) else entry.limit(asked, elapsed, paused)
             if value is None:
                 self.counts[f'{source} refused'] += 1
-                return self.stop(f'{name}: only a stop keeps it within its bounds', now)
+                return self._stopped(source, name, command, now)
             values.append(value)
         clipped = {}
         for name, entry, asked, value in zip(
@@ -362,12 +372,25 @@ class SafetyGate:
         self._last_time, self._last_source, self.state = now, source, 'ok'
         self.counts[f'{source} clipped' if clipped else f'{source} passed'] += 1
         reason = f'clipped {", ".join(clipped)}' if clipped else ''
-        return Decision(np.array(values), source, reason, clipped)
+        return Decision(np.array(values), source, reason, clipped, source)
+
+    def _stopped(self, source: str, name: str, command: Sequence[float], now: float) -> Decision:
+        decision = self.stop(f'{name}: only a stop keeps it within its bounds', now)
+        excess = (np.asarray(command, float) - decision.values).tolist()
+        clipped = {
+            name: by
+            for name, by in zip(self._names, excess, strict=True)
+            if abs(by) > _ROUNDING  # not so for NaN
+        }
+        return replace(decision, clipped=clipped, asked_by=source)
 
     def _elapsed(self, now: float) -> tuple[float, bool]:
         """Robot seconds of change that a command is granted, and whether a pause was longer."""
         if self._lockstep or self._last_time is None:
             return self._period, False
-        elapsed = max(now - self._last_time, 0.0) * self._time_factor
-        # A pause must not buy a jump: at most two periods' worth of change.
-        return min(elapsed, 2 * self._period), elapsed > 2 * self._period
+        elapsed = now - self._last_time
+        return self._granted(elapsed), elapsed * self._time_factor > 2 * self._period
+
+    def _granted(self, elapsed: float) -> float:
+        """Robot seconds of change; a pause must not buy a jump: at most two periods' worth."""
+        return min(max(elapsed, 0.0) * self._time_factor, 2 * self._period)

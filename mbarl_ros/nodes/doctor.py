@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from std_msgs.msg import String
 
@@ -46,6 +47,7 @@ class Doctor:
         return problem + diagnose(
             Picture(
                 domain=os.environ.get('ROS_DOMAIN_ID', '0'),
+                namespace=self._listener.node.get_namespace().rstrip('/'),
                 statuses=self._statuses(),
                 clock=simulated(self._listener.node),
                 gate=self._gate,
@@ -88,10 +90,15 @@ def _task(statuses: dict[str, Status]) -> tuple[Task | None, list[Finding]]:
 def _robot(
     listener: Listener, task: Task, seconds: float, statuses: dict[str, Status]
 ) -> list[Finding]:
-    robot = task.robot
-    if any(status.values.get('mode') == LOCKSTEP for status in statuses.values()):
+    robot, said = task.robot, [status.values for status in statuses.values()]
+    lockstep = any(values.get('mode') == LOCKSTEP for values in said)
+    if lockstep:
         # A world that stands still says its state twice a second: nothing is late in it.
         robot = robot.model_copy(update={'state_timeout': max(2.0, robot.state_timeout)})
+    # Stamps are read by the clock that the graph goes by.
+    follows = lockstep or any(values.get('use_sim_time') == 'True' for values in said)
+    sim_time = follows and simulated(listener.node)
+    listener.node.set_parameters([rclpy.Parameter('use_sim_time', value=sim_time)])
     heard = listener.hear(robot, seconds).findings
     return [finding for finding in heard if finding.level == ERROR]
 

@@ -117,7 +117,10 @@ class LearnerNode(BaseNode):
             return
         beside = self.run_dir / '.demonstrations.tmp'
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(folder, beside)
+        try:
+            shutil.copytree(folder, beside)
+        except shutil.Error as error:  # it lists each file, with the same reason
+            raise OSError(error.args[0][0][2]) from None
         beside.rename(self.run_dir / 'demonstrations')
 
     # --- storage -----------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class Mode(Protocol):
         """Reasons not to activate."""
 
     def begin(self) -> None:
-        """The controller has become active."""
+        """The controller becomes active."""
 
     def begin_anew(self) -> None:
         """What comes next is no step from what was before the latest state."""
@@ -53,7 +53,7 @@ class Mode(Protocol):
 
 
 class Lockstep:
-    """As fast as the world, the gate and the learner allow; each state is answered once."""
+    """As fast as the world, the gate and the learner allow; each state has one answer."""
 
     def __init__(self, controller: PolicyController) -> None:
         """Act for ``controller``; its own timer only keeps the robot going without a learner."""
@@ -92,7 +92,7 @@ class Lockstep:
             waited = now - max(self._state_heard, self._echo_heard)
             if self._steps.waiting and waited < _ECHO_LATE:
                 return  # the gate's word on the last step is on its way, or the step itself
-            self._steps.forget()  # what has not been heard by now never will be
+            self._steps.forget()  # what was awaited and not heard by now never will be
         self.go_on()
 
     def hear_executed(self, command: np.ndarray, source: str, stamp: int) -> None:
@@ -138,7 +138,8 @@ class Lockstep:
 
     def _pace(self) -> None:
         """Keep the robot going at its own rate while the learner is away."""
-        if self._controller.active and self._controller.blocked.startswith('learner lost'):
+        lost = self._controller.blocked.startswith('learner lost')
+        if lost and self._controller.active and not self._steps.waiting:
             self._act()
 
     def _act(self) -> None:
@@ -166,7 +167,9 @@ class Realtime:
         self._timing = LoopTiming(period)
         self._missed_before = 0
         self._patience = Patience()
-        controller.create_timer(period, self._control)
+        # A clock that somebody sets must not hold up control; simulated time is the robot's.
+        clock = None if controller.value('use_sim_time') else controller.steady
+        controller.create_timer(period, self._control, clock=clock)
         controller.create_timer(0.2, self._watch, clock=controller.steady)
 
     def objections(self) -> list[str]:

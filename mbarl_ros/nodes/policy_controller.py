@@ -118,6 +118,8 @@ class PolicyController(BaseLifecycleNode):
     def on_configure(self, _state: State) -> TransitionCallbackReturn:
         """Practice begins anew, in the forward phase; what was executed so far stays counted."""
         self.practice = Practice(self.task, self.agent, self.seed, evaluation=self._episodes > 0)
+        if self._world is not None:
+            self._world.forget()
         if self._weights is not None:
             self.practice.set_policies(self._weights)
         return TransitionCallbackReturn.SUCCESS
@@ -130,32 +132,50 @@ class PolicyController(BaseLifecycleNode):
                 self.get_logger().error(f'not activated: {self._unfit}')
             return TransitionCallbackReturn.FAILURE
         self.acted_on, self._command = -1, None
-        self._gave_up = ''
+        self._gave_up = self.blocked = ''
         self._mode.begin()
         self.active = True
         return super().on_activate(state)
 
     def on_deactivate(self, state: State) -> TransitionCallbackReturn:
-        """Stop commanding; the gate's watchdog stops the robot."""
-        self.active = False
+        """Stop commanding, and tell the gate, which stops the robot."""
+        self._let_go()
         self.uplink.flush()
         return super().on_deactivate(state)
+
+    def on_cleanup(self, state: State) -> TransitionCallbackReturn:
+        """Be as before the configuration; who asks for that activates the node, too."""
+        self._disarm()
+        self.practice = None
+        return super().on_cleanup(state)
 
     def on_shutdown(self, state: State) -> TransitionCallbackReturn:
         """Leave the robot to the gate, as a deactivation does, but for good."""
         self._unfit = 'shut down: it takes a new start of this node to go on'
-        if self._arming is not None:
-            self._arming.cancel()
+        self._disarm()
         return self.on_deactivate(state)
 
     def on_error(self, state: State) -> TransitionCallbackReturn:
         """Whatever failed, do not command."""
+        self._disarm()
         self.on_deactivate(state)
+        self.practice = None
         return super().on_error(state)
 
+    def _disarm(self) -> None:
+        if self._arming is not None:
+            self._arming.cancel()
+
     def close(self) -> None:
-        """Send what is not yet sent; the spool keeps what the learner does not have."""
+        """Stop the robot, send what is not yet sent; the spool keeps what the learner lacks."""
+        self._let_go()
         self.uplink.close()
+
+    def _let_go(self) -> None:
+        # By the commands' own topic: no command that is still on its way may come after it.
+        if self.active:
+            self._commands.publish(command_message([], [], 0, STOP_SOURCE))
+        self.active = False
 
     # --- inputs ------------------------------------------------------------------------------
 
@@ -211,11 +231,13 @@ class PolicyController(BaseLifecycleNode):
         self.get_logger().error(self._gave_up)
 
     def record(self, steps: Iterable[Step]) -> None:
-        """Make transitions of steps; of those after the end of an attempt or evaluation, none."""
+        """Make transitions of steps; none of what comes after the last of an evaluation, or after
+        the end of an attempt until the world is reset.
+        """
         for step in steps:
-            self._record(step)
             if self.practice.reset_due or not self.active:
                 break
+            self._record(step)
 
     def _record(self, step: Step) -> None:
         """Make a transition of a step; the action is the executed one, whoever asked for it."""
@@ -237,13 +259,13 @@ class PolicyController(BaseLifecycleNode):
             self.get_logger().info(
                 f'deployed policy: {practice.successes} of {practice.attempts} attempts succeeded'
             )
-            self.active = False
+            self._let_go()
             self.finished = True
 
     def act(self) -> bool:
         """Answer the latest state, once; whether a command was sent."""
         state, stamp = self.measured
-        if self.gate_state in ('', 'e-stop') or not self.active or self.acted_on == stamp:
+        if self.gate_state == 'e-stop' or not self.active or self.acted_on == stamp:
             return False
         self._take_due_policies()
         if not (self.practice.has_policies or self._random):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import threading
 import time
@@ -21,7 +20,7 @@ from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.evaluation import evaluate, evaluation_line
 from mbarl_ros.ledger import TRANSITIONS_FILE
 from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_bytes
-from mbarl_ros.rundir import EVALUATIONS_FILE
+from mbarl_ros.rundir import EVALUATIONS_FILE, RESULT_FILE, unwritable
 
 TARGET_REACHED, BUDGET, INTERRUPTED = 'target_reached', 'budget', 'interrupted'
 EXIT_CODES = {TARGET_REACHED: 0, BUDGET: 3}
@@ -48,6 +47,7 @@ class PolicyEvaluator(BaseNode):
         self._budget = self.value('budget') or evaluation.budget
         self._target = self.value('target') or evaluation.target
         self._lines: list[dict[str, Any]] = []
+        self._trouble = ''  # with the disk; what could not be written is in _lines
         self._clone_success: float | None = None
         self._earlier_resets = 0
         self._start = time.monotonic()
@@ -66,14 +66,13 @@ class PolicyEvaluator(BaseNode):
         threading.Thread(target=self._work, name='evaluation', daemon=True).start()
 
     def _resume(self) -> None:
-        """Keep the lines of an interrupted run; a torn last line is cut off."""
+        """Read the lines of an interrupted run; the next writing leaves out a torn last one."""
         if self.run_dir is None:
             return
         path = self._file(EVALUATIONS_FILE)
         if path.exists():
             whole = path.read_text().rpartition('\n')[0].splitlines()
             self._lines = [json.loads(text) for text in whole]
-            wire.write_file(path, ''.join(text + '\n' for text in whole).encode())
         if self._lines:
             self._start -= self._lines[-1]['wall_seconds']
             self._earlier_resets = self._lines[-1]['training_resets']
@@ -155,28 +154,50 @@ class PolicyEvaluator(BaseNode):
         self.get_logger().info(
             f'step {steps}: deployed success {success:.2f} over {episodes} starts'
         )
-        self._write(line)
+        if self._write_lines():
+            self._draw(line)
         if confirmed:
             self._end(TARGET_REACHED)
         elif steps >= self._budget:
             self._end(BUDGET)
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write_lines(self) -> bool:
+        """Whether all lines are on disk; those that a full disk refused are written with the next.
+
+        All of them at once, since there are few, and so none is torn.
+        """
+        text = ''.join(json.dumps(line) + '\n' for line in self._lines)
+        self._trouble = self._write(EVALUATIONS_FILE, text)
+        return not self._trouble
+
+    def _write(self, name: str, text: str) -> str:
+        """Write a file of the run folder; why that was not possible, or nothing."""
+        if self.run_dir is None:
+            return ''
+        path = self._file(name)
+        try:
+            wire.write_file(path, text.encode())
+        except OSError as error:
+            trouble = str(unwritable(path, error))
+            self.get_logger().error(trouble)
+            return trouble
+        return ''
+
+    def _draw(self, line: dict[str, Any]) -> None:
         if self.run_dir is None:
             return
-        with self._file(EVALUATIONS_FILE).open('a') as file:
-            file.write(json.dumps(line) + '\n')
-            file.flush()
-            os.fsync(file.fileno())
         from torch.utils.tensorboard import SummaryWriter
 
         from mbarl_ros.plots import plot_success
 
-        with SummaryWriter(str(self._file('tensorboard') / 'evaluator')) as board:
-            board.add_scalar(
-                'deployed_success', line['deployed_success'], line['environment_steps']
-            )
-        plot_success(self._lines, self._target, self._file('success.png'))
+        try:
+            with SummaryWriter(str(self._file('tensorboard') / 'evaluator')) as board:
+                board.add_scalar(
+                    'deployed_success', line['deployed_success'], line['environment_steps']
+                )
+            plot_success(self._lines, self._target, self._file('success.png'))
+        except OSError as error:  # pictures are not worth the run
+            self.get_logger().warning(f'success.png or tensorboard/ left out this time: {error}')
 
     def _end(self, reason: str) -> None:
         self._write_result(reason)
@@ -184,11 +205,11 @@ class PolicyEvaluator(BaseNode):
         self.finished = True
 
     def _write_result(self, reason: str) -> None:
-        if self.run_dir is None:
-            return
+        if self._trouble:
+            self._write_lines()
         last = self._lines[-1] if self._lines else {'deployed_success': None}
         result = {**last, 'reason': reason, 'version': __version__}
-        wire.write_file(self._file('result.json'), (json.dumps(result, indent=2) + '\n').encode())
+        self._write(RESULT_FILE, json.dumps(result, indent=2) + '\n')
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Latest and best deployed success, beside the clone's."""
@@ -203,7 +224,8 @@ class PolicyEvaluator(BaseNode):
             return DiagnosticStatus.WARN, 'no policy evaluated yet', values
         values['deployed_success'] = f'{self._lines[-1]["deployed_success"]:.2f}'
         values['best'] = f'{max(line["deployed_success"] for line in self._lines):.2f}'
-        return DiagnosticStatus.OK, '', values
+        level = DiagnosticStatus.ERROR if self._trouble else DiagnosticStatus.OK
+        return level, self._trouble, values
 
     def close(self) -> None:
         """An interrupted run says so in its result."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -13,18 +15,20 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from mbarl_ros.config import RobotConfig
-from mbarl_ros.demos.align import WARNING, Finding
-from mbarl_ros.nodes.robot_io import StateListener
+from mbarl_ros.demos.align import ERROR, NOTE, WARNING, Finding
+from mbarl_ros.nodes.robot_io import StateListener, subscribe
+from mbarl_ros.nodes.runtime import SENSOR, message_class
+from mbarl_ros.nodes.surroundings import look_around
 from mbarl_ros.task import Task
 
 DISCOVERY = 4.0  # s; Fast DDS says hello at once, and if that was lost again after 3 s
-# What a topic's endpoints are called in the table.
-Row = tuple[str, str, str, str]
+# A line of the table: topic, rate, age, frame, other ends.
+Row = tuple[str, str, str, str, str]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was heard: a row of (topic, rate, age, other ends) for each topic, and findings."""
+    """What was heard: a row for each topic, and findings."""
 
     rows: list[Row]
     findings: list[Finding]
@@ -68,33 +72,50 @@ class Listener:
         ears = StateListener(
             self.node, robot, lockstep=False, callback=lambda state, _: latest.append(state)
         )
+        frames = self._frames(robot)
         self._find(robot)
         self.spin(seconds)
         found = ears.findings(seconds)
         if latest:
             found += _ranges(robot, task, latest[-1])
-        return Report(self._rows(robot, ears, seconds), found)
+        found += _unmeasured(robot)
+        return Report(self._rows(robot, ears, frames, seconds), found)
+
+    def _frames(self, robot: RobotConfig) -> dict[str, str]:
+        """By topic, the frame of its last message, also of one that the profile does not believe.
+
+        It is filled as they come.
+        """
+        frames: dict[str, str] = {}
+        for topic in robot.state:
+            kind = message_class(topic.type)
+            if hasattr(kind, 'header'):
+                keep = partial(_keep_frame, frames, topic.topic)
+                subscribe(self.node, kind, topic.topic, keep, SENSOR, complain=False)
+        return frames
 
     def _find(self, robot: RobotConfig) -> None:
         """Wait until all ends of the robot are known, or will not be."""
         end = time.monotonic() + DISCOVERY
-        while time.monotonic() < end and not (
-            all(self.node.count_publishers(topic.topic) for topic in robot.state)
-            and all(self.node.count_subscribers(topic.topic) for topic in robot.command)
+        while time.monotonic() < end and any(
+            finding.level == ERROR for finding in look_around(self.node, robot)
         ):
             self.spin(0.1)
 
-    def _rows(self, robot: RobotConfig, ears: StateListener, seconds: float) -> list[Row]:
+    def _rows(
+        self, robot: RobotConfig, ears: StateListener, frames: dict[str, str], seconds: float
+    ) -> list[Row]:
         rows = []
         now = time.monotonic()
         for hearing in ears.heard:
             topic, age = hearing.topic.topic, hearing.age(now, seconds)
             ends = self.node.get_publishers_info_by_topic(topic)
             shown = '-' if age is None else f'{1000 * age:.0f} ms' if abs(age) < 100 else 'far off'
-            rows.append((topic, f'{hearing.rate(now, seconds):.1f} Hz', shown, _names(ends)))
+            rate, frame = f'{hearing.rate(now, seconds):.1f} Hz', frames.get(topic) or '-'
+            rows.append((topic, rate, shown, frame, _names(ends)))
         for topic in robot.command:
             ends = self.node.get_subscriptions_info_by_topic(topic.topic)
-            rows.append((topic.topic, 'command', '-', _names(ends)))
+            rows.append((topic.topic, 'command', '-', '-', _names(ends)))
         return rows
 
 
@@ -104,6 +125,10 @@ class _Ears(Node):
     def refuse(self, error: Exception, topic: str) -> None:
         """A message that is not to be trusted."""
         self.get_logger().warning(f'{topic}: {error}', throttle_duration_sec=5.0)
+
+
+def _keep_frame(frames: dict[str, str], topic: str, message: Any) -> None:
+    frames[topic] = message.header.frame_id
 
 
 def _names(ends: Sequence[object]) -> str:
@@ -126,3 +151,16 @@ def _ranges(robot: RobotConfig, task: Task | None, state: np.ndarray) -> list[Fi
             )
             found.append(Finding(WARNING, text))
     return found
+
+
+def _unmeasured(robot: RobotConfig) -> list[Finding]:
+    """Notes about commands whose way from where they stand nobody can limit."""
+    return [
+        Finding(
+            NOTE,
+            f'{name}: nothing measures what it holds, so its first command goes out at once, '
+            f'whatever the distance; if a state entry does, name it in limits.{name}.measured',
+        )
+        for name, limit in robot.limits.items()
+        if limit.stop == 'hold' and limit.measured is None
+    ]

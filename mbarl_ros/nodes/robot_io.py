@@ -22,7 +22,7 @@ from mbarl_ros.demos.align import ERROR, Finding
 from mbarl_ros.fields import TopicCodec, set_stamp, stamp_ns
 from mbarl_ros.hearing import Hearing, too_seldom
 from mbarl_ros.nodes import runtime
-from mbarl_ros.nodes.surroundings import look_around, simulated
+from mbarl_ros.nodes.surroundings import look_around
 
 # No state or command is larger, and making Python objects of a huge message takes seconds.
 MAX_BYTES = 64 * 1024
@@ -144,16 +144,16 @@ class StateListener:
 
         An error is a reason not to move.
         """
-        now, clocked = time.monotonic(), simulated(self._node)
+        now, sim_time = time.monotonic(), self._node.get_parameter('use_sim_time').value
         found = look_around(self._node, self._robot)
         unknown = {finding.text.partition(':')[0] for finding in found}
         for hearing in self.heard:
-            heard = hearing.findings(now, window, clocked)
+            heard = hearing.findings(now, window, sim_time)
             # A topic that nobody publishes is silent; once is enough.
             if not (hearing.silent(now) and hearing.topic.topic in unknown):
                 found += heard
         stamps = [stamp for heard, stamp in self._dated if now - heard <= window]
-        if not clocked and too_seldom(stamps, self._robot):
+        if too_seldom(stamps, self._robot):
             text = (
                 'states come too seldom for a step in each control period: hardly any would be '
                 "recorded; raise the rate of the robot's stamped topics or lower control_rate"

@@ -20,7 +20,7 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
-from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -220,6 +220,17 @@ class BaseNode(NodeMixin, Node):
 
 class BaseLifecycleNode(NodeMixin, LifecycleNode):
     """A managed node of this package."""
+
+    def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:
+        # Asked for what its state does not allow, Jazzy's rclpy raises, which ends the process:
+        # a second `activate` would stop the robot. Kilted's refuses, and so does this.
+        if transition_id not in [
+            possible[0] for possible in self._state_machine.available_transitions
+        ]:
+            _, state = self._state_machine.current_state
+            self.get_logger().error(f'no transition {transition_id} from the state {state}')
+            return TransitionCallbackReturn.ERROR
+        return super()._LifecycleNodeMixin__change_state(transition_id)
 
 
 def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:

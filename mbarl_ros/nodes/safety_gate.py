@@ -14,7 +14,13 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import Trigger
 
-from mbarl_ros.control.safety import POLICY_SOURCE, TELEOP_SOURCE, Decision, SafetyGate
+from mbarl_ros.control.safety import (
+    POLICY_SOURCE,
+    STOP_SOURCE,
+    TELEOP_SOURCE,
+    Decision,
+    SafetyGate,
+)
 from mbarl_ros.fields import stamp_ns
 from mbarl_ros.nodes.robot_io import (
     CommandPublisher,
@@ -33,7 +39,8 @@ from mbarl_ros.nodes.runtime import (
     message_class,
 )
 from mbarl_ros.nodes.scheduling import GATE_PRIORITY
-from mbarl_ros.teleop import Asked, TeleopSource
+from mbarl_ros.robot_config import Switch
+from mbarl_ros.teleop import Asked, DeadMan, TeleopSource
 
 _TICK = 0.01  # s; how much later than its time-out a silence may be noticed
 # Lockstep: within so long (s) a reliable subscriber has what was published. Fast DDS asks for what
@@ -45,10 +52,10 @@ _LAST_STAMP = 2**31 * 1_000_000_000 - 1  # ns; a message has no room for later
 class SafetyGateNode(BaseNode):
     """Commands in, limited commands out, and what was executed published back.
 
-    Listens to ``policy_controller/command`` and the profile's teleop topics. If the controller's
-    process dies, the middleware says so, and the gate stops the robot at once. Latches an e-stop
-    by topic ``~/estop`` (std_msgs/Bool, true) or service ``~/stop``; only ``~/release`` ends it.
-    ``~/clipped`` (JointState: frame_id the source, name the entries, position by how much) says
+    Listens to ``policy_controller/command`` and the profile's teleop topics. If the controller lets
+    go, or its process dies, which the middleware says, the gate stops the robot at once. Latches an
+    e-stop by topic ``~/estop`` (std_msgs/Bool, true) or service ``~/stop``; only ``~/release`` ends
+    it. ``~/clipped`` (JointState: frame_id the source, name the entries, position by how much) says
     what was taken off a command.
     """
 
@@ -78,14 +85,15 @@ class SafetyGateNode(BaseNode):
             HEARD_ALIVE,
             event_callbacks=SubscriptionEventCallbacks(liveliness=self._on_controllers),
         )
+        self._deadmen: dict[str, DeadMan] = {}  # by the teleop topic that they belong to
+        qos = RELIABLE if self.lockstep else SENSOR  # SENSOR hears every publisher
         for entry in robot.teleop:
-            subscribe(
-                self,
-                message_class(entry.type),
-                entry.topic,
-                partial(self._on_teleop, TeleopSource(entry)),
-                RELIABLE if self.lockstep else SENSOR,  # SENSOR hears every publisher
-            )
+            kind, source = message_class(entry.type), TeleopSource(entry)
+            subscribe(self, kind, entry.topic, partial(self._on_teleop, source), qos)
+            if isinstance(switch := entry.deadman, Switch):
+                self._deadmen[entry.topic] = DeadMan(switch, robot.teleop_timeout)
+                listen = partial(self._on_deadman, entry.topic)
+                subscribe(self, message_class(switch.type), switch.topic, listen, qos)
         # Whatever the button's QoS: also unreliable, and pressed before this node started.
         for qos in (RELIABLE, SENSOR, LATCHED):
             subscribe(self, Bool, '~/estop', self._on_estop, qos, complain=False)
@@ -108,6 +116,9 @@ class SafetyGateNode(BaseNode):
                 self._drive(held)
 
     def _on_command(self, message: JointState) -> None:
+        if message.header.frame_id == STOP_SOURCE:
+            self._lose_policy('inactive')
+            return
         stamp = stamp_ns(message)
         if self._is_on_its_way(stamp):
             return
@@ -127,8 +138,11 @@ class SafetyGateNode(BaseNode):
 
     def _on_controllers(self, alive: QoSLivelinessChangedInfo) -> None:
         if alive.alive_count == 0:
-            self._execute(self._gate.lose_policy(time.monotonic()), self._stamp)
-            self._announce()
+            self._lose_policy('gone')
+
+    def _lose_policy(self, why: str) -> None:
+        self._execute(self._gate.lose_policy(why, time.monotonic()), self._stamp)
+        self._announce()
 
     def _is_on_its_way(self, stamp: int) -> bool:
         """Lockstep: whether the world has yet to hear the answer to this state, and will.
@@ -145,11 +159,9 @@ class SafetyGateNode(BaseNode):
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             asked = Asked(dict.fromkeys(self._names, math.nan))  # becomes a stop
         topic, now = source.source.topic, time.monotonic()
-        if asked.released and not self.lockstep:  # in lockstep the world stands still anyway
-            self._execute(self._gate.stop('dead-man released', now), self._stamp)
-        if asked.values is None:
-            if self._held is not None and self._held[0] == topic:
-                self._held = None
+        deadman = self._deadmen.get(topic)
+        if asked.values is None or (deadman and not deadman.closed(now)):
+            self._let_go(topic, asked.released)
             return
         if self._said_before(topic, stamp_ns(message) or 0):
             return
@@ -160,6 +172,23 @@ class SafetyGateNode(BaseNode):
             self._held = topic, now, asked.values
         else:
             self._drive(asked.values)
+
+    def _on_deadman(self, topic: str, message: Any) -> None:
+        deadman = self._deadmen[topic]
+        try:
+            released = deadman.hear(message, time.monotonic())
+        except ValueError as error:  # and so it is open, soon
+            self.get_logger().error(str(error), throttle_duration_sec=5.0)
+            return
+        if not deadman.closed(time.monotonic()):
+            self._let_go(topic, released)
+
+    def _let_go(self, topic: str, released: bool) -> None:
+        """Nobody drives by this topic; ``released``: any longer."""
+        if released and not self.lockstep:  # in lockstep the world stands still anyway
+            self._execute(self._gate.stop('dead-man released', time.monotonic()), self._stamp)
+        if self._held is not None and self._held[0] == topic:
+            self._held = None
 
     def _said_before(self, topic: str, stamp: int) -> bool:
         """Whether a teleop message is one repeated for a person who is gone, or out of order."""
@@ -218,7 +247,7 @@ class SafetyGateNode(BaseNode):
         self._executed.publish(command_message(self._names, values, stamp, decision.source))
         if decision.clipped and self._clipped.get_subscription_count():
             names, excess = list(decision.clipped), list(decision.clipped.values())
-            self._clipped.publish(command_message(names, excess, stamp, decision.source))
+            self._clipped.publish(command_message(names, excess, stamp, decision.asked_by))
         if decision.reason:
             self.get_logger().warning(
                 f'{decision.source}: {decision.reason}', throttle_duration_sec=5.0

@@ -16,7 +16,7 @@ from rclpy.qos import (
 from mbarl_ros.config import RobotConfig
 from mbarl_ros.demos.align import ERROR, WARNING, Finding
 from mbarl_ros.executables import NODES
-from mbarl_ros.robot_config import TopicMap
+from mbarl_ros.robot_config import TeleopMap, TopicMap
 
 # As runtime.SENSOR and RELIABLE; the graph spells out that there is no deadline.
 _SENSOR = QoSProfile(
@@ -27,6 +27,7 @@ _SENSOR = QoSProfile(
 )
 _RELIABLE = QoSProfile(depth=10, deadline=Infinite, liveliness_lease_duration=Infinite)
 _GATE = 'safety_gate'
+_BUTTON = 'std_msgs/msg/Bool'
 _OURS = {*NODES} - {'robot_sim'}
 
 
@@ -39,6 +40,11 @@ def look_around(node: Any, robot: RobotConfig) -> list[Finding]:
     for topic in robot.command:
         found += _rivals(topic, node.get_publishers_info_by_topic(topic.topic), gate)
         found += _listeners(topic, node.get_subscriptions_info_by_topic(topic.topic))
+    for source in robot.teleop:
+        found += _persons(source, node.get_publishers_info_by_topic(source.topic))
+    if robot.estop_timeout is not None:
+        estop = f'{gate}/estop'
+        found += _estop(estop, node.get_publishers_info_by_topic(estop))
     return found + _clock(node)
 
 
@@ -85,6 +91,28 @@ def _listeners(topic: TopicMap, subscriptions: Sequence[Any]) -> list[Finding]:
     return [finding for finding in found if finding]
 
 
+def _persons(source: TeleopMap, publishers: Sequence[Any]) -> list[Finding]:
+    """Who would drive without pressing anything, such as a leader arm."""
+    if source.deadman or not publishers:
+        return []
+    names = ', '.join(sorted({_name(info) for info in publishers}))
+    text = (
+        f"{source.topic}: {names} publishes it: a person's commands move the robot as soon as the "
+        'safety gate runs, also before the controller is activated; give it a deadman, or stop it'
+    )
+    return [Finding(WARNING, text)]
+
+
+def _estop(topic: str, publishers: Sequence[Any]) -> list[Finding]:
+    if any(info.topic_type == _BUTTON for info in publishers):
+        return []
+    text = (
+        f'{topic}: nobody publishes it as {_BUTTON}, and with estop_timeout the safety gate '
+        'refuses every command until it is heard; start the driver of the e-stop button'
+    )
+    return [Finding(ERROR, text)]
+
+
 def _misfit(
     topic: TopicMap, info: Any, offered: QoSProfile, requested: QoSProfile
 ) -> Finding | None:
@@ -110,7 +138,10 @@ def _clock(node: Any) -> list[Finding]:
         text = '/clock: nobody publishes it though use_sim_time is true; time stands still'
         return [Finding(ERROR, text)]
     if simulated(node) and not follows:
-        text = '/clock: somebody publishes it, but use_sim_time is false; this robot is simulated'
+        text = (
+            '/clock: somebody publishes it, but use_sim_time is false; set it to true if this '
+            'robot is simulated (robot check: --sim-time), else stop who publishes'
+        )
         return [Finding(WARNING, text)]
     return []
 

@@ -47,6 +47,10 @@ class WorldReset:
         self._future = None
         return True
 
+    def forget(self) -> None:
+        """What was asked for is no longer wanted."""
+        self._future = None
+
     def _ask(self) -> None:
         waits = self._future is not None and time.monotonic() - self._asked < _PATIENCE
         if waits or not self._client.service_is_ready():
