@@ -116,7 +116,9 @@ class Supervisor:
         self._environment = dict(os.environ if environment is None else environment)
         self._log_file = log_file
         self._stop_stages = stop_stages
-        self._lines: queue.SimpleQueue[tuple[_Child, str]] = queue.SimpleQueue()
+        # Not a SimpleQueue: CPython 3.11's get(timeout) waits for ever when a signal, such as a
+        # second Ctrl-C, interrupts it just before its time is up.
+        self._lines: queue.Queue[tuple[_Child, str]] = queue.Queue()
         self._interrupts = 0
         self.finished_by: str | None = None
 
