@@ -16,7 +16,7 @@ CONSTRAINTS ?= constraints.txt
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?=
 # Processes that share the tests, but for those marked alone, which need the machine to themselves
-JOBS ?= 2
+JOBS ?= 3
 
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin

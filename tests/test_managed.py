@@ -199,6 +199,7 @@ def test_an_estop_pauses_practice_until_it_is_released(tmp_path):
         nothing_counts_under_an_estop(graph, lambda: graph.spin(7.0))
 
 
+@pytest.mark.together
 def test_nothing_is_counted_in_lockstep_either_while_a_person_pushes_on_under_an_estop(tmp_path):
     with Graph(tmp_path, task='pointmass') as graph:
         stick = graph.node.create_publisher(Twist, 'teleop/cmd_vel', 10)

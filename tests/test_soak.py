@@ -4,7 +4,7 @@ import pytest
 from graph import small_agent
 from soak import soak
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.together
 
 
 def test_practice_over_a_bad_line_goes_on_and_loses_nothing(tmp_path):
