@@ -42,9 +42,7 @@ def human_rows(rows):
     return by_hand
 
 
-@pytest.mark.parametrize(
-    'mode', [pytest.param('lockstep', marks=pytest.mark.together), 'realtime']
-)
+@pytest.mark.parametrize('mode', [pytest.param('lockstep', marks=pytest.mark.together), 'realtime'])
 def test_a_person_takes_over_and_the_policy_goes_on_by_itself(tmp_path, mode):
     agent = small_agent(tmp_path)
     with Graph(tmp_path, task='pointmass', agent=agent, mode=mode) as graph:
