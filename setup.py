@@ -80,7 +80,14 @@ setup(
         'ros-kilted': ['ros-kilted-rclpy[fastrtps]', *ROS_MESSAGES],
         'sim': ['gymnasium', 'pybullet'],
         'formats': ['h5py', 'minari', 'pyarrow'],
-        'dev': ['catkin_pkg', 'hypothesis', 'pytest', 'pytest-xdist', 'ruff'],
+        'dev': [
+            'catkin_pkg',
+            'hypothesis',
+            'pytest',
+            'pytest-rerunfailures',
+            'pytest-xdist',
+            'ruff',
+        ],
     },
     entry_points={
         'console_scripts': [

@@ -1,9 +1,51 @@
 """Which tests must not share the processor with others: those that start real nodes.
 
 What is right at any speed, as practice in lockstep is, may be marked ``together`` all the same.
+One that runs alone and fails while the host held this machine up has found out nothing: it is done
+again, up to three times in all, and the output says so.
 """
 
+from collections.abc import Generator
+
 import pytest
+from witness import Witness
+
+ATTEMPTS = 3
+
+
+class Host:
+    """What the host did to a test, by a witness whom the first test that runs alone calls in."""
+
+    def __init__(self) -> None:
+        self.witness: Witness | None = None
+
+    def held_up(self) -> float:
+        """Longest time (s) in the test that runs, or ran last."""
+        return self.witness.held_up() if self.witness else 0.0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if item.get_closest_marker('alone'):
+            self.witness = self.witness or Witness()
+            self.witness.begin()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self) -> Generator:
+        report = yield
+        if report.failed and (late := self.held_up()):
+            report.sections.append(('host', f'held this machine up for {late:.3f} s'))
+        return report
+
+    def pytest_unconfigure(self) -> None:
+        if self.witness:
+            self.witness.close()
+
+
+HOST = Host()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(HOST)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -11,3 +53,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if hasattr(item.module, 'Graph') and not item.get_closest_marker('together'):
             item.add_marker('alone')
+        if item.get_closest_marker('alone'):
+            again = pytest.mark.flaky(reruns=ATTEMPTS - 1, condition=HOST.held_up)
+            item.add_marker(again)

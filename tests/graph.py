@@ -33,6 +33,8 @@ from mbarl_ros.task import Task
 from mbarl_ros.transitions import row_dtype
 
 SIM = ('robot_sim', 'safety_gate', 'policy_controller')
+# s that a busy machine may take for what has no time of its own
+PATIENCE = 120.0
 LEARNING = (*SIM, 'learner', 'state_classifier')
 
 
@@ -122,7 +124,7 @@ class Graph:
         while time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.05)
 
-    def wait_for(self, what: str, condition: Callable[[], Any], timeout: float = 60.0) -> Any:
+    def wait_for(self, what: str, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
         """Spin until the condition holds; on time-out the logs are in the message."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -139,12 +141,11 @@ class Graph:
         """Number that a node last published in /diagnostics."""
         return float(self.statuses.get(node, {}).get(key, default))
 
-    def wait_for_steps(self, steps: int, timeout: float = 90.0) -> None:
+    def wait_for_steps(self, steps: int) -> None:
         """Wait until the controller has recorded so many steps."""
         self.wait_for(
             f'{steps} steps',
             lambda: self.value('policy_controller', 'environment_steps') >= steps,
-            timeout,
         )
 
     def call(self, service: str) -> Any:
@@ -153,7 +154,7 @@ class Graph:
         client = self.node.create_client(trigger, service)
         assert client.wait_for_service(timeout_sec=15.0), f'service {service} is not there'
         future = client.call_async(trigger.Request())
-        self.wait_for(f'answer of {service}', future.done, 15.0)
+        self.wait_for(f'answer of {service}', future.done)
         return future.result()
 
     def change(self, transition: str) -> bool:
@@ -162,7 +163,7 @@ class Graph:
         assert client.wait_for_service(timeout_sec=30.0)
         number = getattr(Transition, f'TRANSITION_{transition.upper()}')
         future = client.call_async(ChangeState.Request(transition=Transition(id=number)))
-        self.wait_for(transition, future.done, 15.0)
+        self.wait_for(transition, future.done)
         return future.result().success
 
     def logs(self) -> str:

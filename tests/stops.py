@@ -70,8 +70,9 @@ class Arm:
     def drive(self, seconds: float) -> None:
         """Wait until it has been moving for a while."""
         self.commands.clear()
-        self.graph.wait_for('activity', self._is_active)
-        self.graph.wait_for('motion', lambda: sum(moves for _, moves in self.commands) > 5)
+        self.graph.wait_for(
+            'motion', lambda: self._is_active() and sum(moves for _, moves in self.commands) > 5
+        )
         self.graph.spin(seconds)
         self.graph.wait_for('motion', lambda: self.commands[-1][1] and self._is_seen())
 

@@ -363,7 +363,7 @@ def test_scripted_operator_records_over_ros_and_the_bags_replay(tmp_path, name):
         graph.start('demo_recorder', demonstrations=str(folder))
         graph.start('scripted_operator', episodes=2)
         operator = graph.processes['scripted_operator']
-        graph.wait_for('end of the episodes', lambda: operator.poll() is not None, 90)
+        graph.wait_for('end of the episodes', lambda: operator.poll() is not None)
         assert operator.returncode == 0, graph.logs()
     task = Task.load(name)
     world = load_world(task.config)

@@ -54,9 +54,9 @@ class Watch:
         self.graph.spin(seconds)
         return not self.commands
 
-    def moving(self, timeout=20):
+    def moving(self):
         self.commands.clear()
-        self.graph.wait_for('commands', lambda: len(self.commands) > 5, timeout)
+        self.graph.wait_for('commands', lambda: len(self.commands) > 5)
 
 
 def message(graph):
@@ -78,7 +78,7 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         watch.moving()
 
         graph.kill('robot_sim')
-        graph.wait_for('the end', lambda: 'no state for 5 s' in message(graph), 20)
+        graph.wait_for('the end', lambda: 'no state for 5 s' in message(graph))
         assert 'ros2 lifecycle set /policy_controller activate' in message(graph)
         graph.start('robot_sim')  # its coming back is no reason to move
         graph.wait_for('its coming back', lambda: 'robot_sim' in graph.statuses)
@@ -99,6 +99,7 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         assert watch.still(1.5) and 'shut down' in message(graph)
 
 
+@pytest.mark.together
 def test_who_cleans_up_while_it_waits_to_activate_by_itself_is_asked_from_then_on(tmp_path):
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
         watch = Watch(graph)
@@ -113,6 +114,7 @@ def test_who_cleans_up_while_it_waits_to_activate_by_itself_is_asked_from_then_o
         watch.moving()
 
 
+@pytest.mark.together
 def test_a_reading_that_no_float32_holds_is_no_state(tmp_path):
     """The learner would refuse its transition, and all that come after it, for ever."""
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
@@ -193,6 +195,7 @@ def nothing_counts_under_an_estop(graph, meanwhile):
     graph.wait_for_steps(int(before) + 20)
 
 
+@pytest.mark.together
 def test_an_estop_pauses_practice_until_it_is_released(tmp_path):
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
         # longer than its patience with a gate that refuses
@@ -215,6 +218,7 @@ def test_nothing_is_counted_in_lockstep_either_while_a_person_pushes_on_under_an
         nothing_counts_under_an_estop(graph, push)
 
 
+@pytest.mark.together
 def test_refusals_by_the_gate_deactivate_the_controller(tmp_path):
     robot = TASK.robot.model_dump(mode='json', exclude_defaults=True)
     name = TASK.robot.state_names[2]  # a speed, which no command is said to move: it is watched
@@ -226,7 +230,7 @@ def test_refusals_by_the_gate_deactivate_the_controller(tmp_path):
         watch = Watch(graph)
         graph.start(*SIM[:2])
         graph.start('policy_controller', policy='random')
-        graph.wait_for('the end', lambda: 'refused all commands' in message(graph), 40)
+        graph.wait_for('the end', lambda: 'refused all commands' in message(graph))
         assert 'outside the workspace' in message(graph) and watch.still(1.5)
 
 
@@ -249,7 +253,7 @@ def test_loss_of_the_learner_never_stops_control_in_real_time(tmp_path):
         assert graph.value('policy_controller', 'missed_periods') >= 0.0
         graph.kill('policy_controller')
         graph.start('policy_controller')  # with the policy that the learner left in the run folder
-        watch.moving(40)
+        watch.moving()
 
 
 def test_jitter_and_missed_periods_are_measured_as_they_are():

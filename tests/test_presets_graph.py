@@ -43,7 +43,7 @@ def test_the_graph_practises_a_preset_as_the_direct_loop_does(tmp_path, name):
         )
         # said once a second
         least = 2 if name == 'oracle' else 0
-        graph.wait_for('resets', lambda: graph.value('robot_sim', 'resets') >= least, 10)
+        graph.wait_for('resets', lambda: graph.value('robot_sim', 'resets') >= least)
         resets = graph.value('robot_sim', 'resets')
     rows = stored(tmp_path, agent, 'tabletop')
     expected = direct(Task.load('tabletop'), load_agent(agent), seed=4)
@@ -68,7 +68,7 @@ def test_a_person_who_drives_on_into_a_reset_makes_no_step_of_it(tmp_path):
         person = Person(graph)
         before = graph.value('robot_sim', 'resets')
         person.drive(4.0, period=0.01)
-        graph.wait_for('resets', lambda: graph.value('robot_sim', 'resets') >= before + 5, 10)
+        graph.wait_for('resets', lambda: graph.value('robot_sim', 'resets') >= before + 5)
         graph.spin(1.5)
         graph.kill('policy_controller', 2)
     rows = stored(tmp_path, agent)

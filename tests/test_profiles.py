@@ -31,7 +31,7 @@ SERVO_TIMEOUT = 0.1  # s, incoming_command_timeout of MoveIt Servo
 def activate(graph):
     """Activate, as soon as the controller agrees that the robot is fit."""
     assert graph.change('configure')
-    graph.wait_for('activation', lambda: graph.change('activate') or graph.spin(0.2), 20)
+    graph.wait_for('activation', lambda: graph.change('activate') or graph.spin(0.2))
 
 
 def listen(graph, topic, heard):

@@ -67,4 +67,4 @@ def test_each_node_opens_what_its_policy_allows_and_nothing_else(tmp_path):
         assert graph.change('configure')
         for node in RUNNING:
             wanted = allowed(node) - {('subscribe', 'clock')}  # only where simulated time is used
-            graph.wait_for(node, lambda: opened(graph.node, node) == wanted, 15)  # noqa: B023
+            graph.wait_for(node, lambda: opened(graph.node, node) == wanted)  # noqa: B023

@@ -436,6 +436,7 @@ def test_when_the_terminal_dies_the_robot_stops(driven, how):
         os.waitpid(terminal.process_id, 0)
 
 
+@pytest.mark.together
 def test_keys_record_a_demonstration_and_stop_everything(driven, tmp_path):
     graph, _, executed = driven
     folder = tmp_path / 'demos'

@@ -1,0 +1,72 @@
+"""A test that fails while the host held the machine up is done again, and no other."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+# Whoever takes a processor at the highest priority is to the others as a host that does.
+TESTS = """
+import os, time
+import pytest
+
+pytestmark = pytest.mark.alone
+
+def take_a_processor(seconds):
+    processor = min(os.sched_getaffinity(0))
+    if os.fork() == 0:
+        os.sched_setaffinity(0, {processor})
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+        os._exit(0)
+    os.wait()
+
+def test_first_of_all():
+    time.sleep(1.0)  # until the witness is there
+
+def test_held_up_once(tmp_path_factory):
+    first = tmp_path_factory.getbasetemp() / 'first'
+    if not first.exists():
+        first.touch()
+        take_a_processor(0.1)
+        assert False
+
+def test_held_up_each_time():
+    take_a_processor(0.1)
+    assert False
+
+def test_wrong():
+    assert False
+"""
+
+
+def _may_come_first() -> bool:
+    claim = 'import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))'
+    return subprocess.run([sys.executable, '-c', claim], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not _may_come_first(), reason='this user has no right to real-time scheduling')
+def test_what_failed_while_the_host_held_the_machine_up_is_done_again(tmp_path):
+    (tmp_path / 'test_it.py').write_text(TESTS)
+    (tmp_path / 'conftest.py').write_text((HERE / 'conftest.py').read_text())
+    (tmp_path / 'pytest.ini').write_text('[pytest]\nmarkers = alone: alone\n')
+    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-v', str(tmp_path)]
+    environment = {**os.environ, 'PYTHONPATH': str(HERE)}
+    said = subprocess.run(command, capture_output=True, text=True, env=environment).stdout
+    ends = [line.split('::')[1].split()[:2] for line in said.splitlines() if '::' in line]
+    print(said)
+    assert ends[:7] == [
+        ['test_first_of_all', 'PASSED'],
+        ['test_held_up_once', 'RERUN'],
+        ['test_held_up_once', 'PASSED'],
+        *[['test_held_up_each_time', 'RERUN']] * 2,
+        ['test_held_up_each_time', 'FAILED'],
+        ['test_wrong', 'FAILED'],
+    ]
+    assert float(re.search(r'held this machine up for (\S+) s', said)[1]) >= 0.09

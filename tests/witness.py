@@ -1,0 +1,72 @@
+"""Whether the host held this machine up: one who comes before all others here is late, too.
+
+A machine lent from a host stands still now and then, for up to half a second. Nothing that runs
+on it can then be in time, and a test of who is in time has found out nothing. The witness sleeps
+5 ms at a time on each processor, at the highest real-time priority, so that no load of the tests'
+own can make it late; without the right to that priority (limits.conf(5)) it says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+PERIOD = 0.005  # s
+# s late; a stop that is due within 0.1 s takes 0.08 s
+HELD_UP = 0.02
+
+
+class Witness:
+    """A process beside the tests that notes when it was late."""
+
+    def __init__(self) -> None:
+        self._notes = tempfile.TemporaryFile('a+')
+        # it ends when its input does: with us
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=self._notes
+        )
+        self._since = 0.0
+
+    def begin(self) -> None:
+        """What was before is of no interest any more."""
+        self._since = time.monotonic()
+
+    def held_up(self) -> float:
+        """Longest time (s) that a processor was held up since; 0 if it never was for long."""
+        self._notes.seek(0)
+        notes = [line.split() for line in self._notes]
+        return max((float(late) for at, late in notes if float(at) >= self._since), default=0.0)
+
+    def close(self) -> None:
+        self._process.communicate()
+        self._notes.close()
+
+
+def _watch(processor: int) -> None:
+    highest = os.sched_param(os.sched_get_priority_max(os.SCHED_FIFO))
+    os.sched_setaffinity(0, {processor})
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, highest)
+    except PermissionError:
+        return
+    while True:
+        due = time.monotonic() + PERIOD
+        time.sleep(PERIOD)
+        now = time.monotonic()
+        if now - due >= HELD_UP:
+            print(f'{now} {now - due}', flush=True)
+
+
+def main() -> None:
+    """Watch each processor in a thread of its own (whose affinity and priority are its own)."""
+    for processor in os.sched_getaffinity(0):
+        threading.Thread(target=_watch, args=(processor,), daemon=True).start()
+    sys.stdin.read()
+
+
+if __name__ == '__main__':
+    main()
