@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -41,10 +40,7 @@ def up(graph: str, given: Mapping[str, str]) -> int:
         except OSError as error:
             raise unwritable(error.filename, error) from None
         with domain_lock:
-            words = {**given, 'run_dir': run_dir.path}
-            words.pop('steps', None)
-            again = shlex.join(['mbarl', 'up', graph, *(f'{k}:={v}' for k, v in words.items())])
-            return _run(plan, run_dir, domain, again)
+            return _run(plan, run_dir, domain, given)
     finally:
         run_dir.close()
 
@@ -100,7 +96,7 @@ def _source(source: TeleopMap) -> str:
     return source.topic + (f' (while {source.deadman.topic} is pressed)' if pressed else '')
 
 
-def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, again: str) -> int:
+def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, given: Mapping[str, str]) -> int:
     required = next((spec.parameters for spec in plan.nodes if spec.required), {})
     header = view.Header(
         graph=plan.graph,
@@ -140,10 +136,8 @@ def _run(plan: bringup.Plan, run_dir: RunDir, domain: int, again: str) -> int:
         except ConfigError as error:
             screen.note(f'error: {error}')
     if learning:
-        print(
-            view.summary(header, run_dir.result(), code, time.monotonic() - started, again),
-            flush=True,
-        )
+        seconds, again = time.monotonic() - started, {**given, 'run_dir': run_dir.path}
+        print(view.summary(header, run_dir.result(), code, seconds, again), flush=True)
     if plan.graph == 'record':
         print(f'demonstrations are in {plan.arguments["demos"]}', flush=True)
     return code

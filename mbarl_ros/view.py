@@ -7,6 +7,7 @@ node name -> key -> text. ROS-free. A value that nobody has reported yet is show
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import termios
 import time
@@ -334,11 +335,15 @@ def screen(kind: str, header: Header) -> LineScreen:
 
 
 def summary(
-    header: Header, result: Mapping[str, Any] | None, code: int, wall_seconds: float, again: str
+    header: Header,
+    result: Mapping[str, Any] | None,
+    code: int,
+    wall_seconds: float,
+    given: Mapping[str, Any],
 ) -> str:
-    """How a run ended, in a few lines.
+    """How a run ended, in a few lines, and how to go on with it.
 
-    ``code`` is the exit code of ``mbarl up``, ``again`` the command line that resumes the run.
+    ``code`` is the exit code of ``mbarl up``, ``given`` the arguments that start the run again.
     """
     result = result or {}
     reason = {0: 'target reached', 3: 'step budget used up', 130: 'interrupted'}.get(code, 'failed')
@@ -361,7 +366,8 @@ def summary(
     if (header.run_dir / 'result.json').is_file():
         lines.append(f'  {header.run_dir / "result.json"}')
     if code == 3:
-        again += f' steps:={2 * header.budget}'
+        given = {**given, 'steps': 2 * header.budget}
     if code != 0:
-        lines.append(f'go on with: {again}')
+        words = (f'{name}:={value}' for name, value in given.items())
+        lines.append(f'go on with: {shlex.join(["mbarl", "up", header.graph, *words])}')
     return '\n'.join(lines)

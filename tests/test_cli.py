@@ -133,13 +133,16 @@ def test_the_summary_says_why_it_ended_and_how_to_go_on(tmp_path):
         'deployed_success': 0.5, 'clone_success': 0.4, 'episodes': 50, 'environment_steps': 20000,
         'robot_seconds': 2000.0, 'training_resets': 0,
     }  # fmt: skip
-    text = view.summary(header(tmp_path), result, 3, 300.0, 'mbarl up sim run_dir:=x')
+    given = {'task': 'pointmass', 'steps': '20000', 'run_dir': 'my runs/x'}
+    text = view.summary(header(tmp_path), result, 3, 300.0, given)
     assert 'step budget used up after 5 min 00 s' in text
     assert '0.50 over 50 evaluation starts (target 0.90)' in text
     assert 'clone of the demos  0.40' in text
     assert 'success.png' in text and 'result.json' in text
-    assert 'go on with: mbarl up sim run_dir:=x steps:=40000' in text
-    assert 'go on with' not in view.summary(header(tmp_path), result, 0, 1.0, '')
+    go_on = "go on with: mbarl up sim task:=pointmass steps:={} 'run_dir:=my runs/x'"
+    assert go_on.format(40000) in text
+    assert go_on.format(20000) in view.summary(header(tmp_path), result, 130, 1.0, given)
+    assert 'go on with' not in view.summary(header(tmp_path), result, 0, 1.0, given)
 
 
 def test_ctrl_c_soon_after_the_start_leaves_a_run_that_can_be_resumed(tmp_path):
