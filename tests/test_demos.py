@@ -14,6 +14,7 @@ from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray
+from std_srvs.srv import Trigger
 
 from mbarl_ros.config import load_world
 from mbarl_ros.demos import recording as recording_module
@@ -29,6 +30,7 @@ from mbarl_ros.demos.note import (
 from mbarl_ros.demos.reader import load_demonstrations, read_demonstration
 from mbarl_ros.demos.recording import EXECUTED, Recording, recover, topic_types, unfinished
 from mbarl_ros.fields import set_stamp
+from mbarl_ros.nodes.runtime import KEEP_ALL
 from mbarl_ros.task import Task
 
 pytestmark = pytest.mark.together
@@ -344,6 +346,17 @@ def test_lockstep_bag_with_a_lost_command_is_refused(tmp_path, task, lost):
     fails(tmp_path, task, 'do not fit', 'record it again')
 
 
+@pytest.mark.parametrize(('lost', 'steps'), [(11, 5), (12, 5), (None, 6)])
+def test_lockstep_bag_whose_end_was_not_heard_any_more_keeps_the_rest(tmp_path, task, lost, steps):
+    messages = drive_to_goal(task)
+    if lost is not None:
+        messages.pop(lost)
+    record(tmp_path, task, messages)
+    found = read_demonstration(next(iter(folders(tmp_path))), task)
+    np.testing.assert_allclose(found.commands[:, 0], -0.1 * np.arange(steps), atol=1e-7)
+    np.testing.assert_allclose(found.states[:, 0], np.linspace(-0.35, -0.85, 7)[: steps + 1])
+
+
 def test_lockstep_commands_that_the_gate_stamped_late_are_paired_in_order(tmp_path, task):
     messages = drive_to_goal(task)
     set_stamp(messages[3][2], 0)  # it answers the state of 0.1 s
@@ -420,6 +433,31 @@ def test_recorder_serves_a_person_and_keeps_what_is_running_when_stopped(tmp_pat
     np.testing.assert_allclose(first.commands[1:, 0], 0.4)
     moved = np.diff(first.states[2:, 0])
     assert (moved > 0.02).all() and first.note.operator == 'person'
+
+
+def test_in_lockstep_the_recorder_waits_for_the_gate_to_say_what_the_last_step_did(tmp_path, task):
+    folder = tmp_path / 'demos'
+    with Graph(tmp_path, task='pointmass') as graph:
+        publishers = {
+            'odom': graph.node.create_publisher(Odometry, 'odom', KEEP_ALL),
+            EXECUTED: graph.node.create_publisher(JointState, EXECUTED, KEEP_ALL),
+        }
+        graph.start('demo_recorder', demonstrations=str(folder))
+        graph.wait_for(
+            'recorder', lambda: all(p.get_subscription_count() for p in publishers.values())
+        )
+        first, *middle, late, last = drive_to_goal(task, first=PERIOD)
+        publishers['odom'].publish(first[2])
+        assert graph.call('demo_recorder/start').success
+        for topic, _, message in (*middle, last):
+            publishers[topic].publish(message)
+        client = graph.node.create_client(Trigger, 'demo_recorder/success')
+        answer = client.call_async(Trigger.Request())
+        graph.spin(0.4)
+        publishers[late[0]].publish(late[2])
+        graph.wait_for('the answer', answer.done)
+        assert answer.result().success
+    assert len(read_demonstration(folder / 'forward_000', task).commands) == 6
 
 
 def test_robot_sim_counts_resets_and_time_goes_on(tmp_path):

@@ -201,14 +201,18 @@ def _merged(
 
 
 def _pair_in_order(stamps: np.ndarray, executed: Series) -> tuple[np.ndarray, np.ndarray]:
-    """In lockstep each command made one step, so the last n + 1 states belong to n commands.
+    """In lockstep each command made one step, so n + 1 states belong to n commands.
 
     The gate may have stamped a command before it saw the state that it answers, so stamps alone
-    would pair wrongly; only the first, before which the world stood still, must be exact.
+    would pair wrongly; only the first, before which the world stood still, must be exact. At the
+    end of a recording the last state, or the last command, may not have been heard any more.
     """
-    answered = int((executed.stamps < stamps[-1]).sum())  # the last step may be missing
-    index = np.arange(len(stamps))[-answered - 1 :]
-    if not answered or len(index) != answered + 1 or stamps[index[0]] != executed.stamps[0]:
+    first = int(np.searchsorted(stamps, executed.stamps[0]))
+    steps, heard = len(stamps) - 1 - first, len(executed.stamps)
+    answered = min(steps, heard)
+    index = np.arange(first, first + max(answered, 0) + 1)
+    fits = answered > 0 and abs(steps - heard) <= 1 and stamps[first] == executed.stamps[0]
+    if not fits or (executed.stamps[:answered] > stamps[index[:-1]]).any():
         text = (
             f'{len(executed.stamps)} executed commands do not fit {len(stamps)} states of a '
             'lockstep simulation (a node restarted while recording?)'

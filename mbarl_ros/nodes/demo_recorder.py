@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime
 from functools import partial
@@ -31,7 +32,7 @@ from mbarl_ros.teleop import TeleopSource
 from mbarl_ros.transitions import DIRECTIONS
 
 # A service call may overtake the last state and command on their way here (s).
-_SETTLE = 0.3
+_SETTLE = 1.0
 # Discovery of a robot that has just been started (s).
 _PATIENCE = 8.0
 _DEPTH = 1000  # messages of a topic that may wait to be written
@@ -223,18 +224,22 @@ class DemoRecorder(BaseNode):
         raise DemonstrationError(f'nobody publishes {EXECUTED}; is safety_gate running?')
 
     def _settle(self) -> None:
-        """Wait, briefly, for the state that the last executed command led to."""
+        """Wait, briefly, for the last command, and for the state that it led to."""
         deadline = time.monotonic() + _SETTLE
-        while True:
-            self._take_waiting()
-            last = self._latest.get(EXECUTED)
-            asked = self._stamp(EXECUTED, last) if last is not None else None
-            stamps = [self._stamp(topic, self._latest[topic]) for topic in self._states]
-            if asked is None or all(stamp is None or stamp > asked for stamp in stamps):
-                return
-            if time.monotonic() > deadline:
-                return
+        self._take_waiting()
+        while not self._is_settled() and time.monotonic() < deadline:
             time.sleep(0.005)
+            self._take_waiting()
+
+    def _is_settled(self) -> bool:
+        last = self._latest.get(EXECUTED)
+        asked = self._stamp(EXECUTED, last) if last is not None else None
+        stamps = [self._stamp(topic, self._latest[topic]) for topic in self._states]
+        if asked is None:
+            return True
+        # In lockstep the last state may be here before what the gate says of its command.
+        step = 1.5e9 / self.task.robot.control_rate if self.lockstep else math.inf
+        return all(stamp is None or 0 < stamp - asked < step for stamp in stamps)
 
     # --- set-up ------------------------------------------------------------------------------
 
