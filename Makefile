@@ -15,8 +15,8 @@ CONSTRAINTS ?= constraints.txt
 # torch without CUDA; where this index cannot be reached, PyPI's torch does as well
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?=
-# Processes that share the tests, but for those marked alone, which need the machine to themselves
-JOBS ?= 3
+# Processes that share the tests which are right at any speed
+JOBS ?= 2
 
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
@@ -56,7 +56,8 @@ lint: $(STAMP)
 
 # Exit code 5 is "nothing selected": PYTEST_ARGS may want tests of one kind only.
 test: $(STAMP)
-	$(PYTEST) -m 'not alone' -n $(JOBS) --dist loadfile $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m 'not paced and not alone' -n $(JOBS) --dist loadfile $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m 'paced and not alone' -n 3 $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) -m alone $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 clean:

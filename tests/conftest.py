@@ -1,8 +1,9 @@
 """Which tests must not share the processor with others: those that start real nodes.
 
-What is right at any speed, as practice in lockstep is, may be marked ``together`` all the same.
-One that runs alone and fails while the host held this machine up has found out nothing: it is done
-again, up to three times in all, and the output says so.
+What is right at any speed, as practice in lockstep is, may be marked ``together`` all the same, and
+what leaves the processor to others most of the time ``paced``. A test that must be in time and
+fails while the host held this machine up has found out nothing: it is done again, up to three times
+in all, and the output says so.
 """
 
 from collections.abc import Generator
@@ -14,7 +15,7 @@ ATTEMPTS = 3
 
 
 class Host:
-    """What the host did to a test, by a witness whom the first test that runs alone calls in."""
+    """What the host did to a test, by a witness whom the first that must be in time calls in."""
 
     def __init__(self) -> None:
         self.witness: Witness | None = None
@@ -25,7 +26,7 @@ class Host:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        if item.get_closest_marker('alone'):
+        if _must_be_in_time(item):
             self.witness = self.witness or Witness()
             self.witness.begin()
 
@@ -44,6 +45,10 @@ class Host:
 HOST = Host()
 
 
+def _must_be_in_time(item: pytest.Item) -> bool:
+    return any(map(item.get_closest_marker, ('paced', 'alone')))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(HOST)
 
@@ -51,8 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark them; what is due in time, and who is heard when, depends on who else is running."""
     for item in items:
-        if hasattr(item.module, 'Graph') and not item.get_closest_marker('together'):
+        marked = any(map(item.get_closest_marker, ('together', 'paced')))
+        if hasattr(item.module, 'Graph') and not marked:
             item.add_marker('alone')
-        if item.get_closest_marker('alone'):
+        if _must_be_in_time(item):
             again = pytest.mark.flaky(reruns=ATTEMPTS - 1, condition=HOST.held_up)
             item.add_marker(again)

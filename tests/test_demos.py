@@ -392,6 +392,7 @@ def test_scripted_operator_records_over_ros_and_the_bags_replay(tmp_path, name):
     assert load_demonstrations(folder, task)['terminated'].sum() >= 1
 
 
+@pytest.mark.paced
 def test_recorder_serves_a_person_and_keeps_what_is_running_when_stopped(tmp_path):
     folder = tmp_path / 'demos'
     task = Task.load('pointmass')

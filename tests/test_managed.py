@@ -19,6 +19,8 @@ from mbarl_ros.nodes.robot_io import StateListener
 from mbarl_ros.task import Task
 from mbarl_ros.transitions import POLICY
 
+pytestmark = pytest.mark.paced
+
 TASK = Task.load('pointmass')
 
 
@@ -99,7 +101,6 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         assert watch.still(1.5) and 'shut down' in message(graph)
 
 
-@pytest.mark.together
 def test_who_cleans_up_while_it_waits_to_activate_by_itself_is_asked_from_then_on(tmp_path):
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
         watch = Watch(graph)
@@ -114,7 +115,6 @@ def test_who_cleans_up_while_it_waits_to_activate_by_itself_is_asked_from_then_o
         watch.moving()
 
 
-@pytest.mark.together
 def test_a_reading_that_no_float32_holds_is_no_state(tmp_path):
     """The learner would refuse its transition, and all that come after it, for ever."""
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
@@ -155,6 +155,7 @@ def test_a_state_that_was_overtaken_on_its_way_is_no_news(tmp_path):
         assert time.monotonic() - listener.since < 1.0
 
 
+@pytest.mark.alone
 def test_a_controller_that_was_held_up_loses_no_step_and_makes_none_up(tmp_path):
     """Held for a quarter of a second, in which the gate stops the robot."""
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
@@ -195,14 +196,12 @@ def nothing_counts_under_an_estop(graph, meanwhile):
     graph.wait_for_steps(int(before) + 20)
 
 
-@pytest.mark.together
 def test_an_estop_pauses_practice_until_it_is_released(tmp_path):
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
         # longer than its patience with a gate that refuses
         nothing_counts_under_an_estop(graph, lambda: graph.spin(7.0))
 
 
-@pytest.mark.together
 def test_nothing_is_counted_in_lockstep_either_while_a_person_pushes_on_under_an_estop(tmp_path):
     with Graph(tmp_path, task='pointmass') as graph:
         stick = graph.node.create_publisher(Twist, 'teleop/cmd_vel', 10)
@@ -218,7 +217,6 @@ def test_nothing_is_counted_in_lockstep_either_while_a_person_pushes_on_under_an
         nothing_counts_under_an_estop(graph, push)
 
 
-@pytest.mark.together
 def test_refusals_by_the_gate_deactivate_the_controller(tmp_path):
     robot = TASK.robot.model_dump(mode='json', exclude_defaults=True)
     name = TASK.robot.state_names[2]  # a speed, which no command is said to move: it is watched

@@ -24,6 +24,8 @@ from mbarl_ros.hearing import Hearing
 from mbarl_ros.nodes.robot_check import Listener
 from mbarl_ros.robot_config import JOY, Limit, TeleopMap
 
+pytestmark = pytest.mark.paced
+
 ROBOT = load_robot('arm_servo')
 BUTTON = ROBOT.model_copy(update={'estop_timeout': 0.2})
 TWIST, GRIPPER = (topic.topic for topic in ROBOT.command)

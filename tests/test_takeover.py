@@ -12,6 +12,8 @@ from test_graph import assert_continuous, stored
 from mbarl_ros.fields import set_stamp
 from mbarl_ros.transitions import HUMAN, POLICY
 
+pytestmark = pytest.mark.paced
+
 ASKED = (0.35, -0.2)
 
 
@@ -42,7 +44,7 @@ def human_rows(rows):
     return by_hand
 
 
-@pytest.mark.parametrize('mode', [pytest.param('lockstep', marks=pytest.mark.together), 'realtime'])
+@pytest.mark.parametrize('mode', ['lockstep', 'realtime'])
 def test_a_person_takes_over_and_the_policy_goes_on_by_itself(tmp_path, mode):
     agent = small_agent(tmp_path)
     with Graph(tmp_path, task='pointmass', agent=agent, mode=mode) as graph:

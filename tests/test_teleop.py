@@ -28,6 +28,8 @@ from mbarl_ros.robot_config import RobotConfig
 from mbarl_ros.task import Task
 from mbarl_ros.teleop import TeleopSource
 
+pytestmark = pytest.mark.paced
+
 TABLETOP = load_robot('tabletop')
 
 
@@ -436,7 +438,6 @@ def test_when_the_terminal_dies_the_robot_stops(driven, how):
         os.waitpid(terminal.process_id, 0)
 
 
-@pytest.mark.together
 def test_keys_record_a_demonstration_and_stop_everything(driven, tmp_path):
     graph, _, executed = driven
     folder = tmp_path / 'demos'
