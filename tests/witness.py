@@ -30,6 +30,12 @@ class Witness:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=self._notes
         )
         self._since = 0.0
+        while not self._read() and self._process.poll() is None:
+            time.sleep(0.01)
+
+    def _read(self) -> list[list[str]]:
+        self._notes.seek(0)
+        return [line.split() for line in self._notes]
 
     def begin(self) -> None:
         """What was before is of no interest any more."""
@@ -37,9 +43,8 @@ class Witness:
 
     def held_up(self) -> float:
         """Longest time (s) that a processor was held up since; 0 if it never was for long."""
-        self._notes.seek(0)
-        notes = [line.split() for line in self._notes]
-        return max((float(late) for at, late in notes if float(at) >= self._since), default=0.0)
+        noted = (float(late) for at, late in self._read() if float(at) >= self._since)
+        return max(noted, default=0.0)
 
     def close(self) -> None:
         self._process.communicate()
@@ -65,6 +70,7 @@ def main() -> None:
     """Watch each processor in a thread of its own (whose affinity and priority are its own)."""
     for processor in os.sched_getaffinity(0):
         threading.Thread(target=_watch, args=(processor,), daemon=True).start()
+    print(0.0, 0.0, flush=True)  # it has begun
     sys.stdin.read()
 
 
