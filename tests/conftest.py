@@ -2,7 +2,7 @@
 
 What is right at any speed, as practice in lockstep is, may be marked ``together`` all the same, and
 what leaves the processor to others most of the time ``paced``. A test that must be in time and
-fails while the host held this machine up has found out nothing: it is done again, up to three times
+fails while the host held this machine up has found out nothing: it is done again, up to five times
 in all, and the output says so.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Generator
 import pytest
 from witness import Witness
 
-ATTEMPTS = 3
+ATTEMPTS = 5
 
 
 class Host:
