@@ -80,7 +80,7 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         watch.moving()
 
         graph.kill('robot_sim')
-        graph.wait_for('the end', lambda: 'no state for 5 s' in message(graph))
+        graph.wait_for('the end', lambda: 'no state for 5 s' in message(graph), 20)
         assert 'ros2 lifecycle set /policy_controller activate' in message(graph)
         graph.start('robot_sim')  # its coming back is no reason to move
         graph.wait_for('its coming back', lambda: 'robot_sim' in graph.statuses)
@@ -228,7 +228,7 @@ def test_refusals_by_the_gate_deactivate_the_controller(tmp_path):
         watch = Watch(graph)
         graph.start(*SIM[:2])
         graph.start('policy_controller', policy='random')
-        graph.wait_for('the end', lambda: 'refused all commands' in message(graph))
+        graph.wait_for('the end', lambda: 'refused all commands' in message(graph), 40)
         assert 'outside the workspace' in message(graph) and watch.still(1.5)
 
 

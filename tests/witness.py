@@ -15,9 +15,12 @@ import tempfile
 import threading
 import time
 
+from mbarl_ros.nodes.scheduling import real_time
+
 PERIOD = 0.005  # s
 # s late; a stop that is due within 0.1 s takes 0.08 s
 HELD_UP = 0.02
+HIGHEST = 99  # of SCHED_FIFO
 
 
 class Witness:
@@ -57,12 +60,7 @@ def _note(at: float, late: float) -> None:
 
 
 def _watch(processor: int) -> None:
-    highest = os.sched_param(os.sched_get_priority_max(os.SCHED_FIFO))
     os.sched_setaffinity(0, {processor})
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, highest)
-    except PermissionError:
-        return
     while True:
         due = time.monotonic() + PERIOD
         time.sleep(PERIOD)
@@ -72,8 +70,9 @@ def _watch(processor: int) -> None:
 
 
 def main() -> None:
-    """Watch each processor in a thread of its own (whose affinity and priority are its own)."""
-    for processor in os.sched_getaffinity(0):
+    """Watch each processor in a thread of its own (whose affinity is its own)."""
+    processors = os.sched_getaffinity(0) if real_time(HIGHEST) else ()
+    for processor in processors:
         threading.Thread(target=_watch, args=(processor,), daemon=True).start()
     _note(0.0, 0.0)  # it has begun
     sys.stdin.read()

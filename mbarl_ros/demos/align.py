@@ -210,7 +210,7 @@ def _pair_in_order(stamps: np.ndarray, executed: Series) -> tuple[np.ndarray, np
     first = int(np.searchsorted(stamps, executed.stamps[0]))
     steps, heard = len(stamps) - 1 - first, len(executed.stamps)
     answered = min(steps, heard)
-    index = np.arange(first, first + max(answered, 0) + 1)
+    index = np.arange(first, first + answered + 1)
     fits = answered > 0 and abs(steps - heard) <= 1 and stamps[first] == executed.stamps[0]
     if not fits or (executed.stamps[:answered] > stamps[index[:-1]]).any():
         text = (
