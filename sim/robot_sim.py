@@ -33,6 +33,8 @@ from mbarl_sim.worlds import World
 # In lockstep, silence (s, steady clock) after which the state is said again: whoever was started
 # late, or anew, then has something to answer.
 SILENCE = 0.5
+# Real time: how finely (s, steady clock) time is told in which this process was held up.
+TICK = 0.02
 
 
 class RobotSim(BaseNode):
@@ -40,7 +42,9 @@ class RobotSim(BaseNode):
 
     In lockstep the world stands still until a whole command has arrived, then takes one step. In
     real time it steps ``control_rate * real_time_factor`` times a second with the last command,
-    which it keeps for ever, as a velocity controller does: to stop it is the gate's duty.
+    which it keeps for ever, as a velocity controller does: to stop it is the gate's duty. While the
+    computer holds it up, its time stands still: it never takes two steps one upon the other, the
+    second without an answer to the first.
     ``~/reset`` places the world anew, one step later in time, and answers with the stamp of that
     state; ``~/resets`` (latched) counts that.
     ``step_log`` holds what really happened, for whoever wants to compare: a JSON line for each step
@@ -103,7 +107,8 @@ class RobotSim(BaseNode):
             factor = self.value('real_time_factor')
             if not (math.isfinite(factor) and factor > 0):
                 raise ConfigError(f"parameter 'real_time_factor' must be above 0, got {factor}")
-            self.create_timer(1 / (robot.control_rate * factor), self._step, clock=self.steady)
+            self._pace = Pace(1 / (robot.control_rate * factor))
+            self.create_timer(self._pace.tick, self._keep_pace, clock=self.steady)
         path = self.value('step_log')
         self._log = open(path, 'a', buffering=1) if path else None
         self._last_publication = -math.inf
@@ -150,6 +155,11 @@ class RobotSim(BaseNode):
         self._refused += 1
         self._reason = reason
         self.get_logger().error(reason, throttle_duration_sec=5.0)
+
+    def _keep_pace(self) -> None:
+        if self._pace.due(time.monotonic()):
+            self._step()
+        self._pace.worked(time.monotonic())
 
     def _step(self) -> None:
         stamp, before = self._time_ns, self._state
@@ -228,6 +238,37 @@ class RobotSim(BaseNode):
     def close(self) -> None:
         """Free the world."""
         self._world.close()
+
+
+class Pace:
+    """When the next step is due, in the time in which this process could run.
+
+    Asked every ``tick`` s. Where it was not asked for more than two ticks, although it did not
+    work itself, the computer held it up, and that time does not count.
+    """
+
+    def __init__(self, period: float) -> None:
+        """:param period: s from step to step."""
+        self._period = period
+        self.tick = period / max(int(period / TICK), 1)
+        self._passed = 0.0  # s of the present period
+        self._asked = self._left = -math.inf  # steady s, when it was last asked, and done
+
+    def due(self, now: float) -> bool:
+        """Whether to step now (steady s)."""
+        self._asked, idle = now, now - self._left
+        if idle <= 2 * self.tick:
+            self._passed += idle
+        # The timer is late now by more, now by less: the tick is the one that is nearest.
+        if self._passed < self._period - self.tick / 2:
+            return False
+        self._passed = min(self._passed - self._period, self.tick)  # too slow: what is late is lost
+        return True
+
+    def worked(self, now: float) -> None:
+        """Done with what was due; that time counts."""
+        self._passed += now - self._asked
+        self._left = now
 
 
 def _state_order(world: World, robot: RobotConfig) -> list[int]:

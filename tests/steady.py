@@ -63,23 +63,28 @@ class Base:
     """A base that does what it is told, at any rate: where nobody learns, physics do not matter."""
 
     def __init__(self, graph: Graph, rate: float) -> None:
-        self._node, self._period, self._velocity = graph.node, 1.0 / rate, (0.0, 0.0)
+        self._node, self._moved_at = graph.node, time.monotonic()
         self._message = Odometry()
         self._publisher = graph.node.create_publisher(Odometry, 'odom', 10)
         graph.node.create_subscription(Twist, 'cmd_vel', self._obey, 10)
-        graph.node.create_timer(self._period, self._step)
+        graph.node.create_timer(1.0 / rate, self._say)
 
     def _obey(self, message: Twist) -> None:
-        self._velocity = message.linear.x, message.linear.y
+        self._move()
+        self._message.twist.twist.linear = message.linear
 
-    def _step(self) -> None:
-        message = self._message
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        position, velocity = message.pose.pose.position, message.twist.twist.linear
-        velocity.x, velocity.y = self._velocity
-        position.x = max(-0.8, min(0.8, position.x + self._period * velocity.x))
-        position.y = max(-0.8, min(0.8, position.y + self._period * velocity.y))
-        self._publisher.publish(message)
+    def _say(self) -> None:
+        self._move()
+        self._message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(self._message)
+
+    def _move(self) -> None:
+        """It has gone on at its velocity, also where this process was held up."""
+        now = time.monotonic()
+        passed, self._moved_at = now - self._moved_at, now
+        position, velocity = self._message.pose.pose.position, self._message.twist.twist.linear
+        position.x = max(-0.8, min(0.8, position.x + passed * velocity.x))
+        position.y = max(-0.8, min(0.8, position.y + passed * velocity.y))
 
 
 def measure(folder: Path, rate: float, seconds: float) -> Steadiness:

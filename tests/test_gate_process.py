@@ -343,6 +343,19 @@ def test_an_estop_button_is_heard_whatever_its_qos_also_one_pressed_before(tmp_p
         assert 'incompatible' not in (tmp_path / 'safety_gate.log').read_text()
 
 
+def test_a_command_that_was_long_on_its_way_was_executed_when_it_arrived(bench):
+    executed = []
+    bench.graph.node.create_subscription(
+        JointState, 'safety_gate/executed', executed.append, RELIABLE
+    )
+    bench.graph.spin(0.2)
+    begin = time.time()
+    bench.graph.spin(0.1)
+    bench.graph.wait_for('its execution', lambda: bench.driven(offset=-0.2) and executed)
+    stamp = executed[-1].header.stamp
+    assert executed[-1].header.frame_id == 'policy' and stamp.sec + stamp.nanosec * 1e-9 > begin
+
+
 def test_clipped_says_what_was_taken_off_a_command(bench):
     clipped = []
     bench.graph.node.create_subscription(JointState, 'safety_gate/clipped', clipped.append, 10)

@@ -160,6 +160,7 @@ def test_a_controller_that_was_held_up_loses_no_step_and_makes_none_up(tmp_path)
     """Held for a quarter of a second, in which the gate stops the robot."""
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
         Base(graph, 100.0)
+        watch = Watch(graph)
         graph.start('safety_gate')
         graph.start('policy_controller', policy='random')
         graph.wait_for_steps(5)
@@ -167,8 +168,13 @@ def test_a_controller_that_was_held_up_loses_no_step_and_makes_none_up(tmp_path)
         for _ in range(8):
             controller.send_signal(signal.SIGSTOP)
             graph.spin(0.25)
+            watch.commands.clear()
+            resumed = time.time()
             controller.send_signal(signal.SIGCONT)
             graph.spin(0.5)
+            # not to the first state of all that waited
+            answered = watch.commands[0].header.stamp
+            assert answered.sec + answered.nanosec * 1e-9 > resumed - 0.05
         graph.kill('policy_controller', signal.SIGINT)
     rows = spooled(tmp_path, TASK)
     np.testing.assert_array_equal(rows['observation'][1:], rows['next_observation'][:-1])

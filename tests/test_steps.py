@@ -76,8 +76,11 @@ def test_in_lockstep_a_world_that_was_started_anew_goes_on_at_once():
     assert told(steps.completed()) == [(1, 0, 6, 'policy', 2)]
 
 
+BEGIN = 1_795_345_000_123_456_789  # ns: no double tells such times exactly
+
+
 def ms(value):
-    return round(value * 1e6)
+    return BEGIN + round(value * 1e6)
 
 
 class Realtime:
@@ -101,7 +104,7 @@ class Realtime:
         return [(at, *rest) for at, _, *rest in found]
 
 
-def test_in_real_time_a_command_belongs_to_the_step_of_the_state_that_it_answers():
+def test_in_real_time_a_command_belongs_to_the_step_in_which_it_came_into_force():
     control = Realtime(100)
     control.execute(5, 'policy', 100, 110)
     control.see(200)
@@ -118,7 +121,7 @@ def test_in_real_time_the_last_of_several_commands_counts():
     control.see(100)
     assert control.tick(101) == [(0, 9, 'teleop', 100)]
     control.execute(0, 'stop', 150, 160)
-    control.execute(6, 'policy', 100, 170)  # an answer that was long on its way
+    control.execute(6, 'policy', 150, 170)
     control.see(200)
     assert control.tick(201) == [(100, 6, 'policy', 200)]
 
@@ -127,7 +130,7 @@ def test_in_real_time_an_answer_that_was_long_on_its_way_was_not_in_force_before
     control = Realtime()
     control.see(*range(10, 401, 10))
     control.execute(0, 'stop', 400, 401)
-    control.execute(5, 'policy', 0, 410)
+    control.execute(5, 'policy', 400, 410)
     control.see(*range(410, 451, 10))
     assert [step for step in control.tick(451) if step[-1] <= 400] == []
     control.see(550)
@@ -143,6 +146,22 @@ def test_in_real_time_a_persons_command_stays_in_force_until_the_policy_may_go_o
         assert control.tick(at) == [(at - 100, 9, 'teleop', at)]
     control.see(600)
     assert control.tick(600) == []
+
+
+def test_in_real_time_a_command_that_just_misses_the_next_state_costs_no_step():
+    """Control acts as states come in: now before the one that comes, and now after it."""
+    control = Realtime()
+    in_force = []
+    for number in range(20):
+        missed = number % 3 == 2
+        control.execute(number, 'policy', 100 * (number + missed), 100 * number + 99)
+        control.see(100 * (number + 1))
+        in_force += control.tick(100 * number + 100)
+    expected = []
+    for number in range(20):
+        missed = number % 3 == 2
+        expected.append((100 * number, number - missed, 'policy', 100 * (number + 1)))
+    assert in_force == expected
 
 
 def test_in_real_time_a_policys_lost_command_is_not_made_up():

@@ -1,14 +1,18 @@
 """Teleoperation: what messages of gamepads and keyboards ask for, and what reaches the robot."""
 
+import json
 import math
 import os
 import pty
+import random
 import re
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -281,13 +285,26 @@ def test_a_broken_gamepad_stops_the_robot(tabletop, bad):
     graph.wait_for('stop', lambda: executed[-1].header.frame_id == 'stop', 0.4)
 
 
+def happened(demonstration, steps):
+    """Whether the world took these very steps, one after the other."""
+    count = len(demonstration.commands)
+    states, commands = (np.array([step[key] for step in steps]) for key in ('state', 'command'))
+    return any(
+        np.allclose(states[begin : begin + count], demonstration.states[:-1], atol=1e-6)
+        and np.allclose(commands[begin : begin + count], demonstration.commands, atol=1e-6)
+        for begin in range(len(steps) - count + 1)
+    )
+
+
 @pytest.mark.alone  # the replay shows each command that came too late
 @pytest.mark.parametrize('name', ['pointmass', 'tabletop'])
 def test_a_demonstration_by_joystick_ends_in_success_also_when_replayed(tmp_path, name):
     task = Task.load(name)
     folder = tmp_path / 'demos'
+    log = tmp_path / 'steps.jsonl'
     with Graph(tmp_path, task=name, mode='realtime', seed=3) as graph:
-        graph.start('robot_sim', 'safety_gate')
+        graph.start('robot_sim', step_log=str(log))
+        graph.start('safety_gate')
         graph.start('demo_recorder', demonstrations=str(folder))
         person = Joystick(graph, task)
         person.demonstrate()
@@ -295,7 +312,7 @@ def test_a_demonstration_by_joystick_ends_in_success_also_when_replayed(tmp_path
     note = read_note(folder / 'forward_000')
     assert (note.verdict, note.operator, note.lockstep) == ('success', 'person', False)
     demonstration = read_demonstration(folder / 'forward_000', task)
-    assert demonstration.whole.mean() > 0.9
+    assert happened(demonstration, [json.loads(line) for line in log.read_text().splitlines()])
     assert load_demonstrations(folder, task)['terminated'].sum() == 1
     command = [
         sys.executable, '-m', 'mbarl_ros', 'demos', 'replay', str(folder), '--task', name,
@@ -304,6 +321,36 @@ def test_a_demonstration_by_joystick_ends_in_success_also_when_replayed(tmp_path
     assert result.returncode == 0, result.stdout + result.stderr
     assert 'all well' in result.stdout and 'yes' in result.stdout
     print(result.stdout)
+
+
+def test_a_demonstration_says_what_happened_also_where_the_gate_was_held_up(tmp_path):
+    """The robot goes on with its last command meanwhile."""
+    task = Task.load('tabletop')
+    log = tmp_path / 'steps.jsonl'
+    with Graph(tmp_path, task='tabletop', mode='realtime') as graph:
+        graph.start('robot_sim', step_log=str(log))
+        graph.start('safety_gate')
+        graph.start('demo_recorder', demonstrations=str(tmp_path / 'demos'))
+        gate, end = graph.processes['safety_gate'], threading.Event()
+
+        def hold_up():
+            rng = random.Random(0)
+            while not end.wait(rng.uniform(2.0, 3.0)):
+                gate.send_signal(signal.SIGSTOP)
+                time.sleep(rng.uniform(0.15, 0.4))
+                gate.send_signal(signal.SIGCONT)
+
+        with ThreadPoolExecutor() as pool:
+            held = pool.submit(hold_up)
+            try:
+                Joystick(graph, task).demonstrate()
+            finally:
+                end.set()
+            held.result()
+        graph.wait_for('the bag', lambda: folders(tmp_path / 'demos'), 10)
+    demonstration = read_demonstration(tmp_path / 'demos' / 'forward_000', task)
+    assert len(demonstration.commands) > 50
+    assert happened(demonstration, [json.loads(line) for line in log.read_text().splitlines()])
 
 
 # --- mbarl teleop ----------------------------------------------------------------------------

@@ -15,7 +15,6 @@ import numpy as np
 from mbarl_ros.control.safety import TELEOP_SOURCE
 
 _SHORTEST, _LONGEST = 0.5, 1.5  # control periods: what is none of these is no step
-_LATE = 1e9  # ns; what is more is another clock
 
 
 @dataclass(frozen=True)
@@ -115,11 +114,9 @@ class RealtimeSteps:
         self._states.append((state, stamp))
 
     def execute(self, command: np.ndarray, source: str, stamp: int, now: float) -> None:
-        """The gate passed on a command at ``now`` s; its stamp is of the state it answers."""
+        """The gate passed on a command at ``now`` s; its stamp is of the gate's latest state."""
         if source == TELEOP_SOURCE:
             self._by_hand_until = now + self._timeout
-        if self._echoes and 0 < self._echoes[-1][0] - stamp < _LATE:
-            stamp = self._echoes[-1][0]  # an answer that came late was in force no earlier
         self._echoes.append((stamp, command, source))
 
     def tick(self, now: float) -> list[Step]:
@@ -135,7 +132,9 @@ class RealtimeSteps:
             # The last is kept: while a person drives, the gate ignores us and it stays in force,
             # also where control runs faster than the person's hand.
             self._echoes = [echo for echo in self._echoes if echo[0] >= until or echo is past[-1]]
-            known = past and (past[-1][0] >= begun or now < self._by_hand_until)
+            # The gate is heard in order: by a later word it said none in between.
+            reach = round(_LONGEST * self._period) if len(self._echoes) > 1 else 0
+            known = past and (past[-1][0] >= begun - reach or now < self._by_hand_until)
             if known and _SHORTEST <= (until - stamp) / self._period < _LONGEST:
                 _, command, source = past[-1]
                 steps.append(Step(state, stamp, command, source, following))

@@ -85,6 +85,7 @@ class NodeMixin:
 
     exit_code = 0
     finished = False
+    in_time = False  # moves a robot in real time
     refused = 0
     _scheduling = ''
     _refused_before = 0
@@ -125,6 +126,7 @@ class NodeMixin:
         """In real time: ask for real-time scheduling, for those who move the robot."""
         if self.lockstep:
             return
+        self.in_time = True
         granted = real_time(priority)
         self._scheduling = f'SCHED_FIFO {priority}' if granted else 'SCHED_OTHER'
         if not granted:
@@ -168,6 +170,9 @@ class NodeMixin:
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Level, message and values for /diagnostics; overridden by each node."""
         return DiagnosticStatus.OK, '', {}
+
+    def act_on_messages(self) -> None:
+        """Called when all messages that had come were heard; for who must act on the latest."""
 
     def close(self) -> None:
         """Last act before the node is destroyed; the context is still alive."""
@@ -258,7 +263,7 @@ def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
         except (ConfigError, OSError, ValueError) as error:
             print(f'error: {error}', file=sys.stderr, flush=True)
             return 2
-        executor = DataPlaneExecutor()
+        executor = DataPlaneExecutor(node.act_on_messages, in_time=node.in_time)
         executor.add_node(node)
         # What lives from here on lives for ever: collections in the control loop stay short.
         gc.collect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from functools import partial
 from typing import Any
 
@@ -52,6 +53,8 @@ _LAST_STAMP = 2**31 * 1_000_000_000 - 1  # ns; a message has no room for later
 class SafetyGateNode(BaseNode):
     """Commands in, limited commands out, and what was executed published back.
 
+    ``~/executed`` bears the stamp of the state that a command answers; in real time, where one may
+    have been long on its way, that of the latest state here, from which on it is in force.
     Listens to ``policy_controller/command`` and the profile's teleop topics. If the controller lets
     go, or its process dies, which the middleware says, the gate stops the robot at once. Latches an
     e-stop by topic ``~/estop`` (std_msgs/Bool, true) or service ``~/stop``; only ``~/release`` ends
@@ -70,6 +73,9 @@ class SafetyGateNode(BaseNode):
         self._stamp = self._answered = -1  # nothing measured, nothing answered
         # What a person asked for last and has yet to go out: by which topic, when, and what.
         self._held: tuple[str, float, dict[str, float]] | None = None
+        self._held_is_due = False
+        # by the policy, to be judged by the latest state
+        self._asked: deque[JointState] = deque(maxlen=RELIABLE.depth)
         self._teleop_stamps: dict[str, int] = {}
         self._announced = ''
         self._robot = CommandPublisher(self, robot)
@@ -77,7 +83,7 @@ class SafetyGateNode(BaseNode):
         self._clipped = self.create_publisher(JointState, '~/clipped', RELIABLE)
         self._state = self.create_publisher(String, '~/state', LATCHED)
         self._listener = StateListener(self, robot, self.lockstep, self._on_state)
-        subscribe(self, JointState, 'policy_controller/command', self._on_command, RELIABLE)
+        subscribe(self, JointState, 'policy_controller/command', self._asked.append, RELIABLE)
         self.create_subscription(
             Empty,
             'policy_controller/alive',
@@ -109,13 +115,30 @@ class SafetyGateNode(BaseNode):
         now = time.monotonic()
         self._stamp = stamp
         self._gate.observe(state, now, self._listener.since, stamp)
-        if self._held is not None and not self._is_on_its_way(stamp):
-            (_, asked_at, held), self._held = self._held, None
-            # States that were away for a while must not bring back what was asked before.
-            if self.lockstep or now - asked_at < self.task.robot.teleop_timeout:
-                self._drive(held)
+        self._held_is_due = self._held is not None and not self._is_on_its_way(stamp)
+        if self.lockstep:
+            self._drive_held()
 
-    def _on_command(self, message: JointState) -> None:
+    def _drive_held(self) -> None:
+        """A state has come: what a person asked for goes out."""
+        due, self._held_is_due = self._held_is_due, False
+        if not due or self._held is None:
+            return
+        (_, asked_at, values), self._held, now = self._held, None, time.monotonic()
+        # States that were away for a while must not bring back what was asked before.
+        if self.lockstep or now - asked_at < self.task.robot.teleop_timeout:
+            self._drive(values)
+
+    def act_on_messages(self) -> None:
+        """Pass commands on: who was held up has first heard all states that came meanwhile.
+
+        Otherwise the first of them would date what takes effect only now.
+        """
+        self._drive_held()
+        while self._asked:
+            self._judge(self._asked.popleft())
+
+    def _judge(self, message: JointState) -> None:
         if message.header.frame_id == STOP_SOURCE:
             self._lose_policy('inactive')
             return
@@ -124,10 +147,7 @@ class SafetyGateNode(BaseNode):
             return
         values = message.position if message.name == self._names else ()
         late = self._gate.counts['policy late']
-        self._execute(
-            self._gate.request(POLICY_SOURCE, values, time.monotonic(), stamp),
-            stamp,
-        )
+        self._execute(self._gate.request(POLICY_SOURCE, values, time.monotonic(), stamp), stamp)
         if self._gate.counts['policy late'] > late:
             apart = (self._stamp - stamp) * 1e-9
             self.get_logger().warning(
@@ -141,7 +161,7 @@ class SafetyGateNode(BaseNode):
             self._lose_policy('gone')
 
     def _lose_policy(self, why: str) -> None:
-        self._execute(self._gate.lose_policy(why, time.monotonic()), self._stamp)
+        self._execute(self._gate.lose_policy(why, time.monotonic()))
         self._announce()
 
     def _is_on_its_way(self, stamp: int) -> bool:
@@ -186,7 +206,7 @@ class SafetyGateNode(BaseNode):
     def _let_go(self, topic: str, released: bool) -> None:
         """Nobody drives by this topic; ``released``: any longer."""
         if released and not self.lockstep:  # in lockstep the world stands still anyway
-            self._execute(self._gate.stop('dead-man released', time.monotonic()), self._stamp)
+            self._execute(self._gate.stop('dead-man released', time.monotonic()))
         if self._held is not None and self._held[0] == topic:
             self._held = None
 
@@ -203,7 +223,7 @@ class SafetyGateNode(BaseNode):
     def _drive(self, asked: dict[str, float]) -> None:
         rest = zip(self._names, self._gate.rest, strict=True)
         values = [asked.get(name, otherwise) for name, otherwise in rest]
-        self._execute(self._gate.request(TELEOP_SOURCE, values, time.monotonic()), self._stamp)
+        self._execute(self._gate.request(TELEOP_SOURCE, values, time.monotonic()))
 
     def _on_estop(self, message: Bool) -> None:
         decision = self._gate.hear_estop(message.data, time.monotonic())
@@ -225,17 +245,21 @@ class SafetyGateNode(BaseNode):
         self._held = None
         self.get_logger().warning(f'e-stop by {self._gate.estop}', throttle_duration_sec=5.0)
         if not self._is_on_its_way(self._stamp):
-            self._execute(decision, self._stamp)
+            self._execute(decision)
         self._announce()
 
     def _tick(self) -> None:
-        self._execute(self._gate.tick(time.monotonic()), self._stamp)
+        self._execute(self._gate.tick(time.monotonic()))
         self._announce()
 
-    def _execute(self, decision: Decision | None, stamp: int) -> None:
+    def _execute(self, decision: Decision | None, answers: int | None = None) -> None:
+        """Send what was decided; ``answers``: stamp of a state, None for the latest."""
         if decision is None:
             return
-        if self.lockstep:  # what nobody is there to hear may be asked for again at once
+        stamp = self._stamp if answers is None else answers
+        if not self.lockstep:  # it may have overtaken the state that it answers
+            stamp = max(stamp, self._stamp)
+        else:  # what nobody is there to hear may be asked for again at once
             self._answered = stamp
             self._answered_at = time.monotonic() if self._robot.is_heard else -math.inf
         stamp = min(max(stamp, 0), _LAST_STAMP)
@@ -279,7 +303,7 @@ class SafetyGateNode(BaseNode):
 
     def close(self) -> None:
         """Send the stop command: a velocity controller keeps its last command for ever."""
-        self._execute(self._gate.stop('gate shut down', time.monotonic()), self._stamp)
+        self._execute(self._gate.stop('gate shut down', time.monotonic()))
         self._robot.flush(0.5)
         time.sleep(0.05)  # let the middleware send before the context goes
 
