@@ -73,7 +73,7 @@ def test_a_simulation_that_was_held_up_gives_commands_the_time_to_come(tmp_path)
         graph.start('robot_sim')
         graph.wait_for('states', lambda: len(stamps) > 10)
         robot = graph.processes['robot_sim']
-        for _ in range(20):
+        for _ in range(12):
             robot.send_signal(signal.SIGSTOP)
             graph.spin(rng.uniform(0.05, 0.3))
             robot.send_signal(signal.SIGCONT)

@@ -296,7 +296,6 @@ def happened(demonstration, steps):
     )
 
 
-@pytest.mark.alone  # the replay shows each command that came too late
 @pytest.mark.parametrize('name', ['pointmass', 'tabletop'])
 def test_a_demonstration_by_joystick_ends_in_success_also_when_replayed(tmp_path, name):
     task = Task.load(name)

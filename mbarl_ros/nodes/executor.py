@@ -30,10 +30,10 @@ _DEATHS = QoSSubscriptionEventType.RCL_SUBSCRIPTION_LIVELINESS_CHANGED
 class DataPlaneExecutor(SingleThreadedExecutor):
     """Serves plain ``callback(message)`` subscriptions directly, all else as rclpy does."""
 
-    def __init__(self, act: Callable[[], None], *, in_time: bool = False) -> None:
+    def __init__(self, act: Callable[[bool], None], *, in_time: bool = False) -> None:
         """Create an executor on the default context.
 
-        :param act: called when all that had come was heard
+        :param act: called when all that had come was heard; True: some of it came late
         :param in_time: for who moves a robot in real time: after this process was held up, ``act``
             and timers wait a few milliseconds for what the middleware has yet to read
         """
@@ -48,10 +48,10 @@ class DataPlaneExecutor(SingleThreadedExecutor):
         next_housekeeping = time.monotonic()
         while not stop() and self._context.ok():
             rare = self._serve_subscriptions(period)
-            if self._in_time and self._is_late():
+            if late := self._in_time and self._is_late():
                 self._catch_up()
                 rare = True
-            self._act()
+            self._act(late)
             while self._died:  # after the last of what they said
                 self._died.pop(0)()
             now = time.monotonic()

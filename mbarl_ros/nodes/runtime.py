@@ -171,8 +171,11 @@ class NodeMixin:
         """Level, message and values for /diagnostics; overridden by each node."""
         return DiagnosticStatus.OK, '', {}
 
-    def act_on_messages(self) -> None:
-        """Called when all messages that had come were heard; for who must act on the latest."""
+    def act_on_messages(self, late: bool) -> None:
+        """Called when all messages that had come were heard; for who must act on the latest.
+
+        :param late: in real time: this process was held up, and when they came is not known
+        """
 
     def close(self) -> None:
         """Last act before the node is destroyed; the context is still alive."""

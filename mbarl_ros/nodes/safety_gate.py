@@ -129,11 +129,13 @@ class SafetyGateNode(BaseNode):
         if self.lockstep or now - asked_at < self.task.robot.teleop_timeout:
             self._drive(values)
 
-    def act_on_messages(self) -> None:
+    def act_on_messages(self, late: bool) -> None:
         """Pass commands on: who was held up has first heard all states that came meanwhile.
 
-        Otherwise the first of them would date what takes effect only now.
+        Otherwise the first of them would date what takes effect only now. What a person asked for
+        waits for one that comes in time: the robot may be about to take its next step.
         """
+        self._held_is_due &= not late
         self._drive_held()
         while self._asked:
             self._judge(self._asked.popleft())
