@@ -50,14 +50,14 @@ class DataPlaneExecutor(SingleThreadedExecutor):
             rare = self._serve_subscriptions(period)
             if late := self._in_time and self._is_late():
                 self._catch_up()
-                rare = True
             self._act(late)
             while self._died:  # after the last of what they said
                 self._died.pop(0)()
             now = time.monotonic()
-            if rare or now >= next_housekeeping:
+            if rare or late or now >= next_housekeeping:
                 next_housekeeping = now + _HOUSEKEEPING
-                self.spin_once(timeout_sec=0.0)
+                for _ in self._timers if late else (None,):  # each call serves one
+                    self.spin_once(timeout_sec=0.0)
 
     def _is_late(self) -> bool:
         left = (timer.time_until_next_call() for timer in self._timers)  # ns; None: cancelled
