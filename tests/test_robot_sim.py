@@ -9,6 +9,7 @@ import pytest
 from graph import Graph
 from nav_msgs.msg import Odometry
 
+from mbarl_ros.fields import stamp_ns
 from mbarl_sim.robot_sim import Pace
 
 PERIOD = 0.1  # s
@@ -65,11 +66,9 @@ def test_a_simulation_that_was_held_up_gives_commands_the_time_to_come(tmp_path)
     """Two steps one upon the other: the second would be made with the command before the last."""
     stamps, rng = [], random.Random(0)
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
-
-        def note(message):
-            stamps.append(message.header.stamp.sec + message.header.stamp.nanosec * 1e-9)
-
-        graph.node.create_subscription(Odometry, 'odom', note, 100)
+        graph.node.create_subscription(
+            Odometry, 'odom', lambda message: stamps.append(stamp_ns(message) * 1e-9), 100
+        )
         graph.start('robot_sim')
         graph.wait_for('states', lambda: len(stamps) > 10)
         robot = graph.processes['robot_sim']

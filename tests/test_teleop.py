@@ -285,8 +285,9 @@ def test_a_broken_gamepad_stops_the_robot(tabletop, bad):
     graph.wait_for('stop', lambda: executed[-1].header.frame_id == 'stop', 0.4)
 
 
-def happened(demonstration, steps):
+def happened(demonstration, log):
     """Whether the world took these very steps, one after the other."""
+    steps = [json.loads(line) for line in log.read_text().splitlines()]
     count = len(demonstration.commands)
     states, commands = (np.array([step[key] for step in steps]) for key in ('state', 'command'))
     return any(
@@ -311,7 +312,7 @@ def test_a_demonstration_by_joystick_ends_in_success_also_when_replayed(tmp_path
     note = read_note(folder / 'forward_000')
     assert (note.verdict, note.operator, note.lockstep) == ('success', 'person', False)
     demonstration = read_demonstration(folder / 'forward_000', task)
-    assert happened(demonstration, [json.loads(line) for line in log.read_text().splitlines()])
+    assert happened(demonstration, log)
     assert load_demonstrations(folder, task)['terminated'].sum() == 1
     command = [
         sys.executable, '-m', 'mbarl_ros', 'demos', 'replay', str(folder), '--task', name,
@@ -349,7 +350,7 @@ def test_a_demonstration_says_what_happened_also_where_the_gate_was_held_up(tmp_
         graph.wait_for('the bag', lambda: folders(tmp_path / 'demos'), 10)
     demonstration = read_demonstration(tmp_path / 'demos' / 'forward_000', task)
     assert len(demonstration.commands) > 50
-    assert happened(demonstration, [json.loads(line) for line in log.read_text().splitlines()])
+    assert happened(demonstration, log)
 
 
 # --- mbarl teleop ----------------------------------------------------------------------------

@@ -225,7 +225,8 @@ def command_message(names: list[str], values: np.ndarray, stamp: int, source: st
     """A stamped, named command: JointState is the one standard message that is both.
 
     ``position`` holds the values whatever their unit, ``header.frame_id`` who asked, and the
-    stamp is that of the state which the command answers.
+    stamp is that of the state which the command answers, or, for what the gate has executed in real
+    time, of the latest one.
     """
     message = JointState(name=names, position=array('d', values))
     message.header.frame_id = source
