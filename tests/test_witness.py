@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from witness import Witness
 
 HERE = Path(__file__).parent
 # Who takes all processors at the highest priority is to the others as a host that does.
@@ -44,6 +45,9 @@ def test_wrong():
     assert False
 """
 
+# As fast as it can, by the witness's own way of writing.
+MANY_NOTES = 'import witness; [witness._note(1.0 + i, 0.25) for i in range(40_000)]'
+
 
 def _may_come_first() -> bool:
     claim = 'import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))'
@@ -68,3 +72,16 @@ def test_what_failed_while_the_host_held_the_machine_up_is_done_again(tmp_path):
         ['test_wrong', 'FAILED'],
     ]
     assert float(re.search(r'held this machine up for (\S+) s', said)[1]) >= 0.09
+
+
+def test_notes_are_read_whole_while_others_are_written():
+    witness = Witness()
+    try:
+        writer = subprocess.Popen([sys.executable, '-c', MANY_NOTES], stdout=witness._notes)
+        while writer.poll() is None:
+            # beside its own of this host
+            many = [float(at) for at, late in witness._read() if late == '0.25']
+            assert many == [1.0 + i for i in range(len(many))]
+        assert len(witness._read()) >= 40_000
+    finally:
+        witness.close()

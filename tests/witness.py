@@ -27,7 +27,7 @@ class Witness:
     """A process beside the tests that notes when it was late."""
 
     def __init__(self) -> None:
-        self._notes = tempfile.TemporaryFile('a+')
+        self._notes = tempfile.TemporaryFile('ab+')
         # it ends when its input does: with us
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=self._notes
@@ -37,8 +37,10 @@ class Witness:
             time.sleep(0.01)
 
     def _read(self) -> list[list[str]]:
-        self._notes.seek(0)
-        return [line.split() for line in self._notes]
+        # With no position: the writing process has the same one. What is half written waits.
+        notes = os.pread(self._notes.fileno(), os.fstat(self._notes.fileno()).st_size, 0)
+        *whole, _ = notes.decode().split('\n')
+        return [note.split() for note in whole]
 
     def begin(self) -> None:
         """What was before is of no interest any more."""
