@@ -1,9 +1,9 @@
 """Which tests must not share the processor with others: those that start real nodes.
 
 What is right at any speed, as practice in lockstep is, may be marked ``together`` all the same, and
-what leaves the processor to others most of the time ``paced``. A test that must be in time and
-fails while the host held this machine up has found out nothing: it is done again, up to five times
-in all, and the output says so.
+what leaves the processor to others most of the time ``paced``. A test that fails while the host
+held this machine up has found out nothing: it is done again, up to five times in all, and the
+output says so. What is wrong stays wrong.
 """
 
 from collections.abc import Generator
@@ -15,7 +15,7 @@ ATTEMPTS = 5
 
 
 class Host:
-    """What the host did to a test, by a witness whom the first that must be in time calls in."""
+    """What the host did to a test, by a witness whom the first one calls in."""
 
     def __init__(self) -> None:
         self.witness: Witness | None = None
@@ -25,10 +25,9 @@ class Host:
         return self.witness.held_up() if self.witness else 0.0
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        if _must_be_in_time(item):
-            self.witness = self.witness or Witness()
-            self.witness.begin()
+    def pytest_runtest_setup(self) -> None:
+        self.witness = self.witness or Witness()
+        self.witness.begin()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator:
@@ -45,10 +44,6 @@ class Host:
 HOST = Host()
 
 
-def _must_be_in_time(item: pytest.Item) -> bool:
-    return any(map(item.get_closest_marker, ('paced', 'alone')))
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(HOST)
 
@@ -59,6 +54,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marked = any(map(item.get_closest_marker, ('together', 'paced')))
         if hasattr(item.module, 'Graph') and not marked:
             item.add_marker('alone')
-        if _must_be_in_time(item):
-            again = pytest.mark.flaky(reruns=ATTEMPTS - 1, condition=HOST.held_up)
-            item.add_marker(again)
+        item.add_marker(pytest.mark.flaky(reruns=ATTEMPTS - 1, condition=HOST.held_up))

@@ -86,8 +86,15 @@ def soak(
             _does_not_wait(graph.processes[name])
         for name in ('safety_gate', 'policy_controller', 'learner', 'state_classifier'):
             graph.start(name, remap=own[name])
-        graph.wait_for('training', lambda: graph.value('learner', 'updates') > 0, 300)
+        graph.wait_for(
+            'training', lambda: graph.value('learner', 'updates') > 0 or _gave_up(graph), 300
+        )
+        assert not _gave_up(graph), graph.logs()
         return _watch(graph, seconds, kill_every, own['learner'])
+
+
+def _gave_up(graph: Graph) -> bool:
+    return 'deactivated' in graph.statuses.get('policy_controller', {}).get('message', '')
 
 
 def _does_not_wait(process: subprocess.Popen) -> None:
