@@ -89,6 +89,8 @@ class Graph:
         for executable in names:
             module, _, _ = NODES[executable].partition(':')
             name = alias or executable
+            running = name in self.processes and self.processes[name].poll() is None
+            assert not running, f'{name} is running'  # nobody would end it
             path = self.folder / f'{name}.yaml'
             values = {**self.parameters, **own}
             if executable == 'robot_sim' and self._plays_a_robot(values):

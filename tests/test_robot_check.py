@@ -1,5 +1,6 @@
 """`mbarl robot check` against robots that lie, and the refusal to arm, over real DDS."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -92,6 +93,20 @@ def robot(graph):
 
 
 @pytest.fixture
+def publisher(robot):
+    """Publishes on the robot's machine; gone after the test, also one that fails."""
+    made = []
+
+    def create(kind, topic):
+        made.append(robot.node.create_publisher(kind, topic, 10))
+        return made[-1]
+
+    yield create
+    for publisher in made:
+        robot.node.destroy_publisher(publisher)
+
+
+@pytest.fixture
 def domain(graph, monkeypatch):
     monkeypatch.setenv('ROS_DOMAIN_ID', str(graph.domain))
 
@@ -168,67 +183,62 @@ def test_a_slow_reward_is_a_warning_and_no_more(check, robot):
     assert slow == ['warning'] and not any('too seldom' in text for _, text in found)
 
 
-def test_stamps_are_late_whoever_publishes_a_clock(check, robot):
-    clock = robot.node.create_publisher(Clock, '/clock', 10)
+def test_stamps_are_late_whoever_publishes_a_clock(check, robot, publisher):
+    publisher(Clock, '/clock')
     robot.late = 5.0
     found = check()
     assert any(level == 'error' and "behind this machine's clock" in text for level, text in found)
     assert any(level == 'warning' and text.startswith('/clock: somebody') for level, text in found)
     robot.late, robot.seldom = 0, 3
     assert any(level == 'error' and 'too seldom' in text for level, text in check())
-    robot.node.destroy_publisher(clock)
 
 
-def test_stamps_are_compared_with_the_clock_that_is_followed(domain, robot):
+def test_stamps_are_compared_with_the_clock_that_is_followed(domain, robot, publisher):
     robot.tell_truth()
-    clock = robot.node.create_publisher(Clock, '/clock', 10)  # at which it is still 1970
+    publisher(Clock, '/clock')  # at which it is still 1970
     with Listener('in_simulated_time', '/', sim_time=True) as listener:
         found = listener.hear(ROBOT, 0.8).findings
-    robot.node.destroy_publisher(clock)
     assert {f.level for f in found if 's ahead of /clock' in f.text} == {'warning'}
     assert not [f for f in found if f.level == 'error']
 
 
-def test_an_estop_topic_that_the_gate_waits_for_is_missed(check, robot):
+def test_an_estop_topic_that_the_gate_waits_for_is_missed(check, publisher):
     ((level, text),) = about('/safety_gate/estop', check(BUTTON))
     assert level == 'error' and 'nobody publishes it as std_msgs/msg/Bool' in text
-    button = robot.node.create_publisher(Bool, 'safety_gate/estop', 10)
+    publisher(Bool, 'safety_gate/estop')
     assert about('/safety_gate/estop', check(BUTTON)) == []
-    robot.node.destroy_publisher(button)
 
 
-def test_the_estop_topic_is_that_of_the_namespace(domain, robot):
-    button = robot.node.create_publisher(Bool, 'safety_gate/estop', 10)
+def test_the_estop_topic_is_that_of_the_namespace(domain, publisher):
+    publisher(Bool, 'safety_gate/estop')
     with Listener('elsewhere', '/robot1') as listener:
         texts = [f.text for f in listener.hear(BUTTON, 0.1).findings]
-    robot.node.destroy_publisher(button)
     assert any(text.startswith('/robot1/safety_gate/estop: nobody publishes') for text in texts)
 
 
-def test_a_leader_arm_that_speaks_already_is_a_warning_and_a_gamepad_is_not(check, robot):
+def test_a_leader_arm_that_speaks_already_is_a_warning_and_a_gamepad_is_not(check, publisher):
     (plain,) = ROBOT.teleop
     pad = TeleopMap(topic='joy', type=JOY, fields={'tip_vx': 'axes[0]'}, deadman='buttons[4]')
     profile = ROBOT.model_copy(update={'teleop': [plain, pad]})
-    person = robot.node.create_publisher(Joy, 'joy', 10)
+    publisher(Joy, 'joy')
     found = check(profile)
     assert about('joy', found) == about(plain.topic, found) == []
-    leader = robot.node.create_publisher(Twist, plain.topic, 10)
+    publisher(Twist, plain.topic)
     ((level, text),) = about(plain.topic, check(profile))
     assert level == 'warning'
     assert "/driver publishes it: a person's commands move the robot as soon as the safety" in text
-    robot.node.destroy_publisher(leader)
-    robot.node.destroy_publisher(person)
 
 
-def test_who_else_commands_and_whose_qos_does_not_fit_is_said(check, robot):
+def test_who_else_commands_and_whose_qos_does_not_fit_is_said(check, robot, publisher):
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    rival = robot.node.create_publisher(Float64MultiArray, GRIPPER, 10)
+    publisher(Float64MultiArray, GRIPPER)
     deaf = robot.node.create_subscription(TwistStamped, TWIST, lambda _: None, latched)
-    texts = '\n'.join(text for level, text in check() if level == 'error')
+    try:
+        texts = '\n'.join(text for level, text in check() if level == 'error')
+    finally:
+        robot.node.destroy_subscription(deaf)
     assert f'{GRIPPER}: /driver commands the robot past the safety gate' in texts
     assert f'{TWIST}: QoS of /driver does not fit ours' in texts and 'transient local' in texts
-    robot.node.destroy_publisher(rival)
-    robot.node.destroy_subscription(deaf)
 
 
 def test_the_exit_code_tells_whether_the_robot_is_fit(check, graph, robot):
@@ -253,7 +263,7 @@ def test_the_exit_code_tells_whether_the_robot_is_fit(check, graph, robot):
     assert unfit.returncode == 1 and 'is not fit to be armed' in unfit.stdout
 
 
-def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(check, graph, robot):
+def refuses_until_fit(graph, robot):
     def refuses(words):
         assert not graph.change('activate')
         graph.spin(0.1)
@@ -278,10 +288,15 @@ def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(check, gr
     refused('the e-stop is latched')
     assert graph.call('safety_gate/release').success
     robot.node.destroy_publisher(rival)
-    clock = robot.node.create_publisher(Clock, '/clock', 10)  # a leftover `ros2 bag play --clock`
+    robot.node.create_publisher(Clock, '/clock', 10)  # a leftover `ros2 bag play --clock`
     robot.late = 5.0
     graph.spin(0.5)
     refused("behind this machine's clock")
     robot.tell_truth()
     graph.wait_for('arming', lambda: graph.change('activate'), 10)
-    robot.node.destroy_publisher(clock)
+
+
+def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(tmp_path):
+    with Graph(tmp_path, task='arm_servo', mode='realtime') as graph:
+        with contextlib.closing(Robot(graph.domain)) as robot:
+            refuses_until_fit(graph, robot)
