@@ -6,7 +6,7 @@ held this machine up has found out nothing: it is done again, up to five times i
 output says so. What is wrong stays wrong.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import pytest
 from witness import Witness
@@ -42,6 +42,12 @@ class Host:
 
 
 HOST = Host()
+
+
+@pytest.fixture
+def held_up() -> Callable[[], float]:
+    """Longest time (s) that the host has held this machine up in this test; 0 if it has not."""
+    return HOST.held_up
 
 
 def pytest_configure(config: pytest.Config) -> None:

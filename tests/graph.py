@@ -143,6 +143,10 @@ class Graph:
         """Number that a node last published in /diagnostics."""
         return float(self.statuses.get(node, {}).get(key, default))
 
+    def gave_up(self) -> bool:
+        """Whether the controller has deactivated itself."""
+        return 'deactivated' in self.statuses.get('policy_controller', {}).get('message', '')
+
     def wait_for_steps(self, steps: int) -> None:
         """Wait until the controller has recorded so many steps."""
         self.wait_for(

@@ -87,14 +87,10 @@ def soak(
         for name in ('safety_gate', 'policy_controller', 'learner', 'state_classifier'):
             graph.start(name, remap=own[name])
         graph.wait_for(
-            'training', lambda: graph.value('learner', 'updates') > 0 or _gave_up(graph), 300
+            'training', lambda: graph.value('learner', 'updates') > 0 or graph.gave_up(), 300
         )
-        assert not _gave_up(graph), graph.logs()
+        assert not graph.gave_up(), graph.logs()
         return _watch(graph, seconds, kill_every, own['learner'])
-
-
-def _gave_up(graph: Graph) -> bool:
-    return 'deactivated' in graph.statuses.get('policy_controller', {}).get('message', '')
 
 
 def _does_not_wait(process: subprocess.Popen) -> None:

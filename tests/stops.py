@@ -62,10 +62,9 @@ class Arm:
 
     def _is_active(self) -> bool:
         """A controller that waited too long for its robot has given up: as a person, activate."""
-        status = self.graph.statuses.get('policy_controller', {})
-        if 'deactivated' in status.get('message', ''):
+        if self.graph.gave_up():
             return self.graph.change('activate')
-        return bool(status)
+        return 'policy_controller' in self.graph.statuses
 
     def drive(self, seconds: float) -> None:
         """Wait until it has been moving for a while."""

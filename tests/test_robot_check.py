@@ -97,13 +97,9 @@ def publisher(robot):
     """Publishes on the robot's machine; gone after the test, also one that fails."""
     made = []
 
-    def create(kind, topic):
-        made.append(robot.node.create_publisher(kind, topic, 10))
-        return made[-1]
-
-    yield create
-    for publisher in made:
-        robot.node.destroy_publisher(publisher)
+    yield lambda kind, topic: made.append(robot.node.create_publisher(kind, topic, 10))
+    for one in made:
+        robot.node.destroy_publisher(one)
 
 
 @pytest.fixture
@@ -263,7 +259,7 @@ def test_the_exit_code_tells_whether_the_robot_is_fit(check, graph, robot):
     assert unfit.returncode == 1 and 'is not fit to be armed' in unfit.stdout
 
 
-def refuses_until_fit(graph, robot):
+def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(tmp_path):
     def refuses(words):
         assert not graph.change('activate')
         graph.spin(0.1)
@@ -272,31 +268,27 @@ def refuses_until_fit(graph, robot):
     def refused(words):  # as soon as the controller knows
         graph.wait_for(words, lambda: refuses(words), 10)
 
-    graph.start('policy_controller', autostart=False)
-    assert graph.change('configure')
-    refused('safety_gate is not heard')
-    graph.start('safety_gate')
-    graph.wait_for('gate', lambda: 'safety_gate' in graph.statuses)
-    robot.names = ['elbow']
-    graph.spin(0.5)
-    refused("'gripper' is not in list")
-    robot.tell_truth()
-    rival = robot.node.create_publisher(Float64MultiArray, GRIPPER, 10)
-    graph.spin(2.5)
-    refused('/driver commands the robot past the safety gate')
-    assert graph.call('safety_gate/stop').success
-    refused('the e-stop is latched')
-    assert graph.call('safety_gate/release').success
-    robot.node.destroy_publisher(rival)
-    robot.node.create_publisher(Clock, '/clock', 10)  # a leftover `ros2 bag play --clock`
-    robot.late = 5.0
-    graph.spin(0.5)
-    refused("behind this machine's clock")
-    robot.tell_truth()
-    graph.wait_for('arming', lambda: graph.change('activate'), 10)
-
-
-def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(tmp_path):
-    with Graph(tmp_path, task='arm_servo', mode='realtime') as graph:
-        with contextlib.closing(Robot(graph.domain)) as robot:
-            refuses_until_fit(graph, robot)
+    fresh = Graph(tmp_path, task='arm_servo', mode='realtime')
+    with fresh as graph, contextlib.closing(Robot(graph.domain)) as robot:
+        graph.start('policy_controller', autostart=False)
+        assert graph.change('configure')
+        refused('safety_gate is not heard')
+        graph.start('safety_gate')
+        graph.wait_for('gate', lambda: 'safety_gate' in graph.statuses)
+        robot.names = ['elbow']
+        graph.spin(0.5)
+        refused("'gripper' is not in list")
+        robot.tell_truth()
+        rival = robot.node.create_publisher(Float64MultiArray, GRIPPER, 10)
+        graph.spin(2.5)
+        refused('/driver commands the robot past the safety gate')
+        assert graph.call('safety_gate/stop').success
+        refused('the e-stop is latched')
+        assert graph.call('safety_gate/release').success
+        robot.node.destroy_publisher(rival)
+        robot.node.create_publisher(Clock, '/clock', 10)  # a leftover `ros2 bag play --clock`
+        robot.late = 5.0
+        graph.spin(0.5)
+        refused("behind this machine's clock")
+        robot.tell_truth()
+        graph.wait_for('arming', lambda: graph.change('activate'), 10)

@@ -15,8 +15,6 @@ TESTS = """
 import os, time
 import pytest
 
-pytestmark = pytest.mark.alone
-
 def hold_up(seconds):
     start = time.monotonic() + 0.05
     for processor in os.sched_getaffinity(0):
@@ -59,7 +57,7 @@ def _may_come_first() -> bool:
 def test_what_failed_while_the_host_held_the_machine_up_is_done_again(tmp_path):
     (tmp_path / 'test_it.py').write_text(TESTS)
     (tmp_path / 'conftest.py').write_text((HERE / 'conftest.py').read_text())
-    (tmp_path / 'pytest.ini').write_text('[pytest]\nmarkers = alone: alone\n')
+    (tmp_path / 'pytest.ini').write_text('[pytest]\n')
     command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-v', str(tmp_path)]
     environment = {**os.environ, 'PYTHONPATH': str(HERE)}
     said = subprocess.run(command, capture_output=True, text=True, env=environment).stdout
