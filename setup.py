@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 NAME = 'mbarl_ros'
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / NAME / '__init__.py').read_text()).group(1)
-NODES = runpy.run_path(str(ROOT / NAME / 'executables.py'))['NODES']
+NODES = runpy.run_path(str(ROOT / NAME / 'schema' / 'executables.py'))['NODES']
 
 
 def tree(folder: str, *suffixes: str) -> list[tuple[str, list[str]]]:
@@ -91,7 +91,7 @@ setup(
     },
     entry_points={
         'console_scripts': [
-            'mbarl = mbarl_ros.cli:main',
+            'mbarl = mbarl_ros.cli.main:main',
             *(f'{name} = {entry}' for name, entry in NODES.items()),
         ],
     },

@@ -27,9 +27,10 @@ from rosbags.typesys.store import Typestore
 from mbarl_ros.demos.bag import bag_messages
 from mbarl_ros.demos.decode import typestore
 from mbarl_ros.demos.episodes import transitions
-from mbarl_ros.demos.note import Note, layout, profile_hash
+from mbarl_ros.demos.metadata import Metadata, layout, profile_hash
 from mbarl_ros.demos.reader import read_demonstration
-from mbarl_ros.demos.recording import EXECUTED, Recording, topic_types
+from mbarl_ros.demos.recording import Recording, topic_types
+from mbarl_ros.schema.topics import EXECUTED
 from mbarl_ros.task import Task
 
 
@@ -40,10 +41,10 @@ def write(task: Task, folder: Path, steps: int) -> tuple[float, float]:
     from rclpy.serialization import serialize_message
     from sensor_msgs.msg import JointState
 
-    from mbarl_ros.fields import set_stamp
+    from mbarl_ros.schema.message_fields import set_stamp
 
     types = topic_types(task.robot)
-    note = Note(
+    note = Metadata(
         task=task.name,
         robot=task.robot.name,
         direction='forward',

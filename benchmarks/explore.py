@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from mbarl_ros.config import load_agent
 from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.schema.load import load_agent
+from mbarl_ros.storage.transitions import EXPLORE
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import EXPLORE
 
 TASK = 'pointmass'
 AGENTS = ('mbarl', 'mbarl-explore')
@@ -48,9 +48,9 @@ def practise(agent_name: str, seed: int, steps: int) -> list[dict[str, Any]]:
     """One seed: a record of every chunk."""
     import torch
 
-    from mbarl_ros.config import load_world
     from mbarl_ros.control.policy import DEPLOYED, Policy
-    from mbarl_ros.evaluation import evaluate
+    from mbarl_ros.learning.evaluation import evaluate
+    from mbarl_ros.schema.load import load_world
     from mbarl_ros.studies.direct import DirectRun
 
     torch.set_num_threads(1)

@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mbarl_ros.agent_config import ModelConfig, SacConfig
 from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import fast_floats, multiplies_bfloat16
+from mbarl_ros.schema.agent import ModelConfig, SacConfig
 from mbarl_ros.task import Task
 
 OBSERVATION, ACTION, ROWS = 12, 3, 20_000
@@ -71,7 +71,7 @@ def ours(config: SacConfig, policies: tuple[str, ...] = ('forward',)) -> Callabl
 
     def work(updates: int) -> None:
         for _ in range(updates // 50):
-            rows = replay.rows(replay.sample(rng, (50, len(policies), config.batch)))
+            rows = replay.rows(replay.sample(rng, (50, len(policies), config.batch_size)))
             rows['discount'] = (0.99 * (1.0 - rows.pop('terminated'))).astype(np.float32)
             rows['bound'] = np.full(rows['reward'].shape, -np.inf, np.float32)
             rows['clone'] = np.zeros((50, len(policies), 0), np.float32)
@@ -141,7 +141,9 @@ def rollouts() -> Callable[[int], None]:
 
 def same_size(precision: str) -> SacConfig:
     """Our settings at the sizes of the comparison."""
-    return SacConfig(hidden=HIDDEN, batch=BATCH, critics=2, frequencies=0, precision=precision)
+    return SacConfig(
+        hidden=HIDDEN, batch_size=BATCH, critics=2, fourier_features=0, precision=precision
+    )
 
 
 SIDES: dict[str, tuple[Callable[[], Callable[[int], None]], int]] = {

@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / 'results'
 def run(task: str, seed: int, folder: Path) -> Path:
     """One run to its end; the run folder."""
     path = folder / f'{task}-{seed}'
-    command = [sys.executable, '-m', 'mbarl_ros', 'up', 'sim', f'task:={task}', f'seed:={seed}']
+    command = [sys.executable, '-m', 'mbarl_ros.cli', 'up', 'sim', f'task:={task}', f'seed:={seed}']
     subprocess.run([*command, f'run_dir:={path}', 'view:=lines'], check=False)
     return path
 

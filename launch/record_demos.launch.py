@@ -2,7 +2,7 @@
 
 from launch import LaunchDescription
 
-from mbarl_ros.bringup_launch import launch_description
+from mbarl_ros.bringup.launch import launch_description
 
 
 def generate_launch_description() -> LaunchDescription:

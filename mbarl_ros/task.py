@@ -11,14 +11,11 @@ import json
 
 import numpy as np
 
-from mbarl_ros.config import (
-    AgentConfig,
-    ConfigError,
-    RobotConfig,
-    TaskConfig,
-    load_robot,
-    load_task,
-)
+from mbarl_ros.schema.agent import AgentConfig
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import load_robot, load_task
+from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.schema.task import TaskConfig
 
 
 class Task:

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from mbarl_ros.config import load_world
+from mbarl_ros.schema.load import load_world
 from mbarl_ros.task import Task
 
 
@@ -52,7 +52,7 @@ class MbarlEnv(gymnasium.Env):
             state = self._world.reset()
             self._goal = self.task.sample_goal(self._goal_rng)
         else:
-            state = self._world.place(place)
+            state = self._world.reset_to_start(place)
             goals = self.task.goals
             self._goal = goals[place % len(goals)] if self.task.goal_conditioned else None
         self._steps = 0

@@ -67,7 +67,7 @@ class ArmPosition(Kinematic):
         """Near home, gripper open."""
         return self.set_state(np.array([*(HOME + self.rng.uniform(-0.1, 0.1, 2)), 0.0]))
 
-    def place(self, index: int) -> np.ndarray:
+    def reset_to_start(self, index: int) -> np.ndarray:
         """Point ``index`` of a Halton sequence over joint positions."""
         share = np.array([halton(index + 1, 2), halton(index + 1, 3)])
         return self.set_state(np.array([*((2 * share - 1) * 0.9 * JOINT_LIMITS), 0.0]))
@@ -142,7 +142,7 @@ class Base(Kinematic):
         x, y, yaw = self.rng.uniform(-0.2, 0.2, 3)
         return self.set_state(np.array([x, y, np.sin(yaw / 2), np.cos(yaw / 2), 0.0, 0.0]))
 
-    def place(self, index: int) -> np.ndarray:
+    def reset_to_start(self, index: int) -> np.ndarray:
         """Point ``index`` of a Halton sequence over the floor, facing anywhere."""
         x, y, yaw = (2 * halton(index + 1, base) - 1 for base in (2, 3, 5))
         turn = np.pi * yaw / 2

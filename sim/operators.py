@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from mbarl_ros.config import load_world
 from mbarl_ros.demos.episodes import episode, join, transitions
+from mbarl_ros.schema.load import load_world
+from mbarl_ros.storage.transitions import DIRECTIONS, Transitions
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import DIRECTIONS, Transitions
 from mbarl_sim import pointmass, tabletop
 from mbarl_sim.worlds import World
 

@@ -53,7 +53,7 @@ class PointMass(World):
         x, y = np.array(CORNER) + self.rng.uniform(-SPREAD, SPREAD, 2)
         return self.set_state(np.array([x, y, 0.0, 0.0]))
 
-    def place(self, index: int) -> np.ndarray:
+    def reset_to_start(self, index: int) -> np.ndarray:
         """Place the disc at rest at point ``index`` of a Halton sequence over the free room."""
         while len(self._starts) <= index:
             self._tried += 1

@@ -16,11 +16,9 @@ from rosgraph_msgs.msg import Clock
 from std_msgs.msg import UInt32
 from std_srvs.srv import Trigger
 
-from mbarl_ros.config import ConfigError, RobotConfig, load_world
-from mbarl_ros.demos.note import DemonstrationError
+from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.demos.replay import Replay, load_replays
-from mbarl_ros.fields import TopicCodec, set_stamp
-from mbarl_ros.nodes.runtime import (
+from mbarl_ros.nodes.support.runtime import (
     LATCHED,
     RELIABLE,
     RELIABLE_STEPS,
@@ -28,6 +26,11 @@ from mbarl_ros.nodes.runtime import (
     main_exit,
     message_class,
 )
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import load_world
+from mbarl_ros.schema.message_fields import TopicCodec, set_stamp
+from mbarl_ros.schema.robot import RobotConfig
 from mbarl_sim.worlds import World
 
 # In lockstep, silence (s, steady clock) after which the state is said again: whoever was started
@@ -85,11 +88,13 @@ class RobotSim(BaseNode):
         ]
         self._clock_message = Clock()
         self._clock_publisher = (
-            self.create_publisher(Clock, '/clock', QoSProfile(depth=1))
+            self.create_publisher(Clock, topics.CLOCK, QoSProfile(depth=1))
             if self.value('publish_clock')
             else None
         )
-        self._resets_publisher = self.create_publisher(UInt32, '~/resets', LATCHED)
+        self._resets_publisher = self.create_publisher(
+            UInt32, topics.private(topics.SIM_RESETS), LATCHED
+        )
         start = 0
         for index, topic in enumerate(robot.command):
             codec = TopicCodec(topic)
@@ -100,7 +105,7 @@ class RobotSim(BaseNode):
                 partial(self._receive, index, codec, where),
                 RELIABLE,
             )
-        self.create_service(Trigger, '~/reset', self._on_reset)
+        self.create_service(Trigger, topics.private(topics.SIM_RESET), self._on_reset)
         if self.lockstep:
             self.create_timer(SILENCE, self._repeat, clock=self.steady)
         else:

@@ -11,11 +11,12 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from std_srvs.srv import Trigger
 
-from mbarl_ros.config import ConfigError
-from mbarl_ros.fields import TopicCodec
-from mbarl_ros.nodes.robot_io import StateListener
-from mbarl_ros.nodes.runtime import RELIABLE, BaseNode, main_exit, message_class
-from mbarl_ros.transitions import DIRECTIONS
+from mbarl_ros.nodes.support.robot_topics import StateListener
+from mbarl_ros.nodes.support.runtime import RELIABLE, BaseNode, main_exit, message_class
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.message_fields import TopicCodec
+from mbarl_ros.storage.transitions import DIRECTIONS
 from mbarl_sim.operators import operator_for
 
 STATE = object()  # what the script yields to wait for a state that it has not answered
@@ -52,10 +53,10 @@ class ScriptedOperator(BaseNode):
         self._triggers = {
             name: self.create_client(Trigger, name)
             for name in (
-                'robot_sim/reset',
-                'demo_recorder/start',
-                'demo_recorder/success',
-                'demo_recorder/discard',
+                topics.SIM_RESET,
+                topics.RECORDER_START,
+                topics.RECORDER_SUCCESS,
+                topics.RECORDER_DISCARD,
             )
         }
         self._settings = self.create_client(SetParameters, 'demo_recorder/set_parameters')
@@ -91,7 +92,7 @@ class ScriptedOperator(BaseNode):
     def _demonstrate(self, direction: str, goal: np.ndarray | None) -> Generator[Any, Any, bool]:
         """Record one demonstration; whether it is kept."""
         state = yield STATE
-        yield from self._call('demo_recorder/start')
+        yield from self._call(topics.RECORDER_START)
         self._operator.begin(direction, goal)
         for _ in range(MAX_STEPS):
             command = self._operator.command(state)
@@ -100,16 +101,16 @@ class ScriptedOperator(BaseNode):
             self._drive(command)
             state = yield STATE
         else:
-            yield from self._call('demo_recorder/discard')
+            yield from self._call(topics.RECORDER_DISCARD)
             self.get_logger().error(f'{direction}: not there after {MAX_STEPS} steps, discarded')
             return False
-        yield from self._call('demo_recorder/success')
+        yield from self._call(topics.RECORDER_SUCCESS)
         self.recorded += 1
         return True
 
     def _reset(self) -> Script:
         self._answered = self._latest[1]
-        yield from self._call('robot_sim/reset')
+        yield from self._call(topics.SIM_RESET)
         if not self.lockstep:  # states from before the reset may still be on their way
             for _ in range(2):
                 self._answered = self._latest[1]

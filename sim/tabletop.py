@@ -35,7 +35,7 @@ class Tabletop(World):
         """Gripper in the middle, mug at (2.5, 0), free."""
         return self.set_state(np.array(INITIAL))
 
-    def place(self, index: int) -> np.ndarray:
+    def reset_to_start(self, index: int) -> np.ndarray:
         """EARL evaluates from the same one state; the evaluator varies the goal."""
         return self.reset()
 

@@ -28,7 +28,7 @@ class World(ABC):
         """Training placing, as a demonstration starts, with noise from ``seed``; the state."""
 
     @abstractmethod
-    def place(self, index: int) -> np.ndarray:
+    def reset_to_start(self, index: int) -> np.ndarray:
         """Evaluation start number ``index``, the same whatever the seed; the state."""
 
     @abstractmethod

@@ -23,14 +23,14 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-from mbarl_ros.config import load_world
-from mbarl_ros.demos.episodes import SUCCESS, episode
+from mbarl_ros.bringup.domain import take_domain
+from mbarl_ros.demos.episodes import SUCCEEDED, episode
 from mbarl_ros.demos.imported import save_episode
-from mbarl_ros.domain import take_domain
-from mbarl_ros.executables import NODES
-from mbarl_ros.log import read_records
+from mbarl_ros.schema.executables import NODES
+from mbarl_ros.schema.load import load_world
+from mbarl_ros.storage.record_log import read_records
+from mbarl_ros.storage.transitions import row_dtype
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import row_dtype
 
 SIM = ('robot_sim', 'safety_gate', 'policy_controller')
 # s that a busy machine may take for what has no time of its own
@@ -183,8 +183,8 @@ def small_agent(folder: Path, **changes: Any) -> str:
     """Path of a preset that is small enough for tests."""
     preset = {
         'name': 'small',
-        'sac': {'hidden': [32, 32], 'batch': 32},
-        'classifier': {'batch': 32},
+        'sac': {'hidden': [32, 32], 'batch_size': 32},
+        'classifier': {'batch_size': 32},
         'model': {'members': 3, 'elites': 2, 'hidden': [32, 32], 'every': 250},
         'updates_per_step': 0.5,
         **changes,
@@ -202,7 +202,7 @@ def demonstrate(task: Task, folder: Path) -> None:
     states = np.array([world.reset(), *(world.step(command) for command in commands)])
     stamps = np.arange(31) / task.robot.control_rate
     folder.mkdir(parents=True)
-    shown = episode(task, states[:, order], commands, stamps, 'forward', verdict=SUCCESS)
+    shown = episode(task, states[:, order], commands, stamps, 'forward', verdict=SUCCEEDED)
     save_episode(folder, shown, task)
 
 

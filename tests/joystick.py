@@ -7,9 +7,9 @@ import time
 import numpy as np
 from sensor_msgs.msg import Joy
 
-from mbarl_ros.fields import TopicCodec
-from mbarl_ros.nodes.runtime import message_class
-from mbarl_ros.robot_config import JOY
+from mbarl_ros.nodes.support.runtime import message_class
+from mbarl_ros.schema.message_fields import TopicCodec
+from mbarl_ros.schema.robot import JOY
 from mbarl_sim.operators import operator_for
 
 RATE = 20.0  # Hz

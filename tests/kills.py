@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from graph import LEARNING, Graph, small_agent
 
-from mbarl_ros.config import load_agent
 from mbarl_ros.learning import checkpoint
-from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
-from mbarl_ros.log import read_records
+from mbarl_ros.schema.load import load_agent
+from mbarl_ros.storage.record_log import read_records
+from mbarl_ros.storage.run_files import TRANSITIONS_FILE
+from mbarl_ros.storage.sequence_tracker import SequenceTracker
+from mbarl_ros.storage.transitions import from_log, open_record, row_dtype
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import from_log, open_record, row_dtype
 
 _AT_WORK = 20  # steps after which a node that was started again is surely at work
 _LATEST = 1.5  # seconds from then to its death, at most
@@ -100,10 +101,10 @@ def _idle(graph: Graph, agent: str) -> bool:
 
 def _compare(folder: Path, agent: str, kills: Mapping[str, int], seconds: float) -> Outcome:
     task = Task.load('pointmass')
-    ledger = Ledger()
+    tracker = SequenceTracker()
     run = folder / 'run'
     spec = task.spec_hash(load_agent(agent))
-    rows = ledger.replay(run / TRANSITIONS_FILE, task, spec)
+    rows = tracker.replay(run / TRANSITIONS_FILE, task, spec)
     steps = {}
     for line in (folder / 'steps.jsonl').read_text().splitlines():
         step = json.loads(line)

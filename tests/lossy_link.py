@@ -19,7 +19,7 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from mbarl_ros.nodes.runtime import KEEP_ALL, message_class
+from mbarl_ros.nodes.support.runtime import KEEP_ALL, message_class
 
 
 class Line:

@@ -12,7 +12,7 @@ from mcap.writer import CompressionType, Writer
 from safetensors.numpy import load, save
 
 from mbarl_ros.demos.imported import EPISODE_FILE
-from mbarl_ros.demos.note import NOTE
+from mbarl_ros.demos.metadata import METADATA_FILE
 
 # --- imported demonstrations on disk ---------------------------------------------------------
 
@@ -62,7 +62,7 @@ def _arrays(change):
 def _noted(change):
     def build(folder, good):
         shutil.copytree(good.imported, folder / 'x')
-        path = folder / 'x' / NOTE
+        path = folder / 'x' / METADATA_FILE
         note = json.loads(path.read_text())
         made = change(note)
         path.write_bytes(made if isinstance(made, bytes) else json.dumps(note).encode())

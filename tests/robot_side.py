@@ -8,8 +8,8 @@ from collections import Counter
 
 import yaml
 
-from mbarl_ros.config import RobotConfig
 from mbarl_ros.control.safety import SafetyGate
+from mbarl_ros.schema.robot import RobotConfig
 
 # A base by velocity, an arm by position, a gripper by effort, in one message.
 PROFILE = yaml.safe_load("""
@@ -31,7 +31,9 @@ teleop:
 limits:
   vx: {low: -1.0, high: 1.0, rate: 4.0, rate_change: 80.0, moves: x}
   vy: {low: -0.5, high: 1.0, rate: 8.0, moves: y}
-  varm: {low: -1.5, high: 1.5, rate: 0.8, rate_change: 6.0, stop: hold, measured: arm, lead: 0.2}
+  varm:
+    {low: -1.5, high: 1.5, rate: 0.8, rate_change: 6.0, stop: hold, measured: arm,
+     tracking_error: 0.2}
   grip: {low: -0.2, high: 0.2, stop: hold}
 workspace: {x: [-1.0, 1.0], y: [-2.0, 0.5], arm: [-1.0, 1.2], load: [0.0, 5.0]}
 command_timeout: 0.3
@@ -114,7 +116,7 @@ class RobotSide:
         if not stop:
             # It moves towards what it is told, also between what it says and what it hears.
             low, high = sorted((self.said, self.arm)) if self.delay else (self.said, self.said)
-            self._check('lead', low - LEAD, values[2], high + LEAD, self.delay)
+            self._check('tracking_error', low - LEAD, values[2], high + LEAD, self.delay)
         elif not (led and self.was_silent):
             self._check('thrown', before[2] - LEAD, values[2], before[2] + LEAD, self.delay)
         self.was_silent = False

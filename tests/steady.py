@@ -17,14 +17,14 @@ from geometry_msgs.msg import Twist
 from graph import Graph, stolen_seconds
 from nav_msgs.msg import Odometry
 
-from mbarl_ros.config import load_agent
+from mbarl_ros.schema.load import load_agent
 from mbarl_ros.task import Task
 
 _WINDOW = 10.0  # s; diagnostics speak of the last ten seconds
 BARE = """
 import json, sys, time
 import rclpy
-from mbarl_ros.control.timing import LoopTiming
+from mbarl_ros.control.loop_timing import LoopTiming
 rate = float(sys.argv[1])
 timing = LoopTiming(1.0 / rate)
 rclpy.init()

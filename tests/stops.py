@@ -17,7 +17,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
-from mbarl_ros.config import load_robot
+from mbarl_ros.schema.load import load_robot
 from mbarl_ros.task import Task
 
 # A robot that reports at 20 Hz; what it does not say for so long (s) has stopped it.

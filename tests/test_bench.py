@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import yaml
 
-from mbarl_ros.cli import main
-from mbarl_ros.config import ConfigError, find, load_agent, load_task, load_world
+from mbarl_ros.cli.main import main
+from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
-from mbarl_ros.control.practice import Practice
 from mbarl_ros.demos.reader import load_demonstrations
-from mbarl_ros.evaluation import WideStarts, attempt, attempts, evaluate
-from mbarl_ros.studies import bench, seeds
+from mbarl_ros.learning.evaluation import WideStarts, attempt, attempts, evaluate
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import find, load_agent, load_task, load_world
+from mbarl_ros.storage.transitions import FORWARD
+from mbarl_ros.studies import seeds, worker
 from mbarl_ros.studies.report import published, write_report
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import FORWARD
 
-AGENT = 'medal:name=small,sac.hidden=[16,16],sac.batch=16,updates_per_step=0.5'
+AGENT = 'medal:name=small,sac.hidden=[16,16],sac.batch_size=16,updates_per_step=0.5'
 SECONDS = {'wall_seconds', 'practice_seconds'}
 
 
@@ -39,7 +40,7 @@ def task(tmp_path_factory):
 
 
 def command(task, out, *more):
-    words = [sys.executable, '-m', 'mbarl_ros', 'bench', '--task', task, '--out', out]
+    words = [sys.executable, '-m', 'mbarl_ros.cli', 'bench', '--task', task, '--out', out]
     return [*map(str, words), '--agents', AGENT, '--seeds', '2', *more]
 
 
@@ -125,10 +126,10 @@ def test_a_policy_of_the_bench_is_one_for_the_robot(done):
 
 
 def test_the_clone_has_one_line_and_a_policy_for_the_robot(task, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, 'clone', functools.partial(bench.clone, steps=50))
+    monkeypatch.setattr(worker, 'clone', functools.partial(worker.clone, steps=50))
     job = seeds.Seed(str(tmp_path), str(task), 'bc', seed=3, budget=200)
     loaded = job.load()
-    found = bench.run_seed(*loaded, job.seed, job.budget, tmp_path)
+    found = worker.run_seed(*loaded, job.seed, job.budget, tmp_path)
     assert [line['environment_steps'] for line in found] == [0]
     assert found[0]['clone_success'] == found[0]['deployed_success']
     unpack_policy((tmp_path / 'policy.safetensors').read_bytes(), *loaded[:2])
@@ -140,10 +141,10 @@ def test_the_clone_has_one_line_and_a_policy_for_the_robot(task, tmp_path, monke
     [
         ('mbarl:sac.bath=32', r"agent 'mbarl:sac.bath=32': key 'sac.bath': unknown key"),
         ('mbarl:modle=null', r"key 'modle': unknown key"),
-        ('mbarl:sac.batch=0', r"key 'sac.batch': .*greater than 0"),
+        ('mbarl:sac.batch_size=0', r"key 'sac.batch_size': .*greater than 0"),
         ('mbarl:chunk', r"'chunk' is not of the form key=value"),
         ('mbarl:sac.hidden=[1', r"key 'sac.hidden': '\[1' is no YAML"),
-        ('medal:model.length=1', r"key 'model.length': 'model' is None"),
+        ('medal:model.rollout_length=1', r"key 'model.rollout_length': 'model' is None"),
         ('bc:chunk=1', r'bc has no settings'),
         ('nobody', r"unknown agent 'nobody'; known: .*mbarl"),
     ],
@@ -157,7 +158,7 @@ def test_settings_change_what_they_name_and_nothing_else():
     agent, plain = seeds.load_variant('mbarl:sac.hidden=[8,9],model=null'), load_agent('mbarl')
     assert agent.sac.hidden == [8, 9] and agent.model is None
     assert agent.name == 'mbarl:sac.hidden=[8,9],model=null'
-    assert agent.sac.batch == plain.sac.batch and agent.chunk == plain.chunk
+    assert agent.sac.batch_size == plain.sac.batch_size and agent.chunk == plain.chunk
 
 
 def test_few_demonstrations_are_so_many_forward_ones_of_each_goal():

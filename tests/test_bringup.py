@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mbarl_ros import bringup
-from mbarl_ros.arguments import GRAPHS, POLICY_FILE
-from mbarl_ros.config import ConfigError, config_dir, load_agent, load_robot, load_task
-from mbarl_ros.rundir import RunDir
-from mbarl_ros.up import how_to_drive
+from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.arguments import GRAPHS
+from mbarl_ros.bringup.run_folder import RunFolder
+from mbarl_ros.bringup.up import how_to_drive
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import config_dir, load_agent, load_robot, load_task
+from mbarl_ros.storage.run_files import POLICY_FILE
 
 
 def nodes(graph, **given):
-    return {spec.name: spec for spec in bringup.plan(graph, given).nodes}
+    return {spec.name: spec for spec in graphs.plan(graph, given).nodes}
 
 
 def run_folder(path: Path) -> Path:
@@ -76,7 +78,7 @@ def test_hardware_has_no_simulation_and_does_not_move_by_itself():
     assert graph['policy_controller'].respawn  # to hand over what it has; a person activates it
     assert not nodes('hardware', autostart='true')['policy_controller'].respawn
     assert 'use_sim_time' not in graph['policy_controller'].parameters
-    assert not bringup.plan('hardware', {}).private_domain
+    assert not graphs.plan('hardware', {}).private_domain
 
 
 def test_hardware_may_be_a_simulator_that_keeps_its_own_time():
@@ -96,10 +98,10 @@ def test_record_drives_through_the_teleop_topics(tmp_path):
     by_hand = nodes('record', operator='none')
     assert 'scripted_operator' not in by_hand
     assert by_hand['robot_sim'].parameters['mode'] == 'realtime'
-    plan = bringup.plan('record', {'operator': 'none'})
+    plan = graphs.plan('record', {'operator': 'none'})
     assert how_to_drive(plan, 7).endswith('mbarl teleop --task pointmass --domain 7')
     # Keys have no positions.
-    plan = bringup.plan('record', {'operator': 'none', 'task': 'arm_position'})
+    plan = graphs.plan('record', {'operator': 'none', 'task': 'arm_position'})
     assert how_to_drive(plan, 7) == (
         'drive by leader/joint_states (while leader/deadman is pressed)'
     )
@@ -170,14 +172,14 @@ def test_own_files_may_be_given_by_relative_path(tmp_path, monkeypatch):
 )
 def test_a_wrong_word_is_answered_with_one_sentence(graph, given, message):
     with pytest.raises(ConfigError) as caught:
-        bringup.plan(graph, given)
+        graphs.plan(graph, given)
     assert message in str(caught.value)
     assert '\n' not in str(caught.value)
 
 
 def test_an_empty_folder_of_demonstrations_is_named(tmp_path):
     with pytest.raises(ConfigError, match='there is no demonstration in this folder'):
-        bringup.plan('sim', {'demos': str(tmp_path)})
+        graphs.plan('sim', {'demos': str(tmp_path)})
 
 
 def test_a_task_without_a_world_cannot_be_simulated(tmp_path):
@@ -189,7 +191,7 @@ def test_a_task_without_a_world_cannot_be_simulated(tmp_path):
     ):
         path.write_text(yaml.safe_dump({**raw, 'world': world}))
         with pytest.raises(ConfigError, match=message):
-            bringup.plan('sim', {'task': str(path)})
+            graphs.plan('sim', {'task': str(path)})
 
 
 def test_every_argument_is_described():
@@ -203,12 +205,12 @@ def test_every_argument_is_described():
 # --- run folder ------------------------------------------------------------------------------
 
 
-def plan_in(folder: Path, **given: str) -> bringup.Plan:
-    return bringup.plan('sim', {'run_dir': str(folder), **given})
+def plan_in(folder: Path, **given: str) -> graphs.Plan:
+    return graphs.plan('sim', {'run_dir': str(folder), **given})
 
 
 def test_a_run_folder_holds_the_configuration_as_used(tmp_path):
-    run = RunDir(plan_in(tmp_path / 'run'))
+    run = RunFolder(plan_in(tmp_path / 'run'))
     assert not run.resumed
     assert load_task(str(tmp_path / 'run/task.yaml')) == load_task('pointmass')
     assert load_robot(str(tmp_path / 'run/robot.yaml')) == load_robot('pointmass')
@@ -217,35 +219,35 @@ def test_a_run_folder_holds_the_configuration_as_used(tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    first = RunDir(plan_in(tmp_path / 'run'))
+    first = RunFolder(plan_in(tmp_path / 'run'))
     with pytest.raises(ConfigError, match='another run is going on in it'):
-        RunDir(plan_in(tmp_path / 'run'))
+        RunFolder(plan_in(tmp_path / 'run'))
     first.close()
-    again = RunDir(plan_in(tmp_path / 'run', steps='9'))
+    again = RunFolder(plan_in(tmp_path / 'run', steps='9'))
     assert again.resumed
     again.close()
 
 
 def test_a_run_is_not_resumed_with_another_configuration(tmp_path):
-    RunDir(plan_in(tmp_path / 'run')).close()
+    RunFolder(plan_in(tmp_path / 'run')).close()
     with pytest.raises(ConfigError, match="was made with seed '0', not '1'"):
-        RunDir(plan_in(tmp_path / 'run', seed='1'))
+        RunFolder(plan_in(tmp_path / 'run', seed='1'))
     with pytest.raises(ConfigError, match="task.yaml, key 'name' 'pointmass' in place of 'tab"):
-        RunDir(plan_in(tmp_path / 'run', task='tabletop'))
+        RunFolder(plan_in(tmp_path / 'run', task='tabletop'))
     agent = tmp_path / 'mbarl.yaml'
     agent.write_text(yaml.safe_dump({'name': 'mbarl', 'updates_per_step': 7.5}))
     with pytest.raises(ConfigError, match=r"agent.yaml, key '"):
-        RunDir(plan_in(tmp_path / 'run', agent=str(agent)))
+        RunFolder(plan_in(tmp_path / 'run', agent=str(agent)))
 
 
 def test_somebody_elses_folder_is_left_alone(tmp_path):
     (tmp_path / 'thesis.tex').write_text('')
     with pytest.raises(ConfigError, match=r'neither empty nor a run folder \(it has thesis.tex\)'):
-        RunDir(plan_in(tmp_path))
+        RunFolder(plan_in(tmp_path))
 
 
 def test_an_interrupted_run_has_a_result_all_the_same(tmp_path):
-    run = RunDir(plan_in(tmp_path / 'run', seed='3'))
+    run = RunFolder(plan_in(tmp_path / 'run', seed='3'))
     run.write_interrupted_result()
     assert run.result()['reason'] == 'interrupted'
     assert run.result()['seed'] == 3
@@ -266,5 +268,5 @@ def test_an_interrupted_run_has_a_result_all_the_same(tmp_path):
 )
 def test_a_preset_that_cannot_work_here_is_refused_before_anything_starts(graph, given, words):
     with pytest.raises(ConfigError) as error:
-        bringup.plan(graph, given)
+        graphs.plan(graph, given)
     assert all(word in str(error.value) for word in words)

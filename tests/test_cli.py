@@ -10,9 +10,9 @@ import time
 import pytest
 from rich.console import Console
 
-from mbarl_ros import view
-from mbarl_ros.arguments import GRAPHS
-from mbarl_ros.cli import main
+from mbarl_ros.bringup.arguments import GRAPHS
+from mbarl_ros.cli.main import main
+from mbarl_ros.view import screens
 
 STATUS = {
     'policy_controller': {
@@ -32,7 +32,7 @@ STATUS = {
 
 
 def header(tmp_path, **options):
-    return view.Header('sim', 'pointmass', 'mbarl', 0, tmp_path, budget=20000, target=0.9)
+    return screens.Header('sim', 'pointmass', 'mbarl', 0, tmp_path, budget=20000, target=0.9)
 
 
 def test_help_explains_the_graphs_and_their_arguments(capsys):
@@ -68,7 +68,7 @@ def test_up_without_a_graph_says_what_there_is(capsys):
 
 
 def test_a_missing_message_package_is_named(capsys, tmp_path, monkeypatch):
-    from mbarl_ros.config import config_dir
+    from mbarl_ros.schema.load import config_dir
 
     text = (config_dir() / 'robots/pointmass.yaml').read_text()
     robot = tmp_path / 'odd.yaml'
@@ -80,7 +80,7 @@ def test_a_missing_message_package_is_named(capsys, tmp_path, monkeypatch):
 
 
 def test_demonstrations_of_another_task_are_refused_before_any_node_starts(capsys, tmp_path):
-    from mbarl_ros.config import load_task
+    from mbarl_ros.schema.load import load_task
 
     demos = load_task('tabletop').demonstrations
     assert main(['up', 'sim', f'demos:={demos}', f'run_dir:={tmp_path}/run']) == 2
@@ -90,7 +90,7 @@ def test_demonstrations_of_another_task_are_refused_before_any_node_starts(capsy
 
 
 def test_a_status_line_has_the_news_and_the_trouble():
-    line = view.status_line(STATUS)
+    line = screens.status_line(STATUS)
     for part in (
         'phase backward', 'steps 12,340', 'robot 20 min 34 s', 'successes 55/90',
         'deployed 0.84 (clone 0.42)', 'updates/s 82', 'model error 0.25 (vy)', 'lag 50',
@@ -101,13 +101,13 @@ def test_a_status_line_has_the_news_and_the_trouble():
 
 
 def test_what_is_not_known_yet_is_a_dash():
-    assert view.status_line({}).count('-') >= 8
-    assert view.value({'a': {'x': 'nan'}}, 'a', 'x', '.2f') == '-'
+    assert screens.status_line({}).count('-') >= 8
+    assert screens.value({'a': {'x': 'nan'}}, 'a', 'x', '.2f') == '-'
 
 
 def test_the_panel_shows_the_run(tmp_path, capsys):
     console = Console(width=100, force_terminal=False)
-    screen = view.LiveScreen(header(tmp_path), console)
+    screen = screens.LiveScreen(header(tmp_path), console)
     screen.line('monitor', json.dumps(STATUS))
     console.print(screen.panel())
     out = capsys.readouterr().out
@@ -119,7 +119,7 @@ def test_the_panel_shows_the_run(tmp_path, capsys):
 
 
 def test_node_output_is_prefixed(tmp_path, capsys):
-    screen = view.screen('lines', header(tmp_path))
+    screen = screens.screen('lines', header(tmp_path))
     screen.line('learner', 'hello')
     screen.line('monitor', json.dumps(STATUS))
     assert capsys.readouterr().out == '[learner] hello\n'
@@ -134,22 +134,22 @@ def test_the_summary_says_why_it_ended_and_how_to_go_on(tmp_path):
         'robot_seconds': 2000.0, 'training_resets': 0,
     }  # fmt: skip
     given = {'task': 'pointmass', 'steps': '20000', 'run_dir': 'my runs/x'}
-    text = view.summary(header(tmp_path), result, 3, 300.0, given)
+    text = screens.summary(header(tmp_path), result, 3, 300.0, given)
     assert 'step budget used up after 5 min 00 s' in text
     assert '0.50 over 50 evaluation starts (target 0.90)' in text
     assert 'clone of the demos  0.40' in text
     assert 'success.png' in text and 'result.json' in text
     go_on = "go on with: mbarl up sim task:=pointmass steps:={} 'run_dir:=my runs/x'"
     assert go_on.format(40000) in text
-    assert go_on.format(20000) in view.summary(header(tmp_path), result, 130, 1.0, given)
-    assert 'go on with' not in view.summary(header(tmp_path), result, 0, 1.0, given)
+    assert go_on.format(20000) in screens.summary(header(tmp_path), result, 130, 1.0, given)
+    assert 'go on with' not in screens.summary(header(tmp_path), result, 0, 1.0, given)
 
 
 def test_ctrl_c_soon_after_the_start_leaves_a_run_that_can_be_resumed(tmp_path):
     run = tmp_path / 'run'
     words = ['up', 'sim', 'task:=pointmass', f'run_dir:={run}', 'view:=lines']
     with subprocess.Popen(
-        [sys.executable, '-m', 'mbarl_ros', *words], stdout=subprocess.PIPE, text=True,
+        [sys.executable, '-m', 'mbarl_ros.cli', *words], stdout=subprocess.PIPE, text=True,
         env={name: value for name, value in os.environ.items() if name != 'ROS_DOMAIN_ID'},
     ) as process:  # fmt: skip
         for line in process.stdout:
@@ -162,9 +162,9 @@ def test_ctrl_c_soon_after_the_start_leaves_a_run_that_can_be_resumed(tmp_path):
     assert 'run ended: interrupted' in out
     assert 'Traceback' not in out
     assert json.loads((run / 'result.json').read_text())['reason'] == 'interrupted'
-    from mbarl_ros import bringup
-    from mbarl_ros.rundir import RunDir
+    from mbarl_ros.bringup import graphs
+    from mbarl_ros.bringup.run_folder import RunFolder
 
-    again = RunDir(bringup.plan('sim', {'run_dir': str(run)}))
+    again = RunFolder(graphs.plan('sim', {'run_dir': str(run)}))
     assert again.resumed
     again.close()

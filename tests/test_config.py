@@ -3,16 +3,16 @@
 import pytest
 import yaml
 
-from mbarl_ros import config
-from mbarl_ros.config import ConfigError, load_agent, load_robot, load_task
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import available, find, load_agent, load_robot, load_task
 from mbarl_ros.task import Task
 
 
-@pytest.mark.parametrize('name', config.available('tasks'))
+@pytest.mark.parametrize('name', available('tasks'))
 def test_every_shipped_task_loads_with_every_agent(name):
     task = Task.load(name)
-    hashes = {task.spec_hash(load_agent(agent)) for agent in config.available('agents')}
-    assert len(hashes) == len(config.available('agents'))
+    hashes = {task.spec_hash(load_agent(agent)) for agent in available('agents')}
+    assert len(hashes) == len(available('agents'))
 
 
 @pytest.mark.parametrize(
@@ -21,12 +21,12 @@ def test_every_shipped_task_loads_with_every_agent(name):
 def test_an_unknown_name_lists_the_known_ones(load, kind):
     with pytest.raises(ConfigError) as error:
         load('nonsense')
-    for name in config.available(kind):
+    for name in available(kind):
         assert name in str(error.value)
 
 
 def changed(tmp_path, kind, name, change):
-    raw = yaml.safe_load(config.find(kind, name).read_text())
+    raw = yaml.safe_load(find(kind, name).read_text())
     change(raw)
     path = tmp_path / f'{name}.yaml'
     path.write_text(yaml.safe_dump(raw))
@@ -69,7 +69,7 @@ def test_a_mistake_in_a_task_names_file_and_key(tmp_path, change, key):
         ),
         (
             lambda raw: raw['limits']['vx'].update(
-                moves=None, stop='hold', measured='x', lead=1, rate=None
+                moves=None, stop='hold', measured='x', tracking_error=1, rate=None
             ),
             "'limits.vx': measured: a position",
         ),

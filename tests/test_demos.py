@@ -16,21 +16,22 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray
 from std_srvs.srv import Trigger
 
-from mbarl_ros.config import load_world
 from mbarl_ros.demos import recording as recording_module
 from mbarl_ros.demos.episodes import episode, transitions
-from mbarl_ros.demos.note import (
+from mbarl_ros.demos.metadata import (
     DemonstrationError,
-    Note,
+    Metadata,
     folders,
     layout,
     profile_hash,
-    read_note,
+    read_metadata,
 )
 from mbarl_ros.demos.reader import load_demonstrations, read_demonstration
-from mbarl_ros.demos.recording import EXECUTED, Recording, recover, topic_types, unfinished
-from mbarl_ros.fields import set_stamp
-from mbarl_ros.nodes.runtime import KEEP_ALL
+from mbarl_ros.demos.recording import Recording, recover, topic_types, unfinished
+from mbarl_ros.nodes.support.runtime import KEEP_ALL
+from mbarl_ros.schema.load import load_world
+from mbarl_ros.schema.message_fields import set_stamp
+from mbarl_ros.schema.topics import EXECUTED
 from mbarl_ros.task import Task
 
 pytestmark = pytest.mark.together
@@ -54,7 +55,7 @@ def note(task, **changes):
         'topics': topics,
         **changes,
     }
-    return Note(**values)
+    return Metadata(**values)
 
 
 def odometry(x, y, stamp):
@@ -138,7 +139,7 @@ def test_messages_come_back_from_the_bag_bit_equal(tmp_path, task):
         back = [(entry.topic, stamp, data) for entry, stamp, data in reader.messages()]
     expected = [(f'/robot1/{topic}', stamp, data) for topic, stamp, data in messages]
     assert sorted(back) == sorted(expected)
-    assert (path / 'metadata.yaml').is_file() and read_note(path).operator == 'test'
+    assert (path / 'metadata.yaml').is_file() and read_metadata(path).operator == 'test'
 
 
 def test_unfinished_recordings_are_not_seen_and_numbers_go_on(tmp_path, task):
@@ -171,7 +172,9 @@ def test_a_recorder_that_dies_after_publishing_leaves_one_demonstration(
     assert unfinished(tmp_path) == 1
     assert recover(tmp_path) == [f'{tmp_path}/forward_000: was finished before the recorder died']
     assert [path.name for path in folders(tmp_path)] == ['forward_000']
-    assert unfinished(tmp_path) == 0 and read_note(tmp_path / 'forward_000').verdict == 'success'
+    assert (
+        unfinished(tmp_path) == 0 and read_metadata(tmp_path / 'forward_000').verdict == 'success'
+    )
 
 
 def test_numbers_of_a_demonstration_arrive_as_transitions(tmp_path, task):

@@ -11,9 +11,9 @@ from geometry_msgs.msg import Twist
 from graph import Graph, demonstrate, small_agent
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from mbarl_ros.config import find
-from mbarl_ros.nodes.doctor import Doctor
-from mbarl_ros.nodes.robot_check import DISCOVERY, Listener
+from mbarl_ros.nodes.support.doctor import Doctor
+from mbarl_ros.nodes.support.robot_check import DISCOVERY, Listener
+from mbarl_ros.schema.load import find
 from mbarl_ros.task import Task
 
 pytestmark = pytest.mark.together
@@ -131,7 +131,7 @@ def a_graph_that_moves_is_well(examine, graph, expect):
     graph.start('learner')
     graph.wait_for_steps(5)
     examine(whole='')
-    command = [sys.executable, '-m', 'mbarl_ros', 'doctor', '--domain', str(graph.domain)]
+    command = [sys.executable, '-m', 'mbarl_ros.cli', 'doctor', '--domain', str(graph.domain)]
 
     def run():
         words = [*command, '--seconds', '1']

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mbarl_ros.config import load_world
 from mbarl_ros.demos.episodes import Episode, transitions
 from mbarl_ros.demos.formats import FormatError, detect, export_episodes, read_episodes
 from mbarl_ros.demos.imported import EPISODE_FILE, load_episode, save_episode
 from mbarl_ros.demos.importing import import_demonstrations
-from mbarl_ros.demos.note import DemonstrationError, folders
+from mbarl_ros.demos.metadata import DemonstrationError, folders
 from mbarl_ros.demos.reader import load_demonstrations, read_episode
+from mbarl_ros.schema.load import load_world
 from mbarl_ros.task import Task
 
 h5py = pytest.importorskip('h5py', reason="the formats are an extra: pip install '.[formats]'")

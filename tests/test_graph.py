@@ -12,10 +12,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, UInt8MultiArray
 
-from mbarl_ros import wire
-from mbarl_ros.config import load_agent
-from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
-from mbarl_ros.nodes.runtime import bytes_message
+from mbarl_ros.nodes.support.runtime import bytes_message
+from mbarl_ros.schema.load import load_agent
+from mbarl_ros.storage import wire
+from mbarl_ros.storage.run_files import TRANSITIONS_FILE
+from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.task import Task
 
 pytestmark = pytest.mark.together
@@ -26,10 +27,10 @@ LATCHED = QoSProfile(depth=20, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 def stored(folder, agent, task='pointmass'):
     """What the learner has on disk, and a check that nothing is missing or doubled."""
     task = Task.load(task)
-    ledger = Ledger()
+    tracker = SequenceTracker()
     path = folder / 'run' / TRANSITIONS_FILE
-    rows = ledger.replay(path, task, task.spec_hash(load_agent(agent)))
-    assert rows['sequence'].tolist() == list(range(ledger.total))
+    rows = tracker.replay(path, task, task.spec_hash(load_agent(agent)))
+    assert rows['sequence'].tolist() == list(range(tracker.total))
     return rows
 
 

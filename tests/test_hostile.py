@@ -10,8 +10,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import UInt8MultiArray
 
-from mbarl_ros import wire
-from mbarl_ros.config import load_agent
 from mbarl_ros.control.policy import (
     pack_policy,
     phase_shapes,
@@ -20,10 +18,12 @@ from mbarl_ros.control.policy import (
     unpack_policy,
 )
 from mbarl_ros.learning.classifier import unpack_classifier
-from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
-from mbarl_ros.nodes.runtime import bytes_message, message_bytes
-from mbarl_ros.task import Task
-from mbarl_ros.transitions import (
+from mbarl_ros.nodes.support.runtime import bytes_message, message_bytes
+from mbarl_ros.schema.load import load_agent
+from mbarl_ros.storage import wire
+from mbarl_ros.storage.run_files import TRANSITIONS_FILE
+from mbarl_ros.storage.sequence_tracker import SequenceTracker
+from mbarl_ros.storage.transitions import (
     MAX_ROWS,
     pack_acknowledgement,
     pack_transitions,
@@ -31,6 +31,7 @@ from mbarl_ros.transitions import (
     unpack_acknowledgement,
     unpack_transitions,
 )
+from mbarl_ros.task import Task
 
 pytestmark = pytest.mark.together
 
@@ -220,8 +221,8 @@ def test_a_hostile_publisher_changes_nothing_and_is_reported(tmp_path):
         assert all(process.poll() is None for process in graph.processes.values())
         said = (tmp_path / 'policy_controller.log').read_text()
         assert 'refused: learner/policy' in said and 'refused: learner/acknowledged' in said
-    ledger = Ledger()
-    rows = ledger.replay(tmp_path / 'run' / TRANSITIONS_FILE, TASK, TASK.spec_hash(agent))
+    tracker = SequenceTracker()
+    rows = tracker.replay(tmp_path / 'run' / TRANSITIONS_FILE, TASK, TASK.spec_hash(agent))
     really = {json.loads(line)['stamp'] for line in log.read_text().splitlines()}
     stamps = np.rint(rows['stamp'] * 1e9).astype(np.int64).tolist()
     assert set(stamps) <= really and len(set(stamps)) == len(stamps)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mbarl_ros.agent_config import AgentConfig, ModelConfig, SacConfig
-from mbarl_ros.config import ConfigError
 from mbarl_ros.control.policy import Policy, check_policy, policy_names
 from mbarl_ros.learning.classifier import ClassifierTrainer
 from mbarl_ros.learning.learner import Learner
+from mbarl_ros.schema.agent import AgentConfig, ModelConfig, SacConfig
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.storage.transitions import HUMAN, POLICY
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import HUMAN, POLICY
 
 SMALL = AgentConfig(
     name='small',
-    sac=SacConfig(hidden=[32, 32], batch=32),
+    sac=SacConfig(hidden=[32, 32], batch_size=32),
     model=ModelConfig(
-        members=3, elites=2, hidden=[32], every=50, max_gradient_steps=40, rollouts=2, buffer=500
+        members=3,
+        elites=2,
+        hidden=[32],
+        every=50,
+        max_gradient_steps=40,
+        rollouts=2,
+        buffer_capacity=500,
     ),
     hindsight_fraction=0.3,
 )
@@ -202,7 +208,7 @@ def test_values_bootstrap_through_truncation_and_stop_at_success(where: str) -> 
         name='value',
         backward='none',
         model=None,
-        sac=SacConfig(hidden=[32], batch=32, tau=0.05, learning_rate=3e-3, discount=0.9),
+        sac=SacConfig(hidden=[32], batch_size=32, tau=0.05, learning_rate=3e-3, discount=0.9),
     )
     learner = Learner(task, agent, data, 0)
     learner.add(data)
@@ -221,10 +227,10 @@ def _values(learner: Learner, observation: np.ndarray) -> np.ndarray:
 
     scaled = ((observation - learner.task.offset) / learner.task.scale).astype(np.float32)
     seen = with_relations(torch.from_numpy(scaled), torch.from_numpy(learner.task.relations))
-    waves = with_waves(seen[None], learner.agent.sac.frequencies)
+    waves = with_waves(seen[None], learner.agent.sac.fourier_features)
     action = torch.zeros(1, len(observation), learner.task.action_dim)
     sac = learner._sac
-    return sac._values(sac.critic, waves, action)[0, 0].detach().numpy() / sac.config.value_scale
+    return sac._values(sac.critic, waves, action)[0, 0].detach().numpy() / sac.config.reward_scale
 
 
 def test_a_success_never_ends_the_backward_policys_return() -> None:

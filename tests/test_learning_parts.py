@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mbarl_ros.agent_config import AgentConfig, ModelConfig, SacConfig
 from mbarl_ros.control.policy import Policy
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import MAX_REWARD, ClassifierTrainer, backward_reward, logits
-from mbarl_ros.learning.cloning import clone
 from mbarl_ros.learning.dynamics import Ensemble
+from mbarl_ros.learning.imitation import clone
 from mbarl_ros.learning.networks import Activation, centre, mlp, stacked_mlp
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
+from mbarl_ros.schema.agent import AgentConfig, ModelConfig, SacConfig
 from mbarl_ros.task import Task
 
 
@@ -116,32 +116,6 @@ def test_the_hand_written_backward_agrees_with_autograd(activation: Activation) 
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-5)
 
 
-def test_an_update_in_bfloat16_is_close_to_one_in_float32() -> None:
-    generator = torch.Generator().manual_seed(0)
-    batch = {
-        'observation': 2 * torch.rand(2, 64, 4, generator=generator) - 1,
-        'next_observation': 2 * torch.rand(2, 64, 4, generator=generator) - 1,
-        'action': 2 * torch.rand(2, 64, 2, generator=generator) - 1,
-        'reward': torch.rand(2, 64, generator=generator),
-        'discount': torch.full((2, 64), 0.9),
-        'bound': torch.full((2, 64), -torch.inf),
-        'clone': torch.ones(2, 16),
-    }
-    bounds = np.array([[0.0, 1.0], [0.0, 1.0]])
-    relations = np.array([[1.0, -1.0, 0.0, 0.0]], np.float32)
-    found = {}
-    for precision in ('float32', 'bfloat16'):
-        config = SacConfig(hidden=[64, 64], precision=precision)
-        sac = Sac(config, ('forward', 'backward'), relations, 2, bounds, seed=0)
-        metrics = [sac.update(batch) for _ in range(20)]
-        found[precision] = {name: torch.stack([m[name] for m in metrics]) for name in metrics[0]}
-        assert all(array.dtype == np.float32 for array in sac.policy_arrays().values())
-    for name, values in found['float32'].items():
-        torch.testing.assert_close(found['bfloat16'][name], values, rtol=0.05, atol=0.03)
-    value = found['bfloat16']['value']
-    assert not torch.equal(value, found['float32']['value'])  # it is another arithmetic
-
-
 def test_the_classifier_tells_demonstrations_from_what_the_backward_policy_visits() -> None:
     task = Task.load('pointmass')
     rng = np.random.default_rng(0)
@@ -224,7 +198,7 @@ def test_later_states_are_of_the_same_chain_also_where_the_ring_has_wrapped() ->
 
 
 def test_what_was_attained_bounds_the_value_from_below() -> None:
-    config = SacConfig(hidden=[32, 32], frequencies=0)
+    config = SacConfig(hidden=[32, 32], fourier_features=0)
     relations = np.zeros((0, 2), np.float32)
     sac = Sac(config, ('forward',), relations, 1, np.array([[0.0, 1.0]]), seed=0)
     generator = torch.Generator().manual_seed(0)

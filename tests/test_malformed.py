@@ -23,7 +23,7 @@ from mbarl_ros.demos import importing
 from mbarl_ros.demos.formats import FormatError, export_episodes
 from mbarl_ros.demos.formats.earl import load_arrays
 from mbarl_ros.demos.imported import save_episode
-from mbarl_ros.demos.note import DemonstrationError
+from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.demos.reader import read_episode
 from mbarl_ros.task import Task
 

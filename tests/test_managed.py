@@ -13,11 +13,11 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
 from steady import Base
 
-from mbarl_ros.control.timing import LoopTiming
-from mbarl_ros.fields import set_stamp
-from mbarl_ros.nodes.robot_io import StateListener
+from mbarl_ros.control.loop_timing import LoopTiming
+from mbarl_ros.nodes.support.robot_topics import StateListener
+from mbarl_ros.schema.message_fields import set_stamp
+from mbarl_ros.storage.transitions import POLICY
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import POLICY
 
 pytestmark = pytest.mark.paced
 

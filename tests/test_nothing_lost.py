@@ -17,14 +17,16 @@ from kills import practise_and_kill
 from sensor_msgs.msg import JointState
 from std_msgs.msg import UInt8MultiArray
 
-from mbarl_ros import bringup
-from mbarl_ros.config import ConfigError, load_agent
+from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.control.policy import pack_policy
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.learner import Learner
-from mbarl_ros.nodes.runtime import LATCHED, bytes_message
-from mbarl_ros.rundir import RunDir, lock_file
+from mbarl_ros.nodes.support.runtime import LATCHED, bytes_message
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import load_agent
+from mbarl_ros.storage.files import lock_file
 from mbarl_ros.task import Task
 
 pytestmark = pytest.mark.together
@@ -237,8 +239,8 @@ def test_evaluations_that_a_full_disk_refuses_are_said_and_written_later(tmp_pat
 
 @pytest.fixture
 def run_plan(tmp_path):
-    plan = bringup.plan('sim', {'run_dir': str(tmp_path / 'run')})
-    RunDir(plan).close()
+    plan = graphs.plan('sim', {'run_dir': str(tmp_path / 'run')})
+    RunFolder(plan).close()
     return plan
 
 
@@ -257,7 +259,7 @@ def test_a_run_folder_that_cannot_be_written_is_one_sentence(run_plan, obstacle,
     path.mkdir()  # what even root cannot write
     said = f'^{run_plan.run_dir / file}: cannot be written: Is a directory; make it writable'
     with pytest.raises(ConfigError, match=said):
-        RunDir(run_plan)
+        RunFolder(run_plan)
 
 
 def test_a_full_disk_is_said_before_a_run_starts_and_costs_nothing(run_plan):
@@ -265,15 +267,15 @@ def test_a_full_disk_is_said_before_a_run_starts_and_costs_nothing(run_plan):
     (run / '.task.yaml.tmp').symlink_to('/dev/full')
     before = (run / 'task.yaml').read_text()
     with pytest.raises(ConfigError, match='task.yaml: cannot be written: No space .*make room'):
-        RunDir(run_plan)
+        RunFolder(run_plan)
     assert (run / 'task.yaml').read_text() == before
-    again = RunDir(run_plan)
+    again = RunFolder(run_plan)
     assert again.resumed
     again.close()
 
 
 def test_a_run_that_cannot_say_that_it_was_interrupted_has_ended_all_the_same(run_plan):
-    run = RunDir(run_plan)
+    run = RunFolder(run_plan)
     (run.path / '.result.json.tmp').symlink_to('/dev/full')
     with pytest.raises(ConfigError, match='result.json: cannot be written: No space'):
         run.write_interrupted_result()

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mbarl_ros.config import load_world
+from mbarl_ros.schema.load import load_world
+from mbarl_ros.storage.transitions import DIRECTIONS, DTYPES, shapes
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import DIRECTIONS, DTYPES, shapes
 from mbarl_sim.operators import drive, operator_for, scripted_demonstrations
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import mbarl_ros
-from mbarl_ros.arguments import GRAPHS
-from mbarl_ros.executables import NODES
+from mbarl_ros.bringup.arguments import GRAPHS
+from mbarl_ros.schema.executables import NODES
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(
@@ -82,7 +82,7 @@ def test_each_node_is_importable(name):
 def test_the_wheel_has_an_executable_for_each_node(installed):
     (entry_points,) = (installed / 'site').glob('*.dist-info/entry_points.txt')
     lines = entry_points.read_text().splitlines()
-    assert 'mbarl = mbarl_ros.cli:main' in lines
+    assert 'mbarl = mbarl_ros.cli.main:main' in lines
     for name, entry in NODES.items():
         assert f'{name} = {entry}' in lines
 
@@ -104,7 +104,7 @@ def test_the_wheel_has_the_simulation_with_its_assets(installed):
 def test_an_installed_package_finds_its_configuration_and_demonstrations(installed):
     program = (
         'import sys; sys.path.insert(0, sys.argv[1]); import mbarl_ros; print(mbarl_ros.__file__);'
-        'from mbarl_ros import bringup; plan = bringup.plan("sim", {});'
+        'from mbarl_ros.bringup import graphs; plan = graphs.plan("sim", {});'
         'print(plan.arguments["demos"])'
     )
     done = subprocess.run(

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from mbarl_ros.config import load_agent
+from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.policy import PinkNoise, Policy, check_policy, policy_names, policy_shapes
-from mbarl_ros.control.practice import Practice
+from mbarl_ros.schema.load import load_agent
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, SAFETY
+from mbarl_ros.storage.wire import WireError
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, FORWARD, SAFETY
-from mbarl_ros.wire import WireError
 
 TASK = Task.load('pointmass')
 AGENT = load_agent('mbarl')

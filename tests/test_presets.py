@@ -8,8 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from mbarl_ros.agent_config import AgentConfig, SacConfig
-from mbarl_ros.config import ConfigError, available, load_agent
+from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.policy import (
     GOALS,
     MAX_CANDIDATES,
@@ -18,19 +17,21 @@ from mbarl_ros.control.policy import (
     policy_names,
     unpack_policy,
 )
-from mbarl_ros.control.practice import Practice
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning.exploration import FIRST_DUAL, Exploration
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.learning.objectives import demonstrated_states, objectives
 from mbarl_ros.learning.replay import Replay
+from mbarl_ros.schema.agent import AgentConfig, SacConfig
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import available, load_agent
+from mbarl_ros.storage.transitions import BACKWARD, EXPLORE, FORWARD, Transitions
+from mbarl_ros.storage.wire import WireError, pack
 from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, EXPLORE, FORWARD, Transitions
-from mbarl_ros.wire import WireError, pack
 
 TASKS = {name: Task.load(name) for name in ('pointmass', 'tabletop')}
-SAC = SacConfig(hidden=[32, 32], batch=32)
+SAC = SacConfig(hidden=[32, 32], batch_size=32)
 NEEDS_GOALS = {'vaprl', 'risc'}
 SUPPORTED = [
     (task, agent)
@@ -374,10 +375,12 @@ def test_the_success_critic_knows_how_far_the_goal_is() -> None:
     }
     for _ in range(600):
         critic.update(batch)
-    from mbarl_ros.control.policy import SUCCESS, Network
+    from mbarl_ros.control.policy import SUCCESS_CRITIC, Network
 
     unit = {'offset': np.zeros(1, np.float32), 'scale': np.ones(1, np.float32)}
-    found = Network(critic.policy_arrays() | unit, SUCCESS).output(places[0, :-1].numpy())[:, 0]
+    found = Network(critic.policy_arrays() | unit, SUCCESS_CRITIC).output(places[0, :-1].numpy())[
+        :, 0
+    ]
     np.testing.assert_allclose(found, 0.5 ** np.arange(4, -1, -1), atol=0.06)
 
 

@@ -8,11 +8,11 @@ from graph import LEARNING, Graph, small_agent
 from test_graph import stored
 from test_takeover import Person
 
-from mbarl_ros.config import find, load_agent
 from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.schema.load import find, load_agent
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, HUMAN, POLICY
 from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, FORWARD, HUMAN, POLICY
 
 pytestmark = pytest.mark.together
 

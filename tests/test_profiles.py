@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from graph import Graph, demonstrate, small_agent
 
-from mbarl_ros import bringup
-from mbarl_ros.config import ConfigError, find, load_agent, load_world
-from mbarl_ros.fields import TopicCodec, message_class, stamp_ns
-from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
+from mbarl_ros.bringup import graphs
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import find, load_agent, load_world
+from mbarl_ros.schema.message_fields import TopicCodec, message_class, stamp_ns
+from mbarl_ros.storage.run_files import TRANSITIONS_FILE
+from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.task import Task
 
 pytestmark = pytest.mark.together
@@ -53,7 +55,7 @@ def test_hardware_graph_practises_on_a_robot_that_speaks_the_profile(
     demonstrate(task, tmp_path / 'demos' / '0000')
     agent = small_agent(tmp_path, backward='none', model=None)  # one process with torch less
     words = {'task': task_name, 'robot': robot_name, 'agent': agent}
-    plan = bringup.plan('hardware', {**words, 'demos': str(tmp_path / 'demos')})
+    plan = graphs.plan('hardware', {**words, 'demos': str(tmp_path / 'demos')})
     commands = [[] for _ in task.robot.command]
     with Graph(tmp_path, **words, mode='realtime') as graph:
         for topic, heard in zip(task.robot.command, commands, strict=True):
@@ -78,7 +80,7 @@ def test_hardware_graph_practises_on_a_robot_that_speaks_the_profile(
         ages = [age for _, age in heard if age is not None]
         if ages and 'header.stamp' not in topic.constants:
             assert np.median(ages) < SERVO_TIMEOUT / 2  # the present time, not the state's
-    rows = Ledger().replay(
+    rows = SequenceTracker().replay(
         tmp_path / 'run' / TRANSITIONS_FILE, task, task.spec_hash(load_agent(agent))
     )
     assert len(rows['sequence']) >= 35
@@ -134,7 +136,7 @@ def test_the_profiles_worlds_are_deterministic_and_within_the_tasks_ranges(name)
     order = [worlds[0].state_names.index(entry) for entry in task.robot.state_names]
     rng = np.random.default_rng(0)
     for world in worlds:
-        world.trace = [world.place(3)]
+        world.trace = [world.reset_to_start(3)]
     for command in task.command(rng.uniform(-1, 1, (200, task.action_dim))):
         for world in worlds:
             world.trace.append(world.step(command))

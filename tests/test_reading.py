@@ -15,15 +15,15 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
-from mbarl_ros import demos_cli
+from mbarl_ros.cli import demos
 from mbarl_ros.demos.align import Series, UnusableError, align
 from mbarl_ros.demos.bag import import_bag
 from mbarl_ros.demos.decode import DecodeError, TopicDecoder, typestore
 from mbarl_ros.demos.imported import save_episode
-from mbarl_ros.demos.note import DemonstrationError, folders, read_note
+from mbarl_ros.demos.metadata import DemonstrationError, folders, read_metadata
 from mbarl_ros.demos.reader import check_demonstration, read_demonstration, read_episode
-from mbarl_ros.fields import TopicCodec, set_stamp, stamp_ns
-from mbarl_ros.robot_config import TopicMap
+from mbarl_ros.schema.message_fields import TopicCodec, set_stamp, stamp_ns
+from mbarl_ros.schema.robot import TopicMap
 from mbarl_ros.task import Task
 
 SHIPPED = Path(__file__).resolve().parent.parent / 'demos'
@@ -293,7 +293,7 @@ def test_a_bag_of_ros2_bag_record_becomes_a_demonstration(tmp_path, plugin):
     source = foreign_bag(tmp_path / 'theirs', plugin)
     task = Task.load('tabletop')
     folder = import_bag(source, task, tmp_path)
-    note = read_note(folder)
+    note = read_metadata(folder)
     assert note.topics['mug_pose'] == '/robot7/mug_pose' and note.clock == 'log'
     demonstration = read_demonstration(folder, task)
     assert len(demonstration.commands) == pytest.approx(34, abs=1)
@@ -313,7 +313,7 @@ def test_a_torn_bag_is_imported_up_to_where_it_is_torn(tmp_path):
     (source / 'metadata.yaml').unlink()
     task = Task.load('tabletop')
     folder = import_bag(source, task, tmp_path)
-    assert read_note(folder).interrupted
+    assert read_metadata(folder).interrupted
     assert 3000 < len(read_demonstration(folder, task).commands) < 5990
 
 
@@ -357,17 +357,17 @@ def copies(tmp_path):
 
 
 def test_list_and_check_say_what_there_is_and_what_is_wrong(copies, capsys):
-    assert demos_cli.main(['list', str(copies)]) == 0
+    assert demos.main(['list', str(copies)]) == 0
     out = capsys.readouterr().out
     assert '3 of 3 are learned from' in out and 'forward_002' in out
-    assert demos_cli.main(['check', str(copies)]) == 0
+    assert demos.main(['check', str(copies)]) == 0
     bag = next((copies / 'forward_001').glob('*.mcap'))
     bag.write_bytes(bag.read_bytes()[:2000])
     capsys.readouterr()
-    assert demos_cli.main(['check', str(copies)]) == 1
+    assert demos.main(['check', str(copies)]) == 1
     out = capsys.readouterr().out
     assert 'forward_001: cannot be used' in out and '3 checked, 1 cannot be used' in out
-    assert demos_cli.main(['list', str(copies)]) == 0
+    assert demos.main(['list', str(copies)]) == 0
     assert '2 of 3 are learned from' in capsys.readouterr().out
 
 
@@ -375,7 +375,7 @@ def interrupt_a_recording(folder, original, task):
     """Record a demonstration once more, into ``folder``, up to where the recorder dies."""
     from mbarl_ros.demos.recording import Recording, topic_types
 
-    note = read_note(original)
+    note = read_metadata(original)
     topics = {**note.topics, 'demo_recorder/phase': '/demo_recorder/phase'}
     note = replace(note, topics=topics, recorded='2026-11-21T00:00:00+00:00')
     recording = Recording(folder, note, topic_types(task.robot))
@@ -389,9 +389,9 @@ def interrupt_a_recording(folder, original, task):
 def test_check_finishes_an_interrupted_recording(copies, capsys):
     task = Task.load('pointmass')
     interrupt_a_recording(copies, copies / 'forward_000', task)
-    assert demos_cli.main(['list', str(copies)]) == 0
+    assert demos.main(['list', str(copies)]) == 0
     assert '1 recordings are going on or were interrupted' in capsys.readouterr().out
-    assert demos_cli.main(['check', str(copies)]) == 0
+    assert demos.main(['check', str(copies)]) == 0
     out = capsys.readouterr().out
     assert 'forward_003: recovered from an interrupted recording' in out
     assert '4 checked, 0 cannot be used' in out
@@ -403,17 +403,17 @@ def test_check_finishes_an_interrupted_recording(copies, capsys):
 def test_check_finishes_an_interrupted_recording_that_is_the_only_one(copies, tmp_path, capsys):
     alone = tmp_path / 'alone'
     interrupt_a_recording(alone, copies / 'forward_000', Task.load('pointmass'))
-    assert demos_cli.main(['check', str(alone)]) == 0
+    assert demos.main(['check', str(alone)]) == 0
     out = capsys.readouterr().out
     assert 'forward_000: recovered' in out and '1 checked, 0 cannot be used' in out
 
 
 def test_show_draws_a_picture_and_lines(copies, tmp_path, capsys):
     picture = tmp_path / 'show.png'
-    assert demos_cli.main(['show', str(copies), '--output', str(picture)]) == 0
+    assert demos.main(['show', str(copies), '--output', str(picture)]) == 0
     assert picture.read_bytes().startswith(b'\x89PNG') and picture.stat().st_size > 20_000
     capsys.readouterr()
-    assert demos_cli.main(['show', str(copies / 'forward_001')]) == 0
+    assert demos.main(['show', str(copies / 'forward_001')]) == 0
     out = capsys.readouterr().out
     for word in ('forward_001: forward, 69 steps', 'action vx', 'reward', '█'):
         assert word in out
@@ -429,7 +429,7 @@ def test_show_draws_a_picture_and_lines(copies, tmp_path, capsys):
     ],
 )
 def test_mistakes_are_one_sentence(arguments, words, capsys):
-    assert demos_cli.main(arguments) == 2
+    assert demos.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ') and error.count('\n') == 1
     assert all(word in error for word in words)
@@ -443,10 +443,10 @@ def test_a_replay_that_strays_is_reported_and_fails(tmp_path, capfd):
     folder = tmp_path / 'bent'
     folder.mkdir()
     save_episode(folder, replace(shown, states=states), task)
-    assert demos_cli.main(['replay', str(folder)]) == 1
+    assert demos.main(['replay', str(folder)]) == 1
     out = capfd.readouterr().out
     assert re.search(r'bent +\d+ +yes +2\.50% +y +[23]\.\d s', out) and 'NOT met' in out
-    assert demos_cli.main(['replay', str(folder), '--tolerance', '0.03']) == 0
+    assert demos.main(['replay', str(folder), '--tolerance', '0.03']) == 0
 
 
 def test_judged_success_that_is_none_is_noticed(copies):

@@ -16,10 +16,10 @@ from rosbags.rosbag2 import Reader
 from std_srvs.srv import Trigger
 
 from mbarl_ros.demos.mcap_file import read_mcap
-from mbarl_ros.demos.note import folders, read_note
+from mbarl_ros.demos.metadata import folders, read_metadata
 from mbarl_ros.demos.reader import check_demonstration, read_demonstration
 from mbarl_ros.demos.recording import recover, unfinished
-from mbarl_ros.fields import stamp_ns
+from mbarl_ros.schema.message_fields import stamp_ns
 from mbarl_ros.task import Task
 
 pytestmark = pytest.mark.together
@@ -102,7 +102,7 @@ def test_fifty_recorders_killed_at_random_moments_lose_at_most_a_second(robot, t
                 opened += reader.message_count > 0
             demonstration = read_demonstration(found[0], task)
             missing = last * 1e-9 - demonstration.stamps[-1]
-            if read_note(found[0]).interrupted:
+            if read_metadata(found[0]).interrupted:
                 assert said and 'recovered from an interrupted recording' in said[0]
                 worst = max(worst, missing)
             assert demonstration.whole.all(), demonstration.findings
@@ -134,7 +134,7 @@ def test_the_next_start_says_what_it_found(robot, tmp_path):
         in (tmp_path / 'second.log').read_text()
     )
     assert graph.call('second/success').success
-    first, second = (read_note(path) for path in folders(folder))
+    first, second = (read_metadata(path) for path in folders(folder))
     assert (first.interrupted, first.verdict) == (True, 'unknown')
     assert (second.interrupted, second.verdict) == (False, 'success')
     _, findings = check_demonstration(folder / 'forward_000', Task.load('pointmass'))
@@ -174,6 +174,8 @@ def test_what_is_being_recorded_is_left_alone(robot, tmp_path):
     assert recover(folder) == [] and unfinished(folder) == 1
     drive(0.3)
     assert graph.call('demo_recorder/success').success
-    assert unfinished(folder) == 0 and np.all(read_note(folders(folder)[0]).verdict == 'success')
+    assert unfinished(folder) == 0 and np.all(
+        read_metadata(folders(folder)[0]).verdict == 'success'
+    )
     assert json.loads((folder / 'forward_000' / 'demonstration.json').read_text())['profile']
     assert not list(Path(folder).glob('.*'))

@@ -19,11 +19,11 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Bool, Float64MultiArray
 
-from mbarl_ros.config import load_robot
-from mbarl_ros.fields import set_stamp
-from mbarl_ros.hearing import Hearing
-from mbarl_ros.nodes.robot_check import Listener
-from mbarl_ros.robot_config import JOY, Limit, TeleopMap
+from mbarl_ros.control.topic_health import TopicHealth
+from mbarl_ros.nodes.support.robot_check import Listener
+from mbarl_ros.schema.load import load_robot
+from mbarl_ros.schema.message_fields import set_stamp
+from mbarl_ros.schema.robot import JOY, Limit, TeleopMap
 
 pytestmark = pytest.mark.paced
 
@@ -126,7 +126,7 @@ def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check
     assert level == 'note' and text.startswith('gripper: nothing measures what it holds, so its')
     measured = {
         **ROBOT.limits,
-        'gripper': Limit(low=0, high=1, stop='hold', rate=4, measured='gripper', lead=1),
+        'gripper': Limit(low=0, high=1, stop='hold', rate=4, measured='gripper', tracking_error=1),
     }
     assert check(ROBOT.model_copy(update={'limits': measured})) == []
 
@@ -153,7 +153,7 @@ def test_a_robot_that_lies_is_found_out(check, robot, lie, level, words):
 
 
 def test_an_age_of_the_past_does_not_hide_that_states_are_late_now():
-    hearing = Hearing(ROBOT.state[0], ROBOT)
+    hearing = TopicHealth(ROBOT.state[0], ROBOT)
     values = [0.0] * len(ROBOT.state[0].fields)
     for number in range(2000):
         late = 3.0 if number >= 1900 else 0.0
@@ -164,7 +164,7 @@ def test_an_age_of_the_past_does_not_hide_that_states_are_late_now():
 
 
 def test_gaps_are_said_also_of_two_messages():
-    hearing = Hearing(ROBOT.state[0], ROBOT)
+    hearing = TopicHealth(ROBOT.state[0], ROBOT)
     for now in (1.0, 9.0):
         hearing.hear(now, 0, None, [0.0] * len(ROBOT.state[0].fields))
     few, gap = hearing.findings(9.0, 10.0, False)
@@ -238,7 +238,7 @@ def test_who_else_commands_and_whose_qos_does_not_fit_is_said(check, robot, publ
 
 
 def test_the_exit_code_tells_whether_the_robot_is_fit(check, graph, robot):
-    command = [sys.executable, '-m', 'mbarl_ros', 'robot', 'check', '--robot', 'arm_servo']
+    command = [sys.executable, '-m', 'mbarl_ros.cli', 'robot', 'check', '--robot', 'arm_servo']
     command += ['--seconds', '1', '--domain', str(graph.domain)]
     environment = {**os.environ, 'COLUMNS': '120'}
     fit = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)

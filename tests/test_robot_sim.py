@@ -9,7 +9,7 @@ import pytest
 from graph import Graph
 from nav_msgs.msg import Odometry
 
-from mbarl_ros.fields import stamp_ns
+from mbarl_ros.schema.message_fields import stamp_ns
 from mbarl_sim.robot_sim import Pace
 
 PERIOD = 0.1  # s

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from robot_side import ROBOT as ARM
 from robot_side import Fuzzed, RobotSide
 
-from mbarl_ros.config import RobotConfig, load_robot
 from mbarl_ros.control.safety import SafetyGate
+from mbarl_ros.schema.load import load_robot
+from mbarl_ros.schema.robot import RobotConfig
 
 ROBOT = load_robot('pointmass')
 STATE = [0.0, 0.0, 0.0, 0.0]
@@ -367,7 +368,7 @@ def test_the_robot_side_of_these_tests_does_see_broken_limits():
         'bounds 0': [1.1, 0.1, 0.31, 0.0],
         'rate 1': [0.1, 0.9, 0.31, 0.0],
         'rate change 2': [0.1, 0.1, 0.295, 0.0],
-        'lead': [0.1, 0.1, 0.8, 0.0],
+        'tracking_error': [0.1, 0.1, 0.8, 0.0],
         'malformed': [math.nan, 0.1, 0.31, 0.0],
     }.items():
         robot = RobotSide()

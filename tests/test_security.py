@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 import pytest
 from graph import Graph, small_agent
 
-from mbarl_ros.config import load_robot
-from mbarl_ros.security import OPERATOR, policy
+from mbarl_ros.bringup.sros2 import OPERATOR, sros2_policy
+from mbarl_ros.schema.load import load_robot
 
 pytestmark = pytest.mark.together
 
@@ -15,7 +15,7 @@ RUNNING = ('safety_gate', 'policy_controller', 'learner', 'state_classifier', 'd
 
 def allowed(node, robot='pointmass'):
     """(verb, absolute name) of all that the policy allows a node."""
-    root = ElementTree.fromstring(policy(load_robot(robot)).encode())
+    root = ElementTree.fromstring(sros2_policy(load_robot(robot)).encode())
     profile = root.find(f"enclaves/enclave[@path='/mbarl/{node}']/profiles/profile")
     return {
         (verb, (entry.text.replace('~', node)).removeprefix('/'))

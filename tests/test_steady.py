@@ -10,13 +10,13 @@ import pytest
 from graph import Graph
 from steady import measure
 
-from mbarl_ros.nodes.scheduling import CONTROLLER_PRIORITY, GATE_PRIORITY
+from mbarl_ros.nodes.support.scheduling import CONTROLLER_PRIORITY, GATE_PRIORITY
 
 SECONDS = 10.0  # benchmarks/faults.py: 300 s each at 20, 50 and 100 Hz
 # In a process of its own: this one is to stay as it is.
 PROBE = """
 import os
-from mbarl_ros.nodes.scheduling import real_time
+from mbarl_ros.nodes.support.scheduling import real_time
 print(real_time(30), os.sched_getscheduler(0))
 """
 DROP_CAPABILITY, SYS_NICE = 24, 23  # prctl(2), capabilities(7)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mbarl_ros.control.steps import LockstepSteps, RealtimeSteps
+from mbarl_ros.control.step_pairing import LockstepPairing, RealtimePairing
 
 
 def state(value):
@@ -24,7 +24,7 @@ def test_in_lockstep_the_order_in_which_states_and_echoes_are_heard_does_not_mat
     for _ in range(200):
         # each process is heard in its own order, the two interleaved anyhow
         kinds = rng.permutation([kind for kind, _ in events])
-        steps, counts, found = LockstepSteps(), {'state': 0, 'echo': 0}, []
+        steps, counts, found = LockstepPairing(), {'state': 0, 'echo': 0}, []
         steps.observe(state(0), 0)
         for kind in kinds:
             number = counts[kind]
@@ -38,7 +38,7 @@ def test_in_lockstep_the_order_in_which_states_and_echoes_are_heard_does_not_mat
 
 
 def test_in_lockstep_a_person_may_answer_a_state_that_the_policy_did_not():
-    steps = LockstepSteps()
+    steps = LockstepPairing()
     steps.observe(state(0), 0)
     assert not steps.waiting
     steps.execute(state(7), 'teleop', 0)
@@ -48,7 +48,7 @@ def test_in_lockstep_a_person_may_answer_a_state_that_the_policy_did_not():
 
 
 def test_in_lockstep_a_step_whose_command_is_unknown_is_never_made_up():
-    steps = LockstepSteps()
+    steps = LockstepPairing()
     steps.observe(state(0), 0)
     steps.observe(state(1), 1)
     steps.execute(state(5), 'policy', 1)
@@ -66,7 +66,7 @@ def test_in_lockstep_a_step_whose_command_is_unknown_is_never_made_up():
 
 
 def test_in_lockstep_a_world_that_was_started_anew_goes_on_at_once():
-    steps = LockstepSteps()
+    steps = LockstepPairing()
     steps.observe(state(0), 5000)
     steps.execute(state(5), 'policy', 5000)
     steps.observe(state(1), 0)
@@ -87,7 +87,7 @@ class Realtime:
     """Control at 10 Hz, times in ms."""
 
     def __init__(self, start=0):
-        self.steps = RealtimeSteps(period=0.1, teleop_timeout=0.5)
+        self.steps = RealtimePairing(period=0.1, teleop_timeout=0.5)
         self.see(start)
         assert self.tick(start) == []
 
@@ -217,7 +217,7 @@ def test_in_real_time_control_that_is_early_goes_on_with_the_period():
 
 def test_in_real_time_a_step_begins_and_ends_with_the_state_that_was_known_when_control_acted():
     """Two topics whose messages bear the same stamp: the state is complete with the second."""
-    steps = RealtimeSteps(period=0.1, teleop_timeout=0.5)
+    steps = RealtimePairing(period=0.1, teleop_timeout=0.5)
     for number in range(4):
         at = ms(100 * number)
         steps.observe(np.array([number, number - 1.0]), at)

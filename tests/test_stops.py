@@ -6,8 +6,8 @@ import pytest
 from graph import Graph
 from stops import FAULTS, kill_learner, measure
 
-from mbarl_ros.domain import RANGE
-from mbarl_ros.nodes.transport import without_shared_memory
+from mbarl_ros.nodes.support.transport import without_shared_memory
+from mbarl_ros.schema.environment import DISCOVERY_RANGE
 
 TRIALS = 5
 IN_TIME = 0.1  # s
@@ -34,8 +34,10 @@ def test_no_node_uses_shared_memory_unless_a_person_says_so(tmp_path):
     assert without_shared_memory({}) == {'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
     assert not without_shared_memory({'FASTDDS_BUILTIN_TRANSPORTS': 'DEFAULT'})
     assert not without_shared_memory({'FASTRTPS_DEFAULT_PROFILES_FILE': '/my.xml'})
-    assert not without_shared_memory({RANGE: 'LOCALHOST', 'RMW_IMPLEMENTATION': 'rmw_zenoh_cpp'})
-    assert not without_shared_memory({RANGE: 'LOCALHOST', 'ROS_STATIC_PEERS': '10.0.0.2'})
+    assert not without_shared_memory(
+        {DISCOVERY_RANGE: 'LOCALHOST', 'RMW_IMPLEMENTATION': 'rmw_zenoh_cpp'}
+    )
+    assert not without_shared_memory({DISCOVERY_RANGE: 'LOCALHOST', 'ROS_STATIC_PEERS': '10.0.0.2'})
     with Graph(tmp_path, task='pointmass') as graph:
         graph.start('safety_gate')
         graph.wait_for('gate', lambda: graph.statuses.get('safety_gate'))

@@ -1,4 +1,4 @@
-"""What travels and what is kept: wire format, transition log, ledger."""
+"""What travels and what is kept: wire format, transition log, tracker."""
 
 import resource
 import tracemalloc
@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbarl_ros import wire
-from mbarl_ros.config import ConfigError, load_agent
-from mbarl_ros.ledger import Ledger
-from mbarl_ros.log import RecordLog, read_records
-from mbarl_ros.outbox import Outbox
-from mbarl_ros.task import Task
-from mbarl_ros.transitions import (
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import load_agent
+from mbarl_ros.storage import wire
+from mbarl_ros.storage.files import write_file
+from mbarl_ros.storage.record_log import RecordLog, read_records
+from mbarl_ros.storage.sequence_tracker import SequenceTracker
+from mbarl_ros.storage.spool import Spool
+from mbarl_ros.storage.transitions import (
     DTYPES,
     log_record,
     pack_transitions,
@@ -23,6 +24,7 @@ from mbarl_ros.transitions import (
     stack,
     unpack_transitions,
 )
+from mbarl_ros.task import Task
 
 TASK = Task.load('pointmass')
 SPEC = TASK.spec_hash(load_agent('mbarl'))
@@ -122,13 +124,13 @@ def test_a_torn_tail_costs_only_the_torn_record(tmp_path, cut):
 
 
 def test_the_ledger_takes_each_transition_once_over_restarts_of_both_sides():
-    ledger, rows = Ledger(), some_transitions(10)
+    tracker, rows = SequenceTracker(), some_transitions(10)
 
     def deliver(session, first, last):
-        fresh = ledger.fresh(select(rows, slice(first, last)), session, first)
+        fresh = tracker.fresh(select(rows, slice(first, last)), session, first)
         if fresh is None:
             return None
-        ledger.count(session, len(fresh['sequence']))
+        tracker.count(session, len(fresh['sequence']))
         return fresh['sequence'].tolist()
 
     assert deliver('one', 0, 4) == [0, 1, 2, 3]
@@ -136,7 +138,7 @@ def test_the_ledger_takes_each_transition_once_over_restarts_of_both_sides():
     assert deliver('one', 2, 8) == [4, 5, 6, 7]
     assert deliver('one', 0, 8) == []
     assert deliver('two', 0, 3) == [8, 9, 10]  # the controller was restarted
-    assert ledger.base('two') == 8 and ledger.total == 11
+    assert tracker.base('two') == 8 and tracker.total == 11
 
 
 def test_a_log_replays_into_the_ledger(tmp_path):
@@ -145,13 +147,13 @@ def test_a_log_replays_into_the_ledger(tmp_path):
     log.append(log_record(some_transitions(3), TASK, SPEC, 'a\n"b"', 0))
     log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))
     log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))  # written twice
-    ledger = Ledger()
-    rows = ledger.replay(tmp_path / 'log', TASK, SPEC)
+    tracker = SequenceTracker()
+    rows = tracker.replay(tmp_path / 'log', TASK, SPEC)
     assert rows['sequence'].tolist() == list(range(10))
     for name in set(DTYPES) - {'sequence'}:
         parts = [some_transitions(count)[name] for count in (5, 3, 2)]
         np.testing.assert_array_equal(rows[name], np.concatenate(parts))
-    assert ledger.stored == {'one': 7, 'a\n"b"': 3} and ledger.last_session == 'one'
+    assert tracker.stored == {'one': 7, 'a\n"b"': 3} and tracker.last_session == 'one'
 
 
 def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_path):
@@ -162,7 +164,7 @@ def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_p
         log.append(log_record(select(rows, slice(i, i + 1)), TASK, SPEC, 'one', i), sync=False)
     log.close()
     tracemalloc.start()
-    back = Ledger().replay(tmp_path / 'log', TASK, SPEC)
+    back = SequenceTracker().replay(tmp_path / 'log', TASK, SPEC)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     for name, array in rows.items():
@@ -191,7 +193,7 @@ def test_a_log_of_something_else_is_refused_with_its_name(tmp_path, record, word
     log.append(record)
     log.close()
     with pytest.raises(ConfigError, match=f'{tmp_path / "log"}: {word}.*another run_dir'):
-        Ledger().replay(tmp_path / 'log', TASK, SPEC)
+        SequenceTracker().replay(tmp_path / 'log', TASK, SPEC)
 
 
 @pytest.mark.parametrize('where', ['payload', 'length'])
@@ -247,20 +249,20 @@ def full_disk():
     limit(None)
 
 
-def add(outbox, numbers):
+def add(spool, numbers):
     rows = some_transitions(max(numbers) + 1)
     for number in numbers:
-        outbox.add({name: array[number] for name, array in rows.items()})
+        spool.add({name: array[number] for name, array in rows.items()})
 
 
-def stamps(outbox):
-    rows, first = outbox.next_rows()
+def stamps(spool):
+    rows, first = spool.next_rows()
     assert rows['sequence'].tolist() == list(range(first, first + len(rows['sequence'])))
     return rows['stamp'].tolist()
 
 
 def test_what_a_killed_controller_left_goes_out_first_and_is_gone_once_acknowledged(tmp_path):
-    killed = Outbox(TASK, SPEC, tmp_path)
+    killed = Spool(TASK, SPEC, tmp_path)
     add(killed, range(30))
     stamps(killed)
     killed.acknowledge(10)
@@ -270,122 +272,122 @@ def test_what_a_killed_controller_left_goes_out_first_and_is_gone_once_acknowled
     path = next(tmp_path.glob('*.log'))
     path.write_bytes(path.read_bytes()[:-3])  # torn in the last row
 
-    outbox = Outbox(TASK, SPEC, tmp_path)
-    add(outbox, [0])
-    assert outbox.recovered == 29 and outbox.head.name == name
-    assert stamps(outbox) == kept[:29]  # also the acknowledged: the learner knows them
-    outbox.acknowledge(10)
-    outbox.acknowledge(30)  # before a power cut it had sent more than the disk kept
-    assert not path.exists() and outbox.head is outbox.own
+    spool = Spool(TASK, SPEC, tmp_path)
+    add(spool, [0])
+    assert spool.recovered == 29 and spool.head.name == name
+    assert stamps(spool) == kept[:29]  # also the acknowledged: the learner knows them
+    spool.acknowledge(10)
+    spool.acknowledge(30)  # before a power cut it had sent more than the disk kept
+    assert not path.exists() and spool.head is spool.own
     with pytest.raises(ValueError, match='only 0 were ever sent'):
-        outbox.acknowledge(1)
-    assert len(stamps(outbox)) == 1
-    outbox.acknowledge(1)
+        spool.acknowledge(1)
+    assert len(stamps(spool)) == 1
+    spool.acknowledge(1)
     with pytest.raises(ValueError, match='another learner'):
-        outbox.acknowledge(0)
-    outbox.close()
+        spool.acknowledge(0)
+    spool.close()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_spool_that_became_read_only_stops_nobody(tmp_path):
-    outbox = Outbox(TASK, SPEC, tmp_path)
-    add(outbox, range(3))
+    spool = Spool(TASK, SPEC, tmp_path)
+    add(spool, range(3))
     path = next(tmp_path.glob('*.log'))
-    outbox._end_segment()
+    spool._end_segment()
     path.rename(tmp_path / 'elsewhere')
     path.mkdir()  # what even root cannot unlink
-    stamps(outbox)
-    outbox.acknowledge(3)
-    assert outbox.waiting == 0
+    stamps(spool)
+    spool.acknowledge(3)
+    assert spool.waiting == 0
     path.rmdir()
     (tmp_path / 'elsewhere').rename(path)
-    add(outbox, [3])
-    stamps(outbox)
-    outbox.acknowledge(4)
+    add(spool, [3])
+    stamps(spool)
+    spool.acknowledge(4)
     assert not path.exists()
 
 
 def test_what_is_still_in_memory_only_is_said_until_it_is_written(tmp_path):
     folder = tmp_path / 'spool'
     folder.write_text('in the way')
-    outbox = Outbox(TASK, SPEC, folder)
+    spool = Spool(TASK, SPEC, folder)
     row = {name: array[0] for name, array in some_transitions(1).items()}
     for _ in range(2500):
-        outbox.add(row)
-    assert 'in memory only' in outbox.problem
+        spool.add(row)
+    assert 'in memory only' in spool.problem
     folder.unlink()
     said = []
-    while outbox.problem:
-        said.append(outbox.problem)
-        outbox.retry()
+    while spool.problem:
+        said.append(spool.problem)
+        spool.retry()
     assert len(said) == 3 and 'catching up' in said[-1]
     assert sum(len(list(read_records(path))) - 1 for path in folder.iterdir()) == 2500
 
 
 def test_the_spool_does_not_grow_while_the_learner_acknowledges(tmp_path):
-    outbox = Outbox(TASK, SPEC, tmp_path)
+    spool = Spool(TASK, SPEC, tmp_path)
     row = {name: array[0] for name, array in some_transitions(1).items()}
     for number in range(5000):
-        outbox.add(row)
+        spool.add(row)
         if number % 50 == 49:
-            outbox.next_rows()
-            outbox.acknowledge(number - 10)
+            spool.next_rows()
+            spool.acknowledge(number - 10)
     assert len(list(tmp_path.iterdir())) <= 2
-    assert outbox.waiting < 100
+    assert spool.waiting < 100
 
 
 def test_a_full_disk_is_said_and_the_spool_catches_up(tmp_path, full_disk):
-    outbox = Outbox(TASK, SPEC, tmp_path)
-    add(outbox, range(5))
+    spool = Spool(TASK, SPEC, tmp_path)
+    add(spool, range(5))
     full_disk(1)
-    add(outbox, range(5))
-    outbox.retry()
-    assert 'in memory only' in outbox.problem and outbox.waiting == 10
-    stamps(outbox)
-    outbox.acknowledge(7)  # more than are in files
+    add(spool, range(5))
+    spool.retry()
+    assert 'in memory only' in spool.problem and spool.waiting == 10
+    stamps(spool)
+    spool.acknowledge(7)  # more than are in files
     full_disk(None)
-    outbox.retry()
-    add(outbox, [9])
-    assert not outbox.problem
-    del outbox
-    again = Outbox(TASK, SPEC, tmp_path)
+    spool.retry()
+    add(spool, [9])
+    assert not spool.problem
+    del spool
+    again = Spool(TASK, SPEC, tmp_path)
     assert again.head.stored == 7 and again.recovered == 4
 
 
 def test_a_long_backlog_is_written_in_portions_while_it_is_acknowledged(tmp_path, full_disk):
-    outbox = Outbox(TASK, SPEC, tmp_path)
+    spool = Spool(TASK, SPEC, tmp_path)
     row = {name: array[0] for name, array in some_transitions(1).items()}
     full_disk(1)
     for _ in range(5000):
-        outbox.add(row)
+        spool.add(row)
     full_disk(None)
     for _ in range(4):
-        outbox.next_rows()
-    outbox.retry()
-    outbox.acknowledge(3500)  # beyond what is written by now
-    outbox.add(row)
-    outbox.add(row)
-    assert not outbox.problem
-    del outbox
-    again = Outbox(TASK, SPEC, tmp_path)
+        spool.next_rows()
+    spool.retry()
+    spool.acknowledge(3500)  # beyond what is written by now
+    spool.add(row)
+    spool.add(row)
+    assert not spool.problem
+    del spool
+    again = Spool(TASK, SPEC, tmp_path)
     assert again.head.end == 5002 and again.head.stored <= 3500
 
 
 def test_a_spool_of_other_settings_or_of_a_living_controller_is_refused(tmp_path):
-    living = Outbox(TASK, SPEC, tmp_path)
+    living = Spool(TASK, SPEC, tmp_path)
     add(living, [0])
     with pytest.raises(ConfigError, match='another process writes to it'):
-        Outbox(TASK, SPEC, tmp_path)
+        Spool(TASK, SPEC, tmp_path)
     del living
     with pytest.raises(ConfigError, match=f"'{SPEC}' are waiting here, this run is 'other'"):
-        Outbox(TASK, 'other', tmp_path)
+        Spool(TASK, 'other', tmp_path)
 
 
 def test_an_unwritable_spool_does_not_stop_the_robot(tmp_path):
     (tmp_path / 'spool').write_text('a file, where a folder should be')
-    outbox = Outbox(TASK, SPEC, tmp_path / 'spool')
-    add(outbox, range(5))
-    assert 'in memory only' in outbox.problem and len(stamps(outbox)) == 5
+    spool = Spool(TASK, SPEC, tmp_path / 'spool')
+    add(spool, range(5))
+    assert 'in memory only' in spool.problem and len(stamps(spool)) == 5
 
 
 def test_stacking_nothing_gives_empty_arrays_of_the_right_shape():
@@ -393,7 +395,7 @@ def test_stacking_nothing_gives_empty_arrays_of_the_right_shape():
 
 
 def test_an_atomic_write_leaves_nothing_beside_it(tmp_path):
-    wire.write_file(tmp_path / 'file', b'one')
-    wire.write_file(tmp_path / 'file', b'two')
+    write_file(tmp_path / 'file', b'one')
+    write_file(tmp_path / 'file', b'two')
     assert [path.name for path in tmp_path.iterdir()] == ['file']
     assert (tmp_path / 'file').read_bytes() == b'two'

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from mbarl_ros import supervisor as supervisor_module
-from mbarl_ros.bringup import NodeSpec
-from mbarl_ros.config import ConfigError
-from mbarl_ros.domain import DOMAINS, take_domain
-from mbarl_ros.supervisor import Supervisor, node_command, node_environment
+from mbarl_ros.bringup import supervisor as supervisor_module
+from mbarl_ros.bringup.domain import DOMAINS, take_domain
+from mbarl_ros.bringup.graphs import NodeSpec
+from mbarl_ros.bringup.supervisor import Supervisor, node_command, node_environment
+from mbarl_ros.schema.base import ConfigError
 
 FAST_STOP = ((signal.SIGINT, 0.5), (signal.SIGTERM, 0.5), (signal.SIGKILL, 2.0))
 
@@ -283,7 +283,7 @@ def test_a_second_ctrl_c_hurries(supervise):
 KILLED = """
 import sys, time
 from mbarl_ros.bringup import NodeSpec
-from mbarl_ros.supervisor import Supervisor
+from mbarl_ros.bringup.supervisor import Supervisor
 
 class Screen:
     def line(self, node, text): print(text, flush=True)
@@ -292,7 +292,7 @@ class Screen:
 
 program = '''
 import os, signal, time
-from mbarl_ros import lifeline
+from mbarl_ros.storage import lifeline
 for number in (signal.SIGINT, signal.SIGTERM)[:{ignored}]:
     signal.signal(number, signal.SIG_IGN)
 lifeline.hold(grace=0.3)
@@ -319,7 +319,7 @@ def test_no_node_outlives_a_supervisor_that_was_killed():
 OFFERED = """
 import os, subprocess, sys, time
 from pathlib import Path
-from mbarl_ros import lifeline
+from mbarl_ros.storage import lifeline
 
 held = lifeline.offer(Path(sys.argv[1]))
 environment = {**os.environ, lifeline.VARIABLE: sys.argv[1]}
@@ -328,7 +328,7 @@ time.sleep(60)
 """
 HOLDING = """
 import os, time
-from mbarl_ros import lifeline
+from mbarl_ros.storage import lifeline
 
 lifeline.hold(grace=0.3)
 print(os.getpid(), flush=True)

@@ -9,8 +9,8 @@ from graph import LEARNING, Graph, small_agent
 from nav_msgs.msg import Odometry
 from test_graph import assert_continuous, stored
 
-from mbarl_ros.fields import set_stamp
-from mbarl_ros.transitions import HUMAN, POLICY
+from mbarl_ros.schema.message_fields import set_stamp
+from mbarl_ros.storage.transitions import HUMAN, POLICY
 
 pytestmark = pytest.mark.paced
 

@@ -23,14 +23,15 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Bool
 
-from mbarl_ros.config import ConfigError, load_robot
-from mbarl_ros.demos.note import folders, read_note
+from mbarl_ros.control.keyboard import Held, Key, Steering, parse
+from mbarl_ros.control.teleop import TeleopSource
+from mbarl_ros.demos.metadata import folders, read_metadata
 from mbarl_ros.demos.reader import load_demonstrations, read_demonstration
-from mbarl_ros.fields import TopicCodec
-from mbarl_ros.keyboard import Held, Key, Steering, keyboard_topic, parse
-from mbarl_ros.robot_config import RobotConfig
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import load_robot
+from mbarl_ros.schema.message_fields import TopicCodec
+from mbarl_ros.schema.robot import RobotConfig, keyboard_topic
 from mbarl_ros.task import Task
-from mbarl_ros.teleop import TeleopSource
 
 pytestmark = pytest.mark.paced
 
@@ -309,13 +310,13 @@ def test_a_demonstration_by_joystick_ends_in_success_also_when_replayed(tmp_path
         person = Joystick(graph, task)
         person.demonstrate()
         graph.wait_for('the bag', lambda: folders(folder), 10)
-    note = read_note(folder / 'forward_000')
+    note = read_metadata(folder / 'forward_000')
     assert (note.verdict, note.operator, note.lockstep) == ('success', 'person', False)
     demonstration = read_demonstration(folder / 'forward_000', task)
     assert happened(demonstration, log)
     assert load_demonstrations(folder, task)['terminated'].sum() == 1
     command = [
-        sys.executable, '-m', 'mbarl_ros', 'demos', 'replay', str(folder), '--task', name,
+        sys.executable, '-m', 'mbarl_ros.cli', 'demos', 'replay', str(folder), '--task', name,
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -364,7 +365,14 @@ class Terminal:
         if self.process_id == 0:
             os.environ.update(graph.environment)
             os.environ['TERM'] = 'xterm'
-            command = [sys.executable, '-m', 'mbarl_ros', 'teleop', '--domain', str(graph.domain)]
+            command = [
+                sys.executable,
+                '-m',
+                'mbarl_ros.cli',
+                'teleop',
+                '--domain',
+                str(graph.domain),
+            ]
             os.execv(sys.executable, [*command, *arguments])
         self.graph, self.kitty, self.seen = graph, kitty, ''
 
@@ -502,7 +510,7 @@ def test_keys_record_a_demonstration_and_stop_everything(driven, tmp_path):
             terminal.read()
         terminal.type('y')
         terminal.wait('saved')
-        assert read_note(folder / 'forward_000').verdict == 'success'
+        assert read_metadata(folder / 'forward_000').verdict == 'success'
         terminal.type('b')
         graph.spin(0.3)
         terminal.type('\r')
@@ -525,7 +533,7 @@ def test_keys_record_a_demonstration_and_stop_everything(driven, tmp_path):
 
 def test_without_a_terminal_it_says_so():
     result = subprocess.run(
-        [sys.executable, '-m', 'mbarl_ros', 'teleop', '--domain', '99'],
+        [sys.executable, '-m', 'mbarl_ros.cli', 'teleop', '--domain', '99'],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from mbarl_ros.config import load_world
+from mbarl_ros.schema.load import load_world
 from mbarl_ros.task import Task
 from mbarl_sim import pointmass
 from mbarl_sim.gym import MbarlEnv
@@ -20,7 +20,7 @@ TASKS = ('pointmass', 'tabletop')
 ROLLOUT = """
 import sys
 import numpy as np
-from mbarl_ros.config import load_world
+from mbarl_ros.schema.load import load_world
 from mbarl_ros.task import Task
 task = Task.load(sys.argv[1])
 world = load_world(task.config, seed=3)
@@ -54,7 +54,7 @@ def test_what_happened_before_a_placing_does_not_matter_after_it(name):
     for command in commands[::-1]:
         used.step(np.sign(command))  # into the walls
     for world in (fresh, used):
-        world.trace = [world.place(4), *(world.step(command) for command in commands)]
+        world.trace = [world.reset_to_start(4), *(world.step(command) for command in commands)]
     np.testing.assert_array_equal(fresh.trace, used.trace)
 
 
@@ -66,7 +66,7 @@ def test_world_fits_the_robot_profile_and_the_task_ranges(name):
     assert world.command_names == task.robot.command_names
     assert world.control_rate == task.robot.control_rate
     for i in range(50):
-        state = task.state(world.place(i))
+        state = task.state(world.reset_to_start(i))
         assert (state >= task.state_low).all() and (state <= task.state_high).all()
     picture = world.render(160, 120)
     assert picture.shape == (120, 160, 3) and picture.dtype == np.uint8
@@ -109,8 +109,8 @@ def test_training_starts_in_the_corner_and_evaluation_covers_both_halves():
     starts = np.array([world.reset() for _ in range(50)])
     assert np.abs(starts[:, :2] - pointmass.CORNER).max() <= pointmass.SPREAD
     assert len(np.unique(starts[:, 0])) == 50
-    places = np.array([world.place(i) for i in range(100)])
-    assert (places == [PointMass(seed=9).place(i) for i in range(100)]).all()
+    places = np.array([world.reset_to_start(i) for i in range(100)])
+    assert (places == [PointMass(seed=9).reset_to_start(i) for i in range(100)]).all()
     assert 30 < (places[:, 1] > 0).sum() < 70 and 30 < (places[:, 0] > 0).sum() < 70
     assert all(pointmass.free(x, y) for x, y, *_ in places)
     task = Task.load('pointmass')
@@ -147,7 +147,7 @@ def test_tabletop_follows_the_rules_of_earl():
 def test_tabletop_marks_and_start_are_those_of_the_task():
     task = Task.load('tabletop')
     np.testing.assert_allclose(task.goals[:, 2:4], GOALS)
-    np.testing.assert_array_equal(Tabletop(seed=5).place(3), INITIAL)
+    np.testing.assert_array_equal(Tabletop(seed=5).reset_to_start(3), INITIAL)
 
 
 # --- gymnasium -------------------------------------------------------------------------------

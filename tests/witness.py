@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 
-from mbarl_ros.nodes.scheduling import real_time
+from mbarl_ros.nodes.support.scheduling import real_time
 
 PERIOD = 0.005  # s
 # s late; a stop that is due within 0.1 s takes 0.08 s

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from mbarl_ros.robot_config import Bounds, Limit
+from mbarl_ros.schema.robot import Bounds, Limit
 
 _TINY = 1e-9  # rounding, in the unit of the command
 
@@ -31,7 +31,7 @@ class EntryLimiter:
         self._rate = limit.rate or math.inf
         self._rate_change = limit.rate_change or math.inf
         self._rest = None if limit.stop == 'hold' else float(limit.stop)
-        self._lead = limit.lead
+        self._tracking_error = limit.tracking_error
         self._box = box if limit.moves else None
         self._horizon = horizon
         if limit.measured and box:
@@ -62,14 +62,14 @@ class EntryLimiter:
         a while, and it is where it is.
         """
         gap = self._position - self.value
-        if self._lead and not abs(gap) <= self._lead:
+        if self._tracking_error and not abs(gap) <= self._tracking_error:
             reach = math.inf if anew or math.isnan(gap) else self._rate * elapsed
             far = abs(gap) > reach  # nothing is further than infinitely far, and NaN is not
             self.value = self.value + math.copysign(reach, gap) if far else self._position
 
     def start(self) -> None:
         """A robot that nobody has told anything for a while begins to move: from where it is."""
-        if self._lead and abs(self._position - self.value) <= self._lead:
+        if self._tracking_error and abs(self._position - self.value) <= self._tracking_error:
             self.value = self._position
 
     def stop(self, measured: bool) -> None:
@@ -114,9 +114,9 @@ class EntryLimiter:
     def _bounds(self) -> tuple[float, float]:
         """Hard bounds of the next value; from outside of them only the way back is open."""
         low, high = min(self._low, self.value), max(self._high, self.value)
-        if self._lead:
-            low = max(low, self._position - self._lead)
-            high = min(high, self._position + self._lead)
+        if self._tracking_error:
+            low = max(low, self._position - self._tracking_error)
+            high = min(high, self._position + self._tracking_error)
         if self._box:
             low = max(low, -self._speed(self._position - self._box[0]))
             high = min(high, self._speed(self._box[1] - self._position))

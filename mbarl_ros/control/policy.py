@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mbarl_ros.config import AgentConfig, ConfigError
+from mbarl_ros.schema.agent import AgentConfig
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.storage.transitions import BACKWARD, EXPLORE, FORWARD, PHASES
+from mbarl_ros.storage.wire import WireError, check_floats, pack, require, unpack, whole_number
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, EXPLORE, FORWARD, PHASES
-from mbarl_ros.wire import WireError, check_floats, pack, require, unpack, whole_number
 
 LOG_STD_BOUNDS = (-10.0, 2.0)
 DEPLOYED = 'deployed'
-SUCCESS = 'success'
+SUCCESS_CRITIC = 'success'
 GOALS = 'backward_goals'
 MAX_CANDIDATES = 64
 _HEADER_BYTES = 16384  # more than the names, shapes and metadata of a policy message take
@@ -95,7 +96,7 @@ def phase_shapes(task: Task, agent: AgentConfig) -> dict[str, tuple[int | None, 
     if agent.reaches:
         shapes[GOALS] = (None, max(len(task.goals), 1), task.state_dim)
     if agent.switching:
-        shapes |= _layer_shapes(SUCCESS, [task.observation_dim, *agent.sac.hidden, 1])
+        shapes |= _layer_shapes(SUCCESS_CRITIC, [task.observation_dim, *agent.sac.hidden, 1])
     return shapes
 
 
@@ -189,18 +190,6 @@ def read_policy(path: str | Path, task: Task, agent: AgentConfig) -> dict[str, n
         return unpack_policy(Path(path).expanduser().read_bytes(), task, agent)[0]
     except (OSError, WireError) as error:
         raise ConfigError(f"parameter 'policy': {path}: {error}") from error
-
-
-class WhiteNoise:
-    """Independent standard normal noise."""
-
-    def __init__(self, dim: int, rng: np.random.Generator) -> None:
-        """Noise of ``dim`` entries a step."""
-        self._dim, self._rng = dim, rng
-
-    def sample(self) -> np.ndarray:
-        """Next noise vector [dim]."""
-        return self._rng.standard_normal(self._dim).astype(np.float32)
 
 
 class PinkNoise:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mbarl_ros.config import RobotConfig
 from mbarl_ros.control.limits import EntryLimiter
+from mbarl_ros.schema.robot import RobotConfig
 
 POLICY_SOURCE, TELEOP_SOURCE, STOP_SOURCE = 'policy', 'teleop', 'stop'
 RESTATED = 1.0  # s for which a stop is said again: one message may get lost on its way

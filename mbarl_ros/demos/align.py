@@ -11,25 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mbarl_ros.config import RobotConfig
+from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
+from mbarl_ros.schema.robot import LONGEST_STEP, MAX_REORDERING, RobotConfig
 
-ERROR, WARNING, NOTE = LEVELS = ('error', 'warning', 'note')
 _MAX_FINDINGS = 5  # of one kind in one topic; the rest is counted
-_LATE = 1.5  # control periods, or spacings of a slower topic, after which a value is stale
-DISORDER = 1.0  # s that stamps may run back, as reordered messages do; more is another clock
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something to know about a recording; ``time`` is in s since its first message."""
-
-    level: str
-    text: str
-    time: float | None = None
-
-    def __str__(self) -> str:
-        when = '' if self.time is None else f' at {self.time:.2f} s'
-        return f'{self.text}{when}'
 
 
 @dataclass(frozen=True)
@@ -55,7 +40,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Steps:
+class AlignedSteps:
     """A recording at the robot's control steps.
 
     ``stamps`` [n + 1] in ns, ``states`` [n + 1, robot dim], ``commands`` [n, action_dim];
@@ -79,7 +64,7 @@ class UnusableError(ValueError):
 
 def align(
     states: list[Series], executed: Series, robot: RobotConfig, lockstep: bool
-) -> tuple[Steps, list[Finding]]:
+) -> tuple[AlignedSteps, list[Finding]]:
     """Control steps of a recording.
 
     In lockstep each command made one step. In real time a step is about one control period, begins
@@ -99,11 +84,11 @@ def align(
         index, commands = _pair_in_order(stamps, executed)
     else:
         index, commands = _pair_by_time(stamps, executed, robot)
-    whole = np.diff(stamps[index]) < _LATE * 1e9 / robot.control_rate
+    whole = np.diff(stamps[index]) < LONGEST_STEP * 1e9 / robot.control_rate
     whole &= ~(stale[index][1:] | stale[index][:-1])
     if not whole.all():
         findings.append(Finding(WARNING, f'{(~whole).sum()} of {len(whole)} steps are left out'))
-    return Steps(stamps[index], values[index], commands, whole), findings
+    return AlignedSteps(stamps[index], values[index], commands, whole), findings
 
 
 def _clean(series: Series, start: int, strict: bool, findings: list[Finding]) -> Series:
@@ -130,7 +115,7 @@ def _clean(series: Series, start: int, strict: bool, findings: list[Finding]) ->
         raise UnusableError(Finding(ERROR, f'{series.topic}: no value is finite'))
     back = np.diff(series.stamps)
     worst = int(np.argmin(back)) if len(back) else 0
-    if len(back) and back[worst] < -DISORDER * 1e9:
+    if len(back) and back[worst] < -MAX_REORDERING * 1e9:
         text = (
             f'{series.topic}: the clock runs back by {-back[worst] * 1e-9:.2f} s (simulation '
             'restarted, or clock set, while recording?)'
@@ -138,7 +123,7 @@ def _clean(series: Series, start: int, strict: bool, findings: list[Finding]) ->
         raise UnusableError(Finding(ERROR, text, (series.stamps[worst] - start) * 1e-9))
     if (back < 0).any():
         text = f'{series.topic}: {(back < 0).sum()} messages out of order, sorted'
-        findings.append(Finding(NOTE, text))
+        findings.append(Finding(INFO, text))
     return series.take(np.argsort(series.stamps, kind='stable'))
 
 
@@ -153,7 +138,7 @@ def _pace(series: Series, start: int, robot: RobotConfig, lockstep: bool) -> lis
         return []
     found = []
     period = 1e9 / robot.control_rate
-    if series.spacing > _LATE * period:
+    if series.spacing > LONGEST_STEP * period:
         text = (
             f'{series.topic}: comes at {1e9 / series.spacing:.1f} Hz, control runs at '
             f'{robot.control_rate:g} Hz; its values are held in between'
@@ -173,7 +158,7 @@ def _pace(series: Series, start: int, robot: RobotConfig, lockstep: bool) -> lis
 
 def _limit(series: Series, robot: RobotConfig) -> float:
     """Age, ns, at which a topic's value is stale."""
-    return _LATE * max(1e9 / robot.control_rate, series.spacing)
+    return LONGEST_STEP * max(1e9 / robot.control_rate, series.spacing)
 
 
 def _merged(

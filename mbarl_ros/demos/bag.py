@@ -17,20 +17,21 @@ from mbarl_ros.demos.align import Series
 from mbarl_ros.demos.decode import DecodeError, TopicDecoder, typestore
 from mbarl_ros.demos.episodes import UNKNOWN
 from mbarl_ros.demos.mcap_file import McapFileError, Topic, is_torn, read_mcap
-from mbarl_ros.demos.note import (
+from mbarl_ros.demos.metadata import (
     HEADER,
     LOG,
-    NOTE,
+    METADATA_FILE,
     DemonstrationError,
-    Note,
+    Metadata,
     layout,
     profile_hash,
-    write_note,
+    write_metadata,
 )
-from mbarl_ros.demos.recording import EXECUTED, EXECUTED_TYPE, seal
-from mbarl_ros.robot_config import TopicMap
+from mbarl_ros.demos.recording import EXECUTED_TYPE, seal
+from mbarl_ros.schema.robot import TopicMap
+from mbarl_ros.schema.topics import EXECUTED
+from mbarl_ros.storage.transitions import DIRECTIONS
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import DIRECTIONS
 
 _BATCH = 2048  # messages decoded at a time: large enough to be fast, small enough for memory
 
@@ -133,9 +134,9 @@ def import_bag(source: Path, task: Task, staging: Path, direction: str | None = 
         'header' in dict(typestore().fielddefs.get(types[name], ([], []))[1])
         for name in names.values()
     )
-    write_note(
+    write_metadata(
         target,
-        Note(
+        Metadata(
             task=task.name,
             robot=robot.name,
             direction=direction or old.get('direction') or DIRECTIONS[0],
@@ -242,7 +243,7 @@ def _match(source: Path, task: Task, types: dict[str, str]) -> dict[str, str]:
 def _old_note(source: Path) -> dict[str, object]:
     """What an older version of this package wrote beside its bag, as far as it is plausible."""
     with suppress(OSError, ValueError, RecursionError):
-        raw = json.loads((source / NOTE).read_text())
+        raw = json.loads((source / METADATA_FILE).read_text())
         if isinstance(raw, dict) and raw.get('direction') in DIRECTIONS:
             return raw
     return {}

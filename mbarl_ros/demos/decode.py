@@ -17,8 +17,8 @@ from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from mbarl_ros.fields import parse_path
-from mbarl_ros.robot_config import TopicMap
+from mbarl_ros.schema.message_fields import parse_path
+from mbarl_ros.schema.robot import TopicMap
 
 _KINDS = {
     'bool': 'u1',

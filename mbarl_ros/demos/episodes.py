@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mbarl_ros.task import Task
-from mbarl_ros.transitions import (
+from mbarl_ros.storage.transitions import (
     DEMONSTRATION,
     DIRECTIONS,
     DTYPES,
@@ -17,9 +16,9 @@ from mbarl_ros.transitions import (
     concatenate,
     select,
 )
+from mbarl_ros.task import Task
 
-FORWARD, BACKWARD = DIRECTIONS
-SUCCESS, DISCARDED, UNKNOWN = VERDICTS = ('success', 'discarded', 'unknown')
+SUCCEEDED, DISCARDED, UNKNOWN = VERDICTS = ('success', 'discarded', 'unknown')
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Episode:
     actions: np.ndarray
     stamps: np.ndarray
     whole: np.ndarray
-    direction: str = FORWARD
+    direction: str = 'forward'
     verdict: str = UNKNOWN
     operator: str = 'unknown'
     name: str = ''
@@ -74,11 +73,16 @@ class Episode:
             )
         return self
 
+    @property
+    def is_forward(self) -> bool:
+        """Whether it shows the task and not how to undo it."""
+        return self.direction == DIRECTIONS[0]
+
     def goal(self, task: Task) -> np.ndarray | None:
         """Goal [state_dim] of a goal-conditioned task that it reached, or, backward, undid."""
         if not task.goal_conditioned:
             return None
-        return nearest_goal(task, self.states[-1 if self.direction == FORWARD else 0])
+        return nearest_goal(task, self.states[-1 if self.is_forward else 0])
 
     def rewards(self, task: Task) -> np.ndarray:
         """Task reward [n] float32 of each step, for the goal of :meth:`goal`."""
@@ -88,14 +92,26 @@ class Episode:
         """Whether the last state is a success."""
         return bool(task.success(_observations(self, task, self.goal(task))[-1]))
 
+    def signals(self, task: Task) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Name -> times (s) and values of states, actions and reward; NaN over left-out steps."""
+        times = self.stamps - self.stamps[0]
+        gap = np.where(self.whole, 0.0, np.nan)
+        signals = {}
+        for column, entry in enumerate(task.config.observation):
+            signals[entry.name] = times, self.states[:, column] + np.append(0.0, gap)
+        for column, entry in enumerate(task.config.action):
+            signals[f'action {entry.name}'] = times[:-1], self.actions[:, column] + gap
+        signals['reward'] = times[1:], self.rewards(task) + gap
+        return signals
+
     def succeeded(self, task: Task) -> bool:
         """Whether to learn from it: as judged, or if nobody judged, a forward one that got there.
 
         A forward demonstration without verdict counts if its last state is a success.
         """
         if self.verdict != UNKNOWN:
-            return self.verdict == SUCCESS
-        return self.direction == FORWARD and self.reached(task)
+            return self.verdict == SUCCEEDED
+        return self.is_forward and self.reached(task)
 
 
 def episode(
@@ -136,7 +152,7 @@ def transitions(task: Task, demonstration: Episode) -> Transitions:
     :returns: transitions of at most n rows, or n rows per goal
     """
     goals: Sequence[np.ndarray | None] = [demonstration.goal(task)]
-    if demonstration.direction == BACKWARD and task.goal_conditioned:
+    if not demonstration.is_forward and task.goal_conditioned:
         goals = list(task.goals)
     copies = [_labelled(task, demonstration, goal) for goal in goals]
     return join([select(copy, demonstration.whole[: len(copy['reward'])]) for copy in copies])
@@ -163,7 +179,7 @@ def _observations(demonstration: Episode, task: Task, goal: np.ndarray | None) -
 
 
 def _labelled(task: Task, demonstration: Episode, goal: np.ndarray | None) -> Transitions:
-    forward = demonstration.direction == FORWARD
+    forward = demonstration.is_forward
     observations = _observations(demonstration, task, goal)
     success = task.success(observations[1:])
     n = len(demonstration.actions)

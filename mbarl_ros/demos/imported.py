@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from mbarl_ros.demos.episodes import Episode
-from mbarl_ros.demos.note import (
+from mbarl_ros.demos.metadata import (
     DemonstrationError,
-    Note,
+    Metadata,
     layout,
     profile_hash,
-    read_note,
-    write_note,
+    read_metadata,
+    write_metadata,
 )
+from mbarl_ros.storage.files import write_file
+from mbarl_ros.storage.wire import pack, require, unpack
 from mbarl_ros.task import Task
-from mbarl_ros.wire import pack, require, unpack, write_file
 
 EPISODE_FILE = 'episode.safetensors'
 _KIND = 'episode'
@@ -36,9 +37,9 @@ def save_episode(folder: Path, episode: Episode, task: Task) -> None:
     arrays = {name: getattr(episode, name) for name in _DTYPES}
     meta = {'layout': _layout(task), 'origin': {**episode.origin, 'name': episode.name}}
     write_file(folder / EPISODE_FILE, pack(arrays, meta, _KIND))
-    write_note(
+    write_metadata(
         folder,
-        Note(
+        Metadata(
             task=task.name,
             robot=task.robot.name,
             direction=episode.direction,
@@ -60,7 +61,7 @@ def load_episode(folder: Path, task: Task) -> Episode:
     :raises DemonstrationError: missing, damaged, or of another layout than the task has now.
     """
     path = folder / EPISODE_FILE
-    note = read_note(folder)
+    note = read_metadata(folder)
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f'is larger than {_MAX_BYTES} bytes')

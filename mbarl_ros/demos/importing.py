@@ -18,7 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from mbarl_ros.demos.formats.common import FormatError
-from mbarl_ros.demos.note import DemonstrationError, folders, publish, read_note, write_note
+from mbarl_ros.demos.metadata import (
+    DemonstrationError,
+    folders,
+    publish,
+    read_metadata,
+    write_metadata,
+)
 from mbarl_ros.demos.reader import read_episode
 from mbarl_ros.task import Task
 
@@ -63,7 +69,7 @@ def import_demonstrations(
         if not staged:
             raise FormatError(f'{source}: there is no demonstration in it')
         for path, _ in staged if verdict else ():
-            write_note(path, replace(read_note(path), verdict=verdict))
+            write_metadata(path, replace(read_metadata(path), verdict=verdict))
         return [publish(path, folder, direction) for path, direction in staged]
     except DemonstrationError as error:
         raise FormatError(f'{source}: {error}') from error

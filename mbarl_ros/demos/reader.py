@@ -8,23 +8,29 @@ from pathlib import Path
 
 import numpy as np
 
-from mbarl_ros.demos.align import ERROR, NOTE, WARNING, Finding, Series, UnusableError, align
+from mbarl_ros.demos.align import Series, UnusableError, align
 from mbarl_ros.demos.bag import executed_map, read_series
 from mbarl_ros.demos.episodes import (
     DISCARDED,
-    FORWARD,
-    SUCCESS,
+    SUCCEEDED,
     Episode,
     episode,
     join,
     transitions,
 )
 from mbarl_ros.demos.imported import EPISODE_FILE, load_episode
-from mbarl_ros.demos.note import DemonstrationError, Note, check_profile, folders, read_note
-from mbarl_ros.demos.recording import EXECUTED
-from mbarl_ros.robot_config import TopicMap
+from mbarl_ros.demos.metadata import (
+    DemonstrationError,
+    Metadata,
+    check_profile,
+    folders,
+    read_metadata,
+)
+from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
+from mbarl_ros.schema.robot import TopicMap
+from mbarl_ros.schema.topics import EXECUTED
+from mbarl_ros.storage.transitions import DIRECTIONS, Transitions
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import DIRECTIONS, Transitions
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Demonstration:
     """
 
     folder: Path
-    note: Note
+    note: Metadata
     states: np.ndarray
     commands: np.ndarray
     stamps: np.ndarray
@@ -76,11 +82,11 @@ def load_demonstrations(folder: str | Path, task: Task, per_goal: int | None = N
     kept = [
         demonstration
         for path in found
-        if read_note(path).verdict != DISCARDED
+        if read_metadata(path).verdict != DISCARDED
         and (demonstration := read_episode(path, task)).succeeded(task)
     ]
     kept.sort(key=lambda demonstration: DIRECTIONS.index(demonstration.direction))
-    if not kept or kept[0].direction != FORWARD:
+    if not kept or not kept[0].is_forward:
         raise DemonstrationError(
             f'{folder}: none of {len(found)} demonstrations is a successful forward one; {remedy}'
         )
@@ -95,7 +101,7 @@ def _first_of_each_goal(episodes: list[Episode], task: Task, number: int) -> lis
     for demonstration in episodes:
         goal = demonstration.goal(task)
         name = b'' if goal is None else goal.tobytes()
-        if demonstration.direction == FORWARD and taken[name] < number:
+        if demonstration.is_forward and taken[name] < number:
             taken[name] += 1
             kept.append(demonstration)
     return kept
@@ -107,7 +113,7 @@ def read_episode(folder: Path, task: Task) -> Episode:
     :raises DemonstrationError: as :func:`read_demonstration`.
     """
     if (folder / EPISODE_FILE).exists():
-        _check_task(folder, read_note(folder), task)
+        _check_task(folder, read_metadata(folder), task)
         return load_episode(folder, task)
     try:
         return read_demonstration(folder, task).episode(task)
@@ -123,7 +129,7 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
     :raises DemonstrationError: damaged, of another task or robot, without a needed topic, or with
         what makes all of it doubtful (see :mod:`mbarl_ros.demos.align`).
     """
-    note = read_note(folder)
+    note = read_metadata(folder)
     _check_task(folder, note, task)
     check_profile(folder, note, task.robot)
     robot = task.robot
@@ -137,7 +143,7 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
     except UnusableError as error:
         raise DemonstrationError(f'{folder}: {error}; record it again and remove it') from error
     if note.interrupted:
-        findings.insert(0, Finding(NOTE, 'the recorder died; the end is missing'))
+        findings.insert(0, Finding(INFO, 'the recorder died; the end is missing'))
     return Demonstration(
         folder,
         note,
@@ -162,18 +168,18 @@ def check_demonstration(folder: Path, task: Task) -> tuple[Episode | None, list[
     except (DemonstrationError, ValueError) as error:
         text = str(error).removeprefix(f'{folder}: ')
         return None, [*findings, Finding(ERROR, text)]
-    if checked.direction == FORWARD:
+    if checked.is_forward:
         reached = checked.reached(task)
-        if checked.verdict == SUCCESS and not reached:
+        if checked.verdict == SUCCEEDED and not reached:
             text = "judged a success, but the last state is none by the task's measure"
             findings.append(Finding(WARNING, text))
-        if checked.verdict not in (SUCCESS, DISCARDED):
+        if checked.verdict not in (SUCCEEDED, DISCARDED):
             text = f'no verdict; by its last state it is {"a" if reached else "no"} success'
-            findings.append(Finding(NOTE, text))
+            findings.append(Finding(INFO, text))
     return checked, findings
 
 
-def _check_task(folder: Path, note: Note, task: Task) -> None:
+def _check_task(folder: Path, note: Metadata, task: Task) -> None:
     if note.task != task.name:
         raise DemonstrationError(
             f"{folder}: is a demonstration of task '{note.task}', not of '{task.name}'; give the "

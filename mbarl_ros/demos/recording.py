@@ -23,23 +23,22 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from mbarl_ros.config import RobotConfig
 from mbarl_ros.demos.decode import DecodeError, typestore
 from mbarl_ros.demos.mcap_file import McapFileError, Topic, read_mcap
-from mbarl_ros.demos.note import (
-    NOTE,
+from mbarl_ros.demos.metadata import (
+    METADATA_FILE,
     DemonstrationError,
-    Note,
+    Metadata,
     folders,
     free_name,
     publish,
-    read_note,
-    write_note,
+    read_metadata,
+    write_metadata,
 )
+from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.schema.topics import EXECUTED, RECORDER_PHASE
 
-EXECUTED = 'safety_gate/executed'
 EXECUTED_TYPE = 'sensor_msgs/msg/JointState'
-PHASE = 'demo_recorder/phase'
 PHASE_TYPE = 'std_msgs/msg/String'
 RAW = 'raw.mcap'
 _HIDDEN = '.recording-'
@@ -50,13 +49,13 @@ _SYNC_EVERY = 1.0  # s; what a power cut may cost. A killed recorder costs nothi
 def topic_types(robot: RobotConfig) -> dict[str, str]:
     """Topics of a demonstration and their types: state, command, executed command, phase."""
     topics = {topic.topic: topic.type for topic in (*robot.state, *robot.command)}
-    return {**topics, EXECUTED: EXECUTED_TYPE, PHASE: PHASE_TYPE}
+    return {**topics, EXECUTED: EXECUTED_TYPE, RECORDER_PHASE: PHASE_TYPE}
 
 
 class Recording:
     """A demonstration being written; it appears under its name only when finished."""
 
-    def __init__(self, folder: Path, note: Note, types: dict[str, str]) -> None:
+    def __init__(self, folder: Path, note: Metadata, types: dict[str, str]) -> None:
         """Begin in a hidden folder inside ``folder``.
 
         :param note: its verdict is filled in by :meth:`finish`
@@ -78,7 +77,7 @@ class Recording:
         self._writer.start(profile='ros2', library='mbarl_ros')
         self._channels = {name: _register(self._writer, topic) for name, topic in topics.items()}
         self._file.flush()
-        write_note(self._hidden, replace(note, interrupted=True))
+        write_metadata(self._hidden, replace(note, interrupted=True))
         self.counts = dict.fromkeys(types, 0)
         self._done = threading.Event()
         threading.Thread(target=self._sync, name='sync', daemon=True).start()
@@ -166,11 +165,11 @@ def seal(messages: Iterable[tuple[Topic, int, bytes]], target: Path) -> dict[str
 
 def _recovered(hidden: Path, folder: Path) -> str:
     raw = hidden / RAW
-    if not (hidden / NOTE).exists() or not raw.exists():
+    if not (hidden / METADATA_FILE).exists() or not raw.exists():
         _remove(hidden)  # it had not begun, or was being removed
         return f'{hidden}: an interrupted recording without a message; removed'
     try:
-        note = read_note(hidden)
+        note = read_metadata(hidden)
         if published := _published(folder, note):  # it died between publishing and cleaning up
             _remove(hidden)
             return f'{published}: was finished before the recorder died'
@@ -188,20 +187,20 @@ def _recovered(hidden: Path, folder: Path) -> str:
     )
 
 
-def _published(folder: Path, note: Note) -> Path | None:
+def _published(folder: Path, note: Metadata) -> Path | None:
     """The finished demonstration of a recording: no other was begun at that microsecond."""
     for path in folders(folder):
         with contextlib.suppress(DemonstrationError):
-            if note.recorded and read_note(path).recorded == note.recorded:
+            if note.recorded and read_metadata(path).recorded == note.recorded:
                 return path
     return None
 
 
-def _finished(hidden: Path, folder: Path, note: Note) -> Path:
+def _finished(hidden: Path, folder: Path, note: Metadata) -> Path:
     sealed = hidden / 'demonstration'
     shutil.rmtree(sealed, ignore_errors=True)
     seal(read_mcap(hidden / RAW, torn=True), sealed)
-    write_note(sealed, note)
+    write_metadata(sealed, note)
     path = publish(sealed, folder, note.direction)
     _remove(hidden)
     return path
@@ -209,7 +208,7 @@ def _finished(hidden: Path, folder: Path, note: Note) -> Path:
 
 def _remove(hidden: Path) -> None:
     # The note first: without it, what is left is known to be rubbish.
-    (hidden / NOTE).unlink(missing_ok=True)
+    (hidden / METADATA_FILE).unlink(missing_ok=True)
     shutil.rmtree(hidden, ignore_errors=True)
 
 

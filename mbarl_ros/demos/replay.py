@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mbarl_ros.demos.episodes import FORWARD, Episode
+from mbarl_ros.demos.episodes import Episode
 from mbarl_ros.demos.imported import EPISODE_FILE
-from mbarl_ros.demos.note import NOTE, DemonstrationError, folders
+from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders
 from mbarl_ros.demos.reader import read_demonstration, read_episode
 from mbarl_ros.task import Task
 
@@ -48,7 +48,7 @@ class Replay:
         primary = np.array([name in task.config.success.entries for name in names])
         step, column = np.unravel_index(int(share[:, primary].argmax()), share[:, primary].shape)
         success = None
-        if self.episode.direction == FORWARD:
+        if self.episode.is_forward:
             goal = self.episode.goal(task)
             success = bool(task.success(task.observation(states[-1], goal)))
         return {
@@ -69,7 +69,7 @@ def load_replays(path: Path, task: Task) -> list[Replay]:
 
     :raises DemonstrationError: there is none, or one cannot be read.
     """
-    found = [path] if (path / NOTE).exists() else folders(path)
+    found = [path] if (path / METADATA_FILE).exists() else folders(path)
     if not found:
         raise DemonstrationError(f'{path}: there are no demonstrations in it')
     return [_load(folder, task) for folder in found]

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from mbarl_ros import wire
-from mbarl_ros.config import ConfigError
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.storage import wire
+from mbarl_ros.storage.files import write_file
 
 KIND = 'checkpoint'
 KEPT = 3
@@ -38,7 +39,7 @@ def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, 
     path.parent.mkdir(parents=True, exist_ok=True)
     state = json.dumps(meta)
     data = wire.pack(arrays, {'state': state, 'crc': _checksum(arrays, state)}, KIND)
-    wire.write_file(path, data, before=lambda: _age(path))
+    write_file(path, data, before=lambda: _age(path))
 
 
 def _age(path: Path) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from mbarl_ros.config import AgentConfig
 from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.state import (
@@ -28,9 +27,10 @@ from mbarl_ros.learning.state import (
     load_tensors,
     tensor_arrays,
 )
+from mbarl_ros.schema.agent import AgentConfig
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, shown_by_hand
+from mbarl_ros.storage.wire import WireError, check_floats, pack, require, unpack, whole_number
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, FORWARD, shown_by_hand
-from mbarl_ros.wire import WireError, check_floats, pack, require, unpack, whole_number
 
 # A reward of -log(1 - C) is unbounded where C is sure; C = 0.993 is sure enough. Its value at
 # C = 0.5 is subtracted: the best policy stays the same (a backward return never ends), but values
@@ -101,7 +101,7 @@ class ClassifierTrainer:
             )
         self._task = task
         self._positives = self._inputs(demonstrations['next_observation'][forward])
-        self._visited = Replay(agent.replay, task.observation_dim, task.action_dim)
+        self._visited = Replay(agent.replay_capacity, task.observation_dim, task.action_dim)
         self._generator = torch.Generator().manual_seed(seed)
         self._rng = np.random.default_rng([seed, 3])
         sizes = [task.observation_dim, self.config.hidden, 1]
@@ -135,7 +135,7 @@ class ClassifierTrainer:
         }
 
     def _train_step(self) -> tuple[torch.Tensor, torch.Tensor]:
-        half = self.config.batch
+        half = self.config.batch_size
         positives = self._positives[self._rng.integers(len(self._positives), size=half)]
         rows = self._visited.rows(self._visited.sample(self._rng, (half,)))
         inputs = torch.cat([positives, self._inputs(rows['next_observation'])])

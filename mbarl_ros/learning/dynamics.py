@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mbarl_ros.agent_config import ModelConfig
 from mbarl_ros.learning.networks import forward, mlp, stacked_mlp, with_relations, with_waves
 from mbarl_ros.learning.state import (
     Adam,
@@ -26,6 +25,7 @@ from mbarl_ros.learning.state import (
     load_tensors,
     tensor_arrays,
 )
+from mbarl_ros.schema.agent import ModelConfig
 from mbarl_ros.task import Task
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -10.0, 1.0
@@ -54,7 +54,7 @@ class Ensemble:
         self._relations = torch.from_numpy(task.state_relations[:, self.index])
         seen = sum(self._relations.shape)
         sizes = [
-            seen * (1 + 2 * config.frequencies) + task.action_dim,
+            seen * (1 + 2 * config.fourier_features) + task.action_dim,
             *config.hidden,
             2 * len(self._binary),
         ]
@@ -84,8 +84,8 @@ class Ensemble:
         target = self._target(change, following)
         best, bad, done = np.inf, 0, 0
         while done < steps and bad < 3:
-            for _ in range(min(self.config.patience, steps - done)):
-                shape = (self.config.members, self.config.batch)
+            for _ in range(min(self.config.holdout_interval, steps - done)):
+                shape = (self.config.members, self.config.batch_size)
                 rows = torch.randint(len(inputs), shape, generator=self.generator)
                 loss = self._loss(inputs[rows], target[rows])
                 descend(self._optimiser, loss.mean(-1).sum())
@@ -194,7 +194,7 @@ class Ensemble:
 
     def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
         scaled = with_relations((state - self._offset) / self._scale, self._relations)
-        return torch.cat([with_waves(scaled, self.config.frequencies), action], -1)
+        return torch.cat([with_waves(scaled, self.config.fourier_features), action], -1)
 
     def state_arrays(self) -> Arrays:
         """Everything that an exact resume needs."""

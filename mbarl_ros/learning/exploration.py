@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mbarl_ros.config import AgentConfig
 from mbarl_ros.learning.networks import mlp, stacked_mlp
 from mbarl_ros.learning.objective import Objective, demonstrated_states, few
 from mbarl_ros.learning.replay import Replay
@@ -33,8 +32,9 @@ from mbarl_ros.learning.state import (
     load_tensors,
     tensor_arrays,
 )
+from mbarl_ros.schema.agent import AgentConfig
+from mbarl_ros.storage.transitions import EXPLORE
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import EXPLORE
 
 RECENT = 1000  # explored states that rho_exp is estimated from: the policy changes
 NEAREST = 0.01  # scaled distance below which states count as the same
@@ -107,7 +107,7 @@ class Exploration(Objective):
         return reward.astype(np.float32), np.zeros(shape, bool)
 
     def _fit(self) -> None:
-        half = self.settings.batch // 2
+        half = self.settings.batch_size // 2
         parts = []
         for states in (self._positives, self._explored):
             index = torch.randint(len(states), (half,), generator=self._generator)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from mbarl_ros.agent_config import ModelConfig
 from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import Arrays
+from mbarl_ros.schema.agent import ModelConfig
+from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import FORWARD
 
 HOLD_OUT_BLOCK = 10  # neighbours in a stream are alike: hold out whole blocks, every tenth
 FIT_ROWS, HELD_OUT_ROWS = 50_000, 2_000
@@ -30,7 +30,8 @@ class Imagination:
         self.task, self.config = task, config
         self.ensemble = Ensemble(task, config, seed)
         self.buffers = [
-            Replay(config.buffer, task.observation_dim, task.action_dim) for _ in range(policies)
+            Replay(config.buffer_capacity, task.observation_dim, task.action_dim)
+            for _ in range(policies)
         ]
         self.fitted_at = self.rolled_at = 0
         self._rng = np.random.default_rng([seed, 5])
@@ -43,7 +44,7 @@ class Imagination:
     @property
     def length(self) -> int:
         """Rollout length: as configured, 1 where the model is distrusted."""
-        return 1 if self.distrusted else self.config.length
+        return 1 if self.distrusted else self.config.rollout_length
 
     @property
     def fraction(self) -> float:
@@ -67,7 +68,7 @@ class Imagination:
         if self.ensemble.fits and replay.total > self.rolled_at:
             starts = (replay.total - self.rolled_at) * self.config.rollouts
             # After a backlog: no more than the buffers hold.
-            starts = min(starts, max(self.config.buffer // self.length, 1))
+            starts = min(starts, max(self.config.buffer_capacity // self.length, 1))
             self._imagine(sac, self._starts(replay, demonstrations, phase_starts, starts))
         self.rolled_at = replay.total
         metrics['model/length'] = float(self.length)

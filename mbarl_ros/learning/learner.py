@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from mbarl_ros.config import AgentConfig, ConfigError
 from mbarl_ros.control.policy import policy_names
 from mbarl_ros.learning.imagination import Imagination
 from mbarl_ros.learning.objectives import objectives
@@ -16,8 +15,10 @@ from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import Arrays, fast_floats
 from mbarl_ros.learning.success import SuccessCritic
+from mbarl_ros.schema.agent import AgentConfig
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, shown_by_hand
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, FORWARD, PHASES, shown_by_hand
 
 BLOCK = 64  # updates whose batches are drawn at once
 RECENT = 2000  # half of the real rows are that new: what goes wrong now is corrected soon
@@ -53,7 +54,7 @@ class Learner:
         bounds = np.array(ranges[: len(self.policies)])
         self._sac = Sac(agent.sac, self.policies, task.relations, task.action_dim, bounds, seed)
         self._success = SuccessCritic(agent.sac, task.relations, seed) if agent.switching else None
-        self._replay = Replay(agent.replay, task.observation_dim, task.action_dim)
+        self._replay = Replay(agent.replay_capacity, task.observation_dim, task.action_dim)
         self._demonstrations = Replay(rows + HUMAN_ROWS, task.observation_dim, task.action_dim)
         self._show(demonstrations)
         self._phase_starts: list[list[np.ndarray]] = [[] for _ in self.policies]
@@ -170,7 +171,7 @@ class Learner:
 
     def _policy_batches(self, phase: int, updates: int) -> dict[str, np.ndarray]:
         """Batches [updates, batch, ...] of one policy: demonstrations, then real, then imagined."""
-        batch = self.agent.sac.batch
+        batch = self.agent.sac.batch_size
         imagined = round(batch * (self._imagination.fraction if self._imagination else 0.0))
         shown = round(batch * self.agent.demonstration_fraction)
         if not len(self._replay):

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from mbarl_ros.config import AgentConfig
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state import Arrays
+from mbarl_ros.schema.agent import AgentConfig
+from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import FORWARD
 
 Rows = TypeVar('Rows', np.ndarray, Tensor)
 

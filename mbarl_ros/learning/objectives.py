@@ -1,6 +1,6 @@
 """Backward objectives: what the policy between two attempts is after.
 
-A new one is a class here and its line in :data:`mbarl_ros.agent_config.OBJECTIVES`.
+A new one is a class here and its line in :data:`mbarl_ros.schema.agent.OBJECTIVES`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from mbarl_ros import agent_config
-from mbarl_ros.config import AgentConfig, ConfigError
 from mbarl_ros.control.policy import GOALS, MAX_CANDIDATES
 from mbarl_ros.learning.classifier import MAX_REWARD, MIN_REWARD, backward_reward, logits
 from mbarl_ros.learning.exploration import Exploration
@@ -20,15 +18,11 @@ from mbarl_ros.learning.networks import mlp, stacked_mlp, with_waves
 from mbarl_ros.learning.objective import Objective, demonstrated_states, few
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
-from mbarl_ros.learning.state import (
-    Adam,
-    Arrays,
-    descend,
-    group_arrays,
-    load_groups,
-)
+from mbarl_ros.learning.state import Adam, Arrays, descend, group_arrays, load_groups
+from mbarl_ros.schema.agent import OBJECTIVES, AgentConfig
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.storage.transitions import BACKWARD, EXPLORE
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import BACKWARD, EXPLORE
 
 CANDIDATES = 256  # demonstrated states that the curriculum chooses from
 MAX_BONUS = 5.0  # of novelty, in running means of it
@@ -41,7 +35,7 @@ def objectives(
     """The objective of each phase but the forward one."""
     found: dict[int, Objective] = {}
     if agent.backward != 'none':
-        kind = globals()[agent_config.OBJECTIVES[agent.backward][0]]
+        kind = globals()[OBJECTIVES[agent.backward][0]]
         found[BACKWARD] = kind(task, agent, demonstrations, seed)
     if agent.exploration:
         found[EXPLORE] = Exploration(task, agent, demonstrations, seed)
@@ -136,7 +130,7 @@ class Curriculum(InitialState):
     def policy_arrays(self, sac: Sac) -> Arrays:
         """For each of the task's goals the state to go back to."""
         value = self._values(sac)
-        allowed = value >= self.agent.solvable
+        allowed = value >= self.agent.value_threshold
         nearest = np.where(allowed, self._distance, np.inf).argmin(1)
         chosen = np.where(allowed.any(1), nearest, value.argmax(1))
         return {GOALS: self.goals[chosen][None]}
@@ -168,7 +162,7 @@ class Novelty(Objective):
         super().__init__(task, agent, demonstrations, seed)
         settings = agent.novelty
         generator = torch.Generator().manual_seed(seed)
-        seen = task.state_dim * (1 + 2 * agent.sac.frequencies)
+        seen = task.state_dim * (1 + 2 * agent.sac.fourier_features)
         self._random = stacked_mlp(1, [seen, settings.hidden, FEATURES], generator)
         sizes = [seen, settings.hidden, settings.hidden, FEATURES]
         self._predictor = stacked_mlp(1, sizes, generator)
@@ -188,7 +182,7 @@ class Novelty(Objective):
         self._squares += float(error.square().sum())
         every = self.agent.novelty.every
         for _ in range(replay.total // every - self._trained // every):
-            order = replay.sample(self._rng, (self.agent.novelty.batch,))
+            order = replay.sample(self._rng, (self.agent.novelty.batch_size,))
             descend(self._optimiser, self._error(replay.rows(order)['next_observation']).mean())
         self._trained = replay.total
         return {'novelty/error': float(error.mean()), 'novelty/scale': self._scale}
@@ -209,7 +203,7 @@ class Novelty(Objective):
         dim = self.task.state_dim
         scaled = self.task.scaled(observation[..., :dim])
         flat = torch.from_numpy(np.asarray(scaled, np.float32)).view(1, -1, dim)
-        seen = with_waves(flat, self.agent.sac.frequencies)
+        seen = with_waves(flat, self.agent.sac.fourier_features)
         with torch.no_grad():
             target = mlp(self._random, seen)
         error = (mlp(self._predictor, seen) - target).square().mean(-1)

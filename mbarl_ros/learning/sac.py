@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbarl_ros.agent_config import SacConfig
 from mbarl_ros.learning.networks import (
     backward,
     centre,
@@ -27,8 +26,8 @@ from mbarl_ros.learning.state import (
     group_arrays,
     load_generator,
     load_groups,
-    multiplies_bfloat16,
 )
+from mbarl_ros.schema.agent import SacConfig
 
 
 class Sac:
@@ -58,13 +57,10 @@ class Sac:
         self.config = config
         self.policies = policies
         count = len(policies)
-        self._low_precision = config.precision == 'bfloat16' or (
-            config.precision == 'auto' and multiplies_bfloat16()
-        )
         self.generator = torch.Generator().manual_seed(seed)
         self._relations = torch.from_numpy(relations)
         seen = sum(relations.shape)
-        sizes = [seen * (1 + 2 * config.frequencies) + action_dim, *config.hidden, 1]
+        sizes = [seen * (1 + 2 * config.fourier_features) + action_dim, *config.hidden, 1]
         self.critic = stacked_mlp(count * config.critics, sizes, self.generator)
         with torch.no_grad():
             centre(self.critic)
@@ -75,11 +71,11 @@ class Sac:
         start = float(np.log(config.initial_temperature))
         self.log_temperature = torch.full((count, 1), start, requires_grad=True)
         self.target_entropy = config.target_entropy * action_dim
-        bounds = torch.from_numpy(value_bounds.astype(np.float32)) * config.value_scale
+        bounds = torch.from_numpy(value_bounds.astype(np.float32)) * config.reward_scale
         self.low, self.high = bounds[:, None].unbind(-1)
         self.critic_optimiser = Adam(self.critic, config.learning_rate)
         self.actor_optimiser = Adam(self.actor, config.learning_rate)
-        self.temperature_optimiser = Adam([self.log_temperature], config.temperature_rate)
+        self.temperature_optimiser = Adam([self.log_temperature], config.temperature_learning_rate)
 
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
@@ -95,9 +91,9 @@ class Sac:
         """Least critic's value [policies, batch] of the mean action, without random numbers."""
         seen = with_relations(observation, self._relations)
         mean, _ = forward(self.actor, seen, 'relu').chunk(2, -1)
-        waves = with_waves(seen, self.config.frequencies)
+        waves = with_waves(seen, self.config.fourier_features)
         value = self._values(self.critic, waves, torch.tanh(mean)).amin(1)
-        return value / self.config.value_scale
+        return value / self.config.reward_scale
 
     @torch.no_grad()
     def update(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -109,22 +105,18 @@ class Sac:
         each of the leading rows is to be imitated.
         """
         seen = with_relations(batch['observation'], self._relations)
-        waves = with_waves(seen, self.config.frequencies)
+        waves = with_waves(seen, self.config.fourier_features)
         following = with_relations(batch['next_observation'], self._relations)
-        # without the cache: it would go on using weights of before the critic's step
-        with torch.autocast(
-            'cpu', torch.bfloat16, enabled=self._low_precision, cache_enabled=False
-        ):
-            metrics = {'critic_loss': self._critic_step(batch, waves, following)}
-            metrics |= self._actor_step(batch, seen, waves)
+        metrics = {'critic_loss': self._critic_step(batch, waves, following)}
+        metrics |= self._actor_step(batch, seen, waves)
         torch._foreach_lerp_(self.target, self.critic, self.config.tau)
         torch._foreach_lerp_(self.deployed, self.actor, self.config.deployed_tau)
         return metrics
 
     def _critic_step(self, batch: Mapping[str, Tensor], waves: Tensor, next_seen: Tensor) -> Tensor:
-        scale = self.config.value_scale
+        scale = self.config.reward_scale
         following = self._act(next_seen)
-        next_waves = with_waves(next_seen, self.config.frequencies)
+        next_waves = with_waves(next_seen, self.config.fourier_features)
         bootstrap = self._values(self.target, next_waves, following).amin(1)
         target = scale * batch['reward'] + batch['discount'] * bootstrap
         target = torch.minimum(torch.maximum(target, self.low), self.high)
@@ -158,7 +150,7 @@ class Sac:
         # gradient of -log_temperature * (mean log-probability + target entropy)
         self.temperature_optimiser.step([(entropy - self.target_entropy)[:, None]])
         return {
-            'value': value.mean(-1) / self.config.value_scale,
+            'value': value.mean(-1) / self.config.reward_scale,
             'entropy': entropy,
             'temperature': temperature[:, 0],
         }

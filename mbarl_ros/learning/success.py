@@ -8,15 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbarl_ros.agent_config import SacConfig
 from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp, with_relations
-from mbarl_ros.learning.state import (
-    Adam,
-    Arrays,
-    descend,
-    group_arrays,
-    load_groups,
-)
+from mbarl_ros.learning.state import Adam, Arrays, descend, group_arrays, load_groups
+from mbarl_ros.schema.agent import SacConfig
 
 
 class SuccessCritic:

@@ -16,20 +16,16 @@ from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from mbarl_ros.config import ConfigError
-from mbarl_ros.demos.episodes import SUCCESS, UNKNOWN
-from mbarl_ros.demos.note import DemonstrationError, Note, layout, profile_hash
-from mbarl_ros.demos.recording import EXECUTED, PHASE, Recording, recover, topic_types
-from mbarl_ros.fields import stamp_ns
-from mbarl_ros.nodes.runtime import (
-    LATCHED,
-    SENSOR,
-    BaseNode,
-    main_exit,
-    message_class,
-)
-from mbarl_ros.teleop import TeleopSource
-from mbarl_ros.transitions import DIRECTIONS
+from mbarl_ros.control.teleop import TeleopSource
+from mbarl_ros.demos.episodes import SUCCEEDED, UNKNOWN
+from mbarl_ros.demos.metadata import DemonstrationError, Metadata, layout, profile_hash
+from mbarl_ros.demos.recording import Recording, recover, topic_types
+from mbarl_ros.nodes.support.runtime import LATCHED, SENSOR, BaseNode, main_exit, message_class
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.message_fields import stamp_ns
+from mbarl_ros.schema.topics import EXECUTED, RECORDER_PHASE
+from mbarl_ros.storage.transitions import DIRECTIONS
 
 # A service call may overtake the last state and command on their way here (s).
 _SETTLE = 1.0
@@ -76,13 +72,15 @@ class DemoRecorder(BaseNode):
                 raw=True,
             )
             for topic in self._types
-            if topic != PHASE
+            if topic != RECORDER_PHASE
         }
         self._recording: Recording | None = None
         self._latest: dict[str, bytes] = {}
         self._saved = self._discarded = 0
         self._newest = 0
-        self._status = self.create_publisher(String, '~/status', LATCHED)
+        self._status = self.create_publisher(
+            String, topics.private(topics.RECORDER_STATUS), LATCHED
+        )
         for name in ('start', 'success', 'stop', 'discard'):
             self.create_service(Trigger, f'~/{name}', partial(self._serve, getattr(self, name)))
         for entry in self.task.robot.teleop:
@@ -93,7 +91,7 @@ class DemoRecorder(BaseNode):
                     partial(self._on_buttons, TeleopSource(entry)),
                     SENSOR,
                 )
-        self._phase = self.create_publisher(String, '~/phase', LATCHED)
+        self._phase = self.create_publisher(String, topics.private(topics.RECORDER_PHASE), LATCHED)
         for sentence in recover(self._folder):
             self.get_logger().warning(sentence)
         self._say('idle')
@@ -113,13 +111,13 @@ class DemoRecorder(BaseNode):
         phase = String(data=self.value('direction'))
         self._phase.publish(phase)
         now = self._newest if self.lockstep else self.get_clock().now().nanoseconds
-        recording.write(PHASE, now, serialize_message(phase))
+        recording.write(RECORDER_PHASE, now, serialize_message(phase))
         self._recording = recording
         return self._say(f'recording {recording.name}')
 
     def success(self) -> str:
         """Stop and keep the demonstration as a success."""
-        return self._finish(SUCCESS)
+        return self._finish(SUCCEEDED)
 
     def stop(self) -> str:
         """Stop and keep the demonstration; whether it is a success, its reader decides."""
@@ -260,9 +258,9 @@ class DemoRecorder(BaseNode):
         kind = ReliabilityPolicy.BEST_EFFORT if sensor else ReliabilityPolicy.RELIABLE
         return QoSProfile(depth=_DEPTH, reliability=kind)
 
-    def _note(self) -> Note:
+    def _note(self) -> Metadata:
         robot = self.task.robot
-        return Note(
+        return Metadata(
             task=self.task.name,
             robot=robot.name,
             direction=self.value('direction'),
@@ -277,7 +275,7 @@ class DemoRecorder(BaseNode):
                     topic: subscription.topic_name
                     for topic, subscription in self._subscriptions_by_topic.items()
                 },
-                PHASE: self._phase.topic_name,
+                RECORDER_PHASE: self._phase.topic_name,
             },
         )
 

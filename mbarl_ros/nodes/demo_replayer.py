@@ -12,14 +12,15 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from mbarl_ros import wire
-from mbarl_ros.config import ConfigError
 from mbarl_ros.control.safety import POLICY_SOURCE
-from mbarl_ros.demos.note import DemonstrationError
+from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.demos.replay import REPLAY_FILE, Replay, load_replays
-from mbarl_ros.fields import stamp_ns
-from mbarl_ros.nodes.robot_io import StateListener, command_message
-from mbarl_ros.nodes.runtime import LOST_AFTER, RELIABLE, BaseNode, main_exit
+from mbarl_ros.nodes.support.robot_topics import StateListener, command_message
+from mbarl_ros.nodes.support.runtime import LOST_AFTER, RELIABLE, BaseNode, main_exit
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.message_fields import stamp_ns
+from mbarl_ros.storage.files import write_file
 
 PATIENCE = 20.0  # s without a new state until it gives up
 
@@ -57,9 +58,9 @@ class DemoReplayer(BaseNode):
         self._answered = -1
         self._command: JointState | None = None
         self._sent_at = self._alive = time.monotonic()
-        self._commands = self.create_publisher(JointState, 'policy_controller/command', RELIABLE)
-        self._reset = self.create_client(Trigger, 'robot_sim/reset')
-        self.create_subscription(JointState, 'safety_gate/executed', self._on_executed, RELIABLE)
+        self._commands = self.create_publisher(JointState, topics.COMMAND, RELIABLE)
+        self._reset = self.create_client(Trigger, topics.SIM_RESET)
+        self.create_subscription(JointState, topics.EXECUTED, self._on_executed, RELIABLE)
         StateListener(self, self.task.robot, self.lockstep, self._on_state)
         self.create_timer(0.5, self._watch, clock=self.steady)
 
@@ -122,7 +123,7 @@ class DemoReplayer(BaseNode):
         )
         if self.run_dir is not None:
             text = json.dumps({'tolerance': tolerance, 'replays': self._results}, indent=2) + '\n'
-            wire.write_file(self.run_dir / REPLAY_FILE, text.encode())
+            write_file(self.run_dir / REPLAY_FILE, text.encode())
         self.exit_code, self.finished = int(not good), True
 
     def _watch(self) -> None:

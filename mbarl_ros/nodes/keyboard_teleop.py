@@ -22,9 +22,7 @@ from rcl_interfaces.srv import GetParameters, SetParameters
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from mbarl_ros.config import ConfigError
-from mbarl_ros.fields import TopicCodec, set_stamp
-from mbarl_ros.keyboard import (
+from mbarl_ros.control.keyboard import (
     KITTY_KNOWN,
     KITTY_OFF,
     KITTY_ON,
@@ -33,21 +31,24 @@ from mbarl_ros.keyboard import (
     Held,
     Key,
     Steering,
-    keyboard_topic,
     parse,
 )
-from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_class
-from mbarl_ros.transitions import DIRECTIONS
+from mbarl_ros.nodes.support.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_class
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.message_fields import TopicCodec, set_stamp
+from mbarl_ros.schema.robot import keyboard_topic
+from mbarl_ros.storage.transitions import DIRECTIONS
 
 RATE = 30.0  # Hz
 SERVICES = {
-    'enter': 'demo_recorder/start',
-    'y': 'demo_recorder/success',
-    'n': 'demo_recorder/stop',
-    'backspace': 'demo_recorder/discard',
-    'x': 'robot_sim/reset',
-    '!': 'safety_gate/stop',
-    '~': 'safety_gate/release',
+    'enter': topics.RECORDER_START,
+    'y': topics.RECORDER_SUCCESS,
+    'n': topics.RECORDER_STOP,
+    'backspace': topics.RECORDER_DISCARD,
+    'x': topics.SIM_RESET,
+    '!': topics.GATE_STOP,
+    '~': topics.GATE_RELEASE,
 }
 _STOPS = 3  # times that the stop is sent: the gate hears teleop without acknowledging
 _HELP = 'space stop   ! e-stop   ~ release   1..9, 0 speed   x reset sim   q quit'
@@ -141,8 +142,8 @@ class KeyboardTeleop(BaseNode):
         self._direction = ''  # of the recorder, which alone knows it
         self._gate = self._recorder = 'not heard'
         self._said = ''
-        self.create_subscription(String, 'safety_gate/state', self._on_gate, LATCHED)
-        self.create_subscription(String, 'demo_recorder/status', self._on_recorder, LATCHED)
+        self.create_subscription(String, topics.GATE_STATE, self._on_gate, LATCHED)
+        self.create_subscription(String, topics.RECORDER_STATUS, self._on_recorder, LATCHED)
         self._unread = ''
         self._stops_due = 0  # while above 0 we drive, or have just stopped
         self._sent: dict[str, float] = {}

@@ -17,17 +17,12 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import QoSProfile
 from std_msgs.msg import UInt8MultiArray
 
-from mbarl_ros import wire
-from mbarl_ros.arguments import POLICY_FILE
-from mbarl_ros.config import ConfigError
 from mbarl_ros.control.policy import pack_policy
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import unpack_classifier
 from mbarl_ros.learning.learner import Learner
-from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
-from mbarl_ros.log import RecordLog
-from mbarl_ros.nodes.runtime import (
+from mbarl_ros.nodes.support.runtime import (
     KEEP_ALL,
     LATCHED,
     BaseNode,
@@ -35,8 +30,15 @@ from mbarl_ros.nodes.runtime import (
     main_exit,
     message_bytes,
 )
-from mbarl_ros.nodes.scheduling import give_way
-from mbarl_ros.transitions import (
+from mbarl_ros.nodes.support.scheduling import give_way
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.storage import wire
+from mbarl_ros.storage.files import write_file
+from mbarl_ros.storage.record_log import RecordLog
+from mbarl_ros.storage.run_files import POLICY_FILE, TRANSITIONS_FILE
+from mbarl_ros.storage.sequence_tracker import SequenceTracker
+from mbarl_ros.storage.transitions import (
     Transitions,
     concatenate,
     log_record,
@@ -75,7 +77,7 @@ class LearnerNode(BaseNode):
         folder = self.demonstrations_folder()
         demonstrations = load_demonstrations(folder, self.task)
         self._learner = Learner(self.task, self.agent, demonstrations, self.seed)
-        self._ledger = Ledger()
+        self._tracker = SequenceTracker()
         self._log: RecordLog | None = None
         self._inbox: deque[Transitions] = deque()
         self._classifiers: dict[int, dict[str, np.ndarray]] = {}
@@ -94,14 +96,18 @@ class LearnerNode(BaseNode):
                 f'run_dir {self.run_dir}: {error}; make it writable, make room or give another one'
             ) from None
 
-        self._policies = self.create_publisher(UInt8MultiArray, '~/policy', LATCHED)
-        self._acknowledged = self.create_publisher(UInt8MultiArray, '~/acknowledged', LATCHED)
+        self._policies = self.create_publisher(
+            UInt8MultiArray, topics.private(topics.POLICY), LATCHED
+        )
+        self._acknowledged = self.create_publisher(
+            UInt8MultiArray, topics.private(topics.ACKNOWLEDGED), LATCHED
+        )
         self.create_subscription(
-            UInt8MultiArray, 'policy_controller/transitions', self._on_transitions, KEEP_ALL
+            UInt8MultiArray, topics.TRANSITIONS, self._on_transitions, KEEP_ALL
         )
         classifier_qos = QoSProfile(depth=10, durability=LATCHED.durability)
         self.create_subscription(
-            UInt8MultiArray, 'state_classifier/classifier', self._on_classifier, classifier_qos
+            UInt8MultiArray, topics.CLASSIFIER, self._on_classifier, classifier_qos
         )
         self.create_timer(1.0, self._acknowledge, clock=self.steady)
         # A controller that missed the first policy would wait for it, and the learner for data.
@@ -135,8 +141,8 @@ class LearnerNode(BaseNode):
         self._log = RecordLog(path)
         if self._log.torn:
             self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn} bytes')
-        stored = self._ledger.replay(path, self.task, self.spec_hash)
-        total = self._ledger.total
+        stored = self._tracker.replay(path, self.task, self.spec_hash)
+        total = self._tracker.total
         with contextlib.suppress(FileNotFoundError):
             arrays, meta = checkpoint.load(
                 self._checkpoint,
@@ -156,11 +162,11 @@ class LearnerNode(BaseNode):
             return
         rows, session, first = received
         sent = len(rows['sequence'])
-        rows = self._ledger.fresh(rows, session, first)
+        rows = self._tracker.fresh(rows, session, first)
         count = 0 if rows is None else len(rows['sequence'])
         self._duplicates += 0 if rows is None else sent - count
         if count and self._store(rows, session):
-            self._ledger.count(session, count)
+            self._tracker.count(session, count)
             with self._changed:
                 self._inbox.append(rows)
                 self._changed.notify()
@@ -170,7 +176,7 @@ class LearnerNode(BaseNode):
         """Whether rows are on disk now; if not, the controller has them and sends them again."""
         if self._log is None:
             return True
-        first = self._ledger.stored.get(session, 0)
+        first = self._tracker.stored.get(session, 0)
         record = log_record(rows, self.task, self.spec_hash, session, first)
         return self._written(TRANSITIONS_FILE, lambda: self._log.append(record))
 
@@ -187,16 +193,16 @@ class LearnerNode(BaseNode):
         return True
 
     def _acknowledge(self) -> None:
-        session = self._ledger.last_session
-        stored = self._ledger.stored.get(session, 0)
-        data = pack_acknowledgement(session, stored, self._ledger.total)
+        session = self._tracker.last_session
+        stored = self._tracker.stored.get(session, 0)
+        data = pack_acknowledgement(session, stored, self._tracker.total)
         self._acknowledged.publish(bytes_message(data, 'acknowledged'))
 
     def _on_classifier(self, message: UInt8MultiArray) -> None:
         try:
             arrays, steps = unpack_classifier(message_bytes(message), self.task, self.agent)
         except wire.WireError as error:
-            self.refuse(error, 'state_classifier/classifier')
+            self.refuse(error, topics.CLASSIFIER)
             return
         with self._changed:
             self._classifiers.pop(steps, None)
@@ -298,7 +304,7 @@ class LearnerNode(BaseNode):
         self._saved = self._trained
         if self._written('checkpoint', lambda: checkpoint.save(self._checkpoint, arrays, meta)):
             path = self.run_dir / POLICY_FILE
-            self._written('policy', lambda: wire.write_file(path, self._message))
+            self._written('policy', lambda: write_file(path, self._message))
 
     # --- reporting and end -------------------------------------------------------------------
 
@@ -323,7 +329,7 @@ class LearnerNode(BaseNode):
         trouble = f'training stopped: {self._failure!r}' if self._failure else self._trouble
         if trouble:
             return DiagnosticStatus.ERROR, trouble, values
-        if not self._ledger.total:
+        if not self._tracker.total:
             return DiagnosticStatus.WARN, 'no transition yet from policy_controller', values
         behind = lag > 20 * self.agent.chunk
         level = DiagnosticStatus.WARN if behind else DiagnosticStatus.OK

@@ -9,9 +9,10 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile
 
-from mbarl_ros import view
-from mbarl_ros.executables import NODES
-from mbarl_ros.nodes import runtime
+from mbarl_ros.nodes.support import runtime
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.executables import NODES
+from mbarl_ros.view import screens
 
 
 class Monitor(runtime.BaseNode):
@@ -25,7 +26,7 @@ class Monitor(runtime.BaseNode):
         self._refuse_leftover_parameters()
         self._status: dict[str, dict[str, str]] = {}
         self.create_subscription(
-            DiagnosticArray, '/diagnostics', self._receive, QoSProfile(depth=20)
+            DiagnosticArray, topics.DIAGNOSTICS, self._receive, QoSProfile(depth=20)
         )
         self.create_timer(period, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -47,7 +48,7 @@ class Monitor(runtime.BaseNode):
                 }
 
     def _report(self) -> None:
-        text = json.dumps(self._status) if self._json else view.status_line(self._status)
+        text = json.dumps(self._status) if self._json else screens.status_line(self._status)
         print(text, flush=True)
 
 

@@ -12,16 +12,14 @@ from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty, String
 
-from mbarl_ros.arguments import POLICY_FILE
-from mbarl_ros.config import ConfigError
+from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.policy import read_policy
-from mbarl_ros.control.practice import Practice
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
-from mbarl_ros.control.steps import Step
-from mbarl_ros.fields import stamp_ns
-from mbarl_ros.nodes.modes import MODES, Mode
-from mbarl_ros.nodes.robot_io import StateListener, command_message
-from mbarl_ros.nodes.runtime import (
+from mbarl_ros.control.step_pairing import Step
+from mbarl_ros.nodes.support.learner_link import LearnerLink
+from mbarl_ros.nodes.support.modes import MODES, Mode
+from mbarl_ros.nodes.support.robot_topics import StateListener, command_message
+from mbarl_ros.nodes.support.runtime import (
     ALIVE,
     LATCHED,
     RELIABLE,
@@ -29,10 +27,13 @@ from mbarl_ros.nodes.runtime import (
     BaseLifecycleNode,
     main_exit,
 )
-from mbarl_ros.nodes.scheduling import CONTROLLER_PRIORITY
-from mbarl_ros.nodes.uplink import Uplink
-from mbarl_ros.nodes.world_reset import SERVICE, WorldReset
-from mbarl_ros.transitions import HUMAN, POLICY, SAFETY
+from mbarl_ros.nodes.support.scheduling import CONTROLLER_PRIORITY
+from mbarl_ros.nodes.support.world_reset import SERVICE, WorldReset
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.message_fields import stamp_ns
+from mbarl_ros.storage.run_files import POLICY_FILE
+from mbarl_ros.storage.transitions import HUMAN, POLICY, SAFETY
 
 SOURCES = {POLICY_SOURCE: POLICY, STOP_SOURCE: SAFETY}
 
@@ -79,15 +80,17 @@ class PolicyController(BaseLifecycleNode):
         self._command: JointState | None = None
         self.measured: tuple[np.ndarray, int] | None = None  # latest state [S], its stamp in ns
         self.gate_state = self.blocked = self._announced = self._gave_up = ''
-        self._commands = self.create_lifecycle_publisher(JointState, '~/command', RELIABLE)
-        self._alive = self.create_publisher(Empty, '~/alive', ALIVE)
-        self._phase = self.create_publisher(String, '~/phase', LATCHED)
-        self.uplink = Uplink(self, self._go_on)
+        self._commands = self.create_lifecycle_publisher(
+            JointState, topics.private(topics.COMMAND), RELIABLE
+        )
+        self._alive = self.create_publisher(Empty, topics.private(topics.CONTROLLER_ALIVE), ALIVE)
+        self._phase = self.create_publisher(String, topics.private(topics.PHASE), LATCHED)
+        self.learner_link = LearnerLink(self, self._go_on)
         self._world = WorldReset(self, self._go_on) if self.agent.resets else None
         # In this order: once the gate's state is heard, its echoes are heard, too.
-        executed = 'safety_gate/executed'
+        executed = topics.EXECUTED
         self.create_subscription(JointState, executed, self._on_executed, RELIABLE_STEPS)
-        self.create_subscription(String, 'safety_gate/state', self._on_gate_state, LATCHED)
+        self.create_subscription(String, topics.GATE_STATE, self._on_gate_state, LATCHED)
         self.listener = StateListener(self, robot, self.lockstep, self._on_state)
         self._mode: Mode = MODES[self.mode](self)
         self.go_first(CONTROLLER_PRIORITY)
@@ -140,7 +143,7 @@ class PolicyController(BaseLifecycleNode):
     def on_deactivate(self, state: State) -> TransitionCallbackReturn:
         """Stop commanding, and tell the gate, which stops the robot."""
         self._let_go()
-        self.uplink.flush()
+        self.learner_link.flush()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: State) -> TransitionCallbackReturn:
@@ -169,7 +172,7 @@ class PolicyController(BaseLifecycleNode):
     def close(self) -> None:
         """Stop the robot, send what is not yet sent; the spool keeps what the learner lacks."""
         self._let_go()
-        self.uplink.close()
+        self.learner_link.close()
 
     def _let_go(self) -> None:
         # By the commands' own topic: no command that is still on its way may come after it.
@@ -195,10 +198,10 @@ class PolicyController(BaseLifecycleNode):
     def _on_executed(self, message: JointState) -> None:
         command, source = np.array(message.position), message.header.frame_id
         if message.name != self._names or command.shape != (len(self._names),):
-            self.refuse(ValueError(f'names {message.name}'), 'safety_gate/executed')
+            self.refuse(ValueError(f'names {message.name}'), topics.EXECUTED)
             return
         if not np.isfinite(command).all():
-            self.refuse(ValueError(f'command {command}'), 'safety_gate/executed')
+            self.refuse(ValueError(f'command {command}'), topics.EXECUTED)
             return
         self._mode.hear_executed(command, source, stamp_ns(message))
 
@@ -251,7 +254,7 @@ class PolicyController(BaseLifecycleNode):
         if self._episodes:
             self._end_evaluation_when_due()
         else:
-            self.uplink.add(row)
+            self.learner_link.add(row)
 
     def _end_evaluation_when_due(self) -> None:
         practice = self.practice
@@ -273,7 +276,7 @@ class PolicyController(BaseLifecycleNode):
         observation = self.practice.observe(state)
         action = self.practice.act(observation)
         if not np.isfinite(action).all():
-            self.refuse(ValueError(f'action {action}, not sent'), 'learner/policy')
+            self.refuse(ValueError(f'action {action}, not sent'), topics.POLICY)
             return False
         self.acted_on = stamp
         self._command = command_message(
@@ -291,7 +294,7 @@ class PolicyController(BaseLifecycleNode):
 
     def _take_due_policies(self) -> None:
         any_will_do = not self.practice.has_policies
-        for weights, version in self.uplink.due_policies(any_will_do):
+        for weights, version in self.learner_link.due_policies(any_will_do):
             self.practice.set_policies(weights)
             self._weights, self._version = weights, version
 
@@ -308,12 +311,12 @@ class PolicyController(BaseLifecycleNode):
             self.get_logger().warning(
                 self._missing_state(), throttle_duration_sec=10.0, skip_first=True
             )
-        steps = practice.steps if self._episodes else self.uplink.steps
+        steps = practice.steps if self._episodes else self.learner_link.steps
         values = {
             'lifecycle': 'active' if self.active else 'inactive',
             'needs_learner': not self.value('policy'),
             'phase': practice.phase_name,
-            **self.uplink.values(),
+            **self.learner_link.values(),
             'environment_steps': steps,
             'robot_seconds': f'{steps / self.task.robot.control_rate:.1f}',
             'attempts': practice.attempts,
@@ -327,7 +330,7 @@ class PolicyController(BaseLifecycleNode):
     def _condition(self) -> tuple[bytes, str]:
         """Level and message for /diagnostics: the worst there is to say."""
         warning = self._mode.warning()
-        trouble = self._gave_up or self.uplink.problem
+        trouble = self._gave_up or self.learner_link.problem
         if trouble:
             return DiagnosticStatus.ERROR, trouble
         if self.measured is None:

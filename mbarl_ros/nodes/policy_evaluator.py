@@ -13,14 +13,16 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64, UInt8MultiArray, UInt32
 
-from mbarl_ros import __version__, wire
-from mbarl_ros.config import load_world
+from mbarl_ros import __version__
 from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
 from mbarl_ros.demos.reader import load_demonstrations
-from mbarl_ros.evaluation import evaluate, evaluation_line
-from mbarl_ros.ledger import TRANSITIONS_FILE
-from mbarl_ros.nodes.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_bytes
-from mbarl_ros.rundir import EVALUATIONS_FILE, RESULT_FILE, unwritable
+from mbarl_ros.learning.evaluation import evaluate, evaluation_line
+from mbarl_ros.nodes.support.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_bytes
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.load import load_world
+from mbarl_ros.storage import wire
+from mbarl_ros.storage.files import unwritable, write_file
+from mbarl_ros.storage.run_files import EVALUATIONS_FILE, RESULT_FILE, TRANSITIONS_FILE
 
 TARGET_REACHED, BUDGET, INTERRUPTED = 'target_reached', 'budget', 'interrupted'
 EXIT_CODES = {TARGET_REACHED: 0, BUDGET: 3}
@@ -55,14 +57,16 @@ class PolicyEvaluator(BaseNode):
         self._resets = self._earlier_resets
         self._queued = self._lines[-1]['environment_steps'] if self._lines else -1
         self._due: queue.SimpleQueue = queue.SimpleQueue()
-        self._success = self.create_publisher(Float64, '~/deployed_success', RELIABLE)
+        self._success = self.create_publisher(
+            Float64, topics.private(topics.DEPLOYED_SUCCESS), RELIABLE
+        )
         self.create_subscription(
             UInt8MultiArray,
-            'learner/policy',
+            topics.POLICY,
             self._on_policy,
             QoSProfile(depth=20, durability=LATCHED.durability),
         )
-        self.create_subscription(UInt32, 'robot_sim/resets', self._on_resets, LATCHED)
+        self.create_subscription(UInt32, topics.SIM_RESETS, self._on_resets, LATCHED)
         threading.Thread(target=self._work, name='evaluation', daemon=True).start()
 
     def _resume(self) -> None:
@@ -90,7 +94,7 @@ class PolicyEvaluator(BaseNode):
         try:
             arrays, meta = unpack_policy(message_bytes(message), self.task, self.agent)
         except wire.WireError as error:
-            self.refuse(error, 'learner/policy')
+            self.refuse(error, topics.POLICY)
             return
         steps = meta['environment_steps']
         every = self.task.config.evaluation.every
@@ -116,7 +120,7 @@ class PolicyEvaluator(BaseNode):
         """The floor: what the demonstrations alone are worth, without practice."""
         import torch
 
-        from mbarl_ros.learning.cloning import clone
+        from mbarl_ros.learning.imitation import clone
 
         torch.set_num_threads(1)
         if not (self.value('demonstrations') or self.task.config.demonstrations):
@@ -176,7 +180,7 @@ class PolicyEvaluator(BaseNode):
             return ''
         path = self._file(name)
         try:
-            wire.write_file(path, text.encode())
+            write_file(path, text.encode())
         except OSError as error:
             trouble = str(unwritable(path, error))
             self.get_logger().error(trouble)
@@ -188,7 +192,7 @@ class PolicyEvaluator(BaseNode):
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        from mbarl_ros.plots import plot_success
+        from mbarl_ros.view.plots import plot_success
 
         try:
             with SummaryWriter(str(self._file('tensorboard') / 'evaluator')) as board:

@@ -15,21 +15,15 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import Trigger
 
-from mbarl_ros.control.safety import (
-    POLICY_SOURCE,
-    STOP_SOURCE,
-    TELEOP_SOURCE,
-    Decision,
-    SafetyGate,
-)
-from mbarl_ros.fields import stamp_ns
-from mbarl_ros.nodes.robot_io import (
+from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE, TELEOP_SOURCE, Decision, SafetyGate
+from mbarl_ros.control.teleop import Asked, DeadMan, TeleopSource
+from mbarl_ros.nodes.support.robot_topics import (
     CommandPublisher,
     StateListener,
     command_message,
     subscribe,
 )
-from mbarl_ros.nodes.runtime import (
+from mbarl_ros.nodes.support.runtime import (
     HEARD_ALIVE,
     LATCHED,
     RELIABLE,
@@ -39,9 +33,10 @@ from mbarl_ros.nodes.runtime import (
     main_exit,
     message_class,
 )
-from mbarl_ros.nodes.scheduling import GATE_PRIORITY
-from mbarl_ros.robot_config import Switch
-from mbarl_ros.teleop import Asked, DeadMan, TeleopSource
+from mbarl_ros.nodes.support.scheduling import GATE_PRIORITY
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.message_fields import stamp_ns
+from mbarl_ros.schema.robot import Switch
 
 _TICK = 0.01  # s; how much later than its time-out a silence may be noticed
 # Lockstep: within so long (s) a reliable subscriber has what was published. Fast DDS asks for what
@@ -79,14 +74,16 @@ class SafetyGateNode(BaseNode):
         self._teleop_stamps: dict[str, int] = {}
         self._announced = ''
         self._robot = CommandPublisher(self, robot)
-        self._executed = self.create_publisher(JointState, '~/executed', RELIABLE_STEPS)
-        self._clipped = self.create_publisher(JointState, '~/clipped', RELIABLE)
-        self._state = self.create_publisher(String, '~/state', LATCHED)
+        self._executed = self.create_publisher(
+            JointState, topics.private(topics.EXECUTED), RELIABLE_STEPS
+        )
+        self._clipped = self.create_publisher(JointState, topics.private(topics.CLIPPED), RELIABLE)
+        self._state = self.create_publisher(String, topics.private(topics.GATE_STATE), LATCHED)
         self._listener = StateListener(self, robot, self.lockstep, self._on_state)
-        subscribe(self, JointState, 'policy_controller/command', self._asked.append, RELIABLE)
+        subscribe(self, JointState, topics.COMMAND, self._asked.append, RELIABLE)
         self.create_subscription(
             Empty,
-            'policy_controller/alive',
+            topics.CONTROLLER_ALIVE,
             lambda _message: None,
             HEARD_ALIVE,
             event_callbacks=SubscriptionEventCallbacks(liveliness=self._on_controllers),
@@ -102,9 +99,9 @@ class SafetyGateNode(BaseNode):
                 subscribe(self, message_class(switch.type), switch.topic, listen, qos)
         # Whatever the button's QoS: also unreliable, and pressed before this node started.
         for qos in (RELIABLE, SENSOR, LATCHED):
-            subscribe(self, Bool, '~/estop', self._on_estop, qos, complain=False)
-        self.create_service(Trigger, '~/stop', self._on_stop)
-        self.create_service(Trigger, '~/release', self._on_release)
+            subscribe(self, Bool, topics.private(topics.ESTOP), self._on_estop, qos, complain=False)
+        self.create_service(Trigger, topics.private(topics.GATE_STOP), self._on_stop)
+        self.create_service(Trigger, topics.private(topics.GATE_RELEASE), self._on_release)
         self.create_timer(_TICK, self._tick, clock=self.steady)
         # Said again and again: who missed that an e-stop was released would wait for ever.
         self.create_timer(1.0, self._say_state, clock=self.steady)

@@ -11,12 +11,10 @@ import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Float64, UInt8MultiArray
 
-from mbarl_ros import wire
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import ClassifierTrainer, logits, pack_classifier
-from mbarl_ros.ledger import TRANSITIONS_FILE, Ledger
-from mbarl_ros.nodes.runtime import (
+from mbarl_ros.nodes.support.runtime import (
     LATCHED,
     RELIABLE,
     TRANSITIONS_HISTORY,
@@ -25,8 +23,12 @@ from mbarl_ros.nodes.runtime import (
     main_exit,
     message_bytes,
 )
-from mbarl_ros.nodes.scheduling import give_way
-from mbarl_ros.transitions import (
+from mbarl_ros.nodes.support.scheduling import give_way
+from mbarl_ros.schema import topics
+from mbarl_ros.storage import wire
+from mbarl_ros.storage.run_files import TRANSITIONS_FILE
+from mbarl_ros.storage.sequence_tracker import SequenceTracker
+from mbarl_ros.storage.transitions import (
     WINDOW,
     Transitions,
     concatenate,
@@ -56,7 +58,7 @@ class StateClassifierNode(BaseNode):
         torch.set_num_threads(1)
         demonstrations = load_demonstrations(self.demonstrations_folder(), self.task)
         self._trainer = ClassifierTrainer(self.task, self.agent, demonstrations, self.seed)
-        self._ledger = Ledger()
+        self._tracker = SequenceTracker()
         self._acknowledged = ('', 0)  # session, transitions of it
         self._trouble = ''
         self._waiting: list[Transitions] = []
@@ -64,14 +66,16 @@ class StateClassifierNode(BaseNode):
         self._metrics: dict[str, float] = {}
         self._score = float('nan')
         self._load()
-        self._weights = self.create_publisher(UInt8MultiArray, '~/classifier', LATCHED)
-        self._scores = self.create_publisher(Float64, '~/score', RELIABLE)
+        self._weights = self.create_publisher(
+            UInt8MultiArray, topics.private(topics.CLASSIFIER), LATCHED
+        )
+        self._scores = self.create_publisher(Float64, topics.private(topics.SCORE), RELIABLE)
         self.create_subscription(
-            UInt8MultiArray, 'learner/acknowledged', self._on_acknowledged, LATCHED
+            UInt8MultiArray, topics.ACKNOWLEDGED, self._on_acknowledged, LATCHED
         )
         self.create_subscription(
             UInt8MultiArray,
-            'policy_controller/transitions',
+            topics.TRANSITIONS,
             self._on_transitions,
             TRANSITIONS_HISTORY,
         )
@@ -82,11 +86,11 @@ class StateClassifierNode(BaseNode):
         try:
             session, stored, total = unpack_acknowledgement(message_bytes(message))
         except wire.WireError as error:
-            self.refuse(error, 'learner/acknowledged')
+            self.refuse(error, topics.ACKNOWLEDGED)
             return
         if session:
             self._acknowledged = session, stored
-            self._ledger.rebase(session, total - stored)
+            self._tracker.rebase(session, total - stored)
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
         received = self.received(message)
@@ -94,17 +98,17 @@ class StateClassifierNode(BaseNode):
             return
         rows, session, first = received
         stored = self._acknowledged[1] if session == self._acknowledged[0] else 0
-        if first > max(stored, self._ledger.stored.get(session, 0)) + WINDOW:
+        if first > max(stored, self._tracker.stored.get(session, 0)) + WINDOW:
             error = wire.WireError(f'number {first}, when {stored} are acknowledged, cannot be')
-            self.refuse(error, 'policy_controller/transitions')
+            self.refuse(error, topics.TRANSITIONS)
             return
-        missed = self._ledger.skip(session, first)
+        missed = self._tracker.skip(session, first)
         if missed:
             self.get_logger().warning(f'{missed} transitions missed, which only the learner has')
-        rows = self._ledger.fresh(rows, session, first)
+        rows = self._tracker.fresh(rows, session, first)
         if not len(rows['sequence']):
             return
-        self._ledger.count(session, len(rows['sequence']))
+        self._tracker.count(session, len(rows['sequence']))
         logit = logits(self._trainer.arrays(), rows['next_observation'][-1])
         self._score = 0.5 * (1.0 + math.tanh(0.5 * float(logit)))  # a sigmoid without overflow
         self._scores.publish(Float64(data=self._score))
@@ -135,8 +139,8 @@ class StateClassifierNode(BaseNode):
         if self.run_dir is None:
             return
         self._checkpoint = self.run_dir / 'checkpoint' / 'classifier.safetensors'
-        stored = self._ledger.replay(self.run_dir / TRANSITIONS_FILE, self.task, self.spec_hash)
-        self._trained = self._ledger.total - self._ledger.total % self.agent.chunk
+        stored = self._tracker.replay(self.run_dir / TRANSITIONS_FILE, self.task, self.spec_hash)
+        self._trained = self._tracker.total - self._tracker.total % self.agent.chunk
         self._trainer.add(select(stored, slice(0, self._trained)))
         self._waiting.append(select(stored, slice(self._trained, None)))
         with contextlib.suppress(FileNotFoundError):
@@ -159,7 +163,7 @@ class StateClassifierNode(BaseNode):
         values |= {name: f'{value:.4g}' for name, value in self._metrics.items()}
         if self._trouble:
             return DiagnosticStatus.ERROR, self._trouble, values
-        if not self._ledger.total:
+        if not self._tracker.total:
             return DiagnosticStatus.WARN, 'no transition yet from policy_controller', values
         return DiagnosticStatus.OK, '', values
 

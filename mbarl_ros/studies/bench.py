@@ -1,140 +1,129 @@
-"""One seed of ``mbarl bench``: agent and task in one process, kept in a folder of its own.
+"""Agents x tasks x seeds in parallel processes of one thread each: the work of ``mbarl bench``.
 
-``run_seed(*seed.load(), seed.seed, seed.budget, folder)`` is the same without the command.
+Light: this process only starts and watches the workers, and needs no torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import signal
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from mbarl_ros import lifeline
-from mbarl_ros.arguments import POLICY_FILE
-from mbarl_ros.config import AgentConfig, load_world
-from mbarl_ros.control.policy import DEPLOYED, Policy, pack_policy
-from mbarl_ros.evaluation import WideStarts, evaluate, evaluation_line
-from mbarl_ros.learning.cloning import clone
-from mbarl_ros.rundir import EVALUATIONS_FILE, LOCK_FILE, lock_file
+from mbarl_ros.storage import lifeline
 from mbarl_ros.studies import seeds
-from mbarl_ros.studies.direct import DirectRun, run
-from mbarl_ros.task import Task
-from mbarl_ros.transitions import PHASES, Transitions
-from mbarl_ros.wire import write_file
+from mbarl_ros.studies.seeds import Seed
 
-Arrays = dict[str, np.ndarray]
+POLL = 0.2  # s
 
 
-def run_seed(
-    task: Task,
-    agent: AgentConfig,
-    demonstrations: Transitions,
-    seed: int,
-    budget: int,
-    folder: Path,
-) -> list[dict[str, Any]]:
-    """Practise for ``budget`` environment steps; the lines of ``evaluations.jsonl``.
+@dataclass
+class _Run:
+    """A seed on its way: its process, folder, and how many of its lines have been shown."""
 
-    On one thread the same arguments give the same lines but for the seconds in them. A folder in
-    which that has been done is left alone; what was interrupted starts over.
+    title: str
+    job: Seed
+    folder: Path
+    shown: int = field(default=0, init=False)
+    process: subprocess.Popen | None = field(default=None, init=False)
 
-    :param folder: made if need be; as a ROS run's, and its policy deploys in the same way
-    :raises ConfigError: the folder was made with other settings, or another process is in it.
+
+def run_jobs(jobs: Sequence[Seed], seeds_wanted: Sequence[int], processes: int) -> list[str]:
+    """Run the seeds of jobs that are not finished yet; a sentence about each that failed.
+
+    :param jobs: one for each agent and task; ``budget`` 0 is the task's own
+    :param processes: how many at a time; 0: the number of cores
+    :raises ConfigError: a job's folder was made with other settings.
     """
-    torch.set_num_threads(1)
-    np.seterr(over='ignore')
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock_file(folder / LOCK_FILE, f'{folder}: another process is at work in it'):
-        configs = seeds.configurations(task, agent, demonstrations, seed)
-        seeds.check_folder(folder, configs)
-        if not seeds.finished(folder, agent, budget):
-            seeds.begin(folder, configs)
-            start = time.monotonic()
-            if seeds.is_clone(agent):
-                records = _clone(task, demonstrations, seed)
-            else:
-                records = _practise(DirectRun(task, agent, demonstrations, seed), seed, budget)
-            for record, arrays in records:
-                _keep(folder, task, agent, seed, record, arrays, time.monotonic() - start)
-            seeds.end(folder)
-        return seeds.read_lines(folder)
+    waiting = [run for job in jobs for run in _unfinished(job, seeds_wanted)]
+    # all agents of a seed before the next one: something to compare, soon
+    waiting.sort(key=lambda run: run.job.seed)
+    failed = _run_all(waiting, processes or len(os.sched_getaffinity(0)))
+    return [f'{run.title} failed: {_last_words(run)}' for run in failed]
 
 
-def _practise(direct: DirectRun, seed: int, budget: int) -> Iterator[tuple[dict[str, Any], Arrays]]:
-    for record in run(direct, seed, budget):
-        yield record, direct.learner.policy_arrays()
-
-
-def _clone(
-    task: Task, demonstrations: Transitions, seed: int
-) -> Iterator[tuple[dict[str, Any], Arrays]]:
-    """The only record of ``bc``; its forward policy is the deployed one, so that robots take it."""
-    begun = time.process_time()
-    arrays = clone(task, demonstrations, seed)
-    seconds = time.process_time() - begun
-    forward = {
-        name.replace(DEPLOYED, PHASES[0]): array
-        for name, array in arrays.items()
-        if name.startswith(DEPLOYED)
-    }
-    policy = Policy(arrays, DEPLOYED)
-    config = task.config.evaluation
-    success = evaluate(task, load_world(task.config, seed=seed), policy, config.episodes)
-    record = {
-        'step': 0,
-        'success': success,
-        'wide': WideStarts(task).evaluate(policy) if config.wide else None,
-        'seconds': seconds,
-        'clone_success': success,
-        'metrics': {},
-    }
-    yield record, arrays | forward
-
-
-def _keep(
-    folder: Path,
-    task: Task,
-    agent: AgentConfig,
-    seed: int,
-    record: dict[str, Any],
-    arrays: Arrays,
-    wall_seconds: float,
-) -> None:
-    """Write the policy, then the line that says that it was evaluated."""
-    record = dict(record)
-    step, metrics = record.pop('step'), record.pop('metrics')
-    write_file(folder / POLICY_FILE, pack_policy(arrays, task, agent, step, applies_from=0))
-    seeds.append(folder / seeds.METRICS_FILE, {'environment_steps': step, **metrics})
-    line = evaluation_line(
-        task,
-        agent.name,
-        seed,
-        step,
-        record.pop('success'),
-        wide_success=record.pop('wide'),
-        practice_seconds=round(record.pop('seconds'), 1),
-        wall_seconds=round(wall_seconds, 1),
-        **record,
-    )
-    seeds.append(folder / EVALUATIONS_FILE, line)
-
-
-def main() -> None:
-    """Run the seed that the command line describes, in the words of :class:`seeds.Seed`."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    lifeline.hold()
-    job = seeds.Seed(**json.loads(sys.argv[1]))
+def _unfinished(job: Seed, seeds_wanted: Sequence[int]) -> list[_Run]:
+    """Seeds of an agent that have to be run; their folders are checked."""
     task, agent, demonstrations = job.load()
-    folder = seeds.seed_folder(job.out, task, agent, job.seed)
-    run_seed(task, agent, demonstrations, job.seed, job.budget, folder)
+    budget = job.budget or task.config.evaluation.budget
+    runs = []
+    for seed in seeds_wanted:
+        folder = seeds.seed_folder(job.out, task, agent, seed)
+        seeds.check_folder(folder, seeds.configurations(task, agent, demonstrations, seed))
+        title = f'{task.name} {agent.name} seed {seed}'
+        if seeds.finished(folder, agent, budget):
+            print(f'{title}: finished before')
+        else:
+            runs.append(_Run(title, replace(job, seed=seed, budget=budget), folder))
+    return runs
 
 
-if __name__ == '__main__':
-    main()
+def _run_all(waiting: list[_Run], jobs: int) -> list[_Run]:
+    """Run them, so many at a time; those that failed. None outlives this process."""
+    read_end, write_end = os.pipe()
+    going: list[_Run] = []
+    failed = []
+    try:
+        while waiting or going:
+            while waiting and len(going) < jobs:
+                run = waiting.pop(0)
+                run.process = _start(run, read_end)
+                going.append(run)
+            time.sleep(POLL)
+            for run in going:
+                _show(run)
+            ended = [run for run in going if run.process.poll() is not None]
+            going = [run for run in going if run not in ended]
+            failed += [run for run in ended if run.process.returncode]
+    finally:
+        for run in going:
+            run.process.kill()
+            run.process.wait()
+        os.close(read_end)
+        os.close(write_end)
+    return failed
+
+
+def _start(run: _Run, read_end: int) -> subprocess.Popen:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.shown = len(seeds.read_lines(run.folder))
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', lifeline.VARIABLE: str(read_end)}
+    with (run.folder / seeds.LOG_FILE).open('w') as log:
+        return subprocess.Popen(
+            [sys.executable, '-m', 'mbarl_ros.studies.worker', json.dumps(asdict(run.job))],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=(read_end,),
+        )
+
+
+def _show(run: _Run) -> None:
+    """Print the evaluations of a seed that are new."""
+    lines = seeds.read_lines(run.folder)
+    if len(lines) < run.shown:  # it has started over
+        run.shown = 0
+    for line in lines[run.shown :]:
+        wide = line['wide_success']
+        print(
+            f'{run.title}: {line["environment_steps"]} steps, '
+            f'deployed {line["deployed_success"]:.2f}'
+            + ('' if wide is None else f', wide {wide:.3f}')
+            + f', {line["wall_seconds"]:.0f} s',
+            flush=True,
+        )
+    run.shown = len(lines)
+
+
+def _last_words(run: _Run) -> str:
+    log = run.folder / seeds.LOG_FILE
+    words = ''
+    with contextlib.suppress(OSError):
+        words = log.read_text(errors='replace').strip().rpartition('\n')[2]
+    return f'{words or f"exit code {run.process.returncode}"}; see {log}'

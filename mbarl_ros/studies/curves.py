@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mbarl_ros.plots import save_figure
-from mbarl_ros.studies.report import LEVELS, Agent, Curve, smooth
+from mbarl_ros.studies.summary import LEVELS, Agent, Curve, smooth
+from mbarl_ros.view.plots import save_figure
 
 # One colour for each method, ours thick and the published ones thin; the rest for what else is run.
 _METHODS = {

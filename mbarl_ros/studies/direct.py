@@ -6,14 +6,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from mbarl_ros.config import AgentConfig, load_world
+from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.policy import DEPLOYED, Policy
-from mbarl_ros.control.practice import Practice
-from mbarl_ros.evaluation import WideStarts, evaluate
 from mbarl_ros.learning.classifier import ClassifierTrainer
+from mbarl_ros.learning.evaluation import WideStarts, evaluate
 from mbarl_ros.learning.learner import Learner
+from mbarl_ros.schema.agent import AgentConfig
+from mbarl_ros.schema.load import load_world
+from mbarl_ros.storage.transitions import Transitions, stack
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import Transitions, stack
 
 
 class DirectRun:

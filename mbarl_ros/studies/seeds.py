@@ -16,14 +16,20 @@ import numpy as np
 import yaml
 
 from mbarl_ros import __version__
-from mbarl_ros.agent_config import SacConfig
-from mbarl_ros.arguments import POLICY_FILE
-from mbarl_ros.config import AgentConfig, ConfigError, load_agent, override
 from mbarl_ros.demos.reader import load_demonstrations
-from mbarl_ros.rundir import EVALUATIONS_FILE, RESULT_FILE, check_same, write_config
+from mbarl_ros.schema.agent import AgentConfig, SacConfig
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import load_agent, override
+from mbarl_ros.storage.files import write_file
+from mbarl_ros.storage.run_files import (
+    EVALUATIONS_FILE,
+    POLICY_FILE,
+    RESULT_FILE,
+    check_same,
+    write_config,
+)
+from mbarl_ros.storage.transitions import Transitions
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import Transitions
-from mbarl_ros.wire import write_file
 
 CLONE = 'bc'
 METRICS_FILE = 'metrics.jsonl'

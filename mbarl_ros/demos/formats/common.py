@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mbarl_ros.demos.episodes import FORWARD, UNKNOWN, Episode
+from mbarl_ros.demos.episodes import UNKNOWN, Episode
 from mbarl_ros.task import Task
 
 MAX_BYTES = 256 << 20
@@ -29,7 +29,7 @@ def observations(task: Task, episode: Episode) -> np.ndarray:
 
 def succeeds(task: Task, episode: Episode) -> bool:
     """Whether its last step terminates: a forward one, and the last state is a success."""
-    return episode.direction == FORWARD and episode.reached(task)
+    return episode.is_forward and episode.reached(task)
 
 
 def observation_names(task: Task) -> list[str]:
@@ -51,7 +51,7 @@ def read_episode(
     *,
     stamps: np.ndarray | None = None,
     whole: np.ndarray | None = None,
-    direction: str = FORWARD,
+    direction: str = 'forward',
     verdict: str = UNKNOWN,
     name: str = '',
     **about: Any,

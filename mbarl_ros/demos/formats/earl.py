@@ -17,13 +17,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mbarl_ros.demos.episodes import BACKWARD, FORWARD, SUCCESS, UNKNOWN, Episode
-from mbarl_ros.demos.formats.common import (
-    MAX_BYTES,
-    MAX_EPISODES,
-    FormatError,
-    read_episode,
-)
+from mbarl_ros.demos.episodes import SUCCEEDED, UNKNOWN, Episode
+from mbarl_ros.demos.formats.common import MAX_BYTES, MAX_EPISODES, FormatError, read_episode
 from mbarl_ros.task import Task
 
 _KEYS = ('observations', 'actions', 'rewards', 'terminals', 'next_observations')
@@ -57,8 +52,8 @@ def read(source: Path, task: Task, direction: str | None) -> list[Episode]:
                 place,
                 np.concatenate([before[first:end], after[end - 1 : end]]),
                 arrays['actions'][first:end],
-                direction=direction or (BACKWARD if named else FORWARD),
-                verdict=SUCCESS if arrays['rewards'].reshape(n)[end - 1] > 0 else UNKNOWN,
+                direction=direction or ('backward' if named else 'forward'),
+                verdict=SUCCEEDED if arrays['rewards'].reshape(n)[end - 1] > 0 else UNKNOWN,
                 operator='EARL',
                 name=f'{source.stem}_{index}',
                 origin={'format': 'earl', 'file': source.name, 'episode': index},

@@ -62,7 +62,7 @@ class Reader:
     ) -> None:
         self.root.close()
 
-    def place(self, group: h5py.Group, name: str) -> str:
+    def location(self, group: h5py.Group, name: str) -> str:
         """File and place in it, for messages."""
         return f'{self.path}: {group.name.rstrip("/")}/{name}'
 
@@ -84,7 +84,7 @@ class Reader:
         """
         found = self._item(parent, name)
         if not isinstance(found, h5py.Group):
-            raise FormatError(f'{self.place(parent, name)}: is not a group')
+            raise FormatError(f'{self.location(parent, name)}: is not a group')
         return found
 
     def array(self, parent: h5py.Group, name: str) -> np.ndarray:
@@ -92,7 +92,7 @@ class Reader:
 
         :raises FormatError: missing, not numbers, not in the file itself, or too large.
         """
-        place = self.place(parent, name)
+        place = self.location(parent, name)
         found = self._item(parent, name)
         if not isinstance(found, h5py.Dataset):
             raise FormatError(f'{place}: is not an array')
@@ -144,7 +144,7 @@ class Reader:
     def _item(self, parent: h5py.Group, name: str) -> h5py.HLObject:
         # h5py's own `in` and `get` follow links, also to other files.
         if not self.has(parent, name):
-            raise FormatError(f'{self.place(parent, name)}: is missing')
+            raise FormatError(f'{self.location(parent, name)}: is missing')
         if parent.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-            raise FormatError(f'{self.place(parent, name)}: is a link, which is not followed')
+            raise FormatError(f'{self.location(parent, name)}: is a link, which is not followed')
         return parent[name]

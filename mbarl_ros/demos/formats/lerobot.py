@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mbarl_ros.demos.episodes import FORWARD, Episode
+from mbarl_ros.demos.episodes import Episode
 from mbarl_ros.demos.formats.common import observation_names, observations
 from mbarl_ros.task import Task
 
@@ -58,7 +58,7 @@ def _tasks(task: Task, episodes: list[Episode]) -> list[str]:
 
 def _sentence(task: Task, episode: Episode) -> str:
     sentence = task.config.description or task.name
-    return sentence if episode.direction == FORWARD else f'Undo: {sentence}'
+    return sentence if episode.is_forward else f'Undo: {sentence}'
 
 
 def _frames(task: Task, episodes: list[Episode], tasks: list[str]) -> dict[str, np.ndarray]:

@@ -21,13 +21,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mbarl_ros.demos.episodes import FORWARD, UNKNOWN, Episode
-from mbarl_ros.demos.formats.common import (
-    FormatError,
-    observations,
-    read_episode,
-    succeeds,
-)
+from mbarl_ros.demos.episodes import UNKNOWN, Episode
+from mbarl_ros.demos.formats.common import FormatError, observations, read_episode, succeeds
 from mbarl_ros.demos.formats.hdf5 import Reader
 from mbarl_ros.task import Task
 
@@ -124,7 +119,7 @@ def _episode(
         reader.array(group, 'actions'),
         stamps=stamps,
         whole=whole,
-        direction=direction or about['direction'] or FORWARD,
+        direction=direction or about['direction'] or 'forward',
         verdict=about['verdict'] or UNKNOWN,
         operator=about['operator'] or 'unknown',
         name=about['name'] or name,

@@ -14,16 +14,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mbarl_ros.demos.episodes import FORWARD, SUCCESS, UNKNOWN, Episode
-from mbarl_ros.demos.formats.common import (
-    FormatError,
-    observations,
-    read_episode,
-    succeeds,
-)
+from mbarl_ros.demos.episodes import SUCCEEDED, UNKNOWN, Episode
+from mbarl_ros.demos.formats.common import FormatError, observations, read_episode, succeeds
 from mbarl_ros.demos.formats.hdf5 import Reader
+from mbarl_ros.storage.transitions import DIRECTIONS
 from mbarl_ros.task import Task
-from mbarl_ros.transitions import DIRECTIONS
 
 _KEY = 'flat'
 _GYM = 2  # robomimic.envs.env_base.EnvType.GYM_TYPE
@@ -46,7 +41,7 @@ def write(episodes: list[Episode], task: Task, target: Path) -> None:
         kinds = {
             phase: [episode.direction == phase for episode in episodes] for phase in DIRECTIONS
         }
-        kinds['success'] = [episode.verdict == SUCCESS for episode in episodes]
+        kinds['success'] = [episode.verdict == SUCCEEDED for episode in episodes]
         for name, chosen in kinds.items():
             if any(chosen):
                 keys = [f'demo_{index}' for index in np.flatnonzero(chosen)]
@@ -115,7 +110,7 @@ def _read_episode(
         rows,
         actions,
         **optional,
-        direction=direction or about['direction'] or FORWARD,
+        direction=direction or about['direction'] or 'forward',
         verdict=about['verdict'] or UNKNOWN,
         operator=about['operator'] or 'unknown',
         name=about['name'] or name,

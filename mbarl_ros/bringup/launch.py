@@ -1,0 +1,116 @@
+"""Translates :mod:`~.graphs` into ``launch_ros`` actions, for ``launch/*.launch.py``."""
+
+from __future__ import annotations
+
+import os
+from typing import IO, Any
+
+from launch import LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+    Shutdown,
+)
+from launch.event_handlers import OnProcessExit
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.arguments import Argument, arguments_of
+from mbarl_ros.bringup.domain import take_domain
+from mbarl_ros.bringup.run_folder import RunFolder
+from mbarl_ros.bringup.sros2 import enclave
+from mbarl_ros.bringup.supervisor import node_defaults
+from mbarl_ros.bringup.up import check_demonstrations
+from mbarl_ros.storage import lifeline
+
+# Locks and lifelines live as long as the launch process.
+_held: list[RunFolder | IO[str] | int] = []
+
+
+def launch_description(graph: str) -> LaunchDescription:
+    """Launch description of a graph: its arguments and, once they are known, its nodes."""
+    # The view belongs to `mbarl up`; here the monitor node prints its lines.
+    arguments = [argument for argument in arguments_of(graph) if argument.name != 'view']
+    return LaunchDescription(
+        [
+            *(_declare(argument) for argument in arguments),
+            OpaqueFunction(function=_bring_up, args=[graph, arguments]),
+        ]
+    )
+
+
+def _declare(argument: Argument) -> DeclareLaunchArgument:
+    return DeclareLaunchArgument(
+        argument.name,
+        default_value=argument.default,
+        description=argument.description,
+        choices=list(argument.choices) or None,
+    )
+
+
+def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
+    texts = {argument.name: context.launch_configurations[argument.name] for argument in arguments}
+    given = {
+        argument.name: texts[argument.name]
+        for argument in arguments
+        if texts[argument.name] != argument.default
+    }
+    unknown = set(context.launch_configurations) - set(texts)
+    plan = graphs.plan(graph, given)
+    check_demonstrations(plan)
+    run_dir = RunFolder(plan)
+    _held.append(run_dir)
+    # `ros2 topic` and its like look into the domain of the environment, so that one is used.
+    environ = {'ROS_DOMAIN_ID': '0', **os.environ}
+    _held.append(take_domain(environ, str(plan.arguments['namespace']))[1])
+    defaults = node_defaults(run_dir.path / 'log', private=plan.private_domain)
+    # `ros2 launch` leaves its nodes behind when it ends by SIGTERM, and the robot moving.
+    thread = run_dir.path / '.lifeline'
+    _held.append(lifeline.offer(thread))
+    actions: list[Any] = [
+        SetEnvironmentVariable(name, value)
+        for name, value in {lifeline.VARIABLE: str(thread), **defaults}.items()
+        if name not in os.environ
+    ]
+    if unknown:  # not an error, since an including launch file may have arguments of its own
+        actions.append(
+            LogInfo(
+                msg=f'warning: {graph} has no argument {", ".join(sorted(unknown))}; '
+                f'known: {", ".join(texts)}'
+            )
+        )
+    for spec in plan.nodes:
+        actions += _node(spec, str(plan.arguments['log_level']))
+    return actions
+
+
+def _node(spec: graphs.NodeSpec, log_level: str) -> list[Any]:
+    node = Node(
+        package='mbarl_ros',
+        executable=spec.executable,
+        name=spec.name,
+        namespace=spec.namespace,
+        # Typed, since launch would read a text like '0' or '' as YAML.
+        parameters=[
+            {
+                name: ParameterValue(value, value_type=type(value))
+                for name, value in spec.parameters.items()
+            }
+        ],
+        remappings=list(spec.remappings),
+        ros_arguments=['--log-level', log_level, '--enclave', enclave(spec.name, spec.namespace)],
+        output='screen',
+        respawn=spec.respawn,
+        respawn_delay=spec.respawn_delay,
+    )
+    if spec.respawn or spec.optional:
+        return [node]
+
+    def ended(event: Any, _context: Any) -> Shutdown:
+        return Shutdown(reason=f'{spec.name} ended with exit code {event.returncode}')
+
+    return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended)), node]

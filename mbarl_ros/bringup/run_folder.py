@@ -1,0 +1,141 @@
+"""The run folder as ``mbarl up`` and ``ros2 launch`` prepare it: lock, configuration as used."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from mbarl_ros import __version__
+from mbarl_ros.bringup.graphs import Plan
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.storage.files import lock_file, unwritable
+from mbarl_ros.storage.run_files import (
+    ARGUMENTS_FILE,
+    EVALUATIONS_FILE,
+    LOCK_FILE,
+    RESULT_FILE,
+    check_same,
+    write_config,
+    write_text,
+)
+
+
+class RunFolder:
+    """A locked run folder, new or resumed, that holds the configuration as used."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Create or resume the folder.
+
+        :raises ConfigError: another process runs in it, it is not a run folder, it was made
+            with another configuration, or it cannot be written.
+        """
+        self.path = plan.run_dir
+        self._plan = plan
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / 'log').mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f'run_dir {self.path}: cannot be made: {error.strerror}') from None
+        lock = self.path / LOCK_FILE
+        try:
+            self._lock = lock_file(lock, f'run_dir {self.path}: another run is going on in it')
+        except OSError as error:
+            raise unwritable(lock, error) from None
+        try:
+            self.resumed = self._check_resumable()
+            self._write_configuration()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.close()
+
+    def log_file(self, node: str) -> Path:
+        """Where the output of a node goes."""
+        return self.path / 'log' / f'{node}.log'
+
+    def result(self) -> dict[str, Any] | None:
+        """Parsed ``result.json``, or None where there is none."""
+        try:
+            return json.loads((self.path / RESULT_FILE).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def write_interrupted_result(self) -> None:
+        """Write ``result.json`` with reason ``interrupted`` if the evaluator could not.
+
+        :raises ConfigError: it cannot be written.
+        """
+        if self.result() is not None:
+            return
+        line = self._last_evaluation() or {
+            'task': self._plan.task.name,
+            'agent': self._plan.agent.name,
+            'seed': self._plan.arguments['seed'],
+            'deployed_success': None,
+        }
+        line.update(reason='interrupted', version=__version__)
+        write_text(self.path / RESULT_FILE, json.dumps(line, indent=2) + '\n')
+
+    def _last_evaluation(self) -> dict[str, Any] | None:
+        try:
+            lines = (self.path / EVALUATIONS_FILE).read_text(errors='replace').splitlines()
+        except OSError:
+            return None
+        for line in reversed(lines):
+            try:
+                parsed = json.loads(line)
+            except ValueError:  # a torn last line
+                continue
+            if isinstance(parsed, dict):
+                return parsed
+        return None
+
+    def _configurations(self) -> dict[str, dict[str, Any]]:
+        plan = self._plan
+        return {
+            f'{kind}.yaml': getattr(plan, kind).model_dump(mode='json')
+            for kind in ('task', 'robot', 'agent')
+        }
+
+    def _check_resumable(self) -> bool:
+        record = self.path / ARGUMENTS_FILE
+        if not record.is_file():
+            foreign = {entry.name for entry in self.path.iterdir()} - {LOCK_FILE, 'log'}
+            if foreign:
+                raise ConfigError(
+                    f'run_dir {self.path}: is neither empty nor a run folder (it has '
+                    f'{sorted(foreign)[0]}); give a new one'
+                )
+            return False
+        try:
+            before = json.loads(record.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f'{record}: cannot be read: {error}; give a new run_dir') from None
+        now = {'graph': self._plan.graph, 'seed': self._plan.arguments['seed']}
+        for key, value in now.items():
+            if before.get(key) != value:
+                raise ConfigError(
+                    f"run_dir {self.path}: was made with {key} '{before.get(key)}', not "
+                    f"'{value}'; give the same to resume it, or a new run_dir"
+                )
+        for name, config in self._configurations().items():
+            remedy = 'give the same to resume it, or a new run_dir'
+            check_same(self.path / name, config, f'run_dir {self.path}', remedy)
+        return True
+
+    def _write_configuration(self) -> None:
+        for name, config in self._configurations().items():
+            write_config(self.path / name, config)
+        arguments = {'graph': self._plan.graph, 'version': __version__, **self._plan.arguments}
+        arguments['started'] = time.strftime('%Y-%m-%dT%H:%M:%S%z')
+        write_text(self.path / ARGUMENTS_FILE, json.dumps(arguments, indent=2) + '\n')
+        result = self.path / RESULT_FILE  # a resumed run has not ended yet
+        try:
+            result.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(result, error) from None

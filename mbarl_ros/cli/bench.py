@@ -1,0 +1,130 @@
+"""``mbarl bench``: agents x tasks x seeds without ROS, in parallel, and what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mbarl_ros.demos.metadata import DemonstrationError
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
+from mbarl_ros.studies.bench import run_jobs
+from mbarl_ros.studies.seeds import Seed
+
+_EPILOG = """\
+An agent is the name or path of a preset, or such a one with settings changed, as
+PRESET:key=value,key=value with dotted keys and YAML values (key name: what to call it); `bc` is the
+behaviour clone of the demonstrations. Names may be put together with commas, an agent with settings
+is a word of its own:
+
+  mbarl bench --agents mbarl,medal,bc 'mbarl:name=no model,model=null' mbarl:sac.cloning_weight=0
+
+Each seed is kept in OUT/TASK/AGENT/seed_S: configuration as used, evaluations.jsonl and the policy,
+as in the folder of `mbarl up sim` (try it with `mbarl up evaluate policy:=FOLDER`), metrics.jsonl
+and the log. Finished seeds are not run again, interrupted ones start over; all are deterministic.
+At the end OUT/TASK gets curves.png, table.md and table.json.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit code: 0 if every seed came to its end."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.report:
+            if not _report(Path(options.report)):
+                raise ConfigError(f'{options.report}: there is no finished seed of a bench in it')
+            return 0
+        failed = run_jobs(_jobs(options), options.seeds, options.jobs or 0)
+        for sentence in failed:
+            print(f'error: {sentence}', file=sys.stderr)
+        _report(Path(options.out))
+        return EXIT_FAILURE if failed else 0
+    except KeyboardInterrupt:
+        print('interrupted; the same command goes on from here', file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ConfigError, DemonstrationError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='mbarl bench',
+        description='Agents x tasks x seeds, without ROS, in parallel processes of one thread '
+        'each: the same learner and phases as on the robot.',
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        '--task', nargs='+', default=['tabletop'], help='names or .yaml (default: tabletop)'
+    )
+    parser.add_argument('--agents', nargs='+', default=['mbarl,bc'], metavar='AGENT', help='below')
+    parser.add_argument(
+        '--seeds', type=_seeds, default='5', help='how many, or which: 2,7 (default: 5, 0 to 4)'
+    )
+    parser.add_argument('--budget', type=_positive, help="environment steps; default: the task's")
+    parser.add_argument('--out', default='runs/bench', help='folder (default: runs/bench)')
+    parser.add_argument(
+        '--jobs', type=_positive, help='processes at a time; default: the number of cores'
+    )
+    parser.add_argument(
+        '--demonstrations', default='', metavar='FOLDER', help="default: the task's own"
+    )
+    parser.add_argument(
+        '--demonstrations-per-goal',
+        type=_positive,
+        metavar='N',
+        help='use only the first N forward ones of each goal and none backward; the agent is then '
+        'called AGENT+demos=N',
+    )
+    parser.add_argument('--report', metavar='OUT', help='only write tables and pictures anew')
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not positive')
+    return number
+
+
+def _seeds(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(',') if word.strip()]
+    numbers = sorted({int(word) for word in words}) if all(map(str.isdecimal, words)) else []
+    chosen = numbers if ',' in text else [seed for count in numbers for seed in range(count)]
+    if not chosen:
+        raise argparse.ArgumentTypeError(
+            f'{text}: give a number of seeds, or seeds like 2,7; seed 0 alone is 0,'
+        )
+    return chosen
+
+
+def _agents(words: list[str]) -> list[str]:
+    split = [[word] if ':' in word else word.split(',') for word in words]
+    return list(dict.fromkeys(agent for part in split for agent in part if agent))
+
+
+def _jobs(options: argparse.Namespace) -> list[Seed]:
+    return [
+        Seed(
+            out=options.out,
+            task=task,
+            agent=agent,
+            seed=0,
+            budget=options.budget or 0,
+            demonstrations=options.demonstrations,
+            per_goal=options.demonstrations_per_goal,
+        )
+        for task in options.task
+        for agent in _agents(options.agents)
+    ]
+
+
+def _report(out: Path) -> list[Path]:
+    from mbarl_ros.studies.report import write_report
+
+    written = write_report(out)
+    for path in written:
+        print(path)
+    return written

@@ -1,0 +1,179 @@
+"""Practice: acting in forward and backward phases and assembling transitions.
+
+The same class runs in the policy controller node and in the studies without ROS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mbarl_ros.control.policy import (
+    DEPLOYED,
+    GOALS,
+    SUCCESS_CRITIC,
+    Network,
+    PinkNoise,
+    Policy,
+    phases,
+    policy_names,
+)
+from mbarl_ros.schema.agent import AgentConfig
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, POLICY, SAFETY
+from mbarl_ros.task import Task
+
+
+class Practice:
+    """Forward until success or its step limit, then backward until its limit, and so on.
+
+    With decoupled exploration a phase of that, as long as a forward phase, comes after backward.
+    The backward phase ends early, too, where it has a goal of its own to reach; and both do where
+    RISC's success critic says that they might as well. A phase switch changes policy and goal; the
+    world is never touched. ``steps`` counts recorded transitions. With a preset that resets, the
+    caller does so whenever it finds ``reset_due``, and clears that.
+    """
+
+    def __init__(
+        self, task: Task, agent: AgentConfig, seed: int, *, evaluation: bool = False
+    ) -> None:
+        """Start in the forward phase; every random stream comes from ``seed``.
+
+        :param evaluation: try forward with the deployed policy, without noise, to the end; the
+            backward policy, if there is one, puts the world back
+        """
+        self.task = task
+        self.has_backward = agent.backward != 'none'
+        self._evaluation = evaluation
+        self._phases = phases(agent)
+        self._policy_names = policy_names(agent)[:-1]
+        if evaluation:
+            self._phases = self._phases[:2]
+            backward = self._policy_names[:2][-1:] if self.has_backward else ()
+            self._policy_names = (DEPLOYED, *backward)
+        self.rng = np.random.default_rng([seed, 1])
+        self._limits = task.config.phases.limits
+        self._noise = PinkNoise(task.action_dim, self.rng, max(self._limits))
+        self._policies: list[Policy] = []
+        self._switching = None if evaluation else agent.switching
+        self._success_critic: Network | None = None
+        self._backward_goals: np.ndarray | None = None
+        self._aims: np.ndarray | None = None  # [n, state_dim] one of which is to be reached
+        self._resets = agent.resets
+        self.reset_due = False
+        self.steps = self.attempts = self.successes = 0
+        self.phase = FORWARD
+        self.phase_steps = 0
+        self._choose_goal()
+        self.goal = self._task_goal
+
+    @property
+    def phase_name(self) -> str:
+        """``forward``, ``backward`` or ``explore``."""
+        return PHASES[self.phase]
+
+    def set_policies(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Act with new weights from the next action on."""
+        self._policies = [Policy(arrays, name) for name in self._policy_names]
+        self._backward_goals = arrays.get(GOALS)
+        if self._switching:
+            self._success_critic = Network(arrays, SUCCESS_CRITIC)
+
+    @property
+    def has_policies(self) -> bool:
+        """Whether weights have been set; without them actions are uniformly random."""
+        return bool(self._policies)
+
+    def observe(self, robot_state: np.ndarray) -> np.ndarray:
+        """Observation [O] of a robot state [S] with the goal of the present phase."""
+        return self.task.observation(robot_state, self.goal)
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Action [A] in [-1, 1] of the present phase's policy."""
+        if not self._policies:
+            return self.rng.uniform(-1, 1, self.task.action_dim).astype(np.float32)
+        policy = self._policies[min(self.phase, len(self._policies) - 1)]
+        if self._evaluation and self.phase == FORWARD:
+            return policy.mean_action(observation)
+        return policy.sample(observation, self._noise.sample())
+
+    def record(
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        next_state: np.ndarray,
+        stamp: float,
+        source: int = POLICY,
+    ) -> dict[str, Any]:
+        """Transition of one step with the executed action; switches the phase where due.
+
+        :param next_state: robot state [S] after the step
+        :param stamp: robot time of ``observation``, seconds
+        """
+        next_observation = self.observe(next_state)
+        success = bool(self.task.success(next_observation))
+        terminated = success if self.phase == FORWARD else self._is_back(next_observation)
+        self.phase_steps += 1
+        over = not terminated and (
+            self.phase_steps >= self._limits[self.phase] or self._gives_way(next_observation)
+        )
+        row = {
+            'observation': observation,
+            'action': action,
+            'next_observation': next_observation,
+            'reward': float(self.task.reward(next_observation)),
+            'terminated': terminated,
+            'truncated': (over or source == SAFETY) and not terminated,
+            'phase': self.phase,
+            'source': source,
+            'stamp': stamp,
+            'sequence': self.steps,
+        }
+        self.steps += 1
+        if terminated or over:
+            self._switch(terminated)
+        return row
+
+    def _is_back(self, observation: np.ndarray) -> bool:
+        """Whether a backward phase has reached what it was sent to, if anything."""
+        if self._aims is None:
+            return False
+        distance = self.task.apart(observation[: self.task.state_dim], self._aims)
+        return bool(distance.min() <= self.task.config.success.tolerance)
+
+    def _gives_way(self, observation: np.ndarray) -> bool:
+        """RISC (Patil et al. 2024): where the goal is as good as reached, practise elsewhere."""
+        rule = self._switching
+        if rule is None or self._success_critic is None:
+            return False
+        if self.phase_steps < rule.minimum_share * self._limits[self.phase]:
+            return False
+        success = np.clip(self._success_critic.output(observation)[0], 0.0, 1.0)
+        return bool(self.rng.random() < success * (1.0 - rule.decay**self.phase_steps))
+
+    def _switch(self, success: bool) -> None:
+        if self.phase == FORWARD:
+            self.attempts += 1
+            self.successes += success
+            self.reset_due = self._resets
+            self._choose_goal()
+        self.phase = self._phases[(self._phases.index(self.phase) + 1) % len(self._phases)]
+        self.phase_steps = 0
+        self.goal, self._aims = self._task_goal, None
+        if self.phase == BACKWARD and self._backward_goals is not None:
+            self._aim()
+
+    def _choose_goal(self) -> None:
+        """The goal of the next forward phase, for which the backward phase before it prepares."""
+        goals = self.task.goals
+        self._goal_index = int(self.rng.integers(len(goals))) if len(goals) else 0
+        self._task_goal = goals[self._goal_index] if len(goals) else None
+
+    def _aim(self) -> None:
+        """Backward to one of the candidates, which is the goal; without goals, to any of them."""
+        assert self._backward_goals is not None
+        self._aims = self._backward_goals[:, self._goal_index]
+        if self.task.goal_conditioned:
+            self._aims = self._aims[[self.rng.integers(len(self._aims))]]
+            self.goal = self._aims[0]

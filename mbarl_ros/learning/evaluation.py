@@ -1,0 +1,109 @@
+"""The deployed protocol: how often the deterministic policy reaches the goal from given starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mbarl_ros.control.policy import Policy
+from mbarl_ros.schema.load import load_world
+from mbarl_ros.task import Task
+
+WIDE_SEED = 20220513  # of the wide starts, which are the same for all agents and seeds
+
+
+def evaluate(task: Task, world: Any, policy: Policy, episodes: int, start: int = 0) -> float:
+    """Success rate over ``episodes`` starts ``world.reset_to_start(start + i)``.
+
+    An episode succeeds if the goal is reached at any step within the task's evaluation horizon;
+    episode i has goal i modulo their number. The world must not be the one that is trained in.
+    """
+    return float(np.mean([attempt(task, world, policy, start + i) for i in range(episodes)]))
+
+
+def attempt(task: Task, world: Any, policy: Policy, index: int) -> bool:
+    """One deployed episode from evaluation start ``index``: whether it succeeds."""
+    return bool(
+        attempts(task, [world], policy, world.reset_to_start(index)[None], np.array([index]))[0]
+    )
+
+
+def attempts(
+    task: Task, worlds: Sequence[Any], policy: Policy, states: np.ndarray, indices: np.ndarray
+) -> np.ndarray:
+    """Deployed episodes side by side, with one batched policy call a step.
+
+    :param worlds: one for each episode, already placed
+    :param states: robot states [n, S] that they are in
+    :param indices: number [n] of each episode, which decides on its goal
+    :returns: whether each succeeds, bool [n]; an episode that does is stepped no further
+    """
+    goals = task.goals[indices % len(task.goals)] if task.goal_conditioned else None
+    succeeded = np.zeros(len(worlds), bool)
+    going = np.arange(len(worlds))
+    for step in range(task.config.evaluation.horizon + 1):
+        observation = task.observation(states, None if goals is None else goals[going])
+        reached = task.success(observation)
+        succeeded[going[reached]] = True
+        going, observation = going[~reached], observation[~reached]
+        if step == task.config.evaluation.horizon or not len(going):
+            break
+        commands = task.command(policy.mean_action(observation))
+        rows = zip(going, commands, strict=True)
+        states = np.stack([worlds[episode].step(command) for episode, command in rows])
+    return succeeded
+
+
+class WideStarts:
+    """Key ``evaluation.wide`` of a task: starts all over the place, the same for everybody.
+
+    Keeps one world for each episode, so it is for worlds that are light.
+    """
+
+    def __init__(self, task: Task) -> None:
+        """Draw the starts and make the worlds.
+
+        :raises ConfigError: the task has no world.
+        """
+        self.task = task
+        config = task.config.evaluation.wide
+        self._worlds = [load_world(task.config, seed=0) for _ in range(config.episodes)]
+        rng = np.random.default_rng(WIDE_SEED)
+        self.starts = np.tile(self._worlds[0].reset_to_start(0), (config.episodes, 1))
+        for name, (low, high) in config.ranges.items():
+            column = task.robot.state_names.index(name)
+            self.starts[:, column] = rng.uniform(low, high, config.episodes)
+
+    def evaluate(self, policy: Policy) -> float:
+        """Success rate from all starts, within the task's evaluation horizon, goals in turn."""
+        rows = zip(self._worlds, self.starts, strict=True)
+        states = np.stack([world.set_state(start) for world, start in rows])
+        numbers = np.arange(len(self.starts))
+        return float(np.mean(attempts(self.task, self._worlds, policy, states, numbers)))
+
+
+def evaluation_line(
+    task: Task, agent: str, seed: int, steps: int, success: float, **more: Any
+) -> dict[str, Any]:
+    """A line of ``evaluations.jsonl``, in a ROS run and in ``mbarl bench`` alike.
+
+    :param steps: environment steps practised
+    :param success: deployed success over the ``episodes`` of the task
+    :param more: further entries, or other values of these
+    """
+    return {
+        'task': task.name,
+        'agent': agent,
+        'seed': seed,
+        'environment_steps': steps,
+        'robot_seconds': steps / task.robot.control_rate,
+        'deployed_success': success,
+        'episodes': task.config.evaluation.episodes,
+        'wide_success': None,
+        'training_resets': 0,
+        'wall_seconds': 0.0,
+        'clone_success': None,
+        **more,
+    }

@@ -1,0 +1,66 @@
+"""Behaviour cloning: the honest floor that autonomous practice must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp, with_relations
+from mbarl_ros.learning.state import Adam, Arrays, descend, fast_floats
+from mbarl_ros.storage.transitions import FORWARD
+from mbarl_ros.task import Task
+
+CHECK_EVERY = 100
+
+
+def clone(
+    task: Task,
+    demonstrations: Mapping[str, np.ndarray],
+    seed: int,
+    hidden: Sequence[int] = (256, 256),
+    steps: int = 4000,
+    batch: int = 256,
+) -> Arrays:
+    """Policy message with only ``deployed``: tanh-mean regression on the forward demonstrations.
+
+    A tenth of the rows is held out (in blocks, neighbours are alike) and the weights with the
+    least held-out error are kept, so that the floor is neither under- nor overfitted.
+
+    :raises ValueError: there is no forward demonstration.
+    """
+    fast_floats()
+    forward = np.flatnonzero(np.asarray(demonstrations['phase']) == FORWARD)
+    if not len(forward):
+        raise ValueError(f"task '{task.name}': cloning needs a forward demonstration")
+    scaled = task.scaled(demonstrations['observation'][forward])
+    inputs = torch.from_numpy(np.asarray(scaled, np.float32))
+    actions = torch.from_numpy(np.asarray(demonstrations['action'][forward], np.float32))
+    apart = torch.from_numpy(np.arange(len(forward)) // 10 % 10 == 9)
+    train = torch.nonzero(~apart)[:, 0]
+    generator = torch.Generator().manual_seed(seed)
+    relations = torch.from_numpy(task.relations)  # as the learner sees them: a fair floor
+    inputs = with_relations(inputs, relations)
+    sizes = [inputs.shape[-1], *hidden, 2 * task.action_dim]
+    network = stacked_mlp(1, sizes, generator, last_scale=0.01)
+    optimiser = Adam(network, 1e-3, weight_decay=1e-5)
+
+    def error(rows: torch.Tensor) -> torch.Tensor:
+        mean = mlp(network, inputs[rows][None])[0, :, : task.action_dim]
+        return (torch.tanh(mean) - actions[rows]).square().mean()
+
+    best, kept = np.inf, [p.detach().clone() for p in network]
+    for step in range(1, steps + 1):
+        rows = torch.randint(len(train), (batch,), generator=generator)
+        descend(optimiser, error(train[rows]))
+        if step % CHECK_EVERY == 0 or step == steps:
+            with torch.no_grad():
+                score = float(error(apart if bool(apart.any()) else train))
+            if score < best:
+                best, kept = score, [p.detach().clone() for p in network]
+    return {
+        'offset': task.offset.copy(),
+        'scale': task.scale.copy(),
+        **layer_arrays(kept, 0, 'deployed', relations),
+    }

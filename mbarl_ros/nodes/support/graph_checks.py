@@ -1,0 +1,150 @@
+"""Who else is on a robot's topics: what the ROS graph says, by the robot's profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rclpy.duration import Infinite
+from rclpy.qos import (
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
+
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.executables import NODES
+from mbarl_ros.schema.findings import ERROR, WARNING, Finding
+from mbarl_ros.schema.robot import RobotConfig, TeleopMap, TopicMap
+
+# As runtime.SENSOR and RELIABLE; the graph spells out that there is no deadline.
+_SENSOR = QoSProfile(
+    depth=5,
+    reliability=ReliabilityPolicy.BEST_EFFORT,
+    deadline=Infinite,
+    liveliness_lease_duration=Infinite,
+)
+_RELIABLE = QoSProfile(depth=10, deadline=Infinite, liveliness_lease_duration=Infinite)
+_GATE = 'safety_gate'
+_BUTTON = 'std_msgs/msg/Bool'
+_OURS = {*NODES} - {'robot_sim'}
+
+
+def check_graph(node: Any, robot: RobotConfig) -> list[Finding]:
+    """What is wrong with the topics of a robot; an error is a reason not to move."""
+    found = []
+    for topic in robot.state:
+        found += _state(topic, node.get_publishers_info_by_topic(topic.topic))
+    gate = f'{node.get_namespace().rstrip("/")}/{_GATE}'
+    for topic in robot.command:
+        found += _rivals(topic, node.get_publishers_info_by_topic(topic.topic), gate)
+        found += _listeners(topic, node.get_subscriptions_info_by_topic(topic.topic))
+    for source in robot.teleop:
+        found += _persons(source, node.get_publishers_info_by_topic(source.topic))
+    if robot.estop_timeout is not None:
+        estop = f'{gate}/estop'
+        found += _estop(estop, node.get_publishers_info_by_topic(estop))
+    return found + _clock(node)
+
+
+def simulated(node: Any) -> bool:
+    """Whether somebody publishes /clock."""
+    return node.count_publishers(topics.CLOCK) > 0
+
+
+def _state(topic: TopicMap, publishers: Sequence[Any]) -> list[Finding]:
+    if not publishers:
+        return [Finding(ERROR, f'{topic.topic}: nobody publishes it; start the robot, or remap it')]
+    found = [_misfit(topic, info, info.qos_profile, _SENSOR) for info in publishers]
+    names = sorted({_name(info) for info in publishers})
+    if len(publishers) > 1:
+        text = f'{topic.topic}: {len(publishers)} publishers ({", ".join(names)}); stop all but one'
+        found.append(Finding(WARNING, text))
+    return [finding for finding in found if finding]
+
+
+def _rivals(topic: TopicMap, publishers: Sequence[Any], gate: str) -> list[Finding]:
+    names = [_name(info) for info in publishers]
+    rivals = sorted({name for name in names if name != gate})
+    if names.count(gate) > 1:
+        rivals.append(f'a second {gate}')
+    if not rivals:
+        return []
+    text = f'{topic.topic}: {", ".join(rivals)} commands the robot past the safety gate; stop it'
+    return [Finding(ERROR, text)]
+
+
+def _listeners(topic: TopicMap, subscriptions: Sequence[Any]) -> list[Finding]:
+    robots = [
+        info
+        for info in subscriptions
+        if info.node_name not in _OURS and not info.node_name.startswith('_ros2cli')
+    ]
+    if not robots:
+        text = (
+            f'{topic.topic}: nobody listens; start the controller or driver that does '
+            '(`ros2 control list_controllers`), or correct the topic'
+        )
+        return [Finding(ERROR, text)]
+    found = [_misfit(topic, info, _RELIABLE, info.qos_profile) for info in robots]
+    return [finding for finding in found if finding]
+
+
+def _persons(source: TeleopMap, publishers: Sequence[Any]) -> list[Finding]:
+    """Who would drive without pressing anything, such as a leader arm."""
+    if source.deadman or not publishers:
+        return []
+    names = ', '.join(sorted({_name(info) for info in publishers}))
+    text = (
+        f"{source.topic}: {names} publishes it: a person's commands move the robot as soon as the "
+        'safety gate runs, also before the controller is activated; give it a deadman, or stop it'
+    )
+    return [Finding(WARNING, text)]
+
+
+def _estop(topic: str, publishers: Sequence[Any]) -> list[Finding]:
+    if any(info.topic_type == _BUTTON for info in publishers):
+        return []
+    text = (
+        f'{topic}: nobody publishes it as {_BUTTON}, and with estop_timeout the safety gate '
+        'refuses every command until it is heard; start the driver of the e-stop button'
+    )
+    return [Finding(ERROR, text)]
+
+
+def _misfit(
+    topic: TopicMap, info: Any, offered: QoSProfile, requested: QoSProfile
+) -> Finding | None:
+    """Why two ends of a topic do not connect, if they do not."""
+    if info.topic_type != topic.type:
+        text = f'{topic.topic}: {_name(info)} has it as {info.topic_type}, the profile {topic.type}'
+        return Finding(ERROR, f'{text}; correct key type')
+    verdict, reason = qos_check_compatible(offered, requested)
+    if verdict == QoSCompatibility.ERROR:
+        text = f'{topic.topic}: QoS of {_name(info)} does not fit ours: {_plain(reason)}'
+        return Finding(ERROR, text)
+    return None
+
+
+def _plain(reason: str) -> str:
+    """Middleware's 'ERROR: one thing;ERROR: another;' as a sentence without shouting."""
+    return '; '.join(part.removeprefix('ERROR: ') for part in reason.strip(';').split(';'))
+
+
+def _clock(node: Any) -> list[Finding]:
+    follows = node.get_parameter('use_sim_time').value
+    if follows and not simulated(node):
+        text = '/clock: nobody publishes it though use_sim_time is true; time stands still'
+        return [Finding(ERROR, text)]
+    if simulated(node) and not follows:
+        text = (
+            '/clock: somebody publishes it, but use_sim_time is false; set it to true if this '
+            'robot is simulated (robot check: --sim-time), else stop who publishes'
+        )
+        return [Finding(WARNING, text)]
+    return []
+
+
+def _name(info: Any) -> str:
+    return f'{info.node_namespace.rstrip("/")}/{info.node_name}'

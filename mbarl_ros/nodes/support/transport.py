@@ -1,0 +1,37 @@
+"""Which transport Fast DDS uses: UDP, on one machine, too.
+
+Through shared memory a process that is killed or hangs while it holds the lock of its port holds up
+everybody who sends to it, for a second or more: measured here, one kill of a robot's driver in
+thirty kept the safety gate from saying stop to anyone. UDP has no such lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mbarl_ros.schema.environment import DISCOVERY_RANGE
+from mbarl_ros.schema.load import config_dir
+
+# Fast DDS 2 (Jazzy) and 3 (Kilted).
+_PROFILES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+_FAST = 'rmw_fastrtps'  # the default of Jazzy and Kilted
+_TRANSPORTS, _PEERS = 'FASTDDS_BUILTIN_TRANSPORTS', 'ROS_STATIC_PEERS'
+
+
+def without_shared_memory(environ: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables to set before rclpy starts; none where a person chose transports
+    or another middleware.
+
+    rmw_fastrtps adds shared memory by itself for the discovery range LOCALHOST, whatever else is
+    set, hence a profile that does the same without it; it knows no static peers.
+    """
+    if not environ.get('RMW_IMPLEMENTATION', _FAST).startswith(_FAST):
+        return {}  # another would take no notice of the profile, and then hear everybody
+    if any(environ.get(name) for name in (*_PROFILES, _TRANSPORTS)):
+        return {}
+    if environ.get(DISCOVERY_RANGE) != 'LOCALHOST':
+        return {_TRANSPORTS: 'UDPv4'}
+    if environ.get(_PEERS):
+        return {}
+    profile = str(config_dir() / 'fastdds' / 'localhost.xml')
+    return {DISCOVERY_RANGE: 'SYSTEM_DEFAULT', **dict.fromkeys(_PROFILES, profile)}

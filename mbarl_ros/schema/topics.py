@@ -1,0 +1,39 @@
+"""Names of the topics and services between the nodes, relative to the graph's namespace."""
+
+COMMAND = 'policy_controller/command'
+CONTROLLER_ALIVE = 'policy_controller/alive'
+TRANSITIONS = 'policy_controller/transitions'
+TRANSITION_EVENT = 'policy_controller/transition_event'
+PHASE = 'policy_controller/phase'
+
+EXECUTED = 'safety_gate/executed'
+CLIPPED = 'safety_gate/clipped'
+GATE_STATE = 'safety_gate/state'
+ESTOP = 'safety_gate/estop'
+GATE_STOP = 'safety_gate/stop'
+GATE_RELEASE = 'safety_gate/release'
+
+POLICY = 'learner/policy'
+ACKNOWLEDGED = 'learner/acknowledged'
+
+CLASSIFIER = 'state_classifier/classifier'
+SCORE = 'state_classifier/score'
+
+RECORDER_STATUS = 'demo_recorder/status'
+RECORDER_PHASE = 'demo_recorder/phase'
+RECORDER_START = 'demo_recorder/start'
+RECORDER_SUCCESS = 'demo_recorder/success'
+RECORDER_STOP = 'demo_recorder/stop'
+RECORDER_DISCARD = 'demo_recorder/discard'
+
+DEPLOYED_SUCCESS = 'policy_evaluator/deployed_success'
+SIM_RESET = 'robot_sim/reset'
+SIM_RESETS = 'robot_sim/resets'
+
+DIAGNOSTICS = '/diagnostics'
+CLOCK = '/clock'
+
+
+def private(name: str) -> str:
+    """The same name as its own node declares it: ``~/executed``."""
+    return f'~/{name.partition("/")[2]}'

@@ -1,0 +1,70 @@
+"""Files that are whole or not there, and locks that die with their process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from mbarl_ros.schema.base import ConfigError
+
+
+def write_file(path: Path, data: bytes, before: Callable[[], None] = lambda: None) -> None:
+    """Write a file atomically: beside it, fsync, rename, fsync of the folder.
+
+    :param before: called before the rename, once the data are safe
+    :raises OSError: disk full or read-only; what was there stays, and nothing beside it.
+    """
+    path = Path(path)
+    # One name, so that what a killed process left is overwritten and never adds up.
+    beside = path.with_name(f'.{path.name}.tmp')
+    try:
+        with beside.open('wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    before()
+    os.replace(beside, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's own entries are on disk: new files, and new names of old ones."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(path: Path | str, error: OSError) -> ConfigError:
+    """What a person is told of a file that cannot be written: which, why, what to do."""
+    return ConfigError(
+        f'{path}: cannot be written: {error.strerror}; make it writable or make room on its disk'
+    )
+
+
+def lock_file(path: Path, message: str) -> IO[str]:
+    """Take an exclusive lock that lives as long as the returned file stays open.
+
+    :raises ConfigError: ``message`` and who holds it, if another process does.
+    :raises OSError: it cannot be opened.
+    """
+    file = path.open('a+')
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or 'unknown'
+        file.close()
+        raise ConfigError(f'{message} (process {holder})') from None
+    with contextlib.suppress(OSError):  # a full disk; it is a lock also without our number
+        file.truncate(0)
+        os.write(file.fileno(), f'{os.getpid()}\n'.encode())
+    return file

@@ -1,0 +1,140 @@
+"""One seed of ``mbarl bench``: agent and task in one process, kept in a folder of its own.
+
+``run_seed(*seed.load(), seed.seed, seed.budget, folder)`` is the same without the command.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mbarl_ros.control.policy import DEPLOYED, Policy, pack_policy
+from mbarl_ros.learning.evaluation import WideStarts, evaluate, evaluation_line
+from mbarl_ros.learning.imitation import clone
+from mbarl_ros.schema.agent import AgentConfig
+from mbarl_ros.schema.load import load_world
+from mbarl_ros.storage import lifeline
+from mbarl_ros.storage.files import lock_file, write_file
+from mbarl_ros.storage.run_files import EVALUATIONS_FILE, LOCK_FILE, POLICY_FILE
+from mbarl_ros.storage.transitions import PHASES, Transitions
+from mbarl_ros.studies import seeds
+from mbarl_ros.studies.direct import DirectRun, run
+from mbarl_ros.task import Task
+
+Arrays = dict[str, np.ndarray]
+
+
+def run_seed(
+    task: Task,
+    agent: AgentConfig,
+    demonstrations: Transitions,
+    seed: int,
+    budget: int,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """Practise for ``budget`` environment steps; the lines of ``evaluations.jsonl``.
+
+    On one thread the same arguments give the same lines but for the seconds in them. A folder in
+    which that has been done is left alone; what was interrupted starts over.
+
+    :param folder: made if need be; as a ROS run's, and its policy deploys in the same way
+    :raises ConfigError: the folder was made with other settings, or another process is in it.
+    """
+    torch.set_num_threads(1)
+    np.seterr(over='ignore')
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_file(folder / LOCK_FILE, f'{folder}: another process is at work in it'):
+        configs = seeds.configurations(task, agent, demonstrations, seed)
+        seeds.check_folder(folder, configs)
+        if not seeds.finished(folder, agent, budget):
+            seeds.begin(folder, configs)
+            start = time.monotonic()
+            if seeds.is_clone(agent):
+                records = _clone(task, demonstrations, seed)
+            else:
+                records = _practise(DirectRun(task, agent, demonstrations, seed), seed, budget)
+            for record, arrays in records:
+                _keep(folder, task, agent, seed, record, arrays, time.monotonic() - start)
+            seeds.end(folder)
+        return seeds.read_lines(folder)
+
+
+def _practise(direct: DirectRun, seed: int, budget: int) -> Iterator[tuple[dict[str, Any], Arrays]]:
+    for record in run(direct, seed, budget):
+        yield record, direct.learner.policy_arrays()
+
+
+def _clone(
+    task: Task, demonstrations: Transitions, seed: int
+) -> Iterator[tuple[dict[str, Any], Arrays]]:
+    """The only record of ``bc``; its forward policy is the deployed one, so that robots take it."""
+    begun = time.process_time()
+    arrays = clone(task, demonstrations, seed)
+    seconds = time.process_time() - begun
+    forward = {
+        name.replace(DEPLOYED, PHASES[0]): array
+        for name, array in arrays.items()
+        if name.startswith(DEPLOYED)
+    }
+    policy = Policy(arrays, DEPLOYED)
+    config = task.config.evaluation
+    success = evaluate(task, load_world(task.config, seed=seed), policy, config.episodes)
+    record = {
+        'step': 0,
+        'success': success,
+        'wide': WideStarts(task).evaluate(policy) if config.wide else None,
+        'seconds': seconds,
+        'clone_success': success,
+        'metrics': {},
+    }
+    yield record, arrays | forward
+
+
+def _keep(
+    folder: Path,
+    task: Task,
+    agent: AgentConfig,
+    seed: int,
+    record: dict[str, Any],
+    arrays: Arrays,
+    wall_seconds: float,
+) -> None:
+    """Write the policy, then the line that says that it was evaluated."""
+    record = dict(record)
+    step, metrics = record.pop('step'), record.pop('metrics')
+    write_file(folder / POLICY_FILE, pack_policy(arrays, task, agent, step, applies_from=0))
+    seeds.append(folder / seeds.METRICS_FILE, {'environment_steps': step, **metrics})
+    line = evaluation_line(
+        task,
+        agent.name,
+        seed,
+        step,
+        record.pop('success'),
+        wide_success=record.pop('wide'),
+        practice_seconds=round(record.pop('seconds'), 1),
+        wall_seconds=round(wall_seconds, 1),
+        **record,
+    )
+    seeds.append(folder / EVALUATIONS_FILE, line)
+
+
+def main() -> None:
+    """Run the seed that the command line describes, in the words of :class:`seeds.Seed`."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    lifeline.hold()
+    job = seeds.Seed(**json.loads(sys.argv[1]))
+    task, agent, demonstrations = job.load()
+    folder = seeds.seed_folder(job.out, task, agent, job.seed)
+    run_seed(task, agent, demonstrations, job.seed, job.budget, folder)
+
+
+if __name__ == '__main__':
+    main()
