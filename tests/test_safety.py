@@ -19,7 +19,7 @@ STATE = [0.0, 0.0, 0.0, 0.0]
 
 def gate(lockstep: bool = False, **changes) -> SafetyGate:
     gate = SafetyGate(RobotConfig(**{**ROBOT.model_dump(), **changes}), lockstep)
-    gate.observe(STATE, now=0.0)
+    gate.receive_state(STATE, now=0.0)
     return gate
 
 
@@ -48,7 +48,7 @@ def test_rate_limit_holds_and_a_pause_does_not_buy_a_jump():
     limits = {name: {'low': -1.0, 'high': 1.0, 'rate': 1.0, 'stop': 0.0} for name in ('vx', 'vy')}
     slow = gate(limits=limits)
     first = slow.request('policy', [1.0, 0.0], now=0.0).values[0]
-    slow.observe(STATE, now=100.0)
+    slow.receive_state(STATE, now=100.0)
     second = slow.request('policy', [1.0, 0.0], now=100.0).values[0]
     assert first == pytest.approx(0.1)  # rate / control_rate
     assert second - first <= 0.2 + 1e-9
@@ -57,12 +57,12 @@ def test_rate_limit_holds_and_a_pause_does_not_buy_a_jump():
 def test_stale_command_stops_and_the_stop_is_said_again_for_a_second():
     moving = gate()
     moving.request('policy', [0.5, 0.0], now=0.0)
-    moving.observe(STATE, now=0.55)
+    moving.receive_state(STATE, now=0.55)
     assert moving.tick(now=0.4) is None
     assert moving.tick(now=0.6).reason == 'stale command'
     assert moving.counts['stale command'] == 1
     again = moving.tick(now=1.5)  # the first may have been lost
-    assert again.restated and again.values.tolist() == [0.0, 0.0]
+    assert again.repeated and again.values.tolist() == [0.0, 0.0]
     assert moving.tick(now=1.7) is None
 
 
@@ -72,7 +72,7 @@ def test_stale_state_stops_and_refuses_until_a_state_comes():
     assert moving.tick(now=0.51).reason == 'stale state'
     assert moving.counts['stale state'] == 1
     assert moving.request('policy', [0.5, 0.0], now=0.6).source == 'stop'
-    moving.observe(STATE, now=0.7)
+    moving.receive_state(STATE, now=0.7)
     assert moving.request('policy', [0.5, 0.0], now=0.7).source == 'policy'
 
 
@@ -82,7 +82,7 @@ def test_estop_is_latched_until_released():
     for source in ('policy', 'teleop'):
         assert stopped.request(source, [0.5, 0.0], now=1.0).source == 'stop'
     assert stopped.release(now=2.0) == ''
-    stopped.observe(STATE, now=2.0)
+    stopped.receive_state(STATE, now=2.0)
     assert stopped.request('teleop', [0.5, 0.0], now=2.0).source == 'teleop'
 
 
@@ -90,21 +90,21 @@ def test_teleop_outranks_the_policy_until_it_falls_silent():
     shared = gate()
     assert shared.request('teleop', [0.2, 0.0], now=0.0).source == 'teleop'
     assert shared.request('policy', [0.9, 0.0], now=0.1) is None
-    shared.observe(STATE, now=0.6)
+    shared.receive_state(STATE, now=0.6)
     assert shared.request('policy', [0.9, 0.0], now=0.6).source == 'policy'
 
 
 def test_outside_a_workspace_that_no_command_is_known_to_move_only_a_person_may_drive():
     limits = {name: {'low': -1.0, 'high': 1.0, 'stop': 0.0} for name in ('vx', 'vy')}
     fenced = gate(workspace={'x': (-1.0, 1.0)}, limits=limits)
-    fenced.observe([1.5, 0.0, 0.0, 0.0], now=0.0)
+    fenced.receive_state([1.5, 0.0, 0.0, 0.0], now=0.0)
     assert 'x outside' in fenced.request('policy', [0.5, 0.0], now=0.0).reason
     assert fenced.request('teleop', [-0.5, 0.0], now=0.0).source == 'teleop'
 
 
 def test_hold_entries_keep_their_last_value_on_stop():
     gripper = SafetyGate(load_robot('tabletop'), lockstep=False)
-    gripper.observe([0.0] * 5, now=0.0)
+    gripper.receive_state([0.0] * 5, now=0.0)
     gripper.request('policy', [0.1, 0.1, 0.2], now=0.0)
     assert gripper.stop('test', now=0.1).values.tolist() == [0.0, 0.0, 0.2]
 
@@ -114,7 +114,7 @@ def test_hold_entries_keep_their_last_value_on_stop():
 
 def arm_gate(arm=0.3, x=0.0, y=0.0, **changes) -> SafetyGate:
     gate = SafetyGate(RobotConfig(**{**ARM.model_dump(), **changes}), lockstep=False)
-    gate.observe([x, y, arm, 1.0], now=0.0)
+    gate.receive_state([x, y, arm, 1.0], now=0.0)
     return gate
 
 
@@ -124,7 +124,7 @@ def drive(gate, asked, seconds, start=0.0, state=None, source='policy'):
     for step in range(1, round(seconds * 20) + 1):
         now = start + step * 0.05
         before = decisions[-1].values if decisions else [0.0, 0.0, 0.3, 0.0]
-        gate.observe(state or [0.0, 0.0, before[2], 1.0], now)
+        gate.receive_state(state or [0.0, 0.0, before[2], 1.0], now)
         decisions.append(gate.request(source, asked, now))
     return decisions
 
@@ -138,7 +138,7 @@ def test_a_position_command_starts_from_where_the_arm_is_measured():
 def test_a_stop_before_anything_was_measured_moves_no_arm():
     gate = SafetyGate(ARM, lockstep=False)
     assert math.isnan(gate.engage_estop('topic', now=0.0).values[2])
-    gate.observe([0.0, 0.0, 0.7, 1.0], now=0.1)
+    gate.receive_state([0.0, 0.0, 0.7, 1.0], now=0.1)
     assert gate.tick(now=0.1).values[2] == 0.7
 
 
@@ -148,7 +148,7 @@ def test_a_gate_that_starts_stops_what_its_predecessor_left_in_force():
     assert arm_gate().tick(now=0.02) is None  # its gripper may hold something, and has to be told
     measured = {**ARM.model_dump()['limits'], 'grip': {'low': -0.2, 'high': 0.2, 'stop': 0.0}}
     stop = arm_gate(arm=0.7, limits=measured, teleop=[]).tick(now=0.02)
-    assert stop.restated and stop.values.tolist() == [0.0, 0.0, 0.7, 0.0]
+    assert stop.repeated and stop.values.tolist() == [0.0, 0.0, 0.7, 0.0]
 
 
 def test_nothing_moves_a_gripper_that_may_hold_something_until_somebody_asks_for_it():
@@ -156,16 +156,16 @@ def test_nothing_moves_a_gripper_that_may_hold_something_until_somebody_asks_for
     grip = robot.command_names.index('gripper')
     rest, state = [index for index in range(3) if index != grip], [0.1] * len(robot.state_names)
     gate = SafetyGate(robot, lockstep=False)
-    gate.observe(state, now=0.0)
+    gate.receive_state(state, now=0.0)
     stops = [gate.stop('shut down', 0.0), gate.engage_estop('topic', 0.01), gate.tick(now=0.02)]
     assert all(math.isnan(stop.values[grip]) and not any(stop.values[rest]) for stop in stops)
     assert not gate.release(now=0.03)
-    asked = gate.rest
+    asked = gate.idle_command
     asked[rest[0]] = 0.01  # a person drives the arm with a hand that knows no gripper
     by_hand = gate.request('teleop', asked, now=0.04)
     assert by_hand.values[rest[0]] == 0.01 and math.isnan(by_hand.values[grip])
-    assert np.isfinite(gate.assumed(by_hand.values)).all() and not by_hand.clipped
-    gate.observe(state, now=1.0)
+    assert np.isfinite(gate.fill_unknown(by_hand.values)).all() and not by_hand.clipped
+    gate.receive_state(state, now=1.0)
     assert gate.request('policy', asked, now=1.0).reason == 'not finite'
     asked[grip] = 0.9  # where it is nobody knows: there is nothing to be limited against
     assert gate.request('policy', asked, now=1.05).values[grip] == 0.9
@@ -177,7 +177,7 @@ def test_nothing_moves_a_gripper_that_may_hold_something_until_somebody_asks_for
 def test_no_other_stop_hides_a_latched_estop():
     latched = gate()
     latched.engage_estop('topic', now=0.0)
-    latched.stop('dead-man released', now=0.1)
+    latched.stop('deadman released', now=0.1)
     latched.tick(now=0.2)
     assert latched.state == 'e-stop'
     latched.release(now=0.3)
@@ -187,21 +187,21 @@ def test_no_other_stop_hides_a_latched_estop():
 def test_after_a_stop_the_arm_is_held_where_it_is_and_goes_on_from_there():
     gate = arm_gate()
     drive(gate, [0.0, 0.0, 1.0, 0.0], 0.5)
-    gate.observe([0.0, 0.0, 0.5, 1.0], now=0.5)  # it lags behind what it was told
+    gate.receive_state([0.0, 0.0, 0.5, 1.0], now=0.5)  # it lags behind what it was told
     assert gate.stop('test', now=0.51).values[2] == 0.5
-    gate.observe([0.0, 0.0, 0.48, 1.0], now=0.6)  # and sinks a little under its load
+    gate.receive_state([0.0, 0.0, 0.48, 1.0], now=0.6)  # and sinks a little under its load
     assert gate.stop('again', now=0.61).values[2] == 0.5  # else it would creep down
     assert 0.5 < gate.request('policy', [0.0, 0.0, 1.0, 0.0], now=0.62).values[2] < 0.54
     gate.stop('test', now=0.63)
-    gate.observe([0.0, 0.0, -0.4, 1.0], now=60.0)  # somebody moved it meanwhile
+    gate.receive_state([0.0, 0.0, -0.4, 1.0], now=60.0)  # somebody moved it meanwhile
     assert gate.stop('again', now=60.0).values[2] == -0.4
 
 
 def test_an_arm_that_was_led_by_hand_does_not_jump_back_when_it_is_told_to_move():
     gate = arm_gate()
-    gate.observe([0.0, 0.0, 0.5, 1.0], now=0.0)
+    gate.receive_state([0.0, 0.0, 0.5, 1.0], now=0.0)
     for i in range(1, 31):  # by less than its lead, with its drives off, in two seconds
-        gate.observe([0.0, 0.0, 0.5 + 0.005 * i, 1.0], now=i / 15)
+        gate.receive_state([0.0, 0.0, 0.5 + 0.005 * i, 1.0], now=i / 15)
         gate.tick(now=i / 15)
     first = gate.request('policy', [0.0, 0.0, 0.65, 0.0], now=2.01)
     assert first.values[2] == pytest.approx(0.65)
@@ -217,7 +217,7 @@ def test_one_wrong_reading_throws_no_arm_that_moves_stands_or_is_under_an_estop(
     sent = []
     for i, reading in enumerate([before, -1.7, before, before, 0.0, before]):
         now = 0.55 + 0.05 * i
-        gate.observe([0.0, 0.0, reading, 1.0], now=now)
+        gate.receive_state([0.0, 0.0, reading, 1.0], now=now)
         asked = gate.request('policy', [0.0, 0.0, 1.0, 0.0], now=now + 0.01)
         sent += [asked.values[2], getattr(gate.tick(now + 0.02), 'values', asked.values)[2]]
     steps = np.diff([before, *sent])
@@ -255,7 +255,7 @@ def test_a_change_of_source_makes_no_jump():
     drive(gate, [0.5, 0.5, 0.3, 0.0], 1.0)
     by_hand = drive(gate, [-0.5, -0.5, 0.3, 0.0], 0.1, start=1.0, source='teleop')[0].values
     assert by_hand[0] >= 0.5 - 4.0 * 0.05 - 1e-9 and by_hand[1] >= 0.5 - 8.0 * 0.05 - 1e-9
-    gate.observe([0.0, 0.0, 0.3, 1.0], now=1.36)
+    gate.receive_state([0.0, 0.0, 0.3, 1.0], now=1.36)
     back = gate.request('policy', [1.0, 1.0, 0.3, 0.0], now=1.42)
     assert back.source == 'policy' and (np.abs(back.values[:2]) <= 0.5).all()
 
@@ -267,7 +267,7 @@ def test_whoever_drives_towards_the_wall_is_still_inside_when_everybody_falls_si
         for step in range(400):
             now = step * 0.01
             x += speed * 0.01
-            gate.observe([x, 0.0, 0.3, 1.0], now)
+            gate.receive_state([x, 0.0, 0.3, 1.0], now)
             decision = gate.tick(now)
             if step % 5 == 0 and now < speaks:
                 decision = gate.request(source, [9.0, 0.0, 0.3, 0.0], now)
@@ -295,13 +295,13 @@ def test_an_arm_outside_its_box_may_stay_or_come_back_and_is_not_thrown_back():
 def test_late_reordered_and_future_commands_are_ignored_and_counted():
     gate = arm_gate()
     at = 1_000_000_000
-    gate.observe([0.0, 0.0, 0.3, 1.0], now=0.0, stamp=10 * at)
+    gate.receive_state([0.0, 0.0, 0.3, 1.0], now=0.0, stamp=10 * at)
     command = [0.1, 0.0, 0.3, 0.0]
     assert gate.request('policy', command, now=0.0, stamp=10 * at).source == 'policy'
     for stamp in (10 * at - 1, 9 * at, 11 * at, 2**62):
         assert gate.request('policy', command, now=0.01, stamp=stamp) is None
     assert gate.counts['policy late'] == 4
-    gate.observe([0.0, 0.0, 0.3, 1.0], now=0.02, stamp=at)  # the robot's clock began anew
+    gate.receive_state([0.0, 0.0, 0.3, 1.0], now=0.02, stamp=at)  # the robot's clock began anew
     assert gate.request('policy', command, now=0.02, stamp=at).source == 'policy'
 
 
@@ -315,9 +315,9 @@ def test_what_was_clipped_by_how_much_and_from_whom_is_told():
 
 def test_release_is_refused_while_the_cause_persists():
     gate = arm_gate()
-    gate.hear_estop(True, now=0.0)
-    assert 'must say false' in gate.release(now=0.1) and gate.estop
-    gate.hear_estop(False, now=0.2)
+    gate.receive_estop(True, now=0.0)
+    assert 'must publish false' in gate.release(now=0.1) and gate.estop
+    gate.receive_estop(False, now=0.2)
     assert gate.estop  # false is no release
     assert gate.release(now=0.3) == '' and not gate.estop
 
@@ -326,11 +326,11 @@ def test_an_estop_topic_that_must_be_alive_stops_the_robot_when_it_falls_silent(
     gate = arm_gate(estop_timeout=0.2)
     ask = [0.1, 0.0, 0.3, 0.0]
     assert 'waiting for the e-stop topic' in gate.request('policy', ask, now=0.0).reason
-    gate.hear_estop(False, now=0.05)
+    gate.receive_estop(False, now=0.05)
     assert gate.request('policy', ask, now=0.1).source == 'policy'
     assert gate.tick(now=0.24) is None
     assert gate.tick(now=0.26).reason == 'e-stop' and 'silent' in gate.release(now=0.27)
-    gate.hear_estop(False, now=0.28)
+    gate.receive_estop(False, now=0.28)
     assert gate.request('policy', ask, now=0.29).source == 'stop'
     assert gate.release(now=0.29) == ''
 
@@ -397,7 +397,7 @@ def test_whatever_is_asked_what_is_executed_is_within_limits(requests):
     fuzzed, now = gate(), 0.0
     for source, values, pause in requests:
         now += pause
-        fuzzed.observe(STATE, now)
+        fuzzed.receive_state(STATE, now)
         for decision in (fuzzed.request(source, values, now), fuzzed.tick(now + 0.01)):
             if decision is not None:
                 assert np.isfinite(decision.values).all()

@@ -25,54 +25,54 @@ def test_in_lockstep_the_order_in_which_states_and_echoes_are_heard_does_not_mat
         # each process is heard in its own order, the two interleaved anyhow
         kinds = rng.permutation([kind for kind, _ in events])
         steps, counts, found = LockstepPairing(), {'state': 0, 'echo': 0}, []
-        steps.observe(state(0), 0)
+        steps.receive_state(state(0), 0)
         for kind in kinds:
             number = counts[kind]
             counts[kind] += 1
             if kind == 'state':
-                steps.observe(state(number), number)
+                steps.receive_state(state(number), number)
             else:
-                steps.execute(state(10 + number), 'policy', number)
+                steps.receive_executed(state(10 + number), 'policy', number)
             found += steps.completed()
         assert told(found) == expected and not steps.waiting
 
 
 def test_in_lockstep_a_person_may_answer_a_state_that_the_policy_did_not():
     steps = LockstepPairing()
-    steps.observe(state(0), 0)
+    steps.receive_state(state(0), 0)
     assert not steps.waiting
-    steps.execute(state(7), 'teleop', 0)
+    steps.receive_executed(state(7), 'teleop', 0)
     assert steps.waiting  # the world is on its way: there is nothing to answer now
-    steps.observe(state(1), 1)
+    steps.receive_state(state(1), 1)
     assert told(steps.completed()) == [(0, 0, 7, 'teleop', 1)] and not steps.waiting
 
 
 def test_in_lockstep_a_step_whose_command_is_unknown_is_never_made_up():
     steps = LockstepPairing()
-    steps.observe(state(0), 0)
-    steps.observe(state(1), 1)
-    steps.execute(state(5), 'policy', 1)
+    steps.receive_state(state(0), 0)
+    steps.receive_state(state(1), 1)
+    steps.receive_executed(state(5), 'policy', 1)
     # The gate is heard in order, so that its word on 0 will not come any more.
     assert steps.completed() == [] and not steps.incomplete
-    steps.observe(state(2), 2)
+    steps.receive_state(state(2), 2)
     assert told(steps.completed()) == [(1, 1, 5, 'policy', 2)]
-    steps.observe(state(3), 3)
+    steps.receive_state(state(3), 3)
     assert steps.completed() == [] and steps.incomplete
-    steps.forget()
+    steps.reset()
     assert not steps.waiting
-    steps.execute(state(6), 'policy', 3)
-    steps.observe(state(4), 4)
+    steps.receive_executed(state(6), 'policy', 3)
+    steps.receive_state(state(4), 4)
     assert told(steps.completed()) == [(3, 3, 6, 'policy', 4)]
 
 
 def test_in_lockstep_a_world_that_was_started_anew_goes_on_at_once():
     steps = LockstepPairing()
-    steps.observe(state(0), 5000)
-    steps.execute(state(5), 'policy', 5000)
-    steps.observe(state(1), 0)
+    steps.receive_state(state(0), 5000)
+    steps.receive_executed(state(5), 'policy', 5000)
+    steps.receive_state(state(1), 0)
     assert not steps.waiting
-    steps.execute(state(6), 'policy', 0)
-    steps.observe(state(2), 100)
+    steps.receive_executed(state(6), 'policy', 0)
+    steps.receive_state(state(2), 100)
     assert told(steps.completed()) == [(1, 0, 6, 'policy', 2)]
 
 
@@ -93,10 +93,10 @@ class Realtime:
 
     def see(self, *times):
         for at in times:
-            self.steps.observe(state(at), ms(at))
+            self.steps.receive_state(state(at), ms(at))
 
     def execute(self, command, source, at, now):
-        self.steps.execute(state(command), source, ms(at), 1e-3 * now)
+        self.steps.receive_executed(state(command), source, ms(at), 1e-3 * now)
 
     def tick(self, now):
         found = told(self.steps.tick(1e-3 * now))
@@ -220,16 +220,16 @@ def test_in_real_time_a_step_begins_and_ends_with_the_state_that_was_known_when_
     steps = RealtimePairing(period=0.1, teleop_timeout=0.5)
     for number in range(4):
         at = ms(100 * number)
-        steps.observe(np.array([number, number - 1.0]), at)
-        steps.observe(np.array([number, number + 0.0]), at)
+        steps.receive_state(np.array([number, number - 1.0]), at)
+        steps.receive_state(np.array([number, number + 0.0]), at)
         found = steps.tick(0.1 * number)
-        steps.execute(state(5), 'policy', at, 0.1 * number)
+        steps.receive_executed(state(5), 'policy', at, 0.1 * number)
         if number:
             (step,) = found
             assert list(step.state) == [number - 1, number - 1]
             assert list(step.next_state) == [number, number]
-    steps.observe(np.array([3.0, 9.0]), at)  # too late: control has acted
-    steps.observe(np.array([4.0, 4.0]), ms(400))
+    steps.receive_state(np.array([3.0, 9.0]), at)  # too late: control has acted
+    steps.receive_state(np.array([4.0, 4.0]), ms(400))
     (step,) = steps.tick(0.4)
     assert list(step.state) == [3, 3]
 
