@@ -169,7 +169,7 @@ def test_gymnasium_episode_ends_with_success_or_the_step_limit():
         ends.append(truncated)
     assert len(ends) == env.task.config.phases.forward_limit
     assert not terminated and reward == 0 and not info['success']
-    env.reset(options={'place': 0})
+    env.reset(options={'start': 0})
     env._world.set_state(np.array([-0.9, 0.5, 0.0, 0.0]))
     *_, reward, terminated, truncated, info = env.step(np.array([0.0, 1.0]))
     assert terminated and not truncated and reward == 1 and info['success']
