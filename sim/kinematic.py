@@ -86,7 +86,7 @@ class ArmPosition(Kinematic):
         return self.set_state(np.array([*joints, command[-1]]))
 
     def _speed(self, command: np.ndarray) -> np.ndarray:
-        """Joint speeds [2] in rad/s that the command asks of the drives."""
+        """Joint speeds [2] in rad/s that the command sets for the drives."""
         return (command[:2] - self.joints) / self._period
 
     def _jacobian(self) -> np.ndarray:

@@ -43,7 +43,7 @@ class PointMass(World):
         self._robot = self._build_robot()
         # Contact caches are part of the state. Every reset restores them from here, so that nothing
         # that happened before a reset affects what happens after it.
-        self._pristine = pybullet.saveState(physicsClientId=self._client)
+        self._initial = pybullet.saveState(physicsClientId=self._client)
         self._starts: list[tuple[float, float]] = []
         self._candidates = 0
         self.reset()
@@ -72,7 +72,7 @@ class PointMass(World):
         x, y, vx, vy = (float(value) for value in state)
         if not free(x, y):
             raise ValueError(f'pointmass: a disc at ({x:.3f}, {y:.3f}) would overlap a wall')
-        pybullet.restoreState(self._pristine, physicsClientId=self._client)
+        pybullet.restoreState(self._initial, physicsClientId=self._client)
         for joint, (position, velocity) in enumerate(((x, vx), (y, vy))):
             pybullet.resetJointState(
                 self._robot, joint, position, velocity, physicsClientId=self._client

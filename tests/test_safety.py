@@ -193,7 +193,7 @@ def test_after_a_stop_the_arm_is_held_where_it_is_measured_and_moves_on_from_the
     assert gate.stop('again', now=0.61).values[2] == 0.5  # else it would creep down
     assert 0.5 < gate.request('policy', [0.0, 0.0, 1.0, 0.0], now=0.62).values[2] < 0.54
     gate.stop('test', now=0.63)
-    gate.receive_state([0.0, 0.0, -0.4, 1.0], now=60.0)  # somebody moved it since then
+    gate.receive_state([0.0, 0.0, -0.4, 1.0], now=60.0)  # moved by hand since then
     assert gate.stop('again', now=60.0).values[2] == -0.4
 
 

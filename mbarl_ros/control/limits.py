@@ -24,7 +24,7 @@ class EntryLimiter:
         """``box``: workspace bounds of the state entry that the command moves or that measures it.
 
         :param horizon: s for which a velocity may stay in force if no further command comes
-        :param unknown: nothing measures this entry and nobody has commanded it yet
+        :param unknown: nothing measures this entry, and no command has set it yet
         """
         self.unknown = unknown
         self._low, self._high = limit.low, limit.high
@@ -59,7 +59,7 @@ class EntryLimiter:
 
         The hold keeps the last command and ignores a gap within the tracking error: a loaded arm
         settles a little below its command, so holding the measurement would let it creep down.
-        A larger gap means that somebody moved the arm or that the reading is wrong. The hold then
+        A larger gap means that the arm was moved by hand or the reading is wrong. The hold then
         follows the measurement at most at ``rate``, so that one wrong reading throws no arm.
 
         :param elapsed: robot seconds since the last measurement

@@ -25,8 +25,8 @@ _ROUNDING = 1e-9
 class Decision:
     """What the gate sends to the robot.
 
-    ``values`` [C] are in the order of the profile. A value is NaN while nobody knows it: a position
-    that was not measured yet, or a gripper that nothing measures and nobody has commanded. Such a
+    ``values`` [C] are in the order of the profile. An unknown value is NaN: a position that was not
+    measured yet, or a gripper that nothing measures and that got no command yet. An unknown
     value must not be sent. ``source`` is ``policy``, ``teleop`` or ``stop``; ``reason`` is empty
     for a command that passed unchanged. ``clipped`` is requested minus executed for each entry that
     was changed, and ``requested_by`` the source of that request. A ``repeated`` stop is already in
@@ -248,7 +248,7 @@ class SafetyGate:
     def idle_command(self) -> np.ndarray:
         """Value of each entry [C] that a teleop command leaves out: its stop value, or no change.
 
-        NaN (send nothing) for an entry whose value nobody knows.
+        NaN (send nothing) for an entry whose value is unknown.
         """
         values = self._values()
         for i, name in enumerate(self._names):
