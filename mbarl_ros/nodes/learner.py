@@ -33,6 +33,7 @@ from mbarl_ros.nodes.support.runtime import (
 from mbarl_ros.nodes.support.scheduling import give_way
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.storage.record_log import RecordLog
@@ -224,7 +225,7 @@ class LearnerNode(BaseNode):
         except BaseException as error:
             self._failure = error
             self.get_logger().fatal(f'training stopped: {error!r}')
-            self.exit_code = 1
+            self.exit_code = EXIT_FAILURE
             self.finished = True
             raise
 
