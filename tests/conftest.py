@@ -9,7 +9,8 @@ output says so. What is wrong stays wrong.
 from collections.abc import Callable, Generator
 
 import pytest
-from witness import Witness
+
+from support.host_stalls import Witness
 
 ATTEMPTS = 5
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 from geometry_msgs.msg import Twist
-from graph import Graph, demonstrate, small_agent
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from mbarl_ros.nodes.support.doctor import Doctor
 from mbarl_ros.nodes.support.robot_check import DISCOVERY, Listener
 from mbarl_ros.schema.load import find
 from mbarl_ros.task import Task
+from support.graph import Graph, demonstrate, small_agent
 
 pytestmark = pytest.mark.together
 

@@ -9,14 +9,14 @@ import time
 
 import pytest
 import yaml
-from graph import Graph
 from rclpy.serialization import serialize_message
-from robot_side import PROFILE, TIMEOUT, Fuzz, RobotSide
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 
 from mbarl_ros.nodes.support.runtime import LATCHED, RELIABLE, SENSOR
 from mbarl_ros.schema.message_fields import stamp_ns
+from support.graph import Graph
+from support.robot_side import PROFILE, TIMEOUT, Fuzz, RobotSide
 
 JITTER = 0.001  # s: when a message was sent is on it
 DELAY = 0.1  # s that it may be on its way, on a busy machine

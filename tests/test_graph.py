@@ -6,7 +6,6 @@ import signal
 
 import numpy as np
 import pytest
-from graph import LEARNING, SIM, Graph, small_agent
 from nav_msgs.msg import Odometry
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
@@ -18,6 +17,7 @@ from mbarl_ros.storage import wire
 from mbarl_ros.storage.run_files import TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.task import Task
+from support.graph import LEARNING, SIM, Graph, small_agent
 
 pytestmark = pytest.mark.together
 

@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from graph import LEARNING, Graph, small_agent
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import UInt8MultiArray
@@ -32,6 +31,7 @@ from mbarl_ros.storage.transitions import (
     unpack_transitions,
 )
 from mbarl_ros.task import Task
+from support.graph import LEARNING, Graph, small_agent
 
 pytestmark = pytest.mark.together
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import yaml
 from geometry_msgs.msg import Twist
-from graph import LEARNING, SIM, Graph, small_agent, spooled
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
-from steady import Base
 
 from mbarl_ros.control.loop_timing import LoopTiming
 from mbarl_ros.nodes.support.robot_topics import StateListener
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.storage.transitions import POLICY
 from mbarl_ros.task import Task
+from support.graph import LEARNING, SIM, Graph, small_agent, spooled
+from support.steady import Base
 
 pytestmark = pytest.mark.paced
 

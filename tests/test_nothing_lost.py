@@ -12,8 +12,6 @@ from collections import deque
 import numpy as np
 import pytest
 from geometry_msgs.msg import Twist
-from graph import LEARNING, Graph, small_agent, spooled
-from kills import practise_and_kill
 from sensor_msgs.msg import JointState
 from std_msgs.msg import UInt8MultiArray
 
@@ -28,6 +26,8 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage.files import lock_file
 from mbarl_ros.task import Task
+from support.graph import LEARNING, Graph, small_agent, spooled
+from support.kills import practise_and_kill
 
 pytestmark = pytest.mark.together
 

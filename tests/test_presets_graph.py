@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from graph import LEARNING, Graph, small_agent
 from test_graph import stored
 from test_takeover import Person
 
@@ -13,6 +12,7 @@ from mbarl_ros.schema.load import find, load_agent
 from mbarl_ros.storage.transitions import BACKWARD, FORWARD, HUMAN, POLICY
 from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
+from support.graph import LEARNING, Graph, small_agent
 
 pytestmark = pytest.mark.together
 

@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-from graph import Graph, demonstrate, small_agent
 
 from mbarl_ros.bringup import graphs
 from mbarl_ros.schema.base import ConfigError
@@ -17,6 +16,7 @@ from mbarl_ros.schema.message_fields import TopicCodec, message_class, stamp_ns
 from mbarl_ros.storage.run_files import TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.task import Task
+from support.graph import Graph, demonstrate, small_agent
 
 pytestmark = pytest.mark.together
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from geometry_msgs.msg import Twist
-from graph import Graph
 from nav_msgs.msg import Odometry
 from rosbags.rosbag2 import Reader
 from std_srvs.srv import Trigger
@@ -21,6 +20,7 @@ from mbarl_ros.demos.reader import check_demonstration, read_demonstration
 from mbarl_ros.demos.recording import recover, unfinished
 from mbarl_ros.schema.message_fields import stamp_ns
 from mbarl_ros.task import Task
+from support.graph import Graph
 
 pytestmark = pytest.mark.together
 

@@ -10,7 +10,6 @@ import time
 import pytest
 import rclpy
 from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
-from graph import Graph
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -24,6 +23,7 @@ from mbarl_ros.nodes.support.robot_check import Listener
 from mbarl_ros.schema.load import load_robot
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.schema.robot import JOY, Limit, TeleopMap
+from support.graph import Graph
 
 pytestmark = pytest.mark.paced
 

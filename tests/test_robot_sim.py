@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from graph import Graph
 from nav_msgs.msg import Odometry
 
 from mbarl_ros.schema.message_fields import stamp_ns
 from mbarl_sim.robot_sim import Pace
+from support.graph import Graph
 
 PERIOD = 0.1  # s
 

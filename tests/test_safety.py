@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from robot_side import ROBOT as ARM
-from robot_side import Fuzzed, RobotSide
 
 from mbarl_ros.control.safety import SafetyGate
 from mbarl_ros.schema.load import load_robot
 from mbarl_ros.schema.robot import RobotConfig
+from support.robot_side import ROBOT as ARM
+from support.robot_side import Fuzzed, RobotSide
 
 ROBOT = load_robot('pointmass')
 STATE = [0.0, 0.0, 0.0, 0.0]

@@ -3,10 +3,10 @@
 from xml.etree import ElementTree
 
 import pytest
-from graph import Graph, small_agent
 
 from mbarl_ros.bringup.sros2 import OPERATOR, sros2_policy
 from mbarl_ros.schema.load import load_robot
+from support.graph import Graph, small_agent
 
 pytestmark = pytest.mark.together
 

@@ -1,8 +1,9 @@
-"""Practice over a bad line goes on; benchmarks/faults.py does it for two hours."""
+"""Practice over a bad line goes on; tests/faults.py does it for two hours."""
 
 import pytest
-from graph import small_agent
-from soak import soak
+
+from support.graph import small_agent
+from support.soak import soak
 
 pytestmark = pytest.mark.together
 

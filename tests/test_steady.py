@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from graph import Graph
-from steady import measure
 
 from mbarl_ros.nodes.support.scheduling import CONTROLLER_PRIORITY, GATE_PRIORITY
+from support.graph import Graph
+from support.steady import measure
 
-SECONDS = 10.0  # benchmarks/faults.py: 300 s each at 20, 50 and 100 Hz
+SECONDS = 10.0  # tests/faults.py: 300 s each at 20, 50 and 100 Hz
 # In a process of its own: this one is to stay as it is.
 PROBE = """
 import os

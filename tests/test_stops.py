@@ -1,13 +1,13 @@
-"""Faults stop the robot in time; benchmarks/faults.py has 100 trials of each."""
+"""Faults stop the robot in time; tests/faults.py has 100 trials of each."""
 
 from pathlib import Path
 
 import pytest
-from graph import Graph
-from stops import FAULTS, kill_learner, measure
 
 from mbarl_ros.nodes.support.transport import without_shared_memory
 from mbarl_ros.schema.environment import DISCOVERY_RANGE
+from support.graph import Graph
+from support.stops import FAULTS, kill_learner, measure
 
 TRIALS = 5
 IN_TIME = 0.1  # s

@@ -5,12 +5,12 @@ import time
 import numpy as np
 import pytest
 from geometry_msgs.msg import Twist
-from graph import LEARNING, Graph, small_agent
 from nav_msgs.msg import Odometry
 from test_graph import assert_continuous, stored
 
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.storage.transitions import HUMAN, POLICY
+from support.graph import LEARNING, Graph, small_agent
 
 pytestmark = pytest.mark.paced
 

@@ -17,8 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from geometry_msgs.msg import Twist, TwistStamped
-from graph import Graph
-from joystick import Joystick
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Bool
@@ -32,6 +30,8 @@ from mbarl_ros.schema.load import load_robot
 from mbarl_ros.schema.message_fields import TopicCodec
 from mbarl_ros.schema.robot import RobotConfig, keyboard_topic
 from mbarl_ros.task import Task
+from support.graph import Graph
+from support.joystick import Joystick
 
 pytestmark = pytest.mark.paced
 

@@ -12,9 +12,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from graph import Graph
-
 from mbarl_ros.task import Task
+from support.graph import Graph
 
 BYTES = 'std_msgs/msg/UInt8MultiArray'
 # Who hears what over the line: everything by which the nodes control, learn and acknowledge.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from graph import LEARNING, Graph, small_agent
 
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.schema.load import load_agent
@@ -18,6 +17,7 @@ from mbarl_ros.storage.run_files import TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.storage.transitions import from_log, open_record, row_dtype
 from mbarl_ros.task import Task
+from support.graph import LEARNING, Graph, small_agent
 
 _AT_WORK = 20  # steps after which a node that was started again is surely at work
 _LATEST = 1.5  # seconds from then to its death, at most

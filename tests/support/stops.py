@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from graph import Graph, demonstrate, small_agent, stolen_seconds
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
 from mbarl_ros.schema.load import load_robot
 from mbarl_ros.task import Task
+from support.graph import Graph, demonstrate, small_agent, stolen_seconds
 
 # A robot that reports at 20 Hz; what it does not say for so long (s) has stopped it.
 STATE_TIMEOUT = 0.075

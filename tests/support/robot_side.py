@@ -238,10 +238,3 @@ class Fuzzed:
     def _deliver(self, decision) -> None:
         if decision is not None:
             self.robot.receive(decision.values.tolist(), self.now, decision.source == 'stop')
-
-
-if __name__ == '__main__':
-    fuzzed = Fuzzed(seed=1)
-    fuzzed.run(1_000_000)
-    print(dict(fuzzed.robot.violations), fuzzed.robot.messages, dict(fuzzed.gate.counts))
-    raise SystemExit(bool(fuzzed.robot.violations))

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from witness import Witness
+
+from support.host_stalls import Witness
 
 HERE = Path(__file__).parent
 # Who takes all processors at the highest priority is to the others as a host that does.
@@ -45,7 +46,9 @@ def test_wrong(number):
 """
 
 # As fast as it can, by the witness's own way of writing.
-MANY_NOTES = 'import witness; [witness._note(1.0 + i, 0.25) for i in range(40_000)]'
+MANY_NOTES = (
+    'from support import host_stalls; [host_stalls._note(1.0 + i, 0.25) for i in range(40_000)]'
+)
 
 
 def _may_come_first() -> bool:

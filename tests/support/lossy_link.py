@@ -1,6 +1,6 @@
 """A bad line between nodes: what is said on a topic arrives late on ``lossy/<topic>``, or never.
 
-    python tests/lossy_link.py '{"topics": {"odom": "nav_msgs/msg/Odometry"}, "loss": 0.1,
+    python tests/support/lossy_link.py '{"topics": {"odom": "nav_msgs/msg/Odometry"}, "loss": 0.1,
                                  "stall": 0.1, "delay": 0.2, "seed": 0}'
 
 Order is kept, as DDS keeps it: what comes behind a message that is held up waits, too.

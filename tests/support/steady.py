@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 from geometry_msgs.msg import Twist
-from graph import Graph, stolen_seconds
 from nav_msgs.msg import Odometry
 
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.task import Task
+from support.graph import Graph, stolen_seconds
 
 _WINDOW = 10.0  # s; diagnostics speak of the last ten seconds
 BARE = """
