@@ -24,6 +24,13 @@ from typing import Any
 
 import numpy as np
 
+import support.soak
+import support.steady
+import support.stops
+from support.kills import practise_and_kill
+from support.robot_side import Fuzzed
+from support.stops import driven_arm
+
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / 'tests'
 RESULTS = ROOT / 'benchmarks' / 'results' / 'faults.json'
@@ -36,12 +43,14 @@ FUZZ = ('test_safety.py', 'test_gate_process.py', 'test_hostile.py', 'test_profi
 
 def stops(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds from each fault to the stop at the robot, and what a kill of the learner costs."""
-    from support.stops import FAULTS, STATE_TIMEOUT, kill_learner, measure
-
-    found: dict[str, Any] = {'trials': options.trials, 'state_timeout': STATE_TIMEOUT, 'ms': {}}
-    for fault in FAULTS:
-        with tempfile.TemporaryDirectory() as folder:
-            ms = 1e3 * np.array(measure(Path(folder), fault, options.trials))
+    found: dict[str, Any] = {
+        'trials': options.trials,
+        'state_timeout': support.stops.STATE_TIMEOUT,
+        'ms': {},
+    }
+    for fault in support.stops.FAULTS:
+        with tempfile.TemporaryDirectory() as folder, driven_arm(Path(folder)) as arm:
+            ms = 1e3 * np.array(support.stops.measure(arm, fault, options.trials))
         found['ms'][fault] = {
             'median': round(float(np.median(ms)), 1),
             'p99': round(float(np.percentile(ms, 99)), 1),
@@ -49,7 +58,7 @@ def stops(options: argparse.Namespace) -> dict[str, Any]:
         }
         print(fault, found['ms'][fault], flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        alive, killed = kill_learner(Path(folder), options.trials)
+        alive, killed = support.stops.kill_learner(Path(folder), options.trials)
     found['learner'] = {'alive': _summary(alive), 'killed': _summary(killed)}
     return found
 
@@ -65,8 +74,6 @@ def _summary(windows: list[Any]) -> dict[str, Any]:
 
 def kills(options: argparse.Namespace) -> dict[str, Any]:
     """``kill -9`` of learner and controller while they learn."""
-    from support.kills import practise_and_kill
-
     wanted = {'learner': options.trials, 'policy_controller': options.trials}
     with tempfile.TemporaryDirectory() as folder:
         return asdict(practise_and_kill(Path(folder), wanted, seed=0))
@@ -74,12 +81,10 @@ def kills(options: argparse.Namespace) -> dict[str, Any]:
 
 def steady(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Period errors of the control loop while the learner trains, beside a bare timer's."""
-    from support.steady import measure
-
     found = []
     for rate in RATES:
         with tempfile.TemporaryDirectory() as folder:
-            found.append(asdict(measure(Path(folder), rate, 60 * options.minutes)))
+            found.append(asdict(support.steady.measure(Path(folder), rate, 60 * options.minutes)))
         print(found[-1], flush=True)
     return found
 
@@ -95,7 +100,7 @@ def fuzz(_options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, '-m', 'pytest', '-q', *(str(TESTS / name) for name in FUZZ)]
     tests = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     return {
-        'logic': logic.stdout.strip().splitlines()[-1],
+        'logic': logic,
         'tests': tests.stdout.strip().splitlines()[-1],
         'seconds': round(time.monotonic() - began),
     }
@@ -103,11 +108,9 @@ def fuzz(_options: argparse.Namespace) -> dict[str, Any]:
 
 def soak(options: argparse.Namespace) -> dict[str, Any]:
     """Hours over a bad line, with the learner killed every ten minutes."""
-    from support.soak import soak as practise
-
     with tempfile.TemporaryDirectory() as folder:
         seconds = 3600 * options.hours
-        return asdict(practise(Path(folder), seconds, min(LEARNER_RESTART, seconds / 4)))
+        return asdict(support.soak.soak(Path(folder), seconds, min(LEARNER_RESTART, seconds / 4)))
 
 
 def table(results: dict[str, Any]) -> str:

@@ -14,30 +14,13 @@ from std_msgs.msg import Bool, UInt8MultiArray
 from mbarl_ros.nodes.support.runtime import bytes_message
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage import wire
-from mbarl_ros.storage.run_files import TRANSITIONS_FILE
-from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.task import Task
 from support.graph import LEARNING, SIM, Graph, small_agent
+from support.run_data import assert_continuous, stored
 
 pytestmark = pytest.mark.together
 
 LATCHED = QoSProfile(depth=20, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-def stored(folder, agent, task='pointmass'):
-    """What the learner has on disk, and a check that nothing is missing or doubled."""
-    task = Task.load(task)
-    tracker = SequenceTracker()
-    path = folder / 'run' / TRANSITIONS_FILE
-    rows = tracker.replay(path, task, task.spec_hash(load_agent(agent)))
-    assert rows['sequence'].tolist() == list(range(tracker.total))
-    return rows
-
-
-def assert_continuous(rows):
-    """Each transition starts where the one before it ended: nothing was lost in between."""
-    dim = Task.load('pointmass').state_dim
-    assert (rows['observation'][1:, :dim] == rows['next_observation'][:-1, :dim]).all()
 
 
 def test_the_graph_practises_learns_and_is_evaluated(tmp_path):

@@ -16,7 +16,8 @@ from mbarl_ros.nodes.support.robot_topics import StateListener
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.storage.transitions import POLICY
 from mbarl_ros.task import Task
-from support.graph import LEARNING, SIM, Graph, small_agent, spooled
+from support.graph import LEARNING, SIM, Graph, small_agent
+from support.run_data import spooled
 from support.steady import Base
 
 pytestmark = pytest.mark.paced

@@ -26,8 +26,9 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage.files import lock_file
 from mbarl_ros.task import Task
-from support.graph import LEARNING, Graph, small_agent, spooled
+from support.graph import LEARNING, Graph, small_agent
 from support.kills import practise_and_kill
+from support.run_data import spooled
 
 pytestmark = pytest.mark.together
 

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_graph import stored
-from test_takeover import Person
 
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.schema.load import find, load_agent
@@ -13,6 +11,8 @@ from mbarl_ros.storage.transitions import BACKWARD, FORWARD, HUMAN, POLICY
 from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
 from support.graph import LEARNING, Graph, small_agent
+from support.person import Person
+from support.run_data import stored
 
 pytestmark = pytest.mark.together
 

@@ -1,38 +1,17 @@
 """A person takes over while the robot practises: real graph, real teleop, nothing lost."""
 
-import time
-
 import numpy as np
 import pytest
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
-from test_graph import assert_continuous, stored
 
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.storage.transitions import HUMAN, POLICY
 from support.graph import LEARNING, Graph, small_agent
+from support.person import VELOCITY, Person
+from support.run_data import assert_continuous, stored
 
 pytestmark = pytest.mark.paced
-
-ASKED = (0.35, -0.2)
-
-
-class Person:
-    """Publishes a velocity, at 20 Hz unless told otherwise."""
-
-    def __init__(self, graph):
-        self.graph = graph
-        self._publisher = graph.node.create_publisher(Twist, 'teleop/cmd_vel', 10)
-        self.messages = 0
-
-    def drive(self, seconds, period=0.05):
-        command = Twist()
-        command.linear.x, command.linear.y = ASKED
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self._publisher.publish(command)
-            self.messages += 1
-            self.graph.spin(period)
 
 
 def human_rows(rows):
@@ -40,7 +19,7 @@ def human_rows(rows):
     found = rows['action'][by_hand][
         1:
     ]  # the first may still be on its way there, by the rate limit
-    np.testing.assert_allclose(found, [ASKED] * len(found), atol=1e-6)
+    np.testing.assert_allclose(found, [VELOCITY] * len(found), atol=1e-6)
     return by_hand
 
 

@@ -28,13 +28,11 @@ from mbarl_ros.demos.episodes import SUCCEEDED, episode
 from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.schema.executables import NODES
 from mbarl_ros.schema.load import load_world
-from mbarl_ros.storage.record_log import read_records
-from mbarl_ros.storage.transitions import row_dtype
 from mbarl_ros.task import Task
 
 SIM = ('robot_sim', 'safety_gate', 'policy_controller')
-# s that a busy machine may take for what has no time of its own
-PATIENCE = 120.0
+# s; generous, for whatever has no deadline of its own
+TIMEOUT = 120.0
 LEARNING = (*SIM, 'learner', 'state_classifier')
 
 
@@ -126,7 +124,7 @@ class Graph:
         while time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.05)
 
-    def wait_for(self, what: str, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
+    def wait_for(self, what: str, condition: Callable[[], Any], timeout: float = TIMEOUT) -> Any:
         """Spin until the condition holds; on time-out the logs are in the message."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -204,13 +202,6 @@ def demonstrate(task: Task, folder: Path) -> None:
     folder.mkdir(parents=True)
     shown = episode(task, states[:, order], commands, stamps, 'forward', verdict=SUCCEEDED)
     save_episode(folder, shown, task)
-
-
-def spooled(folder: Path, task: Task) -> np.ndarray:
-    """Rows that a controller without a learner has left in the run folder; of one segment."""
-    (path,) = (folder / 'run' / 'spool').iterdir()
-    _, *rows = read_records(path)
-    return np.frombuffer(b''.join(rows), row_dtype(task))
 
 
 def stolen_seconds() -> float:

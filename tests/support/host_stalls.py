@@ -1,9 +1,10 @@
-"""Whether the host held this machine up: one who comes before all others here is late, too.
+"""Detects stalls of the host: moments in which this whole machine stood still.
 
-A machine lent from a host stands still now and then, for up to half a second. Nothing that runs
-on it can then be in time, and a test of who is in time has found out nothing. The witness sleeps
-5 ms at a time on each processor, at the highest real-time priority, so that no load of the tests'
-own can make it late; without the right to that priority (limits.conf(5)) it says nothing.
+A virtual machine stands still now and then, for up to half a second, while its host runs others.
+No process on it can meet a deadline then, so a failed timing test proves nothing. The monitor
+sleeps 5 ms at a time on each processor at the highest real-time priority: no load of the tests
+can delay it, only the host can. Without the right to that priority (limits.conf(5)) it reports
+nothing.
 """
 
 from __future__ import annotations
@@ -19,45 +20,46 @@ from mbarl_ros.nodes.support.scheduling import real_time
 
 PERIOD = 0.005  # s
 # s late; a stop that is due within 0.1 s takes 0.08 s
-HELD_UP = 0.02
-HIGHEST = 99  # of SCHED_FIFO
+STALL = 0.02
+HIGHEST_PRIORITY = 99  # of SCHED_FIFO
 
 
-class Witness:
-    """A process beside the tests that notes when it was late."""
+class HostStallMonitor:
+    """A process beside the tests that writes a line for each stall."""
 
     def __init__(self) -> None:
-        self._notes = tempfile.TemporaryFile('ab+')
-        # it ends when its input does: with us
+        self._log = tempfile.TemporaryFile('ab+')
+        # it ends when its input is closed: with this process
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=self._notes
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=self._log
         )
         self._since = 0.0
         while not self._read() and self._process.poll() is None:
             time.sleep(0.01)
 
     def _read(self) -> list[list[str]]:
-        # With no position: the writing process has the same one. What is half written waits.
-        notes = os.pread(self._notes.fileno(), os.fstat(self._notes.fileno()).st_size, 0)
-        *whole, _ = notes.decode().split('\n')
-        return [note.split() for note in whole]
+        # pread, because the writing process shares the file position. Drops an unfinished line.
+        text = os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0)
+        *lines, _ = text.decode().split('\n')
+        return [line.split() for line in lines]
 
-    def begin(self) -> None:
-        """What was before is of no interest any more."""
+    def restart(self) -> None:
+        """Forget the stalls up to now."""
         self._since = time.monotonic()
 
-    def held_up(self) -> float:
-        """Longest time (s) that a processor was held up since; 0 if it never was for long."""
-        noted = (float(late) for at, late in self._read() if float(at) >= self._since)
-        return max(noted, default=0.0)
+    def longest_stall(self) -> float:
+        """Longest stall (s) of a processor since the restart; 0 if there was none."""
+        stalls = (float(late) for at, late in self._read() if float(at) >= self._since)
+        return max(stalls, default=0.0)
 
     def close(self) -> None:
+        """End the process."""
         self._process.communicate()
-        self._notes.close()
+        self._log.close()
 
 
-def _note(at: float, late: float) -> None:
-    # In one piece: all are late at once. print() is not.
+def _report(at: float, late: float) -> None:
+    # One write per line: all threads report the same stall at once. print() may split lines.
     os.write(sys.stdout.fileno(), f'{at} {late}\n'.encode())
 
 
@@ -67,16 +69,16 @@ def _watch(processor: int) -> None:
         due = time.monotonic() + PERIOD
         time.sleep(PERIOD)
         now = time.monotonic()
-        if now - due >= HELD_UP:
-            _note(now, now - due)
+        if now - due >= STALL:
+            _report(now, now - due)
 
 
 def main() -> None:
-    """Watch each processor in a thread of its own (whose affinity is its own)."""
-    processors = os.sched_getaffinity(0) if real_time(HIGHEST) else ()
+    """Watch each processor from a thread of its own, pinned to it."""
+    processors = os.sched_getaffinity(0) if real_time(HIGHEST_PRIORITY) else ()
     for processor in processors:
         threading.Thread(target=_watch, args=(processor,), daemon=True).start()
-    _note(0.0, 0.0)  # it has begun
+    _report(0.0, 0.0)  # started
     sys.stdin.read()
 
 
