@@ -396,6 +396,7 @@ def test_scripted_operator_records_over_ros_and_the_bags_replay(tmp_path, name):
 
 
 @pytest.mark.paced
+@pytest.mark.timing('steps are counted against the control rate')
 def test_recorder_serves_a_person_and_keeps_what_is_running_when_stopped(tmp_path):
     folder = tmp_path / 'demos'
     task = Task.load('pointmass')

@@ -65,6 +65,7 @@ def start_recorders(graph, folder, names):
     return clients
 
 
+@pytest.mark.timing('the loss may be 1 s')
 def test_fifty_recorders_killed_at_random_moments_lose_at_most_a_second(robot, tmp_path):
     graph, stamps, drive = robot
     task = Task.load('pointmass')

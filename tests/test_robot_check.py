@@ -121,6 +121,7 @@ def about(topic, found):
     return [(level, text) for level, text in found if text.startswith(f'{topic}: ')]
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check):
     ((level, text),) = check()
     assert level == 'note' and text.startswith('gripper: nothing measures what it holds, so its')
@@ -131,6 +132,7 @@ def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check
     assert check(ROBOT.model_copy(update={'limits': measured})) == []
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 @pytest.mark.parametrize(
     ('lie', 'level', 'words'),
     [
@@ -172,6 +174,7 @@ def test_gaps_are_said_also_of_two_messages():
     assert 'too few messages to tell a rate' in few.text and 'nothing for 8.00 s' in gap.text
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_a_slow_reward_is_a_warning_and_no_more(check, robot):
     robot.reward_every = 3
     found = check()
@@ -179,6 +182,7 @@ def test_a_slow_reward_is_a_warning_and_no_more(check, robot):
     assert slow == ['warning'] and not any('too seldom' in text for _, text in found)
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_stamps_are_late_whoever_publishes_a_clock(check, robot, publisher):
     publisher(Clock, '/clock')
     robot.late = 5.0
@@ -189,6 +193,7 @@ def test_stamps_are_late_whoever_publishes_a_clock(check, robot, publisher):
     assert any(level == 'error' and 'too seldom' in text for level, text in check())
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_stamps_are_compared_with_the_clock_that_is_followed(domain, robot, publisher):
     robot.tell_truth()
     publisher(Clock, '/clock')  # at which it is still 1970
@@ -237,6 +242,7 @@ def test_who_else_commands_and_whose_qos_does_not_fit_is_said(check, robot, publ
     assert f'{TWIST}: QoS of /driver does not fit ours' in texts and 'transient local' in texts
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_the_exit_code_tells_whether_the_robot_is_fit(check, graph, robot):
     command = [sys.executable, '-m', 'mbarl_ros.cli', 'robot', 'check', '--robot', 'arm_servo']
     command += ['--seconds', '1', '--domain', str(graph.domain)]

@@ -30,6 +30,7 @@ def _granted(before=None) -> bool:
     return granted == 'True'
 
 
+@pytest.mark.timing('period errors are measured')
 def test_control_is_as_steady_as_a_bare_timer_while_the_learner_trains(tmp_path):
     found = measure(tmp_path, 50.0, SECONDS)
     print(found)

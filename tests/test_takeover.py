@@ -23,7 +23,15 @@ def human_rows(rows):
     return by_hand
 
 
-@pytest.mark.parametrize('mode', ['lockstep', 'realtime'])
+@pytest.mark.parametrize(
+    'mode',
+    [
+        'lockstep',
+        pytest.param(
+            'realtime', marks=pytest.mark.timing('steps are counted against the control rate')
+        ),
+    ],
+)
 def test_a_person_takes_over_and_the_policy_goes_on_by_itself(tmp_path, mode):
     agent = small_agent(tmp_path)
     with Graph(tmp_path, task='pointmass', agent=agent, mode=mode) as graph:
@@ -38,7 +46,7 @@ def test_a_person_takes_over_and_the_policy_goes_on_by_itself(tmp_path, mode):
         graph.wait_for_steps(150)
         person.drive(2.0)
         before = graph.value('policy_controller', 'environment_steps')
-        graph.wait_for_steps(before + 100)  # nobody had to press anything
+        graph.wait_for_steps(before + 100)  # without any action of the person
         graph.wait_for(
             'storage', lambda: graph.value('policy_controller', 'unacknowledged') < 60, 30
         )
@@ -60,6 +68,7 @@ def test_a_person_takes_over_and_the_policy_goes_on_by_itself(tmp_path, mode):
     assert (after != HUMAN).all() and (after == POLICY).mean() > 0.9
 
 
+@pytest.mark.timing('steps are counted against the control rate')
 def test_a_robot_that_reports_faster_than_control_loses_no_human_step(tmp_path):
     """State at 100 Hz, control at 10 Hz: a person's command bears a newer stamp than ours."""
     agent = small_agent(tmp_path)

@@ -81,7 +81,7 @@ class SafetyGate:
         self._entries = [
             EntryLimiter(
                 limit,
-                robot.workspace.get(position),
+                robot.workspace.get(position or ''),
                 self._period if lockstep else horizon,
                 unknown=name in left_alone,
             )
@@ -279,7 +279,8 @@ class SafetyGate:
     def _stale(self, now: float) -> str:
         if not self.fresh(now):
             return 'stale state'
-        return 'stale command' if now - self._last_time > self._patience else ''
+        silent = self._last_time is not None and now - self._last_time > self._patience
+        return 'stale command' if silent else ''
 
     @property
     def _moving(self) -> bool:

@@ -62,7 +62,7 @@ class TeleopSource:
         """Nothing is pressed, and no button counts before it has been seen released."""
         self.source = source
         self._codec = TopicCodec(source)
-        switches = dict(source.buttons)
+        switches = {str(name): field for name, field in source.buttons.items()}
         if isinstance(source.deadman, str):
             switches['deadman'] = source.deadman
         self._switches = (

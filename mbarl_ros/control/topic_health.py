@@ -95,8 +95,8 @@ class TopicHealth:
         name, found = self.topic.topic, []
         faults = [text for when, text in self._faults if now - when <= window]
         for text in dict.fromkeys(faults):
-            times = faults.count(text)
-            found.append(Finding(ERROR, f'{name}: {text}' + (f' ({times} x)' if times > 1 else '')))
+            count = faults.count(text)
+            found.append(Finding(ERROR, f'{name}: {text}' + (f' ({count} x)' if count > 1 else '')))
         overtaken = sum(now - when <= window for when in self._overtaken)
         if overtaken:
             text = f'{name}: {overtaken} messages came after newer ones, and are ignored'

@@ -155,15 +155,16 @@ class Spool:
         own = self.own
         try:
             full = self._written - self._opened_at >= _SEGMENT_ROWS
-            if self._log is None or full or self._written < own.stored:
-                self._begin_segment()
+            log = self._log
+            if log is None or full or self._written < own.stored:
+                log = self._begin_segment()
             if self._written == own.end - 1:  # the usual case must not walk along a long deque
                 rows = [own.rows[-1]]
             else:
                 start = self._written - own.stored
                 rows = list(itertools.islice(own.rows, start, start + _CATCH_UP))
             for row in rows:
-                self._log.append(row, sync=False)
+                log.append(row, sync=False)
                 self._written += 1
         except OSError as error:
             self._say(error)
@@ -172,7 +173,8 @@ class Spool:
     def _say(self, error: OSError) -> None:
         self._fault = f'{self._folder}: {error.strerror}: {_IN_MEMORY}'
 
-    def _begin_segment(self) -> None:
+    def _begin_segment(self) -> RecordLog:
+        assert self._folder is not None
         self._end_segment()
         self._written = self._opened_at = max(self._written, self.own.stored)
         log = RecordLog(self._folder / f'{self.own.name}-{self._written:012d}.log')
@@ -184,6 +186,7 @@ class Spool:
             log.path.unlink(missing_ok=True)
             raise
         self._log = log
+        return log
 
     def _end_segment(self) -> None:
         if self._log is not None:

@@ -88,44 +88,49 @@ class Arm:
 def _kill_controller(arm: Arm) -> float:
     start = time.monotonic()
     arm.graph.kill('policy_controller')
-    after = arm.stopped_after(start)
-    arm.graph.start('policy_controller', policy='random')
-    return after
+    try:
+        return arm.stopped_after(start)
+    finally:
+        arm.graph.start('policy_controller', policy='random')
 
 
 def _kill_robot(arm: Arm) -> float:
     start = time.monotonic()
     arm.graph.kill('robot_sim')
-    after = arm.stopped_after(start)
-    arm.graph.start('robot_sim', publish_clock=False)
-    return after
+    try:
+        return arm.stopped_after(start)
+    finally:
+        arm.graph.start('robot_sim', publish_clock=False)
 
 
 def _suspend_robot(arm: Arm) -> float:
     process = arm.graph.processes['robot_sim']
     process.send_signal(signal.SIGSTOP)
-    arm.graph.spin(0.01)  # receive what was sent before
-    after = arm.stopped_after(arm.last_state)
-    process.send_signal(signal.SIGCONT)
-    return after
+    try:
+        arm.graph.spin(0.01)  # receive what was sent before
+        return arm.stopped_after(arm.last_state)
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def _publish_estop(arm: Arm) -> float:
     start = time.monotonic()
     arm.button.publish(Bool(data=True))
-    after = arm.stopped_after(start)
-    arm.button.publish(Bool(data=False))
-    arm.graph.spin(0.1)
-    assert arm.graph.call('safety_gate/release').success
-    return after
+    try:
+        return arm.stopped_after(start)
+    finally:
+        arm.button.publish(Bool(data=False))
+        arm.graph.spin(0.1)
+        assert arm.graph.call('safety_gate/release').success
 
 
 def _call_stop(arm: Arm) -> float:
     start = time.monotonic()
     arm.stop.call_async(Trigger.Request())
-    after = arm.stopped_after(start)
-    assert arm.graph.call('safety_gate/release').success
-    return after
+    try:
+        return arm.stopped_after(start)
+    finally:
+        assert arm.graph.call('safety_gate/release').success
 
 
 FAULTS: dict[str, Callable[[Arm], float]] = {
