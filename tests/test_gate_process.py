@@ -67,6 +67,8 @@ class Bench:
             graph.wait_for('gate', lambda: 'safety_gate' in graph.statuses)
         if self.estopped_by():
             assert graph.call('safety_gate/release').success
+        self.robot.position[:] = 0.0, 0.0  # carried back
+        graph.spin(0.1)
         self.received.clear()
         self.robot.violations.clear()
         self.robot.messages = self.robot.stops = 0
@@ -262,7 +264,7 @@ def test_a_flood_of_thousands_of_messages_a_second_does_not_delay_the_watchdog_b
         print('late by', [round(value, 3) for value in late], graph.statuses['safety_gate'])
     finally:
         flood.kill()
-        print(flood.communicate()[0].decode().strip().splitlines()[-1])
+        print(flood.communicate()[0].decode())
     # Two of ten may be late on a busy machine.
     assert sorted(late)[-3] < 0.1 and min(late) > -0.1
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,11 +29,17 @@ from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.schema.executables import NODES
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.task import Task
+from support.node_server import NodeProcess, NodeServer
 
 SIM = ('robot_sim', 'safety_gate', 'policy_controller')
 # s; generous, for whatever has no deadline of its own
 TIMEOUT = 120.0
 LEARNING = (*SIM, 'learner', 'state_classifier')
+
+
+@functools.cache
+def _server() -> NodeServer:
+    return NodeServer()
 
 
 class Graph:
@@ -52,7 +58,7 @@ class Graph:
             'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
             'OMP_NUM_THREADS': '1',
         }
-        self.processes: dict[str, subprocess.Popen] = {}
+        self.processes: dict[str, NodeProcess | subprocess.Popen] = {}
         self.statuses: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> Graph:
@@ -85,7 +91,6 @@ class Graph:
         """Start nodes; ``own`` parameters go to them alone, ``alias`` renames a single one."""
         rules = [word for old, new in (remap or {}).items() for word in ('-r', f'{old}:={new}')]
         for executable in names:
-            module, _, _ = NODES[executable].partition(':')
             name = alias or executable
             running = name in self.processes and self.processes[name].poll() is None
             assert not running, f'{name} is running'  # nobody would end it
@@ -94,15 +99,11 @@ class Graph:
             if executable == 'robot_sim' and self._plays_a_robot(values):
                 values.setdefault('publish_clock', False)
             path.write_text(yaml.safe_dump({f'/**/{name}': {'ros__parameters': values}}))
-            log = (self.folder / f'{name}.log').open('ab')
-            self.processes[name] = subprocess.Popen(
-                [
-                    *(sys.executable, '-m', module, '--ros-args'),
-                    *('-r', f'__node:={name}', '--params-file', str(path), *rules),
-                ],
-                env=self.environment,
-                stdout=log,
-                stderr=log,
+            self.processes[name] = _server().start(
+                NODES[executable],
+                ['--ros-args', '-r', f'__node:={name}', '--params-file', str(path), *rules],
+                self.environment,
+                self.folder / f'{name}.log',
             )
 
     def _plays_a_robot(self, values: dict[str, Any]) -> bool:
