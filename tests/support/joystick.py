@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from sensor_msgs.msg import Joy
@@ -13,6 +14,14 @@ from mbarl_ros.schema.robot import JOY
 from mbarl_sim.operators import operator_for
 
 RATE = 20.0  # Hz
+
+
+def joy(axes: Sequence[float] = (0.0, 0.0), **buttons: int) -> Joy:
+    """A message of a gamepad; ``b4=1``: its button 4 is pressed."""
+    message = Joy(axes=list(axes), buttons=[0] * 8)
+    for name, value in buttons.items():
+        message.buttons[int(name[1:])] = value
+    return message
 
 
 class Joystick:
