@@ -63,6 +63,7 @@ def _has_real_time_right() -> bool:
     return subprocess.run([sys.executable, '-c', claim], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.skipif(
     not _has_real_time_right(), reason='this user has no right to real-time scheduling'

@@ -26,6 +26,8 @@ from mbarl_ros.task import Task
 from support import malformed_folders, malformed_hdf5
 from support.malformed import FOLDERS, IMPORTS, Good
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = Path(__file__).resolve().parent.parent / 'demos' / 'tabletop'
 REAL = (
     'pickle/global posix system',

@@ -171,6 +171,7 @@ def test_a_node_that_refuses_to_start_again_is_waited_for(supervise, monkeypatch
     assert 'starting it again in 0.3 s' in screen.notes[1]
 
 
+@pytest.mark.slow
 def test_a_node_that_has_worked_is_never_given_up(supervise, monkeypatch):
     monkeypatch.setattr(supervisor_module, 'RESPAWN_WINDOW', 2.0)
     monkeypatch.setattr(supervisor_module, 'RETRY', 0.2)
