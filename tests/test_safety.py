@@ -350,7 +350,7 @@ def test_two_commands_at_the_same_instant_are_finite_and_within_the_rate():
 
 
 def test_100000_fuzzed_commands_through_the_gates_logic_break_no_limit():
-    """1,000,000 of them: python tests/robot_side.py."""
+    """1,000,000 of them: python tests/faults.py fuzz."""
     fuzzed = Fuzzed(seed=0)
     fuzzed.run(100_000)
     assert not fuzzed.robot.violations

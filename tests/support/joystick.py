@@ -1,4 +1,4 @@
-"""A person with a gamepad: publishes Joy at 20 Hz, as joy_node does, and looks at the robot."""
+"""A person with a gamepad: publishes Joy at 20 Hz, as joy_node does, and watches the robot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def joy(axes: Sequence[float] = (0.0, 0.0), **buttons: int) -> Joy:
 
 
 class Joystick:
-    """Drives by the profile's own mapping, read backwards; holds the dead-man switch."""
+    """Inverts the profile's mapping to drive; keeps the deadman switch pressed while it drives."""
 
     def __init__(self, graph, task, seed=0):
         self.graph, self.task = graph, task
