@@ -150,13 +150,13 @@ def test_a_graph_in_another_namespace_is_not_taken_for_this_one(tmp_path, task, 
         names = {'/other/safety_gate', '/other/policy_controller'}
         graph.wait_for('both', lambda: names <= set(graph.statuses))
         assert graph.call('/other/safety_gate/stop').success
-        said = {}
+        output = {}
         for namespace in ('/', '/other'):
             with Listener('doctor', namespace) as listener:
-                said[namespace] = '\n'.join(map(str, Doctor(listener).examine(0.3)))
-    assert 'no node of mbarl_ros is heard' in said['/']
-    assert 'ros2 service call /other/safety_gate/release' in said['/other']
-    assert 'ros2 lifecycle set /other/policy_controller configure' in said['/other']
+                output[namespace] = '\n'.join(map(str, Doctor(listener).examine(0.3)))
+    assert 'no node of mbarl_ros is heard' in output['/']
+    assert 'ros2 service call /other/safety_gate/release' in output['/other']
+    assert 'ros2 lifecycle set /other/policy_controller configure' in output['/other']
 
 
 def test_a_recording_needs_a_gate_as_well(tmp_path, task, monkeypatch):
@@ -165,8 +165,8 @@ def test_a_recording_needs_a_gate_as_well(tmp_path, task, monkeypatch):
         graph.start('demo_recorder')
         graph.wait_for('recorder', lambda: 'demo_recorder' in graph.statuses)
         with Listener('doctor', '/') as listener:
-            said = '\n'.join(map(str, Doctor(listener).examine(0.3)))
-    assert 'safety_gate is not heard' in said and 'policy_controller' not in said
+            output = '\n'.join(map(str, Doctor(listener).examine(0.3)))
+    assert 'safety_gate is not heard' in output and 'policy_controller' not in output
 
 
 @pytest.mark.timing('rates, gaps and ages of messages are measured')

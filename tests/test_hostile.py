@@ -239,8 +239,8 @@ def test_a_hostile_publisher_changes_nothing_and_is_reported(tmp_path):
         assert graph.value('learner', 'duplicates') >= 1
         assert graph.value('state_classifier', 'refused') >= 20
         assert all(process.poll() is None for process in graph.processes.values())
-        said = (tmp_path / 'policy_controller.log').read_text()
-        assert 'refused: learner/policy' in said and 'refused: learner/acknowledged' in said
+        log_text = (tmp_path / 'policy_controller.log').read_text()
+        assert 'refused: learner/policy' in log_text and 'refused: learner/acknowledged' in log_text
     rows = stored(tmp_path, preset)
     assert_continuous(rows)
     really = {json.loads(line)['stamp'] for line in log.read_text().splitlines()}

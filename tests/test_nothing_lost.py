@@ -54,7 +54,7 @@ def test_random_kills_of_learner_and_controller_lose_nothing_and_count_nothing_t
     outcome = practise_and_kill(tmp_path, kills, seed=int.from_bytes(os.urandom(2), 'little'))
     print(outcome)
     assert outcome.doubled == outcome.wrong == 0, outcome
-    # Only the step in flight, whose outcome a killed controller had not yet heard.
+    # Only the step in flight, whose outcome a killed controller had not yet received.
     assert outcome.unexplained == 0 and outcome.missing <= CONTROLLER_KILLS + 1, outcome
     assert outcome.stored >= outcome.executed - outcome.missing > 200
     assert outcome.updates > 0 and outcome.steps_trained > outcome.stored - 50
@@ -207,7 +207,7 @@ def test_evaluations_that_a_full_disk_refuses_are_said_and_written_later(tmp_pat
         def evaluate(steps):
             policies.publish(bytes_message(pack_policy(weights, task, agent, steps, 0), 'policy'))
 
-        def said(word):
+        def reports(word):
             return word in graph.statuses.get('policy_evaluator', {}).get('message', word)
 
         obstacle = run / '.evaluations.jsonl.tmp'
@@ -218,7 +218,7 @@ def test_evaluations_that_a_full_disk_refuses_are_said_and_written_later(tmp_pat
         evaluate(0)
         graph.wait_for(
             'words about the disk',
-            lambda: graph.value('policy_evaluator', 'evaluations') == 1 and said('make room'),
+            lambda: graph.value('policy_evaluator', 'evaluations') == 1 and reports('make room'),
         )
         assert not (run / 'evaluations.jsonl').exists()
         obstacle.rmdir()
@@ -261,8 +261,8 @@ def test_a_run_folder_that_cannot_be_written_is_one_sentence(run_plan, obstacle,
     path = run_plan.run_dir / obstacle
     path.unlink(missing_ok=True)
     path.mkdir()  # what even root cannot write
-    said = f'^{run_plan.run_dir / file}: cannot be written: Is a directory; make it writable'
-    with pytest.raises(ConfigError, match=said):
+    message = f'^{run_plan.run_dir / file}: cannot be written: Is a directory; make it writable'
+    with pytest.raises(ConfigError, match=message):
         RunFolder(run_plan)
 
 

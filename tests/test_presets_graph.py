@@ -41,7 +41,7 @@ def test_the_graph_practises_a_preset_as_the_direct_loop_does(tmp_path, name):
         graph.wait_for(
             'stored steps', lambda: graph.value('learner', 'environment_steps') >= STEPS, 90
         )
-        # said once a second
+        # published once a second
         least = 2 if name == 'oracle' else 0
         graph.wait_for('resets', lambda: graph.value('robot_sim', 'resets') >= least)
         resets = graph.value('robot_sim', 'resets')

@@ -32,7 +32,7 @@ FACTOR = 3.0  # robot seconds in a second: states at 30 Hz
 
 @pytest.fixture(scope='module')
 def robot(tmp_path_factory):
-    """Simulated robot, gate and a person who drives, with the stamps of the states they saw."""
+    """Graph of a simulated robot and its gate, stamps of its states, and a function that drives."""
     with Graph(tmp_path_factory.mktemp('robot'), task='pointmass', mode='realtime') as graph:
         stamps = []
         graph.node.create_subscription(Odometry, 'odom', lambda m: stamps.append(stamp_ns(m)), 10)
@@ -78,10 +78,10 @@ def test_fifty_recorders_killed_at_random_moments_lose_at_most_a_second(robot, t
     next_clients = start_recorders(graph, folder, crews[0])
     for number, names in enumerate(crews):
         clients = next_clients
-        graph.wait_for('recorders', lambda found=clients: all(c.service_is_ready() for c in found))
+        graph.wait_for('recorders', lambda group=clients: all(c.service_is_ready() for c in group))
         drive(0.3)
         answers = [client.call_async(Trigger.Request()) for client in clients]
-        graph.wait_for('start', lambda asked=answers: all(answer.done() for answer in asked))
+        graph.wait_for('start', lambda group=answers: all(answer.done() for answer in group))
         assert all(answer.result().success for answer in answers), graph.logs()
         drive(0.15)
         if number + 1 < ROUNDS:  # they come up meanwhile
@@ -98,13 +98,13 @@ def test_fifty_recorders_killed_at_random_moments_lose_at_most_a_second(robot, t
             graph.kill(recorder, signal.SIGKILL)
         for recorder, last in killed.items():
             messages = recover(folder / recorder)
-            found = folders(folder / recorder)
-            assert len(found) == 1 and unfinished(folder / recorder) == 0, messages
-            with Reader(found[0]) as reader:  # as ros2 bag and others read it
+            recorded = folders(folder / recorder)
+            assert len(recorded) == 1 and unfinished(folder / recorder) == 0, messages
+            with Reader(recorded[0]) as reader:  # as ros2 bag and others read it
                 opened += reader.message_count > 0
-            demonstration = read_demonstration(found[0], task)
+            demonstration = read_demonstration(recorded[0], task)
             missing = last * 1e-9 - demonstration.stamps[-1]
-            if read_metadata(found[0]).interrupted:
+            if read_metadata(recorded[0]).interrupted:
                 assert messages and 'recovered from an interrupted recording' in messages[0]
                 worst = max(worst, missing)
             assert demonstration.whole.all(), demonstration.findings

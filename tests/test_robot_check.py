@@ -109,7 +109,7 @@ def domain(graph, monkeypatch):
 
 @pytest.fixture
 def check(domain, robot):
-    """Listen for a moment; the levels and texts of what is found."""
+    """Listen for a moment; levels and texts of the findings."""
     robot.tell_truth()
     with Listener('robot_check', '/') as listener:
         yield lambda profile=ROBOT: [
@@ -117,8 +117,8 @@ def check(domain, robot):
         ]
 
 
-def about(topic, found):
-    return [(level, text) for level, text in found if text.startswith(f'{topic}: ')]
+def about(topic, findings):
+    return [(level, text) for level, text in findings if text.startswith(f'{topic}: ')]
 
 
 @pytest.mark.timing('rates, gaps and ages of messages are measured')
@@ -150,8 +150,8 @@ def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check
 )
 def test_a_robot_that_lies_is_found_out(check, robot, lie, level, words):
     vars(robot).update(lie)
-    found = check()
-    assert any(said == level and words in text for said, text in found), found
+    findings = check()
+    assert any(actual == level and words in text for actual, text in findings), findings
 
 
 def test_an_age_of_the_past_does_not_hide_that_states_are_late_now():
@@ -177,18 +177,22 @@ def test_gaps_are_said_also_of_two_messages():
 @pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_a_slow_reward_is_a_warning_and_no_more(check, robot):
     robot.reward_every = 3
-    found = check()
-    slow = [level for level, text in about('success', found) if 'control runs at 20 Hz' in text]
-    assert slow == ['warning'] and not any('too seldom' in text for _, text in found)
+    findings = check()
+    slow = [level for level, text in about('success', findings) if 'control runs at 20 Hz' in text]
+    assert slow == ['warning'] and not any('too seldom' in text for _, text in findings)
 
 
 @pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_stamps_are_late_whoever_publishes_a_clock(check, robot, publisher):
     publisher(Clock, '/clock')
     robot.late = 5.0
-    found = check()
-    assert any(level == 'error' and "behind this machine's clock" in text for level, text in found)
-    assert any(level == 'warning' and text.startswith('/clock: somebody') for level, text in found)
+    findings = check()
+    assert any(
+        level == 'error' and "behind this machine's clock" in text for level, text in findings
+    )
+    assert any(
+        level == 'warning' and text.startswith('/clock: somebody') for level, text in findings
+    )
     robot.late, robot.seldom = 0, 3
     assert any(level == 'error' and 'too seldom' in text for level, text in check())
 
@@ -198,9 +202,9 @@ def test_stamps_are_compared_with_the_clock_that_is_followed(domain, robot, publ
     robot.tell_truth()
     publisher(Clock, '/clock')  # at which it is still 1970
     with Listener('in_simulated_time', '/', sim_time=True) as listener:
-        found = listener.hear(ROBOT, 0.8).findings
-    assert {f.level for f in found if 's ahead of /clock' in f.text} == {'warning'}
-    assert not [f for f in found if f.level == 'error']
+        findings = listener.hear(ROBOT, 0.8).findings
+    assert {f.level for f in findings if 's ahead of /clock' in f.text} == {'warning'}
+    assert not [f for f in findings if f.level == 'error']
 
 
 def test_an_estop_topic_that_the_gate_waits_for_is_missed(check, publisher):
@@ -222,8 +226,8 @@ def test_a_leader_arm_that_speaks_already_is_a_warning_and_a_gamepad_is_not(chec
     pad = TeleopMap(topic='joy', type=JOY, fields={'tip_vx': 'axes[0]'}, deadman='buttons[4]')
     profile = ROBOT.model_copy(update={'teleop': [plain, pad]})
     publisher(Joy, 'joy')
-    found = check(profile)
-    assert about('joy', found) == about(plain.topic, found) == []
+    findings = check(profile)
+    assert about('joy', findings) == about(plain.topic, findings) == []
     publisher(Twist, plain.topic)
     ((level, text),) = about(plain.topic, check(profile))
     assert level == 'warning'

@@ -210,8 +210,8 @@ def test_a_log_that_cannot_be_written_stops_nobody_and_is_said_once(supervise, t
     log.mkdir() if obstacle == 'a folder' else log.symlink_to('/dev/full')
     assert supervisor.run() == 0
     assert screen.lines.count(('talks', 'x' * 100)) == 5000
-    (said,) = [text for _, text in screen.lines if not text.startswith('x')]
-    assert str(log) in said and 'on the screen only' in said
+    (warning,) = [text for _, text in screen.lines if not text.startswith('x')]
+    assert str(log) in warning and 'on the screen only' in warning
 
 
 def test_a_screen_on_a_full_disk_stops_nobody(supervise, monkeypatch):

@@ -16,10 +16,10 @@ pytestmark = pytest.mark.paced
 
 def human_rows(rows):
     by_hand = rows['source'] == HUMAN
-    found = rows['action'][by_hand][
+    actions = rows['action'][by_hand][
         1:
     ]  # the first may still be on its way there, by the rate limit
-    np.testing.assert_allclose(found, [VELOCITY] * len(found), atol=1e-6)
+    np.testing.assert_allclose(actions, [VELOCITY] * len(actions), atol=1e-6)
     return by_hand
 
 
@@ -93,7 +93,7 @@ def test_a_robot_that_reports_faster_than_control_loses_no_human_step(tmp_path):
         person = Person(graph)
         graph.start('safety_gate', 'learner')
         graph.start('policy_controller', policy='random')
-        graph.wait_for('learner', lambda: 'learner' in graph.statuses)  # who keeps the rows
+        graph.wait_for('learner', lambda: 'learner' in graph.statuses)  # it stores the rows
         graph.wait_for_steps(20)
         person.drive(3.0)
         before = graph.value('policy_controller', 'environment_steps')

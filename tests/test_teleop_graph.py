@@ -321,7 +321,7 @@ def test_a_key_drives_and_silence_stops(driven):
         assert 'vx +0.50' in terminal.read() and 'driving' in terminal.seen
         start = time.monotonic()
         graph.wait_for('stop', lambda: executed[-1][1] == 0.0 and terminal.read())
-        assert time.monotonic() - start < 0.45  # it said stop itself, before any watchdog
+        assert time.monotonic() - start < 0.45  # its own stop, before any watchdog
         sources = {source for _, _, source in executed}
         assert sources == {'teleop'}
         graph.spin(0.25)

@@ -12,7 +12,7 @@ VELOCITY = (0.35, -0.2)
 
 
 class Person:
-    """Publishes :data:`VELOCITY`, at 20 Hz unless told otherwise."""
+    """Publishes :data:`VELOCITY`, at 20 Hz by default."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
