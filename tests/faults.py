@@ -132,8 +132,8 @@ def table(results: dict[str, Any]) -> str:
             )
     if result := results.get('kills'):
         what = ' and '.join(f'{count} of {name}' for name, count in result['kills'].items())
-        held = f'{result["executed"]} executed, {result["unexplained"]} lost, {result["doubled"]} twice'
-        rows.append((f'kills -9: {what}', held))
+        counts = f'{result["executed"]} executed, {result["unexplained"]} lost'
+        rows.append((f'kill -9: {what}', f'{counts}, {result["doubled"]} twice'))
     for result in results.get('steady', []):
         what = f'control at {result["rate"]:g} Hz for {result["seconds"] / 60:g} minutes'
         ours = f'p99 {_p99(result, "p99_ms")} (bare timer {_p99(result, "bare_p99_ms")})'

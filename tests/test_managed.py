@@ -222,9 +222,7 @@ def test_nothing_is_counted_in_lockstep_either_while_a_person_pushes_on_under_an
 
 def test_refusals_by_the_gate_deactivate_the_controller(tmp_path):
     robot = TASK.robot.model_dump(mode='json', exclude_defaults=True)
-    name = TASK.robot.state_names[
-        2
-    ]  # a speed, which is no command's `moves`: the gate only watches it
+    name = TASK.robot.state_names[2]  # a speed, which the gate only watches
     (tmp_path / 'boxed.yaml').write_text(
         yaml.safe_dump({**robot, 'workspace': {name: [50.0, 60.0]}})
     )
