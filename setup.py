@@ -83,10 +83,12 @@ setup(
         'dev': [
             'catkin_pkg',
             'hypothesis',
+            'mypy',
             'pytest',
             'pytest-rerunfailures',
             'pytest-xdist',
             'ruff',
+            'types-PyYAML',
         ],
     },
     entry_points={

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from robot_side import ROBOT as ARM
-from robot_side import Fuzzed, RobotSide
 
 from mbarl_ros.control.safety import SafetyGate
 from mbarl_ros.schema.load import load_robot
 from mbarl_ros.schema.robot import RobotConfig
+from support.robot_side import ROBOT as ARM
+from support.robot_side import Fuzzed, RobotSide
 
 ROBOT = load_robot('pointmass')
 STATE = [0.0, 0.0, 0.0, 0.0]
@@ -349,8 +349,8 @@ def test_two_commands_at_the_same_instant_are_finite_and_within_the_rate():
     assert np.isfinite(values).all() and values[1] == pytest.approx(0.4)
 
 
-def test_100000_fuzzed_commands_break_no_limit():
-    """For 1,000,000 of them: python tests/robot_side.py."""
+def test_100000_fuzzed_commands_through_the_gates_logic_break_no_limit():
+    """1,000,000 of them: python tests/faults.py fuzz."""
     fuzzed = Fuzzed(seed=0)
     fuzzed.run(100_000)
     assert not fuzzed.robot.violations

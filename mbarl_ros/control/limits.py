@@ -30,7 +30,7 @@ class EntryLimiter:
         self._low, self._high = limit.low, limit.high
         self._rate = limit.rate or math.inf
         self._rate_change = limit.rate_change or math.inf
-        self._stop_value = None if limit.stop == 'hold' else float(limit.stop)
+        self._stop_value = float(limit.stop) if isinstance(limit.stop, int | float) else None
         self._tracking_error = limit.tracking_error
         self._box = box if limit.moves else None
         self._horizon = horizon

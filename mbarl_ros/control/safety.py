@@ -82,7 +82,7 @@ class SafetyGate:
         self._entries = [
             EntryLimiter(
                 limit,
-                robot.workspace.get(position),
+                robot.workspace.get(position or ''),
                 self._period if lockstep else horizon,
                 unknown=name in unknown,
             )
@@ -282,7 +282,8 @@ class SafetyGate:
     def _stale_input(self, now: float) -> str:
         if not self.state_is_fresh(now):
             return 'stale state'
-        return 'stale command' if now - self._last_time > self._command_timeout else ''
+        silent = self._last_time is not None and now - self._last_time > self._command_timeout
+        return 'stale command' if silent else ''
 
     @property
     def _moving(self) -> bool:
@@ -365,9 +366,8 @@ class SafetyGate:
                 entry.start_from_measured()
         values = []
         for name, entry, requested in zip(self._names, self._entries, command, strict=True):
-            value = requested
-            if not math.isnan(requested):
-                value = entry.limit(requested, elapsed, paused)
+            nan = math.isnan(requested)
+            value = requested if nan else entry.limit(requested, elapsed, paused)
             if value is None:
                 self.counts[f'{source} refused'] += 1
                 return self._stop_at_bound(source, name, command, now)

@@ -62,7 +62,7 @@ class TeleopSource:
         """Start with all buttons down, so that each has to be released before a press counts."""
         self.source = source
         self._codec = TopicCodec(source)
-        switches = dict(source.buttons)
+        switches = {str(name): field for name, field in source.buttons.items()}
         if isinstance(source.deadman, str):
             switches['deadman'] = source.deadman
         self._switches = (

@@ -72,7 +72,7 @@ class FieldPath(NamedTuple):
 
     parents: list[str]
     name: str
-    index: str | int | None
+    element: str | int | None
 
 
 class Field:
@@ -107,7 +107,7 @@ class ElementField(Field):
     def __init__(self, path: FieldPath) -> None:
         """Store where the list is in a message, and the index in it."""
         super().__init__(path)
-        self._element = path.index
+        self._element: Any = path.element
 
     def _index(self, parent: Any) -> int:
         return self._element
@@ -137,7 +137,7 @@ class JointField(ElementField):
     def __init__(self, path: FieldPath) -> None:
         """Store where the list is in a message, and the name of the joint."""
         super().__init__(path)
-        self.joint = path.index
+        self.joint = path.element
 
     def _index(self, parent: Any) -> int:
         return list(parent.name).index(self.joint)
@@ -160,9 +160,9 @@ def parse_path(topic: str, path: str) -> FieldPath:
 
 def _field(topic: str, text: str) -> Field:
     path = parse_path(topic, text)
-    if path.index is None:
+    if path.element is None:
         return Field(path)
-    return JointField(path) if isinstance(path.index, str) else ElementField(path)
+    return JointField(path) if isinstance(path.element, str) else ElementField(path)
 
 
 def _parent(message: Any, parents: list[str], create: bool = False) -> Any:

@@ -165,15 +165,16 @@ class Spool:
         own = self.own
         try:
             full = self._written - self._segment_start >= _SEGMENT_ROWS
-            if self._log is None or full or self._written < own.acknowledged:
-                self._begin_segment()
+            log = self._log
+            if log is None or full or self._written < own.acknowledged:
+                log = self._begin_segment()
             if self._written == own.end - 1:  # the usual case, fast also for a long deque
                 rows = [own.rows[-1]]
             else:
                 start = self._written - own.acknowledged
                 rows = list(itertools.islice(own.rows, start, start + _MAX_WRITE_ROWS))
             for row in rows:
-                self._log.append(row, sync=False)
+                log.append(row, sync=False)
                 self._written += 1
         except OSError as error:
             self._set_fault(error)
@@ -182,7 +183,8 @@ class Spool:
     def _set_fault(self, error: OSError) -> None:
         self._fault = f'{self._folder}: {error.strerror}: {_IN_MEMORY}'
 
-    def _begin_segment(self) -> None:
+    def _begin_segment(self) -> RecordLog:
+        assert self._folder is not None
         self._end_segment()
         self._written = self._segment_start = max(self._written, self.own.acknowledged)
         log = RecordLog(self._folder / f'{self.own.name}-{self._written:012d}.log')
@@ -194,6 +196,7 @@ class Spool:
             log.path.unlink(missing_ok=True)
             raise
         self._log = log
+        return log
 
     def _end_segment(self) -> None:
         if self._log is not None:

@@ -1,8 +1,9 @@
-"""A scripted person with a gamepad: publishes Joy at 20 Hz, like joy_node, and sees the state."""
+"""A person with a gamepad: publishes Joy at 20 Hz, as joy_node does, and watches the robot."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from sensor_msgs.msg import Joy
@@ -15,8 +16,16 @@ from mbarl_sim.operators import operator_for
 RATE = 20.0  # Hz
 
 
+def joy(axes: Sequence[float] = (0.0, 0.0), **buttons: int) -> Joy:
+    """A message of a gamepad; ``b4=1``: its button 4 is pressed."""
+    message = Joy(axes=list(axes), buttons=[0] * 8)
+    for name, value in buttons.items():
+        message.buttons[int(name[1:])] = value
+    return message
+
+
 class Joystick:
-    """Converts commands to axes and buttons by the profile's mapping; holds the deadman switch."""
+    """Inverts the profile's mapping to drive; keeps the deadman switch pressed while it drives."""
 
     def __init__(self, graph, task, seed=0):
         self.graph, self.task = graph, task
@@ -49,7 +58,7 @@ class Joystick:
         command = self._operator.command(self._state)
         while command is not None:
             assert time.monotonic() < end, 'the goal was not reached'
-            # Each command twice, so that a new one comes at the rate of the states.
+            # Twice with each command: it moves the stick as often as it sees the robot.
             for _ in range(2):
                 self._publish(command)
                 graph.spin(1 / RATE)
@@ -64,7 +73,7 @@ class Joystick:
         self._hold(0.1)
 
     def _hold(self, seconds):
-        """Publish for ``seconds`` with the sticks at rest, and no gripper command."""
+        """Hold the pad with the sticks at rest; the gripper button stays as it is."""
         for _ in range(max(round(seconds * RATE), 1)):
             self._publish(None)
             self.graph.spin(1 / RATE)
