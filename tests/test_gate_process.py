@@ -15,7 +15,7 @@ from robot_side import PROFILE, TIMEOUT, Fuzz, RobotSide
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 
-from mbarl_ros.nodes.support.runtime import LATCHED, RELIABLE, SENSOR
+from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, SENSOR
 from mbarl_ros.schema.message_fields import stamp_ns
 
 JITTER = 0.001  # s: when a message was sent is on it
