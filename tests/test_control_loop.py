@@ -44,7 +44,9 @@ class Robot:
 
     def state(self, number, seconds=0.0):
         self.now += seconds
-        self.loop.receive_state(np.full(len(TASK.robot.state_names), 0.01 * number), self.at(number))
+        self.loop.receive_state(
+            np.full(len(TASK.robot.state_names), 0.01 * number), self.at(number)
+        )
 
     def executed(self, number, source='policy'):
         self.loop.receive_executed(np.full(TASK.action_dim, 0.1), source, self.at(number))
