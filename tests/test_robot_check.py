@@ -124,7 +124,7 @@ def about(topic, findings):
 @pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check):
     ((level, text),) = check()
-    assert level == 'note' and text.startswith('gripper: nothing measures what it holds, so its')
+    assert level == 'note' and text.startswith('gripper: this position is not measured, so its')
     measured = {
         **ROBOT.limits,
         'gripper': Limit(low=0, high=1, stop='hold', rate=4, measured='gripper', tracking_error=1),
@@ -282,7 +282,7 @@ def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(tmp_path)
     with fresh as graph, contextlib.closing(Robot(graph.domain)) as robot:
         graph.start('policy_controller', autostart=False)
         assert graph.change('configure')
-        refused('safety_gate is not heard')
+        refused('no message from safety_gate')
         graph.start('safety_gate')
         graph.wait_for('gate', lambda: 'safety_gate' in graph.statuses)
         robot.names = ['elbow']
