@@ -88,6 +88,7 @@ setup(
             'pytest-xdist',
             'ruff',
         ],
+        'docs': ['mkdocs-material'],
     },
     entry_points={
         'console_scripts': [
