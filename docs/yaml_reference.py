@@ -27,9 +27,9 @@ from mbarl_ros.schema.task import TaskConfig
 
 PAGE = Path(__file__).with_suffix('.md')
 FILES: dict[str, tuple[type[BaseModel], str]] = {
-    'Robot': (RobotConfig, 'A robot profile: `config/robots/*.yaml`, or the file in `robot:=`.'),
-    'Task': (TaskConfig, 'A task: `config/tasks/*.yaml`, or the file in `task:=`.'),
-    'Agent': (AgentConfig, 'A preset: `config/agents/*.yaml`, or the file in `agent:=`.'),
+    'Robot': (RobotConfig, 'Files: `config/robots/*.yaml`, or the path given as `robot:=`.'),
+    'Task': (TaskConfig, 'Files: `config/tasks/*.yaml`, or the path given as `task:=`.'),
+    'Agent': (AgentConfig, 'Files: `config/agents/*.yaml`, or the path given as `agent:=`.'),
 }
 NAMES = {str: 'string', int: 'integer', float: 'number', bool: 'boolean'}
 BOUNDS = {'gt': '>', 'ge': '≥', 'lt': '<', 'le': '≤'}
