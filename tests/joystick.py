@@ -1,4 +1,4 @@
-"""A person with a gamepad: publishes Joy at 20 Hz, as joy_node does, and looks at the robot."""
+"""A scripted person with a gamepad: publishes Joy at 20 Hz, like joy_node, and sees the state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RATE = 20.0  # Hz
 
 
 class Joystick:
-    """Drives by the profile's own mapping, read backwards; holds the dead-man switch."""
+    """Converts commands to axes and buttons by the profile's mapping; holds the deadman switch."""
 
     def __init__(self, graph, task, seed=0):
         self.graph, self.task = graph, task
@@ -49,7 +49,7 @@ class Joystick:
         command = self._operator.command(self._state)
         while command is not None:
             assert time.monotonic() < end, 'the goal was not reached'
-            # Twice with each command: it moves the stick as often as it sees the robot.
+            # Each command twice, so that a new one comes at the rate of the states.
             for _ in range(2):
                 self._publish(command)
                 graph.spin(1 / RATE)
@@ -64,7 +64,7 @@ class Joystick:
         self._hold(0.1)
 
     def _hold(self, seconds):
-        """Hold the pad with the sticks at rest; the gripper button stays as it is."""
+        """Publish for ``seconds`` with the sticks at rest, and no gripper command."""
         for _ in range(max(round(seconds * RATE), 1)):
             self._publish(None)
             self.graph.spin(1 / RATE)

@@ -1,4 +1,4 @@
-"""A robot that checks whatever the gate sends, by its own arithmetic, and commands to fuzz it."""
+"""A robot that checks every command of the gate by its own arithmetic, and a fuzzer of commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from mbarl_ros.control.safety import SafetyGate
 from mbarl_ros.schema.robot import RobotConfig
 
-# A base by velocity, an arm by position, a gripper by effort, in one message.
+# A base (velocity), an arm (position) and a gripper (effort) in one message.
 PROFILE = yaml.safe_load("""
 name: fuzzed
 control_rate: 20.0
@@ -41,57 +41,58 @@ state_timeout: 0.3
 teleop_timeout: 0.3
 """)
 ROBOT = RobotConfig(**PROFILE)
-LOW, HIGH = (-1.0, -0.5, -1.0, -0.2), (1.0, 1.0, 1.2, 0.2)  # the arm's by the workspace
-RATE, RATE_CHANGE, LEAD = (4.0, 8.0, 0.8), (80.0, None, 6.0), 0.2
-BOX = ((-1.0, 1.0), (-2.0, 0.5))
+LOW, HIGH = (-1.0, -0.5, -1.0, -0.2), (1.0, 1.0, 1.2, 0.2)  # of the arm: the workspace
+RATE, RATE_CHANGE, TRACKING_ERROR = (4.0, 8.0, 0.8), (80.0, None, 6.0), 0.2
+WORKSPACE = ((-1.0, 1.0), (-2.0, 0.5))
 PERIOD, TIMEOUT = 0.05, 0.3
 ROUNDING = 1e-8
 
 
 class RobotSide:
-    """Obeys at once, as no real robot does, and counts what breaks a limit.
+    """Executes each command at once, and counts commands that break a limit.
 
-    A change faster than ``rate`` is right only in a stop: no velocity, gripper as it was, arm
-    where it is measured, if that is within the lead, or was not measured for a while.
+    Only a stop may change a command faster than ``rate``: velocities are then 0, the gripper stays,
+    and the arm is held where it is measured, if that is within the tracking error or is the first
+    measurement after a while.
     """
 
     def __init__(self, jitter: float = 0.0, delay: float = 0.0) -> None:
-        """``jitter``: s by which times of messages may be wrong; ``delay``: that they may take."""
+        """``jitter``: error (s) of the times of messages; ``delay``: s that messages may take."""
         self.jitter, self.delay = jitter, delay
         self.position = [0.0, 0.0]
-        self.arm = self.said = 0.3
+        self.arm = self.reported_arm = 0.3
         self.was_silent = True
         self.command: list[float] | None = None
-        self.time = self.spoke = 0.0
+        self.command_time = self.state_time = 0.0
         self.slopes = [0.0] * 3
         self.violations: Counter[str] = Counter()
         self.messages = self.stops = 0
 
-    def state(self, now: float, lie: float = 0.0) -> list[float]:
-        """What it measures, said at ``now``; of the arm it is wrong by ``lie``."""
-        if now - self.spoke > TIMEOUT - self.delay - self.jitter:
+    def state(self, now: float, error: float = 0.0) -> list[float]:
+        """The state measured at ``now``; the arm's reading is wrong by ``error``."""
+        if now - self.state_time > TIMEOUT - self.delay - self.jitter:
             self.was_silent = True
         if self.was_silent:
-            lie = 0.0  # whatever it says now must be believed
-        self.spoke, self.said = now, self.arm + lie
-        return [*self.position, self.said, 1.0]
+            error = 0.0  # the gate has to trust the first reading
+        self.state_time, self.reported_arm = now, self.arm + error
+        return [*self.position, self.reported_arm, 1.0]
 
     def push(self, distance: float) -> None:
-        """Somebody pushes the arm."""
+        """Push the arm by hand."""
         self.arm = min(max(self.arm + distance, -1.0), 1.2)
 
     def advance(self, seconds: float) -> None:
-        """Drive on with the command in force."""
+        """Move on with the command in force."""
         if self.command is None:
             return
         for i in range(2):
             self.position[i] += self.command[i] * seconds
-            self._check(f'box {i}', BOX[i][0], self.position[i], BOX[i][1])
+            self._check(f'workspace {i}', WORKSPACE[i][0], self.position[i], WORKSPACE[i][1])
         gap = self.command[2] - self.arm
         self.arm += math.copysign(min(abs(gap) * 0.5, 1.0 * seconds), gap)
 
     def receive(self, values: list[float], now: float, stop: bool | None = None) -> None:
-        """Check a message, then obey it; None: whether it is a stop is to be seen from it."""
+        """Check a command, then execute it; ``stop`` None: its values tell whether it is a stop."""
         self.messages += 1
         if len(values) != 4 or not all(map(math.isfinite, values)):
             self.violations['malformed'] += 1
@@ -99,32 +100,33 @@ class RobotSide:
         before = self.command if self.command is not None else [0.0, 0.0, self.arm, 0.0]
         for i in (0, 1, 3):
             self._check(f'bounds {i}', LOW[i], values[i], HIGH[i])
-        # What stands outside, because it was measured there, comes back in.
-        outside = (before[2], self.said)
+        # An arm that was measured outside the workspace may stay there or come back.
+        outside = (before[2], self.reported_arm)
         self._check('bounds 2', min(LOW[2], *outside), values[2], max(HIGH[2], *outside))
-        for i in range(2):  # where it is, if nobody speaks again until the time-out
+        for i in range(2):  # where it will be at the time-out if no further command comes
             ahead = self.position[i] + values[i] * TIMEOUT
-            self._check(f'ahead {i}', BOX[i][0], ahead, BOX[i][1], self.delay)
-        looks_so = values[0] == values[1] == 0.0 and values[3] == before[3]
-        if stop and not looks_so:
+            self._check(f'ahead {i}', WORKSPACE[i][0], ahead, WORKSPACE[i][1], self.delay)
+        like_a_stop = values[0] == values[1] == 0.0 and values[3] == before[3]
+        if stop and not like_a_stop:
             self.violations['stop'] += 1
-        stop = looks_so if stop is None else stop
+        stop = like_a_stop if stop is None else stop
         self.stops += stop
+        reach = TRACKING_ERROR
+        near = abs(values[2] - self.reported_arm) <= reach + self.delay + ROUNDING
         if not stop:
-            self._check('blind', -math.inf, now - self.spoke, TIMEOUT, self.delay)
-        led = abs(values[2] - self.said) <= LEAD + self.delay + ROUNDING
-        if not stop:
-            # It moves towards what it is told, also between what it says and what it hears.
-            low, high = sorted((self.said, self.arm)) if self.delay else (self.said, self.said)
-            self._check('tracking_error', low - LEAD, values[2], high + LEAD, self.delay)
-        elif not (led and self.was_silent):
-            self._check('thrown', before[2] - LEAD, values[2], before[2] + LEAD, self.delay)
+            self._check('blind', -math.inf, now - self.state_time, TIMEOUT, self.delay)
+            # With a delay, the arm moves between its report and the arrival of the command.
+            now_at = self.arm if self.delay else self.reported_arm
+            low, high = sorted((self.reported_arm, now_at))
+            self._check('tracking_error', low - reach, values[2], high + reach, self.delay)
+        elif not (near and self.was_silent):
+            self._check('thrown', before[2] - reach, values[2], before[2] + reach, self.delay)
         self.was_silent = False
-        elapsed = now - self.time if self.command is not None else PERIOD
+        elapsed = now - self.command_time if self.command is not None else PERIOD
         paused, elapsed = elapsed > 2 * PERIOD, min(elapsed, 2 * PERIOD)
         for i in range(3):
             self._check_change(i, values[i] - before[i], elapsed, paused, stop)
-        self.command, self.time = list(values), now
+        self.command, self.command_time = list(values), now
 
     def _check_change(self, i: int, step: float, elapsed: float, paused: bool, stop: bool) -> None:
         before = 0.0 if paused else self.slopes[i]
@@ -143,24 +145,24 @@ class RobotSide:
 
 
 class Fuzz:
-    """Commands of a hostile, broken or merely learning source."""
+    """Commands of a hostile, broken or still learning source."""
 
     KINDS = ('wild', 'wild', 'wander', 'wander', 'wander', 'oscillate', 'huge', 'bad', 'size')
 
     def __init__(self, chance: random.Random) -> None:
-        """``chance``: a seeded stream."""
+        """``chance``: a seeded random stream."""
         self.random = chance
-        self._kind, self._left = 'wander', 0
+        self._kind, self._remaining = 'wander', 0
         self._wander = [0.0, 0.0, 0.0, 0.0]
         self._sign = 1.0
 
     def command(self) -> list[float]:
-        """The next command; kinds come in runs, so that a good one can get somewhere."""
+        """The next command; kinds come in runs, so that a harmless kind can move the robot."""
         chance = self.random
-        if self._left <= 0:
+        if self._remaining <= 0:
             self._kind = chance.choice(self.KINDS)
-            self._left = chance.randint(1, 9 if self._kind in ('bad', 'size') else 200)
-        self._left -= 1
+            self._remaining = chance.randint(1, 9 if self._kind in ('bad', 'size') else 200)
+        self._remaining -= 1
         kind = self._kind
         if kind == 'wander':
             if chance.random() < 0.05:
@@ -181,53 +183,53 @@ class Fuzz:
 
 
 class Fuzzed:
-    """The gate's logic between a :class:`Fuzz` and a :class:`RobotSide`, on a clock of its own.
+    """The gate's logic between a :class:`Fuzz` and a :class:`RobotSide`, with a clock of its own.
 
-    Commands come in bursts, late, with stamps of the past and of the future, by turns from the
-    policy and from teleop; states stay away or lie, the arm is pushed, e-stops are latched and
-    released.
+    Commands come in bursts, late, with stamps of the past and of the future, in turns from the
+    policy and from teleop. States are missing or wrong, the arm is pushed, and e-stops are latched
+    and released.
     """
 
     def __init__(self, seed: int) -> None:
-        """Nothing has moved."""
+        """Start at rest."""
         self.chance = random.Random(seed)
         self.gate = SafetyGate(ROBOT, lockstep=False)
         self.robot = RobotSide()
-        self._source = Fuzz(self.chance)
-        self._who = 'policy'
-        self.now, self._tick, self._silent_until = 10.0, 10.0, 0.0
+        self._fuzz = Fuzz(self.chance)
+        self._source = 'policy'
+        self.now, self._next_tick, self._silent_until = 10.0, 10.0, 0.0
 
     def run(self, commands: int) -> None:
-        """Fuzz with so many commands."""
+        """Send this many commands."""
         chance = self.chance
         for _ in range(commands):
             longest = chance.choices((0.001, 0.03, 0.12, 0.8), (700, 270, 25, 5))[0]
-            self._pass(chance.random() * longest)
+            self._wait(chance.random() * longest)
             if chance.random() < 0.01:
-                self._who = chance.choice(('policy', 'policy', 'teleop'))
+                self._source = chance.choice(('policy', 'policy', 'teleop'))
             stamp = int(self.now * 1e9)
             if chance.random() < 0.03:
                 stamp += int(chance.uniform(-2e9, 2e9))
-            command = self._source.command()
-            self._deliver(self.gate.request(self._who, command, self.now, stamp))
+            command = self._fuzz.command()
+            self._deliver(self.gate.request(self._source, command, self.now, stamp))
             if chance.random() < 1e-4:
                 self._deliver(self.gate.engage_estop('test', self.now))
-                self._pass(0.1)
+                self._wait(0.1)
                 self.gate.release(self.now)
 
-    def _pass(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> None:
         end = self.now + seconds
-        while self._tick <= end:
-            self._advance(self._tick)
-            self._tick += 0.02
+        while self._next_tick <= end:
+            self._advance(self._next_tick)
+            self._next_tick += 0.02
             if self.chance.random() < 0.01:
                 self._silent_until = self.now + self.chance.uniform(0.0, 0.5)
             if self.now >= self._silent_until:
                 if self.chance.random() < 0.001:
                     self.robot.push(self.chance.uniform(-0.4, 0.4))
-                lie = self.chance.uniform(-3.0, 3.0) if self.chance.random() < 0.002 else 0.0
-                state = self.robot.state(self.now, lie)
-                self.gate.observe(state, self.now, stamp=int(self.now * 1e9))
+                error = self.chance.uniform(-3.0, 3.0) if self.chance.random() < 0.002 else 0.0
+                state = self.robot.state(self.now, error)
+                self.gate.receive_state(state, self.now, stamp=int(self.now * 1e9))
             self._deliver(self.gate.tick(self.now))
         self._advance(end)
 

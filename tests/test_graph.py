@@ -29,7 +29,7 @@ def stored(folder, agent, task='pointmass'):
     task = Task.load(task)
     tracker = SequenceTracker()
     path = folder / 'run' / TRANSITIONS_FILE
-    rows = tracker.replay(path, task, task.spec_hash(load_agent(agent)))
+    rows = tracker.load_log(path, task, task.spec_hash(load_agent(agent)))
     assert rows['sequence'].tolist() == list(range(tracker.total))
     return rows
 

@@ -222,7 +222,7 @@ def test_a_hostile_publisher_changes_nothing_and_is_reported(tmp_path):
         said = (tmp_path / 'policy_controller.log').read_text()
         assert 'refused: learner/policy' in said and 'refused: learner/acknowledged' in said
     tracker = SequenceTracker()
-    rows = tracker.replay(tmp_path / 'run' / TRANSITIONS_FILE, TASK, TASK.spec_hash(agent))
+    rows = tracker.load_log(tmp_path / 'run' / TRANSITIONS_FILE, TASK, TASK.spec_hash(agent))
     really = {json.loads(line)['stamp'] for line in log.read_text().splitlines()}
     stamps = np.rint(rows['stamp'] * 1e9).astype(np.int64).tolist()
     assert set(stamps) <= really and len(set(stamps)) == len(stamps)

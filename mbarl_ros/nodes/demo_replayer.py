@@ -19,6 +19,7 @@ from mbarl_ros.nodes.support.robot_topics import StateListener, command_message
 from mbarl_ros.nodes.support.runtime import LOST_AFTER, RELIABLE, BaseNode, main_exit
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_SUCCESS
 from mbarl_ros.schema.message_fields import stamp_ns
 from mbarl_ros.storage.files import write_file
 
@@ -124,14 +125,15 @@ class DemoReplayer(BaseNode):
         if self.run_dir is not None:
             text = json.dumps({'tolerance': tolerance, 'replays': self._results}, indent=2) + '\n'
             write_file(self.run_dir / REPLAY_FILE, text.encode())
-        self.exit_code, self.finished = int(not good), True
+        self.exit_code = EXIT_SUCCESS if good else EXIT_FAILURE
+        self.finished = True
 
     def _watch(self) -> None:
         if time.monotonic() - self._alive > PATIENCE and not self.finished:
             self.get_logger().error(
                 f'no new state for {PATIENCE:.0f} s; are robot_sim and safety_gate running?'
             )
-            self.exit_code, self.finished = 1, True
+            self.exit_code, self.finished = EXIT_FAILURE, True
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """How many are done."""

@@ -33,6 +33,7 @@ from mbarl_ros.nodes.support.runtime import (
 from mbarl_ros.nodes.support.scheduling import give_way
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.storage.record_log import RecordLog
@@ -139,9 +140,9 @@ class LearnerNode(BaseNode):
         self._checkpoint = self.run_dir / 'checkpoint' / 'learner.safetensors'
         path = self.run_dir / TRANSITIONS_FILE
         self._log = RecordLog(path)
-        if self._log.torn:
-            self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn} bytes')
-        stored = self._tracker.replay(path, self.task, self.spec_hash)
+        if self._log.torn_bytes:
+            self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn_bytes} bytes')
+        stored = self._tracker.load_log(path, self.task, self.spec_hash)
         total = self._tracker.total
         with contextlib.suppress(FileNotFoundError):
             arrays, meta = checkpoint.load(
@@ -162,11 +163,11 @@ class LearnerNode(BaseNode):
             return
         rows, session, first = received
         sent = len(rows['sequence'])
-        rows = self._tracker.fresh(rows, session, first)
+        rows = self._tracker.new_rows(rows, session, first)
         count = 0 if rows is None else len(rows['sequence'])
         self._duplicates += 0 if rows is None else sent - count
         if count and self._store(rows, session):
-            self._tracker.count(session, count)
+            self._tracker.record_received(session, count)
             with self._changed:
                 self._inbox.append(rows)
                 self._changed.notify()
@@ -176,7 +177,7 @@ class LearnerNode(BaseNode):
         """Whether rows are on disk now; if not, the controller has them and sends them again."""
         if self._log is None:
             return True
-        first = self._tracker.stored.get(session, 0)
+        first = self._tracker.received.get(session, 0)
         record = log_record(rows, self.task, self.spec_hash, session, first)
         return self._written(TRANSITIONS_FILE, lambda: self._log.append(record))
 
@@ -194,7 +195,7 @@ class LearnerNode(BaseNode):
 
     def _acknowledge(self) -> None:
         session = self._tracker.last_session
-        stored = self._tracker.stored.get(session, 0)
+        stored = self._tracker.received.get(session, 0)
         data = pack_acknowledgement(session, stored, self._tracker.total)
         self._acknowledged.publish(bytes_message(data, 'acknowledged'))
 
@@ -224,7 +225,7 @@ class LearnerNode(BaseNode):
         except BaseException as error:
             self._failure = error
             self.get_logger().fatal(f'training stopped: {error!r}')
-            self.exit_code = 1
+            self.exit_code = EXIT_FAILURE
             self.finished = True
             raise
 

@@ -19,13 +19,19 @@ from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning.evaluation import evaluate, evaluation_line
 from mbarl_ros.nodes.support.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_bytes
 from mbarl_ros.schema import topics
+from mbarl_ros.schema.exit_codes import (
+    EXIT_BUDGET,
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_SUCCESS,
+)
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import unwritable, write_file
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE, RESULT_FILE, TRANSITIONS_FILE
 
 TARGET_REACHED, BUDGET, INTERRUPTED = 'target_reached', 'budget', 'interrupted'
-EXIT_CODES = {TARGET_REACHED: 0, BUDGET: 3}
+EXIT_CODES = {TARGET_REACHED: EXIT_SUCCESS, BUDGET: EXIT_BUDGET}
 
 
 class PolicyEvaluator(BaseNode):
@@ -45,9 +51,9 @@ class PolicyEvaluator(BaseNode):
                 'target': (0.0, "Deployed success that ends the run; 0: the task's"),
             }
         )
-        evaluation = self.task.config.evaluation
-        self._budget = self.value('budget') or evaluation.budget
-        self._target = self.value('target') or evaluation.target
+        self._budget, self._target = self.task.config.run_end(
+            self.value('budget'), self.value('target')
+        )
         self._lines: list[dict[str, Any]] = []
         self._trouble = ''  # with the disk; what could not be written is in _lines
         self._clone_success: float | None = None
@@ -113,7 +119,7 @@ class PolicyEvaluator(BaseNode):
                 self._evaluate(steps, Policy(arrays, DEPLOYED))
         except BaseException as error:
             self.get_logger().fatal(f'evaluation stopped: {error!r}')
-            self.exit_code, self.finished = 1, True
+            self.exit_code, self.finished = EXIT_FAILURE, True
             raise
 
     def _evaluate_clone(self) -> None:
@@ -205,7 +211,7 @@ class PolicyEvaluator(BaseNode):
 
     def _end(self, reason: str) -> None:
         self._write_result(reason)
-        self.exit_code = EXIT_CODES.get(reason, 0)
+        self.exit_code = EXIT_CODES[reason]
         self.finished = True
 
     def _write_result(self, reason: str) -> None:
@@ -234,7 +240,7 @@ class PolicyEvaluator(BaseNode):
     def close(self) -> None:
         """An interrupted run says so in its result."""
         if not self.finished:
-            self.exit_code = 130
+            self.exit_code = EXIT_INTERRUPTED
             self._write_result(INTERRUPTED)
         self.finished = True
 

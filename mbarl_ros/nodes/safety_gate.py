@@ -16,7 +16,7 @@ from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import Trigger
 
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE, TELEOP_SOURCE, Decision, SafetyGate
-from mbarl_ros.control.teleop import Asked, DeadMan, TeleopSource
+from mbarl_ros.control.teleop import DeadmanSwitch, TeleopCommand, TeleopSource
 from mbarl_ros.nodes.support.robot_topics import (
     CommandPublisher,
     StateListener,
@@ -88,13 +88,13 @@ class SafetyGateNode(BaseNode):
             HEARD_ALIVE,
             event_callbacks=SubscriptionEventCallbacks(liveliness=self._on_controllers),
         )
-        self._deadmen: dict[str, DeadMan] = {}  # by the teleop topic that they belong to
+        self._deadmen: dict[str, DeadmanSwitch] = {}  # by the teleop topic that they belong to
         qos = RELIABLE if self.lockstep else SENSOR  # SENSOR hears every publisher
         for entry in robot.teleop:
             kind, source = message_class(entry.type), TeleopSource(entry)
             subscribe(self, kind, entry.topic, partial(self._on_teleop, source), qos)
             if isinstance(switch := entry.deadman, Switch):
-                self._deadmen[entry.topic] = DeadMan(switch, robot.teleop_timeout)
+                self._deadmen[entry.topic] = DeadmanSwitch(switch, robot.teleop_timeout)
                 listen = partial(self._on_deadman, entry.topic)
                 subscribe(self, message_class(switch.type), switch.topic, listen, qos)
         # Whatever the button's QoS: also unreliable, and pressed before this node started.
@@ -111,7 +111,7 @@ class SafetyGateNode(BaseNode):
     def _on_state(self, state: np.ndarray, stamp: int) -> None:
         now = time.monotonic()
         self._stamp = stamp
-        self._gate.observe(state, now, self._listener.since, stamp)
+        self._gate.receive_state(state, now, self._listener.since, stamp)
         self._held_is_due = self._held is not None and not self._is_on_its_way(stamp)
         if self.lockstep:
             self._drive_held()
@@ -160,7 +160,7 @@ class SafetyGateNode(BaseNode):
             self._lose_policy('gone')
 
     def _lose_policy(self, why: str) -> None:
-        self._execute(self._gate.lose_policy(why, time.monotonic()))
+        self._execute(self._gate.stop_policy(why, time.monotonic()))
         self._announce()
 
     def _is_on_its_way(self, stamp: int) -> bool:
@@ -176,17 +176,17 @@ class SafetyGateNode(BaseNode):
             asked = source.read(message)
         except ValueError as error:
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
-            asked = Asked(dict.fromkeys(self._names, math.nan))  # becomes a stop
+            asked = TeleopCommand(dict.fromkeys(self._names, math.nan))  # becomes a stop
         topic, now = source.source.topic, time.monotonic()
         deadman = self._deadmen.get(topic)
-        if asked.values is None or (deadman and not deadman.closed(now)):
+        if asked.values is None or (deadman and not deadman.pressed(now)):
             self._let_go(topic, asked.released)
             return
         if self._said_before(topic, stamp_ns(message) or 0):
             return
         # A command between two states could take effect before or after the robot's next step, and
         # nobody would know which: a person's commands go out as a state comes in, like a policy's.
-        waits = self._stamp == self._answered if self.lockstep else self._gate.fresh(now)
+        waits = self._stamp == self._answered if self.lockstep else self._gate.state_is_fresh(now)
         if waits:
             self._held = topic, now, asked.values
         else:
@@ -195,17 +195,17 @@ class SafetyGateNode(BaseNode):
     def _on_deadman(self, topic: str, message: Any) -> None:
         deadman = self._deadmen[topic]
         try:
-            released = deadman.hear(message, time.monotonic())
+            released = deadman.receive(message, time.monotonic())
         except ValueError as error:  # and so it is open, soon
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
-        if not deadman.closed(time.monotonic()):
+        if not deadman.pressed(time.monotonic()):
             self._let_go(topic, released)
 
     def _let_go(self, topic: str, released: bool) -> None:
         """Nobody drives by this topic; ``released``: any longer."""
         if released and not self.lockstep:  # in lockstep the world stands still anyway
-            self._execute(self._gate.stop('dead-man released', time.monotonic()))
+            self._execute(self._gate.stop('deadman released', time.monotonic()))
         if self._held is not None and self._held[0] == topic:
             self._held = None
 
@@ -220,12 +220,12 @@ class SafetyGateNode(BaseNode):
         return False
 
     def _drive(self, asked: dict[str, float]) -> None:
-        rest = zip(self._names, self._gate.rest, strict=True)
+        rest = zip(self._names, self._gate.idle_command, strict=True)
         values = [asked.get(name, otherwise) for name, otherwise in rest]
         self._execute(self._gate.request(TELEOP_SOURCE, values, time.monotonic()))
 
     def _on_estop(self, message: Bool) -> None:
-        decision = self._gate.hear_estop(message.data, time.monotonic())
+        decision = self._gate.receive_estop(message.data, time.monotonic())
         if decision is not None:
             self._engaged(decision)
 
@@ -263,14 +263,14 @@ class SafetyGateNode(BaseNode):
             self._answered_at = time.monotonic() if self._robot.is_heard else -math.inf
         stamp = min(max(stamp, 0), _LAST_STAMP)
         self._robot.publish(decision.values, stamp)
-        self._gate.sent(time.monotonic())
-        values = self._gate.assumed(decision.values)
-        if decision.restated or not np.isfinite(values).all():
+        self._gate.mark_sent(time.monotonic())
+        values = self._gate.fill_unknown(decision.values)
+        if decision.repeated or not np.isfinite(values).all():
             return
         self._executed.publish(command_message(self._names, values, stamp, decision.source))
         if decision.clipped and self._clipped.get_subscription_count():
             names, excess = list(decision.clipped), list(decision.clipped.values())
-            self._clipped.publish(command_message(names, excess, stamp, decision.asked_by))
+            self._clipped.publish(command_message(names, excess, stamp, decision.requested_by))
         if decision.reason:
             self.get_logger().warning(
                 f'{decision.source}: {decision.reason}', throttle_duration_sec=5.0

@@ -90,7 +90,7 @@ class StateClassifierNode(BaseNode):
             return
         if session:
             self._acknowledged = session, stored
-            self._tracker.rebase(session, total - stored)
+            self._tracker.set_session_start(session, total - stored)
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
         received = self.received(message)
@@ -98,17 +98,17 @@ class StateClassifierNode(BaseNode):
             return
         rows, session, first = received
         stored = self._acknowledged[1] if session == self._acknowledged[0] else 0
-        if first > max(stored, self._tracker.stored.get(session, 0)) + WINDOW:
+        if first > max(stored, self._tracker.received.get(session, 0)) + WINDOW:
             error = wire.WireError(f'number {first}, when {stored} are acknowledged, cannot be')
             self.refuse(error, topics.TRANSITIONS)
             return
-        missed = self._tracker.skip(session, first)
+        missed = self._tracker.skip_missing(session, first)
         if missed:
             self.get_logger().warning(f'{missed} transitions missed, which only the learner has')
-        rows = self._tracker.fresh(rows, session, first)
+        rows = self._tracker.new_rows(rows, session, first)
         if not len(rows['sequence']):
             return
-        self._tracker.count(session, len(rows['sequence']))
+        self._tracker.record_received(session, len(rows['sequence']))
         logit = logits(self._trainer.arrays(), rows['next_observation'][-1])
         self._score = 0.5 * (1.0 + math.tanh(0.5 * float(logit)))  # a sigmoid without overflow
         self._scores.publish(Float64(data=self._score))
@@ -139,7 +139,7 @@ class StateClassifierNode(BaseNode):
         if self.run_dir is None:
             return
         self._checkpoint = self.run_dir / 'checkpoint' / 'classifier.safetensors'
-        stored = self._tracker.replay(self.run_dir / TRANSITIONS_FILE, self.task, self.spec_hash)
+        stored = self._tracker.load_log(self.run_dir / TRANSITIONS_FILE, self.task, self.spec_hash)
         self._trained = self._tracker.total - self._tracker.total % self.agent.chunk
         self._trainer.add(select(stored, slice(0, self._trained)))
         self._waiting.append(select(stored, slice(self._trained, None)))

@@ -69,7 +69,7 @@ class Lockstep:
 
     def begin(self) -> None:
         """Begin with the state at hand."""
-        self._steps.forget()
+        self._steps.reset()
 
     begin_anew = begin
 
@@ -78,9 +78,9 @@ class Lockstep:
         controller, now = self._controller, time.monotonic()
         if not repeated:
             self._state_heard = now
-        self._steps.observe(state, stamp)
+        self._steps.receive_state(state, stamp)
         if not controller.active:
-            self._steps.forget()
+            self._steps.reset()
             return
         if repeated and controller.acted_on == stamp:
             # Said again because of silence. Unless our answer is just on its way, it was lost.
@@ -92,13 +92,13 @@ class Lockstep:
             waited = now - max(self._state_heard, self._echo_heard)
             if self._steps.waiting and waited < _ECHO_LATE:
                 return  # the gate's word on the last step is on its way, or the step itself
-            self._steps.forget()  # what was awaited and not heard by now never will be
+            self._steps.reset()  # what was awaited and not heard by now never will be
         self.go_on()
 
     def hear_executed(self, command: np.ndarray, source: str, stamp: int) -> None:
         """It may be the last that was missing of a step."""
         self._echo_heard = time.monotonic()
-        self._steps.execute(command, source, stamp)
+        self._steps.receive_executed(command, source, stamp)
         self.go_on()
 
     def go_on(self) -> None:
@@ -185,28 +185,28 @@ class Realtime:
     def begin(self) -> None:
         """Begin with the state that is measured next."""
         self._controller.measured = None
-        self._steps.forget()
+        self._steps.reset()
         self._timing.pause()
-        self._patience.renew()
+        self._patience.reset()
 
     def begin_anew(self) -> None:
         """Begin with the latest state."""
-        self._steps.forget()
-        self._steps.observe(*self._controller.measured)
+        self._steps.reset()
+        self._steps.receive_state(*self._controller.measured)
 
     def hear_state(self, state: np.ndarray, stamp: int, repeated: bool) -> None:
         """Keep it for the next control period."""
         if not repeated:
-            self._patience.hear_state(time.monotonic())
+            self._patience.receive_state(time.monotonic())
         if self._controller.active and not self._controller.practice.reset_due:
-            self._steps.observe(state, stamp)
+            self._steps.receive_state(state, stamp)
 
     def hear_executed(self, command: np.ndarray, source: str, stamp: int) -> None:
         """Keep it for the record of the control period that it was in force."""
         now = time.monotonic()
         if self._controller.active:
-            self._steps.execute(command, source, stamp, now)
-        self._patience.hear_executed(now, refused=source == STOP_SOURCE)
+            self._steps.receive_executed(command, source, stamp, now)
+        self._patience.receive_executed(now, refused=source == STOP_SOURCE)
 
     def go_on(self) -> None:
         """Nothing: only the clock says when to act."""
@@ -228,7 +228,7 @@ class Realtime:
             return
         controller.record(self._steps.tick(time.monotonic()))
         if controller.placed() and controller.act():
-            self._patience.commanded = time.monotonic()
+            self._patience.last_command = time.monotonic()
 
     def _watch(self) -> None:
         """Give up where nothing that is asked for can be right."""

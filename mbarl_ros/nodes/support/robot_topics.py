@@ -17,7 +17,7 @@ from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
-from mbarl_ros.control.topic_health import TopicHealth, too_seldom
+from mbarl_ros.control.topic_health import TopicHealth, states_too_sparse
 from mbarl_ros.nodes.support import runtime
 from mbarl_ros.nodes.support.graph_checks import check_graph
 from mbarl_ros.schema.base import ConfigError
@@ -118,12 +118,12 @@ class StateListener:
             values = codec.decode(message)
         except ValueError as error:
             self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
-            self.heard[index].fault(time.monotonic(), str(error))
+            self.heard[index].add_fault(time.monotonic(), str(error))
             return
         stamp = stamp_ns(message)
         if not self._lockstep:
             clock = self._node.get_clock().now().nanoseconds
-            if not self.heard[index].hear(time.monotonic(), clock, stamp, values):
+            if not self.heard[index].receive(time.monotonic(), clock, stamp, values):
                 return
         self._state[where] = values
         if not stamp or stamp != self._stamps[index]:
@@ -154,7 +154,7 @@ class StateListener:
             if not (hearing.silent(now) and hearing.topic.topic in unknown):
                 found += heard
         stamps = [stamp for heard, stamp in self._dated if now - heard <= window]
-        if too_seldom(stamps, self._robot):
+        if states_too_sparse(stamps, self._robot):
             text = (
                 'states come too seldom for a step in each control period: hardly any would be '
                 "recorded; raise the rate of the robot's stamped topics or lower control_rate"

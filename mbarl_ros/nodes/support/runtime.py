@@ -38,6 +38,7 @@ from mbarl_ros.nodes.support.transport import without_shared_memory
 from mbarl_ros.schema import message_fields, topics
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.exit_codes import EXIT_SUCCESS, EXIT_USAGE
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage import lifeline
 from mbarl_ros.storage.transitions import Transitions, unpack_transitions
@@ -86,7 +87,7 @@ COMMON = {
 class NodeMixin:
     """Common parameters, configuration and diagnostics of a node of this package."""
 
-    exit_code = 0
+    exit_code = EXIT_SUCCESS
     finished = False
     in_time = False  # moves a robot in real time
     refused = 0
@@ -268,7 +269,7 @@ def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
             node = factory()
         except (ConfigError, OSError, ValueError) as error:
             print(f'error: {error}', file=sys.stderr, flush=True)
-            return 2
+            return EXIT_USAGE
         executor = DataPlaneExecutor(node.act_on_messages, in_time=node.in_time)
         executor.add_node(node)
         # What lives from here on lives for ever: collections in the control loop stay short.
