@@ -366,6 +366,30 @@ def test_a_named_lifeline_does_the_same_for_ros2_launch(tmp_path):
         assert gone([pid], 5.0)
 
 
+HANGING = """
+import ctypes, os, signal, time
+from mbarl_ros.storage import lifeline
+
+signal.signal(signal.SIGINT, lambda *_: ctypes.PyDLL(None).sleep(60))  # PyDLL keeps the lock
+lifeline.hold(grace=0.3)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_node_whose_shutdown_hangs_with_the_interpreter_lock_ends_as_well(tmp_path):
+    # Fast DDS may deadlock when a node is destroyed while the others of its graph end as well.
+    launch = subprocess.Popen(
+        [sys.executable, '-c', OFFERED, str(tmp_path / 'lifeline'), HANGING],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    with launch:
+        pid = int(launch.stdout.readline())
+        time.sleep(0.2)
+        launch.kill()
+        assert gone([pid], 5.0)
+
+
 def test_parameters_reach_the_node_with_their_types(tmp_path):
     spec = NodeSpec('learner', 'learner', {'seed': 1, 'rate': 2.0, 'name': '3'}, namespace='r1')
     command = node_command(spec, tmp_path, 'warn')
