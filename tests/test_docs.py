@@ -231,6 +231,7 @@ def test_every_key_has_a_description():
     assert not REFERENCE['undescribed']()
 
 
+@pytest.mark.slow
 def test_the_site_builds(tmp_path):
     pytest.importorskip('mkdocs', reason='pip install mkdocs-material')
     command = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', tmp_path / 'site']
