@@ -85,7 +85,7 @@ def _check(options: argparse.Namespace) -> int:
     from mbarl_ros.nodes.support.robot_check import Listener
 
     with Listener('robot_check', _namespace(options), options.sim_time) as listener:
-        report = listener.hear(robot, options.seconds, task)
+        report = listener.check(robot, options.seconds, task)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ('topic', 'rate', 'age', 'frame', 'other ends'):
         table.add_column(name)
