@@ -253,7 +253,7 @@ class PolicyController(BaseLifecycleNode):
             storable = np.isfinite(state.astype(np.float32)).all()
         if not storable:
             self.get_logger().error(
-                'state with NaN, infinity or more than a float32 holds ignored',
+                'state ignored: it has NaN, infinity or more than a float32 holds',
                 throttle_duration_sec=5.0,
             )
             return
@@ -264,10 +264,11 @@ class PolicyController(BaseLifecycleNode):
     def _on_executed(self, message: JointState) -> None:
         command, source = np.array(message.position), message.header.frame_id
         if message.name != self._command_names or command.shape != (len(self._command_names),):
-            self.refuse(ValueError(f'names {message.name}'), topics.EXECUTED)
+            text = f'entries {message.name}, expected {self._command_names}'
+            self.refuse(ValueError(text), topics.EXECUTED)
             return
         if not np.isfinite(command).all():
-            self.refuse(ValueError(f'command {command}'), topics.EXECUTED)
+            self.refuse(ValueError(f'command {command} is not finite'), topics.EXECUTED)
             return
         if self._loop is not None:
             self._loop.receive_executed(command, source, stamp_ns(message))
