@@ -33,6 +33,7 @@ pytestmark = pytest.mark.paced
 def rest(graph, executed):
     """Put the robot back to its start and wait until the gate has nothing more to execute."""
     assert graph.call('robot_sim/reset').success
+    assert graph.call('safety_gate/release').success  # its state is ok again
 
     def is_quiet():
         executed.clear()
