@@ -24,7 +24,7 @@ from mbarl_ros.demos.metadata import folders, read_metadata
 from mbarl_ros.demos.reader import load_demonstrations, read_demonstration
 from mbarl_ros.schema.load import load_robot
 from mbarl_ros.task import Task
-from support.graph import Graph
+from support.graph import TIMEOUT, Graph
 from support.joystick import Joystick, joy
 
 pytestmark = pytest.mark.paced
@@ -264,7 +264,7 @@ class Terminal:
     def type(self, text):
         os.write(self.handle, text.encode())
 
-    def wait(self, what, timeout=20.0):
+    def wait(self, what, timeout=TIMEOUT):
         try:
             self.graph.wait_for(what, lambda: what in self.read(), timeout)
         except AssertionError:
