@@ -90,6 +90,7 @@ setup(
             'ruff',
             'types-PyYAML',
         ],
+        'docs': ['mkdocs-material'],
     },
     entry_points={
         'console_scripts': [

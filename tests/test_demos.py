@@ -27,7 +27,7 @@ from mbarl_ros.demos.metadata import (
 )
 from mbarl_ros.demos.reader import load_demonstrations, read_demonstration
 from mbarl_ros.demos.recording import Recording, recover, topic_types, unfinished
-from mbarl_ros.nodes.support.runtime import KEEP_ALL
+from mbarl_ros.nodes.support.qos import KEEP_ALL
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.schema.topics import EXECUTED

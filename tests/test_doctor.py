@@ -55,7 +55,7 @@ def examine(graph, monkeypatch):
 
 
 def nobody_is_there(examine, graph):
-    examine(f'no node of mbarl_ros is heard in ROS domain {graph.domain}')
+    examine(f'no node of mbarl_ros found in ROS domain {graph.domain}')
 
 
 def there_is_no_robot_and_no_controller(examine, graph):
@@ -63,8 +63,8 @@ def there_is_no_robot_and_no_controller(examine, graph):
     graph.wait_for('gate', lambda: 'safety_gate' in graph.statuses)
     examine(
         'odom: nobody publishes it; start the robot',
-        'cmd_vel: nobody listens',
-        'policy_controller is not heard: start it',
+        'cmd_vel: nobody subscribes to it',
+        'no message from policy_controller: start it',
     )
 
 
@@ -100,10 +100,10 @@ def the_estop_is_latched(examine, graph):
 
 def there_are_no_demonstrations_and_then_no_learner(examine, graph, task):
     graph.wait_for('arming', lambda: graph.change('activate'))
-    learner = 'the learner is not heard: start it'
-    examine(learner, 'if it was not given demos:=, it wants demonstrations: ')
+    learner = 'no message from the learner: start it'
+    examine(learner, 'unless given demos:=, it lacks demonstrations: ')
     demonstrate(Task.load(task), Path(task).parent / 'demos' / '0000')
-    examine(learner, never=('wants demonstrations', 'e-stop', 'not active'))
+    examine(learner, never=('lacks demonstrations', 'e-stop', 'not active'))
 
 
 def a_node_has_another_spec_and_a_clock_that_stands_still(examine, graph, tmp_path):
@@ -111,7 +111,7 @@ def a_node_has_another_spec_and_a_clock_that_stands_still(examine, graph, tmp_pa
     graph.start('policy_evaluator', agent=other, use_sim_time=True)
     graph.wait_for('evaluator', lambda: 'policy_evaluator' in graph.statuses)
     examine(
-        'wrong spec hash: the nodes refuse the data of each other',
+        'different spec hashes: nodes refuse the data of each other',
         'policy_controller: pointmass/mbarl:',
         'policy_evaluator: pointmass/small:',
         '/clock: nobody publishes it, but policy_evaluator follow it',
@@ -166,7 +166,7 @@ def test_a_recording_needs_a_gate_as_well(tmp_path, task, monkeypatch):
         graph.wait_for('recorder', lambda: 'demo_recorder' in graph.statuses)
         with Listener('doctor', '/') as listener:
             output = '\n'.join(map(str, Doctor(listener).examine(0.3)))
-    assert 'safety_gate is not heard' in output and 'policy_controller' not in output
+    assert 'no message from safety_gate' in output and 'policy_controller' not in output
 
 
 @pytest.mark.timing('rates, gaps and ages of messages are measured')

@@ -13,7 +13,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 
-from mbarl_ros.nodes.support.runtime import LATCHED, RELIABLE, SENSOR
+from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, SENSOR
 from mbarl_ros.schema.message_fields import stamp_ns
 from support.graph import Graph
 from support.robot_side import PROFILE, TIMEOUT, Fuzz, RobotSide

@@ -21,7 +21,8 @@ from mbarl_ros.control.policy import pack_policy
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.learner import Learner
-from mbarl_ros.nodes.support.runtime import LATCHED, bytes_message
+from mbarl_ros.nodes.support.qos import LATCHED
+from mbarl_ros.nodes.support.runtime import bytes_message
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage.files import lock_file

@@ -80,7 +80,7 @@ def test_hardware_graph_practises_on_a_robot_that_speaks_the_profile(
         ages = [age for _, age in received if age is not None]
         if ages and 'header.stamp' not in topic.constants:
             assert np.median(ages) < SERVO_TIMEOUT / 2  # the present time, not the state's
-    rows = SequenceTracker().replay(
+    rows = SequenceTracker().load_log(
         tmp_path / 'run' / TRANSITIONS_FILE, task, task.spec_hash(load_agent(agent))
     )
     assert len(rows['sequence']) >= 35

@@ -124,7 +124,7 @@ def about(topic, findings):
 @pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check):
     ((level, text),) = check()
-    assert level == 'note' and text.startswith('gripper: nothing measures what it holds, so its')
+    assert level == 'note' and text.startswith('gripper: this position is not measured, so its')
     measured = {
         **ROBOT.limits,
         'gripper': Limit(low=0, high=1, stop='hold', rate=4, measured='gripper', tracking_error=1),
@@ -140,7 +140,7 @@ def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check
         ({'names': ['elbow']}, 'error', "'gripper' is not in list"),
         ({'x': float('nan')}, 'error', 'tip_pose: tip_x not finite'),
         ({'x': 1.5}, 'warning', 'tip_x is 1.5, outside the workspace'),
-        ({'every': 0}, 'error', 'tip_pose: nothing is heard'),
+        ({'every': 0}, 'error', 'tip_pose: no message received'),
         ({'every': 3}, 'warning', 'control runs at 20 Hz'),
         ({'seldom': 3}, 'error', 'states come too seldom for a step in each control period'),
         ({'late': 5.0}, 'error', "s behind this machine's clock; synchronise the clocks"),
@@ -160,7 +160,7 @@ def test_an_age_of_the_past_does_not_hide_that_states_are_late_now():
     for number in range(2000):
         late = 3.0 if number >= 1900 else 0.0
         now = 0.05 * number
-        hearing.hear(now, round(now * 1e9), round((now - late) * 1e9), values)
+        hearing.receive(now, round(now * 1e9), round((now - late) * 1e9), values)
     (finding,) = [f for f in hearing.findings(now, 2.0, False) if f.level == 'error']
     assert '3 s behind' in finding.text
 
@@ -168,7 +168,7 @@ def test_an_age_of_the_past_does_not_hide_that_states_are_late_now():
 def test_gaps_are_said_also_of_two_messages():
     hearing = TopicHealth(ROBOT.state[0], ROBOT)
     for now in (1.0, 9.0):
-        hearing.hear(now, 0, None, [0.0] * len(ROBOT.state[0].fields))
+        hearing.receive(now, 0, None, [0.0] * len(ROBOT.state[0].fields))
     few, gap = hearing.findings(9.0, 10.0, False)
     assert few.level == gap.level == 'warning'
     assert 'too few messages to tell a rate' in few.text and 'nothing for 8.00 s' in gap.text
@@ -282,7 +282,7 @@ def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(tmp_path)
     with fresh as graph, contextlib.closing(Robot(graph.domain)) as robot:
         graph.start('policy_controller', autostart=False)
         assert graph.change('configure')
-        refused('safety_gate is not heard')
+        refused('no message from safety_gate')
         graph.start('safety_gate')
         graph.wait_for('gate', lambda: 'safety_gate' in graph.statuses)
         robot.names = ['elbow']

@@ -9,7 +9,7 @@ import pytest
 from geometry_msgs.msg import Twist
 from sensor_msgs.msg import Joy
 
-from mbarl_ros.control.keyboard import Held, Key, Steering, parse
+from mbarl_ros.control.keyboard import HeldKeys, Key, Steering, parse
 from mbarl_ros.control.teleop import TeleopSource
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_robot
@@ -105,36 +105,36 @@ def test_keys_of_kitty_terminals_are_read_with_their_releases():
 
 
 def test_a_key_without_release_events_ends_soon_after_its_last_repeat():
-    held = Held(releases=False)
-    held.feed([Key('w')], 0.0)
+    held = HeldKeys(releases=False)
+    held.receive([Key('w')], 0.0)
     assert held.down(0.5) == {'w'} and held.down(0.6) == set()
     for i in range(10):
-        held.feed([Key('w')], 0.5 + 0.03 * i)
+        held.receive([Key('w')], 0.5 + 0.03 * i)
     assert held.down(0.9) == {'w'} and held.down(0.95) == set()
 
 
 def test_a_key_with_release_events_is_down_until_then():
-    held = Held(releases=True)
-    held.feed([Key('w'), Key('d')], 0.0)
+    held = HeldKeys(releases=True)
+    held.receive([Key('w'), Key('d')], 0.0)
     for tenth in range(1, 100):
-        held.feed([Key('d', 'repeat')], 0.1 * tenth)  # the last repeats for all
+        held.receive([Key('d', 'repeat')], 0.1 * tenth)  # the last repeats for all
     assert held.down(10.0) == {'w', 'd'}
-    held.feed([Key('w', 'release')], 10.0)
+    held.receive([Key('w', 'release')], 10.0)
     assert held.down(10.0) == {'d'}
 
 
 def test_keys_of_a_terminal_that_says_nothing_more_are_let_go():
-    held = Held(releases=True)
-    held.feed([Key('w')], 0.0)
+    held = HeldKeys(releases=True)
+    held.receive([Key('w')], 0.0)
     assert held.down(0.9) == {'w'} and held.down(1.1) == set()  # the network hangs
-    held.feed([Key('x')], 5.0)
+    held.receive([Key('x')], 5.0)
     assert held.down(5.0) == {'x'}
 
 
 def test_a_letter_let_go_with_shift_is_let_go():
-    held = Held(releases=True)
-    held.feed(parse('\x1b[119;1:1u\x1b[57441;2:1u')[0], 0.0)
-    held.feed(parse('\x1b[119:87;2:3u')[0], 0.1)
+    held = HeldKeys(releases=True)
+    held.receive(parse('\x1b[119;1:1u\x1b[57441;2:1u')[0], 0.0)
+    held.receive(parse('\x1b[119:87;2:3u')[0], 0.1)
     assert 'w' not in held.down(0.1)
 
 

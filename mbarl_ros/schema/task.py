@@ -119,3 +119,10 @@ class TaskConfig(Strict):
                     f'observation entry), got {len(goal)}'
                 )
         return self
+
+    def run_end(self, budget: int = 0, target: float = 0.0) -> tuple[int, float]:
+        """Budget (environment steps) and target (success rate) that end a run of this task.
+
+        Those of ``evaluation``, unless the arguments replace them; 0 replaces nothing.
+        """
+        return budget or self.evaluation.budget, target or self.evaluation.target

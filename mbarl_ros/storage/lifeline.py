@@ -9,6 +9,7 @@ stuck node ignores; here a node first gets the chance to stop the robot.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import threading
@@ -50,6 +51,9 @@ def _wait(descriptor: int, grace: float) -> None:
             pass
     except OSError:
         return
+    # This thread cannot run while another holds the interpreter, as a middleware does that hangs in
+    # its shutdown. The timer of faulthandler is a C thread: it ends the process in any case.
+    faulthandler.dump_traceback_later(3 * grace, exit=True)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         os.kill(os.getpid(), number)
         time.sleep(grace)

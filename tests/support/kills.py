@@ -105,7 +105,7 @@ def _compare(folder: Path, agent: str, kills: Mapping[str, int], seconds: float)
     tracker = SequenceTracker()
     run = folder / 'run'
     spec = task.spec_hash(load_agent(agent))
-    rows = tracker.replay(run / TRANSITIONS_FILE, task, spec)
+    rows = tracker.load_log(run / TRANSITIONS_FILE, task, spec)
     steps = {}
     for line in (folder / 'steps.jsonl').read_text().splitlines():
         step = json.loads(line)

@@ -19,7 +19,8 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from mbarl_ros.nodes.support.runtime import KEEP_ALL, message_class
+from mbarl_ros.nodes.support.qos import KEEP_ALL
+from mbarl_ros.nodes.support.runtime import message_class
 
 
 class Link:

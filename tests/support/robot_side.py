@@ -237,7 +237,7 @@ class Fuzzed:
                     self.robot.push(self.chance.uniform(-0.4, 0.4))
                 lie = self.chance.uniform(-3.0, 3.0) if self.chance.random() < 0.002 else 0.0
                 state = self.robot.state(self.now, lie)
-                self.gate.observe(state, self.now, stamp=int(self.now * 1e9))
+                self.gate.receive_state(state, self.now, stamp=int(self.now * 1e9))
             self._deliver(self.gate.tick(self.now))
         self._advance(end)
 

@@ -17,7 +17,7 @@ def stored(folder: Path, agent: str, task: str = 'pointmass') -> dict[str, np.nd
     loaded = Task.load(task)
     tracker = SequenceTracker()
     path = folder / 'run' / TRANSITIONS_FILE
-    rows = tracker.replay(path, loaded, loaded.spec_hash(load_agent(agent)))
+    rows = tracker.load_log(path, loaded, loaded.spec_hash(load_agent(agent)))
     assert rows['sequence'].tolist() == list(range(tracker.total))
     return rows
 
