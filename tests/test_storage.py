@@ -214,7 +214,7 @@ def test_zeros_that_a_power_cut_leaves_are_a_torn_tail(tmp_path):
     log.close()
     path.write_bytes(path.read_bytes() + bytes(5000))
     assert list(read_records(path)) == [b'first']
-    assert RecordLog(path).torn == 5000
+    assert RecordLog(path).torn_bytes == 5000
 
 
 def test_a_log_has_one_writer(tmp_path):

@@ -139,8 +139,8 @@ class LearnerNode(BaseNode):
         self._checkpoint = self.run_dir / 'checkpoint' / 'learner.safetensors'
         path = self.run_dir / TRANSITIONS_FILE
         self._log = RecordLog(path)
-        if self._log.torn:
-            self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn} bytes')
+        if self._log.torn_bytes:
+            self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn_bytes} bytes')
         stored = self._tracker.replay(path, self.task, self.spec_hash)
         total = self._tracker.total
         with contextlib.suppress(FileNotFoundError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 import zlib
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.storage.files import sync_folder
+from mbarl_ros.storage.files import sync_folder, try_lock
 
 _HEADER = struct.Struct('<II')  # length, crc32 of the payload
 _MAX_RECORD = 1 << 26
@@ -31,18 +30,17 @@ class RecordLog:
         # Unbuffered: a buffer would keep what a full disk refused, and write it later after all.
         self._file = self.path.open('ab', buffering=0)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            end = _whole(self.path)
-        except BlockingIOError:
-            self._file.close()
-            raise ConfigError(
-                f'{self.path}: another process writes to it; stop that one or give another run_dir'
-            ) from None
+            if not try_lock(self._file):
+                raise ConfigError(
+                    f'{self.path}: another process writes to it; stop that process or give another '
+                    'run_dir'
+                )
+            end = _end_of_whole_records(self.path)
         except ConfigError:
             self._file.close()
             raise
-        self.torn = self._file.tell() - end
-        if self.torn:
+        self.torn_bytes = self._file.tell() - end
+        if self.torn_bytes:
             self._file.truncate(end)
 
     def append(self, record: bytes, sync: bool = True) -> None:
@@ -86,7 +84,7 @@ def read_records(path: Path) -> Iterator[bytes]:
             yield record
 
 
-def _whole(path: Path) -> int:
+def _end_of_whole_records(path: Path) -> int:
     """Bytes of whole records at the beginning.
 
     A crash can only tear the last record, so one that others follow was damaged later, by a disk
