@@ -108,10 +108,10 @@ def test_shipped_demonstrations_replay_to_the_very_same_states(name, forward, ba
     task = Task.load(name)
     world = load_world(task.config, seed=0)
     found = [read_demonstration(path, task) for path in folders(SHIPPED / name)]
-    assert [demo.note.direction for demo in found].count('forward') == forward
-    assert [demo.note.direction for demo in found].count('backward') == backward
+    assert [demo.metadata.direction for demo in found].count('forward') == forward
+    assert [demo.metadata.direction for demo in found].count('backward') == backward
     for demo in found:
-        assert demo.note.verdict == 'success' and demo.whole.all()
+        assert demo.metadata.verdict == 'success' and demo.whole.all()
         states = [world.set_state(demo.states[0]), *map(world.step, demo.commands)]
         np.testing.assert_array_equal(states, demo.states)
 
@@ -385,11 +385,11 @@ def test_scripted_operator_records_over_ros_and_the_bags_replay(tmp_path, name):
     world = load_world(task.config)
     found = [read_demonstration(path, task) for path in folders(folder)]
     assert len(found) == 2
-    assert {demo.note.direction for demo in found} == (
+    assert {demo.metadata.direction for demo in found} == (
         {'forward', 'backward'} if task.goal_conditioned else {'forward'}
     )
     for demo in found:
-        assert demo.note.verdict == 'success' and demo.note.operator == 'scripted'
+        assert demo.metadata.verdict == 'success' and demo.metadata.operator == 'scripted'
         states = [world.set_state(demo.states[0]), *map(world.step, demo.commands)]
         np.testing.assert_array_equal(states, demo.states)
     assert load_demonstrations(folder, task)['terminated'].sum() >= 1
@@ -432,11 +432,11 @@ def test_recorder_serves_a_person_and_keeps_what_is_running_when_stopped(tmp_pat
         graph.kill('demo_recorder', 2)
     assert [path.name for path in folders(folder)] == ['forward_000', 'forward_001']
     first, second = (read_demonstration(path, task) for path in folders(folder))
-    assert first.note.verdict == 'success' and second.note.verdict == 'unknown'
+    assert first.metadata.verdict == 'success' and second.metadata.verdict == 'unknown'
     assert abs(len(first.commands) - steps) <= 4
     np.testing.assert_allclose(first.commands[1:, 0], 0.4)
     moved = np.diff(first.states[2:, 0])
-    assert (moved > 0.02).all() and first.note.operator == 'person'
+    assert (moved > 0.02).all() and first.metadata.operator == 'person'
 
 
 def test_in_lockstep_the_recorder_waits_for_the_gate_to_say_what_the_last_step_did(tmp_path, task):

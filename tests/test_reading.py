@@ -458,4 +458,4 @@ def test_judged_success_that_is_none_is_noticed(copies):
         task.robot,
     )
     _, findings = check_demonstration(folders(copies)[0], far)
-    assert 'judged a success, but the last state is none' in words(findings)
+    assert 'the verdict is success, but' in words(findings)

@@ -17,7 +17,7 @@ from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.storage.spool import Spool
 from mbarl_ros.storage.transitions import (
     DTYPES,
-    log_record,
+    pack_log_record,
     pack_transitions,
     select,
     shapes,
@@ -143,10 +143,10 @@ def test_the_ledger_takes_each_transition_once_over_restarts_of_both_sides():
 
 def test_a_log_replays_into_the_ledger(tmp_path):
     log = RecordLog(tmp_path / 'log')
-    log.append(log_record(some_transitions(5), TASK, SPEC, 'one', 0))
-    log.append(log_record(some_transitions(3), TASK, SPEC, 'a\n"b"', 0))
-    log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))
-    log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))  # written twice
+    log.append(pack_log_record(some_transitions(5), TASK, SPEC, 'one', 0))
+    log.append(pack_log_record(some_transitions(3), TASK, SPEC, 'a\n"b"', 0))
+    log.append(pack_log_record(some_transitions(2), TASK, SPEC, 'one', 5))
+    log.append(pack_log_record(some_transitions(2), TASK, SPEC, 'one', 5))  # written twice
     tracker = SequenceTracker()
     rows = tracker.replay(tmp_path / 'log', TASK, SPEC)
     assert rows['sequence'].tolist() == list(range(10))
@@ -161,7 +161,7 @@ def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_p
     rows = some_transitions(count)
     log = RecordLog(tmp_path / 'log')
     for i in range(count):
-        log.append(log_record(select(rows, slice(i, i + 1)), TASK, SPEC, 'one', i), sync=False)
+        log.append(pack_log_record(select(rows, slice(i, i + 1)), TASK, SPEC, 'one', i), sync=False)
     log.close()
     tracemalloc.start()
     back = SequenceTracker().replay(tmp_path / 'log', TASK, SPEC)
@@ -177,15 +177,21 @@ def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_p
 @pytest.mark.parametrize(
     ('record', 'word'),
     [
-        (pack_transitions(some_transitions(1), SPEC, 'one', 0), 'is no log of transitions'),
-        (b'5\nrows', 'is no log of transitions'),
-        (log_record(some_transitions(1), TASK, 'other-1234', 'one', 0), "is of 'other-1234', this"),
-        (log_record(some_transitions(1), TASK, SPEC, 'one', 4), 'transitions are missing'),
-        (log_record(some_transitions(1), TASK, SPEC, 'one', 0)[:-1], 'is damaged'),
-        (log_record(some_transitions(1), TASK, SPEC, ['one'], 0), 'is damaged'),
-        (log_record(some_transitions(1), TASK, SPEC, 'one', -1), 'is damaged'),
-        (log_record(some_transitions(1) | NAN, TASK, SPEC, 'one', 0), 'transitions: array'),
-        (log_record(some_transitions(1) | FAR, TASK, SPEC, 'one', 0), 'transitions: actions must'),
+        (pack_transitions(some_transitions(1), SPEC, 'one', 0), 'is not a transition log'),
+        (b'5\nrows', 'is not a transition log'),
+        (
+            pack_log_record(some_transitions(1), TASK, 'other-1234', 'one', 0),
+            "is of 'other-1234', this",
+        ),
+        (pack_log_record(some_transitions(1), TASK, SPEC, 'one', 4), 'transitions are missing'),
+        (pack_log_record(some_transitions(1), TASK, SPEC, 'one', 0)[:-1], 'is damaged'),
+        (pack_log_record(some_transitions(1), TASK, SPEC, ['one'], 0), 'is damaged'),
+        (pack_log_record(some_transitions(1), TASK, SPEC, 'one', -1), 'is damaged'),
+        (pack_log_record(some_transitions(1) | NAN, TASK, SPEC, 'one', 0), 'transitions: array'),
+        (
+            pack_log_record(some_transitions(1) | FAR, TASK, SPEC, 'one', 0),
+            'transitions: actions must',
+        ),
     ],
 )
 def test_a_log_of_something_else_is_refused_with_its_name(tmp_path, record, word):

@@ -61,9 +61,10 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     }
     unknown = set(context.launch_configurations) - set(texts)
     plan = graphs.plan(graph, given)
-    check_demonstrations(plan)
+    demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)
     _held.append(run_dir)
+    run_dir.keep_decoded(demonstrations)
     # `ros2 topic` and its like look into the domain of the environment, so that one is used.
     environ = {'ROS_DOMAIN_ID': '0', **os.environ}
     _held.append(take_domain(environ, str(plan.arguments['namespace']))[1])

@@ -22,7 +22,12 @@ from mbarl_ros.schema import topics
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import unwritable, write_file
-from mbarl_ros.storage.run_files import EVALUATIONS_FILE, RESULT_FILE, TRANSITIONS_FILE
+from mbarl_ros.storage.run_files import (
+    EVALUATIONS_FILE,
+    RESULT_FILE,
+    TRANSITIONS_FILE,
+    read_json_lines,
+)
 
 TARGET_REACHED, BUDGET, INTERRUPTED = 'target_reached', 'budget', 'interrupted'
 EXIT_CODES = {TARGET_REACHED: 0, BUDGET: 3}
@@ -73,10 +78,7 @@ class PolicyEvaluator(BaseNode):
         """Read the lines of an interrupted run; the next writing leaves out a torn last one."""
         if self.run_dir is None:
             return
-        path = self._file(EVALUATIONS_FILE)
-        if path.exists():
-            whole = path.read_text().rpartition('\n')[0].splitlines()
-            self._lines = [json.loads(text) for text in whole]
+        self._lines = read_json_lines(self._file(EVALUATIONS_FILE))
         if self._lines:
             self._start -= self._lines[-1]['wall_seconds']
             self._earlier_resets = self._lines[-1]['training_resets']
@@ -125,7 +127,9 @@ class PolicyEvaluator(BaseNode):
         torch.set_num_threads(1)
         if not (self.value('demonstrations') or self.task.config.demonstrations):
             return
-        demonstrations = load_demonstrations(self.demonstrations_folder(), self.task)
+        demonstrations = load_demonstrations(
+            self.demonstrations_folder(), self.task, run_dir=self.run_dir
+        )
         policy = Policy(clone(self.task, demonstrations, self.seed), DEPLOYED)
         episodes = self.task.config.evaluation.episodes
         self._clone_success = evaluate(self.task, self._world, policy, episodes)

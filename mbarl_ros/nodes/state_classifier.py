@@ -56,7 +56,9 @@ class StateClassifierNode(BaseNode):
         if not self.lockstep:
             give_way()
         torch.set_num_threads(1)
-        demonstrations = load_demonstrations(self.demonstrations_folder(), self.task)
+        demonstrations = load_demonstrations(
+            self.demonstrations_folder(), self.task, run_dir=self.run_dir
+        )
         self._trainer = ClassifierTrainer(self.task, self.agent, demonstrations, self.seed)
         self._tracker = SequenceTracker()
         self._acknowledged = ('', 0)  # session, transitions of it
