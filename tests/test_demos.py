@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped, Twist
-from graph import Graph
+from graph import Graph, small_agent
 from nav_msgs.msg import Odometry
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import Reader
@@ -16,6 +16,10 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray
 from std_srvs.srv import Trigger
 
+from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.run_folder import RunFolder
+from mbarl_ros.bringup.up import check_demonstrations
+from mbarl_ros.demos import reader
 from mbarl_ros.demos import recording as recording_module
 from mbarl_ros.demos.episodes import episode, transitions
 from mbarl_ros.demos.metadata import (
@@ -32,6 +36,7 @@ from mbarl_ros.nodes.support.runtime import KEEP_ALL
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.schema.topics import EXECUTED
+from mbarl_ros.storage.run_files import DEMONSTRATIONS_FILE
 from mbarl_ros.task import Task
 
 pytestmark = pytest.mark.together
@@ -277,6 +282,95 @@ def fails(folder, task, *words):
         load_demonstrations(folder, task)
     for word in (str(folder), *words):
         assert word in str(error.value)
+
+
+# --- decoded once per run --------------------------------------------------------------------
+
+
+@pytest.fixture
+def decodings(monkeypatch):
+    """Demonstrations that this process has decoded."""
+    decoded = []
+    read_episode = reader.read_episode
+    monkeypatch.setattr(
+        reader, 'read_episode', lambda path, task: decoded.append(path) or read_episode(path, task)
+    )
+    return decoded
+
+
+def prepared_run(folder, **arguments):
+    """A run folder as ``mbarl up sim`` prepares it, before any node starts."""
+    plan = graphs.plan('sim', {'run_dir': str(folder), **arguments})
+    packed = check_demonstrations(plan)
+    run = RunFolder(plan)
+    run.keep_decoded(packed)
+    run.close()
+    return run.path
+
+
+@pytest.mark.parametrize('name', ['pointmass', 'tabletop'])
+def test_a_run_decodes_its_demonstrations_once(tmp_path, decodings, name):
+    task = Task.load(name)
+    run_dir = prepared_run(tmp_path / 'run', task=name)
+    count = len(folders(SHIPPED / name))
+    assert len(decodings) == count
+    rows = load_demonstrations(SHIPPED / name, task, run_dir=run_dir)
+    prepared_run(run_dir, task=name)  # resumed
+    assert len(decodings) == count
+    for key, array in load_demonstrations(SHIPPED / name, task).items():
+        assert rows[key].dtype == array.dtype and rows[key].tobytes() == array.tobytes()
+
+
+def test_a_demonstration_that_is_added_or_changed_is_decoded(tmp_path, task, decodings):
+    folder = tmp_path / 'demos'
+    shutil.copytree(SHIPPED / 'pointmass', folder)
+    run_dir = prepared_run(tmp_path / 'run', demos=str(folder))
+    decodings.clear()
+    before = load_demonstrations(folder, task, run_dir=run_dir)
+    assert not decodings
+    shutil.copytree(folder / 'forward_000', folder / 'forward_003')
+    more = load_demonstrations(folder, task, run_dir=run_dir)
+    assert len(decodings) == 4 and len(more['reward']) > len(before['reward'])
+    shutil.rmtree(folder / 'forward_003')
+    metadata = folder / 'forward_001' / 'demonstration.json'
+    metadata.write_text(metadata.read_text().replace('"success"', '"discarded"'))
+    less = load_demonstrations(folder, task, run_dir=run_dir)
+    assert len(less['reward']) < len(before['reward'])
+    (next((folder / 'forward_000').glob('*.mcap'))).write_bytes(b'damaged')
+    with pytest.raises(DemonstrationError, match='forward_000'):
+        load_demonstrations(folder, task, run_dir=run_dir)
+
+
+def test_another_task_decodes_anew(tmp_path, task, decodings):
+    run_dir = prepared_run(tmp_path / 'run')
+    decodings.clear()
+    success = task.config.success.model_copy(update={'tolerance': 0.2})
+    stricter = Task(task.config.model_copy(update={'success': success}), task.robot)
+    load_demonstrations(SHIPPED / 'pointmass', stricter, run_dir=run_dir)
+    assert len(decodings) == 3
+
+
+@pytest.mark.parametrize('keep', [0, 7, 500, -1])
+def test_a_damaged_file_of_decoded_demonstrations_is_ignored(tmp_path, task, decodings, keep):
+    run_dir = prepared_run(tmp_path / 'run')
+    decodings.clear()
+    path = run_dir / DEMONSTRATIONS_FILE
+    path.write_bytes(path.read_bytes()[:keep])
+    rows = load_demonstrations(SHIPPED / 'pointmass', task, run_dir=run_dir)
+    assert len(decodings) == 3 and len(rows['reward']) > 100
+
+
+def test_the_nodes_of_a_run_decode_no_bag(tmp_path):
+    preset = small_agent(tmp_path)
+    prepared_run(tmp_path / 'run', agent=preset)
+    (tmp_path / 'stub').mkdir()
+    (tmp_path / 'stub' / 'rosbags.py').write_text('raise RuntimeError("a bag is decoded again")')
+    with Graph(tmp_path, task='pointmass', agent=preset) as graph:
+        path = f'{tmp_path / "stub"}:{graph.environment.get("PYTHONPATH", "")}'
+        graph.environment = {**graph.environment, 'PYTHONPATH': path}
+        graph.start('learner', 'state_classifier')
+        for node in ('learner', 'state_classifier'):
+            graph.wait_for(node, lambda node=node: node in graph.statuses)
 
 
 def test_empty_folder_says_how_to_record(tmp_path, task):
