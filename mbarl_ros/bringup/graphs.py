@@ -182,13 +182,14 @@ def _resolve_demo(values: dict[str, Value]) -> None:
     values['demo'] = str(path)
     if values['task']:
         return
-    from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, read_metadata
+    from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, task_and_robot
 
     found = [path] if (path / METADATA_FILE).exists() else folders(path)
     if not found:
         raise ConfigError(f'{path}: there are no demonstrations in it')
     try:
-        values['task'] = read_metadata(found[0]).task
+        values['task'], robot = task_and_robot(found[0])
+        values['robot'] = values['robot'] or robot
     except DemonstrationError as error:
         raise ConfigError(str(error)) from None
 

@@ -49,6 +49,7 @@ def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path
     :raises FormatError: unknown kind, target taken, nothing to write, or a library is missing.
     """
     write = _known(EXPORTERS, kind, 'exported to')
+    target = target.absolute()  # Minari looks for its folder from elsewhere
     if not episodes:
         raise FormatError(f'{target}: there is no demonstration to write')
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
