@@ -85,7 +85,7 @@ def test_gaps_are_reported_with_their_time_and_left_out(robot):
     steps, findings = align(
         [series('odom', times, times)], commands(np.arange(0.5, 3, 0.1)), robot, lockstep=False
     )
-    assert 'warning: odom: nothing for 0.60 s at 1.00 s' in words(findings)
+    assert 'warning: odom: no message for 0.60 s at 1.00 s' in words(findings)
     assert (~steps.whole).sum() == 1 and '1 of' in words(findings)
     left_out = steps.stamps[:-1][~steps.whole] * 1e-9
     assert left_out == pytest.approx([1.0], abs=0.06)
@@ -100,7 +100,7 @@ def test_one_topic_that_falls_silent_spoils_the_steps_that_it_is_missing_from(ro
         robot,
         lockstep=False,
     )
-    assert 'pose: nothing for 1.00 s at 2.00 s' in words(findings)
+    assert 'pose: no message for 1.00 s at 2.00 s' in words(findings)
     bad = steps.stamps[:-1][~steps.whole] * 1e-9
     assert bad.min() == pytest.approx(2.1) and bad.max() == pytest.approx(2.9)
 
@@ -150,7 +150,8 @@ def test_a_topic_slower_than_control_is_named(robot):
         robot,
         lockstep=False,
     )
-    assert 'pose: comes at 4.0 Hz, control runs at 10 Hz' in words(findings) and steps.whole.all()
+    said = 'pose: has a rate of 4.0 Hz, below the control rate of 10 Hz'
+    assert said in words(findings) and steps.whole.all()
 
 
 # --- decoding --------------------------------------------------------------------------------
