@@ -28,7 +28,7 @@ from mbarl_ros.learning.state import (
     tensor_arrays,
 )
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.storage.transitions import BACKWARD, FORWARD, shown_by_hand
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, human_forward_steps
 from mbarl_ros.storage.wire import WireError, check_floats, pack, require, unpack, whole_number
 from mbarl_ros.task import Task
 
@@ -112,7 +112,7 @@ class ClassifierTrainer:
     def add(self, transitions: Mapping[str, np.ndarray]) -> None:
         """Add transitions: backward phases are negatives, a person's forward steps positives."""
         backward = np.asarray(transitions['phase']) == BACKWARD
-        shown = shown_by_hand(transitions)['next_observation']
+        shown = human_forward_steps(transitions)['next_observation']
         if len(shown):
             self._positives = torch.cat([self._positives, self._inputs(shown)])
         if backward.any():

@@ -17,7 +17,7 @@ from mbarl_ros.learning.state import Arrays, fast_floats
 from mbarl_ros.learning.success import SuccessCritic
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, shown_by_hand
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, human_forward_steps
 from mbarl_ros.task import Task
 
 BLOCK = 64  # updates whose batches are drawn at once
@@ -91,7 +91,7 @@ class Learner:
                 del starts[:-PHASE_STARTS]
             self._phase_ended = bool(ended[row])
 
-        shown = shown_by_hand(transitions)
+        shown = human_forward_steps(transitions)
         if len(shown['phase']):
             self._show(shown)
 
