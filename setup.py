@@ -83,11 +83,14 @@ setup(
         'dev': [
             'catkin_pkg',
             'hypothesis',
+            'mypy',
             'pytest',
             'pytest-rerunfailures',
             'pytest-xdist',
             'ruff',
+            'types-PyYAML',
         ],
+        'docs': ['mkdocs-material'],
     },
     entry_points={
         'console_scripts': [

@@ -66,8 +66,8 @@ class Task:
         self._action_offset = np.array([(e.low + e.high) / 2 for e in config.action])
         self._action_scale = np.array([(e.high - e.low) / 2 for e in config.action])
         self._state_index = [robot.state_names.index(entry.name) for entry in config.observation]
-        names = [entry.name for entry in config.observation]
-        self._success_index = [names.index(name) for name in config.success.entries]
+        order = [entry.name for entry in config.observation]
+        self._success_index = [order.index(name) for name in config.success.entries]
         self._target = (
             None if config.success.target is None else np.array(config.success.target, np.float32)
         )

@@ -1,4 +1,4 @@
-"""The simulated robot: a world that speaks exactly the topics of a robot profile."""
+"""The simulated robot: a world behind the topics of a robot profile."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -16,56 +16,56 @@ from rosgraph_msgs.msg import Clock
 from std_msgs.msg import UInt32
 from std_srvs.srv import Trigger
 
-from mbarl_ros.demos.metadata import DemonstrationError
-from mbarl_ros.demos.replay import Replay, load_replays
-from mbarl_ros.nodes.support.runtime import (
-    LATCHED,
-    RELIABLE,
-    RELIABLE_STEPS,
-    BaseNode,
-    main_exit,
-    message_class,
-)
+from mbarl_ros.demos.replay import Replay
+from mbarl_ros.nodes.support.demonstrations import load_replays
+from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, RELIABLE_STEPS
+from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
+from mbarl_ros.nodes.support.world_reset import reset_answer
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp
 from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.storage.files import unwritable
 from mbarl_sim.worlds import World
 
-# In lockstep, silence (s, steady clock) after which the state is said again: whoever was started
-# late, or anew, then has something to answer.
-SILENCE = 0.5
-# Real time: how finely (s, steady clock) time is told in which this process was held up.
+# Lockstep: time (s, steady clock) without a command after which the state is published again, so
+# that a node that was started late, or restarted, has something to answer.
+REPEAT_AFTER = 0.5
+# Real time: resolution (s, steady clock) with which stalls of this process are measured.
 TICK = 0.02
 
 
 class RobotSim(BaseNode):
     """Publishes states, obeys commands and keeps simulated time.
 
+    Publishes the profile's state topics and ``/clock``; subscribes to its command topics. The
+    service ``~/reset`` (Trigger) resets the world, one step later in time; the message of its
+    answer is JSON: ``{"resets": 3, "stamp_ns": 41700000000}``, the stamp of the first state after
+    the reset. ``~/resets`` (UInt32, latched) counts resets.
+
     In lockstep the world stands still until a whole command has arrived, then takes one step. In
-    real time it steps ``control_rate * real_time_factor`` times a second with the last command,
-    which it keeps for ever, as a velocity controller does: to stop it is the gate's duty. While the
-    computer holds it up, its time stands still: it never takes two steps one upon the other, the
+    real time it takes ``control_rate * real_time_factor`` steps a second with the last command,
+    which it keeps for ever, as a velocity controller does: stopping it is the gate's duty. While
+    this process is stalled, simulated time stands still: it never takes two steps at once, the
     second without an answer to the first.
-    ``~/reset`` places the world anew, one step later in time, and answers with the stamp of that
-    state; ``~/resets`` (latched) counts that.
-    ``step_log`` holds what really happened, for whoever wants to compare: a JSON line for each step
-    with ``stamp`` (ns) and ``state`` before it, ``command`` and ``next_state``.
-    Given ``demonstrations``, it is placed where they start, one after the other. Without
-    ``publish_clock`` it stamps by the system's clock, as a robot does.
+
+    Parameters: ``real_time_factor``, ``demonstrations`` (reset to their starts, in turn),
+    ``publish_clock`` (false: stamps by the system clock, as a robot does), ``step_log`` (a file
+    that gets what really happened: a JSON line for each step with ``stamp`` in ns, ``state``
+    before it, ``command`` and ``next_state``).
     """
 
     def __init__(self) -> None:
         """Build the world and connect it to the robot's topics.
 
-        :raises ConfigError: the world and the robot profile do not fit.
+        :raises ConfigError: world and robot profile do not fit, or a file cannot be used.
         """
         super().__init__('robot_sim')
         self.setup(
             {
                 'real_time_factor': (1.0, 'Realtime: simulated seconds per second'),
-                'demonstrations': ('', 'Demonstrations to be placed at the starts of; empty: none'),
+                'demonstrations': ('', 'Demonstrations to whose starts it is reset; empty: none'),
                 'publish_clock': (True, 'False: stamps by the system clock and no /clock'),
                 'step_log': ('', 'File that gets a JSON line for each executed step; empty: none'),
             }
@@ -107,36 +107,39 @@ class RobotSim(BaseNode):
             )
         self.create_service(Trigger, topics.private(topics.SIM_RESET), self._on_reset)
         if self.lockstep:
-            self.create_timer(SILENCE, self._repeat, clock=self.steady)
+            self.create_timer(REPEAT_AFTER, self._repeat, clock=self.steady)
         else:
             factor = self.value('real_time_factor')
             if not (math.isfinite(factor) and factor > 0):
                 raise ConfigError(f"parameter 'real_time_factor' must be above 0, got {factor}")
             self._pace = Pace(1 / (robot.control_rate * factor))
             self.create_timer(self._pace.tick, self._keep_pace, clock=self.steady)
-        path = self.value('step_log')
-        self._log = open(path, 'a', buffering=1) if path else None
+        self._log = self._open_log()
         self._last_publication = -math.inf
         self._resets_publisher.publish(UInt32(data=0))
         self._starts = self._load_starts()
-        self._publish(self._place())
+        self._publish(self._reset_world())
 
     def _load_starts(self) -> list[Replay]:
         folder = self.value('demonstrations')
-        try:
-            return load_replays(Path(folder), self.task) if folder else []
-        except DemonstrationError as error:
-            raise ConfigError(str(error)) from None
+        return load_replays(Path(folder), self.task) if folder else []
 
-    def _place(self) -> np.ndarray:
-        """Place the world for the present number of resets; its state."""
+    def _open_log(self) -> IO[str] | None:
+        path = self.value('step_log')
+        try:
+            return open(path, 'a', buffering=1) if path else None
+        except OSError as error:
+            raise ConfigError(f"parameter 'step_log': {unwritable(path, error)}") from error
+
+    def _reset_world(self) -> np.ndarray:
+        """Reset the world, to the start of a demonstration if there are any; its state."""
         state = self._world.reset()
         if self._starts:
             start = self._starts[self._resets % len(self._starts)].start(state[self._order])
-            placed = state.copy()
-            placed[self._order] = start
-            state = self._world.set_state(placed)
-        self._command = self._rest(state)
+            state = state.copy()
+            state[self._order] = start
+            state = self._world.set_state(state)
+        self._command = self._rest_command(state)
         return state
 
     def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
@@ -178,18 +181,18 @@ class RobotSim(BaseNode):
 
     def _on_reset(self, _request: Any, response: Any) -> Any:
         self._resets += 1
-        state = self._place()
+        state = self._reset_world()
         self._arrived.clear()
         self._resets_publisher.publish(UInt32(data=self._resets))
         # A new state needs a new stamp, and time must never run backwards.
         self._time_ns += self._period_ns
         self._publish(state)
         response.success = True
-        response.message = f'reset {self._resets} at {self._time_ns} ns'
+        response.message = reset_answer(self._resets, self._time_ns)
         return response
 
-    def _rest(self, state: np.ndarray) -> np.ndarray:
-        """What a robot does that nobody has commanded: positions are held, all else is 0."""
+    def _rest_command(self, state: np.ndarray) -> np.ndarray:
+        """The command in force before the first one: positions are held, all else is 0."""
         limits, names = self.task.robot.limits, self._world.state_names
         return np.array(
             [
@@ -211,7 +214,7 @@ class RobotSim(BaseNode):
             set_stamp(message, stamp)
             publisher.publish(message)
             start = end
-        # After the state, which somebody waits for.
+        # After the state, for which others wait.
         if self._clock_publisher and self._clock_publisher.get_subscription_count():
             clock = self._clock_message.clock
             clock.sec, clock.nanosec = divmod(self._time_ns, 1_000_000_000)
@@ -219,11 +222,11 @@ class RobotSim(BaseNode):
         self._last_publication = time.monotonic()
 
     def _repeat(self) -> None:
-        if time.monotonic() - self._last_publication >= SILENCE:
+        if time.monotonic() - self._last_publication >= REPEAT_AFTER:
             self._publish_state()
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
-        """Steps, resets, commands refused and speed."""
+        """Steps, resets, refused commands and speed."""
         now = time.monotonic()
         before, steps = self._reported
         self._reported = (now, self._steps)
@@ -246,34 +249,34 @@ class RobotSim(BaseNode):
 
 
 class Pace:
-    """When the next step is due, in the time in which this process could run.
+    """Tells when the next step is due, by the time in which this process was able to run.
 
-    Asked every ``tick`` s. Where it was not asked for more than two ticks, although it did not
-    work itself, the computer held it up, and that time does not count.
+    To be asked every ``tick`` s. Where it was not asked for more than two ticks, although the
+    process did not work itself, the process was stalled, and that time does not count.
     """
 
     def __init__(self, period: float) -> None:
         """:param period: s from step to step."""
         self._period = period
         self.tick = period / max(int(period / TICK), 1)
-        self._passed = 0.0  # s of the present period
-        self._asked = self._left = -math.inf  # steady s, when it was last asked, and done
+        self._elapsed = 0.0  # s of the present period
+        self._called_at = self._finished_at = -math.inf  # steady s
 
     def due(self, now: float) -> bool:
         """Whether to step now (steady s)."""
-        self._asked, idle = now, now - self._left
+        self._called_at, idle = now, now - self._finished_at
         if idle <= 2 * self.tick:
-            self._passed += idle
-        # The timer is late now by more, now by less: the tick is the one that is nearest.
-        if self._passed < self._period - self.tick / 2:
+            self._elapsed += idle
+        # The timer's delay varies: step at the tick that is nearest.
+        if self._elapsed < self._period - self.tick / 2:
             return False
-        self._passed = min(self._passed - self._period, self.tick)  # too slow: what is late is lost
+        self._elapsed = min(self._elapsed - self._period, self.tick)  # a larger delay is dropped
         return True
 
     def worked(self, now: float) -> None:
-        """Done with what was due; that time counts."""
-        self._passed += now - self._asked
-        self._left = now
+        """The work that was due is finished; its time counts."""
+        self._elapsed += now - self._called_at
+        self._finished_at = now
 
 
 def _state_order(world: World, robot: RobotConfig) -> list[int]:

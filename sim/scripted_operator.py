@@ -1,4 +1,4 @@
-"""A scripted operator behind the gamepad: drives the simulated robot and records it."""
+"""A scripted operator in place of a person: drives the simulated robot and records it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from std_srvs.srv import Trigger
 
+from mbarl_ros.nodes.support.qos import RELIABLE
 from mbarl_ros.nodes.support.robot_topics import StateListener
-from mbarl_ros.nodes.support.runtime import RELIABLE, BaseNode, main_exit, message_class
+from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE
 from mbarl_ros.schema.message_fields import TopicCodec
 from mbarl_ros.storage.transitions import DIRECTIONS
 from mbarl_sim.operators import operator_for
 
-STATE = object()  # what the script yields to wait for a state that it has not answered
-PATIENCE = 20.0  # s without a state or an answer until it gives up
+STATE = object()  # yielded by the script to wait for a state that it has not answered
+TIMEOUT = 20.0  # s without a state or an answer after which it gives up
 MAX_STEPS = 400
-USUAL = {False: 3, True: 24}  # demonstrations: forward only; forward and backward in turns
+DEFAULT_EPISODES = 3
+DEFAULT_EPISODES_WITH_GOALS = 24  # forward and backward in turns
 
 Script = Generator[Any, Any, None]
 
 
 class ScriptedOperator(BaseNode):
-    """Records ``episodes`` demonstrations and exits: 0 if every one was a success, else 1.
+    """Records ``episodes`` demonstrations and exits: 0 if all were successes, else 1.
 
-    One teleop command per state, as a person's gamepad cannot but a lockstep simulation needs.
-    Tasks without goals start each episode from a placing (``robot_sim/reset``); goal-conditioned
-    ones go forward and backward in turns, the goals cycling, without resets.
+    Publishes on the profile's first teleop topic, one command for each state, which no person with
+    a gamepad could do but a lockstep simulation needs. Subscribes to the state topics, and calls
+    the services of ``demo_recorder`` and ``robot_sim/reset``. Tasks without goals start each
+    episode with a reset; goal-conditioned ones go forward and backward in turns, one goal after
+    the other, without resets.
     """
 
     def __init__(self) -> None:
@@ -47,7 +52,9 @@ class ScriptedOperator(BaseNode):
                 f'({", ".join(robot.command_names)}) for a scripted operator'
             )
         self._operator = operator_for(self.task, self.seed)
-        self._episodes = self.value('episodes') or USUAL[self.task.goal_conditioned]
+        self._episodes = self.value('episodes') or (
+            DEFAULT_EPISODES_WITH_GOALS if self.task.goal_conditioned else DEFAULT_EPISODES
+        )
         self._codec, self._kind = TopicCodec(source), message_class(source.type)
         self._teleop = self.create_publisher(self._kind, source.topic, RELIABLE)
         self._triggers = {
@@ -59,12 +66,12 @@ class ScriptedOperator(BaseNode):
                 topics.RECORDER_DISCARD,
             )
         }
-        self._settings = self.create_client(SetParameters, 'demo_recorder/set_parameters')
+        self._settings = self.create_client(SetParameters, topics.RECORDER_SET_PARAMETERS)
         self._latest: tuple[np.ndarray, int] | None = None
         self._answered = -1  # stamp of the last state that was answered with a command
         self._last_command: np.ndarray | None = None
         self._waits_for_state = False
-        self._alive = time.monotonic()
+        self._last_progress = time.monotonic()
         self.recorded = 0
         StateListener(self, robot, self.lockstep, self._on_state)
         self._script: Script | None = None
@@ -83,14 +90,14 @@ class ScriptedOperator(BaseNode):
                 yield from self._reset()
             yield from self._configure(direction)
             if not (yield from self._demonstrate(direction, goal)):
-                self.exit_code = 1
+                self.exit_code = EXIT_FAILURE
         if self.exit_code:
             self.get_logger().error(f'{self.recorded} of {self._episodes} demonstrations succeeded')
         else:
             self.get_logger().info(f'{self.recorded} demonstrations recorded')
 
     def _demonstrate(self, direction: str, goal: np.ndarray | None) -> Generator[Any, Any, bool]:
-        """Record one demonstration; whether it is kept."""
+        """Record one demonstration; returns whether it was kept."""
         state = yield STATE
         yield from self._call(topics.RECORDER_START)
         self._operator.begin(direction, goal)
@@ -102,7 +109,9 @@ class ScriptedOperator(BaseNode):
             state = yield STATE
         else:
             yield from self._call(topics.RECORDER_DISCARD)
-            self.get_logger().error(f'{direction}: not there after {MAX_STEPS} steps, discarded')
+            self.get_logger().error(
+                f'{direction}: goal not reached after {MAX_STEPS} steps, discarded'
+            )
             return False
         yield from self._call(topics.RECORDER_SUCCESS)
         self.recorded += 1
@@ -141,35 +150,35 @@ class ScriptedOperator(BaseNode):
         self._answered = self._latest[1]
         self._last_command = command
         values = dict(zip(self.task.robot.command_names, command.tolist(), strict=True))
-        asked = [values[name] for name in self._codec.names]
-        self._teleop.publish(self._codec.encode(self._kind(), asked))
+        ordered = [values[name] for name in self._codec.names]
+        self._teleop.publish(self._codec.encode(self._kind(), ordered))
 
     def _on_state(self, state: np.ndarray, stamp: int) -> None:
         self._latest = (state, stamp)
         if self._waits_for_state and stamp > self._answered:
             self._advance(state)
         elif self._waits_for_state and self.lockstep and self._last_command is not None:
-            # The world says its state again: the gate had not found us yet.
+            # The world repeats its state: the gate had not discovered this node yet.
             self._drive(self._last_command)
 
     def _advance(self, value: Any) -> None:
         """Run the script until it waits for a service's answer or for a state to answer."""
-        self._alive = time.monotonic()
+        self._last_progress = time.monotonic()
         self._waits_for_state = False
         try:
-            wanted = self._script.send(value)
-            while wanted is STATE and self._latest[1] > self._answered:
-                wanted = self._script.send(self._latest[0])
+            awaited = self._script.send(value)
+            while awaited is STATE and self._latest[1] > self._answered:
+                awaited = self._script.send(self._latest[0])
         except StopIteration:
             self.finished = True
             return
         except RuntimeError as error:
             self._give_up(str(error))
             return
-        if wanted is STATE:
+        if awaited is STATE:
             self._waits_for_state = True
         else:
-            wanted.add_done_callback(lambda future: self._advance(future.result()))
+            awaited.add_done_callback(lambda future: self._advance(future.result()))
 
     def _watch(self) -> None:
         if self._script is None:
@@ -177,15 +186,15 @@ class ScriptedOperator(BaseNode):
             if self._latest is not None and all(client.service_is_ready() for client in clients):
                 self._script = self._run()
                 self._advance(None)
-        if time.monotonic() - self._alive > PATIENCE and not self.finished:
+        if time.monotonic() - self._last_progress > TIMEOUT and not self.finished:
             self._give_up(
-                f'nothing happened for {PATIENCE:.0f} s; are robot_sim, safety_gate and '
-                'demo_recorder running, and the e-stop released?'
+                f'no state or answer for {TIMEOUT:.0f} s; are robot_sim, safety_gate and '
+                'demo_recorder running, and is the e-stop released?'
             )
 
     def _give_up(self, reason: str) -> None:
         self.get_logger().error(reason)
-        self.exit_code, self.finished = 1, True
+        self.exit_code, self.finished = EXIT_FAILURE, True
 
 
 def main() -> None:

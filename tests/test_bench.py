@@ -57,6 +57,7 @@ def done(task, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_lines_have_the_form_of_a_ros_run_and_end_at_the_budget(done):
     found = lines(done, 1)
     assert [line['environment_steps'] for line in found] == list(range(0, 201, 50))
@@ -74,6 +75,7 @@ def test_a_bench_of_no_seed_is_refused(text, capsys):
     assert '--seeds' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_alone_a_seed_gives_the_same(task, done, tmp_path):
     words = command(task, tmp_path, '--jobs', '1', '--seeds', '0,')
     process = subprocess.Popen(words, start_new_session=True)
@@ -100,6 +102,7 @@ def test_what_is_finished_is_not_run_again_and_other_settings_are_refused(task, 
     assert 'seed_0' in message and "agent.yaml, key 'sac'" in message and '--out' in message
 
 
+@pytest.mark.slow
 def test_a_failing_seed_is_reported_with_its_log_and_does_not_stop_the_rest(task, tmp_path, capsys):
     words = command(task, tmp_path, '--budget', '50', '--jobs', '2')[3:]
     taken = tmp_path / 'pointmass' / 'small' / 'seed_0' / 'metrics.jsonl'

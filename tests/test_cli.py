@@ -148,6 +148,7 @@ def test_the_summary_says_why_it_ended_and_how_to_go_on(tmp_path):
     assert 'continue with' not in summary(run_info(tmp_path), result, 0, 1.0, given)
 
 
+@pytest.mark.slow
 def test_ctrl_c_soon_after_the_start_leaves_a_run_that_can_be_resumed(tmp_path):
     run = tmp_path / 'run'
     words = ['up', 'sim', 'task:=pointmass', f'run_dir:={run}', 'view:=lines']

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped, Twist
-from graph import Graph
 from nav_msgs.msg import Odometry
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import Reader
@@ -28,11 +27,12 @@ from mbarl_ros.demos.metadata import (
 )
 from mbarl_ros.demos.reader import load_demonstrations, read_demonstration
 from mbarl_ros.demos.recording import Recording, recover, topic_types, unfinished
-from mbarl_ros.nodes.support.runtime import KEEP_ALL
+from mbarl_ros.nodes.support.qos import KEEP_ALL
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.schema.topics import EXECUTED
 from mbarl_ros.task import Task
+from support.graph import Graph
 
 pytestmark = pytest.mark.together
 
@@ -396,6 +396,7 @@ def test_scripted_operator_records_over_ros_and_the_bags_replay(tmp_path, name):
 
 
 @pytest.mark.paced
+@pytest.mark.timing('steps are counted against the control rate')
 def test_recorder_serves_a_person_and_keeps_what_is_running_when_stopped(tmp_path):
     folder = tmp_path / 'demos'
     task = Task.load('pointmass')

@@ -74,12 +74,14 @@ def task(request: pytest.FixtureRequest) -> Task:
     return Task.load(request.param)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_policies_and_another_seed_does_not(task: Task) -> None:
     first, again, other = (practised(task, seed, 3)[0].policy_arrays() for seed in (0, 0, 1))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first['forward/0/weight'], other['forward/0/weight'])
 
 
+@pytest.mark.slow
 def test_a_resumed_learner_continues_as_if_never_stopped(task: Task) -> None:
     learner, classifier = practised(task, 0, 3)
     arrays, meta = learner.state_dict()
@@ -101,6 +103,7 @@ def test_a_resumed_learner_continues_as_if_never_stopped(task: Task) -> None:
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_what_a_person_does_in_forward_phases_is_imitated(task: Task) -> None:
     errors = {}
     for source in (POLICY, HUMAN):

@@ -38,6 +38,7 @@ def pushed(task: Task, rows: int, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_the_ensemble_learns_a_system_and_its_held_out_error_falls() -> None:
     task = Task.load('tabletop')
     ensemble = Ensemble(task, ModelConfig(hidden=[64, 64], learning_rate=3e-3), seed=0)
@@ -59,6 +60,7 @@ def test_the_ensemble_learns_a_system_and_its_held_out_error_falls() -> None:
     assert (following[:, 4] == expected[:, 4]).mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sparse', [True, False])
 def test_a_reward_that_is_not_known_is_learned(sparse: bool) -> None:
     task = Task.load('pointmass')
@@ -197,6 +199,7 @@ def test_later_states_are_of_the_same_chain_also_where_the_ring_has_wrapped() ->
         np.testing.assert_array_equal(replay.first(), starts)
 
 
+@pytest.mark.slow
 def test_what_was_attained_bounds_the_value_from_below() -> None:
     config = SacConfig(hidden=[32, 32], fourier_features=0)
     relations = np.zeros((0, 2), np.float32)

@@ -14,9 +14,6 @@ import pytest
 
 pytest.importorskip('h5py', reason="the formats are an extra: pip install '.[formats]'")
 
-import malformed_folders
-import malformed_hdf5
-from malformed import FOLDERS, IMPORTS, Good
 from test_formats import earl
 
 from mbarl_ros.demos import importing
@@ -26,6 +23,10 @@ from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.demos.reader import read_episode
 from mbarl_ros.task import Task
+from support import malformed_folders, malformed_hdf5
+from support.malformed import FOLDERS, IMPORTS, Good
+
+pytestmark = pytest.mark.slow
 
 SHIPPED = Path(__file__).resolve().parent.parent / 'demos' / 'tabletop'
 REAL = (

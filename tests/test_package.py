@@ -79,6 +79,7 @@ def test_each_node_is_importable(name):
     assert callable(getattr(importlib.import_module(module), function))
 
 
+@pytest.mark.slow
 def test_the_wheel_has_an_executable_for_each_node(installed):
     (entry_points,) = (installed / 'site').glob('*.dist-info/entry_points.txt')
     lines = entry_points.read_text().splitlines()

@@ -79,6 +79,7 @@ def joined(parts: list[Transitions]) -> Transitions:
 # --- all of them -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('task', 'name'), SUPPORTED)
 def test_each_preset_learns_reproducibly_and_resumes_exactly(task: str, name: str) -> None:
     agent = preset(name)
@@ -181,6 +182,7 @@ def test_fbrl_gives_up_at_the_limit() -> None:
     assert not any(row['terminated'] for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('likely', 'length'), [(-1.0, 200), (0.02, 142), (0.5, 101), (7.0, 100)])
 def test_risc_switches_as_often_as_its_critic_is_sure_but_not_at_once(
     likely: float, length: float

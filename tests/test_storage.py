@@ -127,10 +127,10 @@ def test_the_ledger_takes_each_transition_once_over_restarts_of_both_sides():
     tracker, rows = SequenceTracker(), some_transitions(10)
 
     def deliver(session, first, last):
-        fresh = tracker.fresh(select(rows, slice(first, last)), session, first)
+        fresh = tracker.new_rows(select(rows, slice(first, last)), session, first)
         if fresh is None:
             return None
-        tracker.count(session, len(fresh['sequence']))
+        tracker.record_received(session, len(fresh['sequence']))
         return fresh['sequence'].tolist()
 
     assert deliver('one', 0, 4) == [0, 1, 2, 3]
@@ -138,7 +138,7 @@ def test_the_ledger_takes_each_transition_once_over_restarts_of_both_sides():
     assert deliver('one', 2, 8) == [4, 5, 6, 7]
     assert deliver('one', 0, 8) == []
     assert deliver('two', 0, 3) == [8, 9, 10]  # the controller was restarted
-    assert tracker.base('two') == 8 and tracker.total == 11
+    assert tracker.session_start('two') == 8 and tracker.total == 11
 
 
 def test_a_log_replays_into_the_ledger(tmp_path):
@@ -148,12 +148,12 @@ def test_a_log_replays_into_the_ledger(tmp_path):
     log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))
     log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))  # written twice
     tracker = SequenceTracker()
-    rows = tracker.replay(tmp_path / 'log', TASK, SPEC)
+    rows = tracker.load_log(tmp_path / 'log', TASK, SPEC)
     assert rows['sequence'].tolist() == list(range(10))
     for name in set(DTYPES) - {'sequence'}:
         parts = [some_transitions(count)[name] for count in (5, 3, 2)]
         np.testing.assert_array_equal(rows[name], np.concatenate(parts))
-    assert tracker.stored == {'one': 7, 'a\n"b"': 3} and tracker.last_session == 'one'
+    assert tracker.received == {'one': 7, 'a\n"b"': 3} and tracker.last_session == 'one'
 
 
 def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_path):
@@ -164,7 +164,7 @@ def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_p
         log.append(log_record(select(rows, slice(i, i + 1)), TASK, SPEC, 'one', i), sync=False)
     log.close()
     tracemalloc.start()
-    back = SequenceTracker().replay(tmp_path / 'log', TASK, SPEC)
+    back = SequenceTracker().load_log(tmp_path / 'log', TASK, SPEC)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     for name, array in rows.items():
@@ -193,7 +193,7 @@ def test_a_log_of_something_else_is_refused_with_its_name(tmp_path, record, word
     log.append(record)
     log.close()
     with pytest.raises(ConfigError, match=f'{tmp_path / "log"}: {word}.*another run_dir'):
-        SequenceTracker().replay(tmp_path / 'log', TASK, SPEC)
+        SequenceTracker().load_log(tmp_path / 'log', TASK, SPEC)
 
 
 @pytest.mark.parametrize('where', ['payload', 'length'])
@@ -214,7 +214,7 @@ def test_zeros_that_a_power_cut_leaves_are_a_torn_tail(tmp_path):
     log.close()
     path.write_bytes(path.read_bytes() + bytes(5000))
     assert list(read_records(path)) == [b'first']
-    assert RecordLog(path).torn == 5000
+    assert RecordLog(path).torn_bytes == 5000
 
 
 def test_a_log_has_one_writer(tmp_path):
@@ -298,7 +298,7 @@ def test_a_spool_that_became_read_only_stops_nobody(tmp_path):
     path.mkdir()  # what even root cannot unlink
     stamps(spool)
     spool.acknowledge(3)
-    assert spool.waiting == 0
+    assert spool.unacknowledged == 0
     path.rmdir()
     (tmp_path / 'elsewhere').rename(path)
     add(spool, [3])
@@ -333,7 +333,7 @@ def test_the_spool_does_not_grow_while_the_learner_acknowledges(tmp_path):
             spool.next_rows()
             spool.acknowledge(number - 10)
     assert len(list(tmp_path.iterdir())) <= 2
-    assert spool.waiting < 100
+    assert spool.unacknowledged < 100
 
 
 def test_a_full_disk_is_said_and_the_spool_catches_up(tmp_path, full_disk):
@@ -342,7 +342,7 @@ def test_a_full_disk_is_said_and_the_spool_catches_up(tmp_path, full_disk):
     full_disk(1)
     add(spool, range(5))
     spool.retry()
-    assert 'in memory only' in spool.problem and spool.waiting == 10
+    assert 'in memory only' in spool.problem and spool.unacknowledged == 10
     stamps(spool)
     spool.acknowledge(7)  # more than are in files
     full_disk(None)
@@ -351,7 +351,7 @@ def test_a_full_disk_is_said_and_the_spool_catches_up(tmp_path, full_disk):
     assert not spool.problem
     del spool
     again = Spool(TASK, SPEC, tmp_path)
-    assert again.head.stored == 7 and again.recovered == 4
+    assert again.head.acknowledged == 7 and again.recovered == 4
 
 
 def test_a_long_backlog_is_written_in_portions_while_it_is_acknowledged(tmp_path, full_disk):
@@ -370,7 +370,7 @@ def test_a_long_backlog_is_written_in_portions_while_it_is_acknowledged(tmp_path
     assert not spool.problem
     del spool
     again = Spool(TASK, SPEC, tmp_path)
-    assert again.head.end == 5002 and again.head.stored <= 3500
+    assert again.head.end == 5002 and again.head.acknowledged <= 3500
 
 
 def test_a_spool_of_other_settings_or_of_a_living_controller_is_refused(tmp_path):

@@ -178,6 +178,7 @@ def test_a_node_that_refuses_to_start_again_is_waited_for(supervise, monkeypatch
     assert 'starting it again in 0.3 s' in screen.messages[1]
 
 
+@pytest.mark.slow
 def test_a_node_that_has_worked_is_never_given_up(supervise, monkeypatch):
     monkeypatch.setattr(supervisor_module, 'RESPAWN_WINDOW', 3.0)
     monkeypatch.setattr(supervisor_module, 'RETRY_PERIOD', 0.2)
@@ -245,8 +246,8 @@ def test_a_log_that_cannot_be_written_stops_nobody_and_is_said_once(supervise, t
     log.mkdir() if obstacle == 'a folder' else log.symlink_to('/dev/full')
     assert supervisor.run() == 0
     assert screen.lines.count(('talks', 'x' * 100)) == 5000
-    (report,) = [text for _, text in screen.lines if not text.startswith('x')]
-    assert str(log) in report and 'on the screen only' in report
+    (warning,) = [text for _, text in screen.lines if not text.startswith('x')]
+    assert str(log) in warning and 'on the screen only' in warning
 
 
 def test_a_screen_on_a_full_disk_stops_nobody(supervise, monkeypatch):

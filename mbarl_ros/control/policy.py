@@ -45,7 +45,7 @@ class Network:
         """Take the layers ``NAME/0/weight``, ``NAME/0/bias``, ... and ``offset``, ``scale``."""
         self._offset = arrays['offset'].astype(np.float32)
         self._inverse_scale = (1.0 / arrays['scale']).astype(np.float32)
-        self._layers = []
+        self._layers: list[tuple[np.ndarray, np.ndarray]] = []
         while f'{name}/{len(self._layers)}/weight' in arrays:
             prefix = f'{name}/{len(self._layers)}'
             self._layers.append((arrays[f'{prefix}/weight'], arrays[f'{prefix}/bias']))
@@ -171,9 +171,10 @@ def unpack_policy(
         raise WireError(f"policy is for '{meta.get('spec_hash')}', this side is '{spec}'")
     check_policy(arrays, names, *sizes, more)
     keys = ('version', 'environment_steps', 'applies_from', 'valid_until')
-    numbers = {key: meta.get(key) for key in keys}
-    if not all(map(whole_number, numbers.values())):
-        raise WireError(f'policy: {", ".join(keys)} must be whole numbers, got {numbers}')
+    numbers = {key: value for key in keys if whole_number(value := meta.get(key))}
+    if len(numbers) < len(keys):
+        given = {key: meta.get(key) for key in keys}
+        raise WireError(f'policy: {", ".join(keys)} must be whole numbers, got {given}')
     version, steps, applies_from, valid_until = numbers.values()
     horizon = version + 2 * agent.chunk
     if steps != version or applies_from > horizon or not version <= valid_until <= horizon:

@@ -1,4 +1,4 @@
-"""The demonstration recorder: the robot's topics, as they are, into one bag per demonstration."""
+"""The demonstration recorder: the robot's topics, unconverted, in one bag per demonstration."""
 
 from __future__ import annotations
 
@@ -20,34 +20,38 @@ from mbarl_ros.control.teleop import TeleopSource
 from mbarl_ros.demos.episodes import SUCCEEDED, UNKNOWN
 from mbarl_ros.demos.metadata import DemonstrationError, Metadata, layout, profile_hash
 from mbarl_ros.demos.recording import Recording, recover, topic_types
-from mbarl_ros.nodes.support.runtime import LATCHED, SENSOR, BaseNode, main_exit, message_class
+from mbarl_ros.nodes.support.qos import LATCHED, SENSOR
+from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.message_fields import stamp_ns
+from mbarl_ros.schema.robot import LONGEST_STEP
 from mbarl_ros.schema.topics import EXECUTED, RECORDER_PHASE
 from mbarl_ros.storage.transitions import DIRECTIONS
 
-# A service call may overtake the last state and command on their way here (s).
-_SETTLE = 1.0
-# Discovery of a robot that has just been started (s).
-_PATIENCE = 8.0
-_DEPTH = 1000  # messages of a topic that may wait to be written
+# A service call may overtake the last state and command; they are waited for so long (s).
+_SETTLE_TIMEOUT = 1.0
+_DISCOVERY_TIMEOUT = 8.0  # s; of a robot that has just been started
+_QUEUE_DEPTH = 1000  # messages of a topic that may wait to be written
 
 
 class DemoRecorder(BaseNode):
-    """Records state, command and ``safety_gate/executed`` between start and stop.
+    """Records state, command and ``safety_gate/executed`` from start to stop.
 
-    Services (std_srvs/Trigger), and gamepad buttons where the robot profile names them:
-    ``~/start``, ``~/success`` (stop and keep), ``~/stop`` (stop and keep, the verdict is worked
-    out when it is read), ``~/discard``. ``~/status`` (latched) says what it is doing. The
-    parameters ``direction`` and ``operator`` may be changed between demonstrations:
-    ``ros2 param set /demo_recorder direction backward``.
+    Services (Trigger), also called by gamepad buttons that the robot profile names: ``~/start``;
+    ``~/success`` (stop, keep as a success); ``~/stop`` (stop and keep; whether it is a success is
+    determined when it is read); ``~/discard``. Publishes ``~/status`` and ``~/phase`` (String,
+    latched); the latter is also recorded. Subscribes to the profile's state, command and teleop
+    topics and to ``safety_gate/executed``.
+
+    Parameters: ``demonstrations``, ``direction`` and ``operator``. The latter two may be changed
+    between demonstrations: ``ros2 param set /demo_recorder direction backward``.
     """
 
     def __init__(self) -> None:
-        """Subscribe to the robot's topics, undecoded.
+        """Subscribe to the robot's topics, unconverted.
 
-        :raises ConfigError: no folder to record into.
+        :raises ConfigError: there is no folder to record into, or it cannot be used.
         """
         super().__init__('demo_recorder')
         self.setup(
@@ -59,7 +63,7 @@ class DemoRecorder(BaseNode):
         )
         self._check_parameters(list(self._parameters.values()))
         self.add_on_set_parameters_callback(self._check_parameters_result)
-        self._folder = self._where()
+        self._folder = self._find_folder()
         self._types = topic_types(self.task.robot)
         self._states = [topic.topic for topic in self.task.robot.state]
         self._classes = {topic: message_class(kind) for topic, kind in self._types.items()}
@@ -81,8 +85,13 @@ class DemoRecorder(BaseNode):
         self._status = self.create_publisher(
             String, topics.private(topics.RECORDER_STATUS), LATCHED
         )
-        for name in ('start', 'success', 'stop', 'discard'):
-            self.create_service(Trigger, f'~/{name}', partial(self._serve, getattr(self, name)))
+        for name, action in (
+            (topics.RECORDER_START, self.start),
+            (topics.RECORDER_SUCCESS, self.success),
+            (topics.RECORDER_STOP, self.stop),
+            (topics.RECORDER_DISCARD, self.discard),
+        ):
+            self.create_service(Trigger, topics.private(name), partial(self._serve, action))
         for entry in self.task.robot.teleop:
             if entry.buttons:
                 self.create_subscription(
@@ -92,20 +101,23 @@ class DemoRecorder(BaseNode):
                     SENSOR,
                 )
         self._phase = self.create_publisher(String, topics.private(topics.RECORDER_PHASE), LATCHED)
-        for sentence in recover(self._folder):
-            self.get_logger().warning(sentence)
-        self._say('idle')
+        try:
+            for sentence in recover(self._folder):
+                self.get_logger().warning(sentence)
+        except OSError as error:
+            raise ConfigError(f'{self._folder}: cannot be used: {error}') from error
+        self._set_status('idle')
 
     # --- services ----------------------------------------------------------------------------
 
     def start(self) -> str:
-        """Begin a demonstration in the state the robot is in."""
+        """Begin a demonstration in the present state of the robot."""
         if self._recording is not None:
             raise DemonstrationError(
                 f'{self._recording.name} is being recorded; call ~/success, ~/stop or ~/discard'
             )
         self._require_robot()
-        recording = Recording(self._folder, self._note(), self._types)
+        recording = Recording(self._folder, self._metadata(), self._types)
         for topic in self._states:
             recording.write(topic, self._log_time(topic, self._latest[topic]), self._latest[topic])
         phase = String(data=self.value('direction'))
@@ -113,23 +125,23 @@ class DemoRecorder(BaseNode):
         now = self._newest if self.lockstep else self.get_clock().now().nanoseconds
         recording.write(RECORDER_PHASE, now, serialize_message(phase))
         self._recording = recording
-        return self._say(f'recording {recording.name}')
+        return self._set_status(f'recording {recording.name}')
 
     def success(self) -> str:
         """Stop and keep the demonstration as a success."""
         return self._finish(SUCCEEDED)
 
     def stop(self) -> str:
-        """Stop and keep the demonstration; whether it is a success, its reader decides."""
+        """Stop and keep the demonstration; whether it is a success is determined by its reader."""
         return self._finish(UNKNOWN)
 
     def discard(self) -> str:
-        """Stop and forget the demonstration."""
+        """Stop and delete the demonstration."""
         recording = self._running()
         recording.discard()
         self._recording = None
         self._discarded += 1
-        return self._say(f'discarded {recording.name}')
+        return self._set_status(f'discarded {recording.name}')
 
     def _finish(self, verdict: str) -> str:
         recording = self._running()
@@ -142,7 +154,7 @@ class DemoRecorder(BaseNode):
         self._recording = None
         path = recording.finish(verdict)
         self._saved += 1
-        return self._say(f'saved {path}')
+        return self._set_status(f'saved {path}')
 
     def _running(self) -> Recording:
         if self._recording is None:
@@ -175,13 +187,13 @@ class DemoRecorder(BaseNode):
             return
         try:
             self._recording.write(topic, self._log_time(topic, data), data)
-        except OSError as error:  # what is written stays, and is recovered at the next start
+        except OSError as error:  # what was written is recovered at the next start
             self._recording.abandon()
             self._recording = None
-            self.get_logger().error(self._say(f'recording stopped: {self._folder}: {error}'))
+            self.get_logger().error(self._set_status(f'recording stopped: {self._folder}: {error}'))
 
     def _log_time(self, topic: str, data: bytes) -> int:
-        """Lockstep: robot time, so that the bag plays back at the robot's speed; else now."""
+        """ns: robot time in lockstep, so that the bag plays at the robot's speed; else now."""
         if not self.lockstep:
             return self.get_clock().now().nanoseconds
         if topic in self._states:
@@ -191,8 +203,8 @@ class DemoRecorder(BaseNode):
     def _stamp(self, topic: str, data: bytes) -> int | None:
         return stamp_ns(deserialize_message(data, self._classes[topic]))
 
-    def _take_waiting(self) -> None:
-        """Take what has arrived but was not yet served: services may be served first."""
+    def _receive_waiting(self) -> None:
+        """Receive messages that have arrived: services may be served before them."""
         for topic, subscription in self._subscriptions_by_topic.items():
             while (
                 taken := subscription.handle.take_message(subscription.msg_type, True)
@@ -200,13 +212,13 @@ class DemoRecorder(BaseNode):
                 self._receive(topic, taken[0])
 
     def _require_robot(self) -> None:
-        """Wait, briefly, until every state topic has been heard and the gate is there.
+        """Wait until all state topics have delivered a message and the gate is there.
 
-        :raises DemonstrationError: one is missing.
+        :raises DemonstrationError: one is missing after the time-out.
         """
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _DISCOVERY_TIMEOUT
         while True:
-            self._take_waiting()
+            self._receive_waiting()
             silent = [topic for topic in self._states if topic not in self._latest]
             gate = self.count_publishers(EXECUTED) > 0
             if gate and not silent:
@@ -222,26 +234,26 @@ class DemoRecorder(BaseNode):
         raise DemonstrationError(f'nobody publishes {EXECUTED}; is safety_gate running?')
 
     def _settle(self) -> None:
-        """Wait, briefly, for the last command, and for the state that it led to."""
-        deadline = time.monotonic() + _SETTLE
-        self._take_waiting()
+        """Wait for the last command and for the state that it led to, up to a time-out."""
+        deadline = time.monotonic() + _SETTLE_TIMEOUT
+        self._receive_waiting()
         while not self._is_settled() and time.monotonic() < deadline:
             time.sleep(0.005)
-            self._take_waiting()
+            self._receive_waiting()
 
     def _is_settled(self) -> bool:
         last = self._latest.get(EXECUTED)
-        asked = self._stamp(EXECUTED, last) if last is not None else None
+        answered = self._stamp(EXECUTED, last) if last is not None else None
         stamps = [self._stamp(topic, self._latest[topic]) for topic in self._states]
-        if asked is None:
+        if answered is None:
             return True
-        # In lockstep the last state may be here before what the gate says of its command.
-        step = 1.5e9 / self.task.robot.control_rate if self.lockstep else math.inf
-        return all(stamp is None or 0 < stamp - asked < step for stamp in stamps)
+        # In lockstep the last state may arrive before the executed command that led to it.
+        step = LONGEST_STEP * 1e9 / self.task.robot.control_rate if self.lockstep else math.inf
+        return all(stamp is None or 0 < stamp - answered < step for stamp in stamps)
 
     # --- set-up ------------------------------------------------------------------------------
 
-    def _where(self) -> Path:
+    def _find_folder(self) -> Path:
         folder = self.value('demonstrations') or self.task.config.demonstrations
         if folder:
             return Path(folder).expanduser()
@@ -253,12 +265,12 @@ class DemoRecorder(BaseNode):
         return self.run_dir / 'demos'
 
     def _qos(self, topic: str) -> Any:
-        # Deep: while the disk is slow, messages wait here, and none is lost.
+        # Deep: while the disk is slow, messages wait here instead of being lost.
         sensor = topic in self._states and not self.lockstep
         kind = ReliabilityPolicy.BEST_EFFORT if sensor else ReliabilityPolicy.RELIABLE
-        return QoSProfile(depth=_DEPTH, reliability=kind)
+        return QoSProfile(depth=_QUEUE_DEPTH, reliability=kind)
 
-    def _note(self) -> Metadata:
+    def _metadata(self) -> Metadata:
         robot = self.task.robot
         return Metadata(
             task=self.task.name,
@@ -294,14 +306,14 @@ class DemoRecorder(BaseNode):
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    def _say(self, status: str) -> str:
+    def _set_status(self, status: str) -> str:
         self._status.publish(String(data=status))
         if status != 'idle':
             self.get_logger().info(status)
         return status
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
-        """Whether it records, and how many demonstrations it has saved."""
+        """Whether it is recording, and how many demonstrations it has saved."""
         name = self._recording.name if self._recording is not None else ''
         values = {
             'recording': name or 'no',
@@ -316,12 +328,12 @@ class DemoRecorder(BaseNode):
                 if not self._recording.counts.get(topic.topic)
             ]
             if silent:
-                text = f'recording {name}, but nothing is heard on {", ".join(silent)}'
+                text = f'recording {name}, but no message comes on {", ".join(silent)}'
                 return DiagnosticStatus.ERROR, text, values
         return DiagnosticStatus.OK, f'recording {name}' if name else 'idle', values
 
     def close(self) -> None:
-        """Keep a demonstration that is being recorded; robot time is dear."""
+        """Keep a demonstration that is being recorded, since robot time is expensive."""
         if self._recording is not None:
             self._serve(
                 self.stop if self._recording.counts[EXECUTED] else self.discard,

@@ -23,17 +23,18 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from mbarl_ros.control.keyboard import (
-    KITTY_KNOWN,
     KITTY_OFF,
     KITTY_ON,
     KITTY_QUERY,
+    KITTY_SUPPORTED,
     RELEASE,
-    Held,
+    HeldKeys,
     Key,
     Steering,
     parse,
 )
-from mbarl_ros.nodes.support.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_class
+from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE
+from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp
@@ -50,8 +51,9 @@ SERVICES = {
     '!': topics.GATE_STOP,
     '~': topics.GATE_RELEASE,
 }
-_STOPS = 3  # times that the stop is sent: the gate hears teleop without acknowledging
+_STOPS = 3  # times that the stop is sent: the gate's subscription is best-effort
 _HELP = 'space stop   ! e-stop   ~ release   1..9, 0 speed   x reset sim   q quit'
+_NOT_FOUND = 'not found'
 _RECORDER_HELP = 'Enter start   y success   n stop   Backspace discard   b direction'
 
 
@@ -61,29 +63,29 @@ class Terminal:
     def __init__(self) -> None:
         """Take the terminal over.
 
-        :raises ConfigError: standard input is no terminal.
+        :raises ConfigError: standard input or output is no terminal.
         """
         self._in, self._out = sys.stdin.fileno(), sys.stdout.fileno()
         if not (os.isatty(self._in) and os.isatty(self._out)):
-            raise ConfigError('mbarl teleop needs a terminal: standard input or output is none')
+            raise ConfigError('mbarl teleop needs a terminal: standard input or output is not one')
         self._before = termios.tcgetattr(self._in)
         tty.setcbreak(self._in)
         self.lines = 0
-        self.releases = self._ask_for_releases()
+        self.reports_releases = self._request_releases()
 
-    def _ask_for_releases(self) -> bool:
-        """Whether the terminal says when a key is let go; all answer the query that follows."""
+    def _request_releases(self) -> bool:
+        """Whether the terminal reports the release of a key; every terminal answers the query."""
         os.write(self._out, KITTY_QUERY)
         answer, deadline = b'', time.monotonic() + 0.5
         while time.monotonic() < deadline and not answer.endswith(b'c'):
             answer += self.read(0.1) or b''
-        if not KITTY_KNOWN.search(answer):
+        if not KITTY_SUPPORTED.search(answer):
             return False
         os.write(self._out, KITTY_ON)
         return True
 
     def read(self, timeout: float = 0.0) -> bytes | None:
-        """What was typed; None if the terminal is gone."""
+        """Bytes typed; None: the terminal is gone."""
         try:
             if not select.select([self._in], [], [], timeout)[0]:
                 return b''
@@ -92,7 +94,7 @@ class Terminal:
             return None
 
     def show(self, lines: list[str]) -> None:
-        """Draw lines over the ones that were drawn before."""
+        """Draw lines over the previous ones."""
         width = shutil.get_terminal_size().columns
         up = f'\x1b[{self.lines - 1}A' if self.lines > 1 else ''
         text = '\r\n'.join(f'{line[: width - 1]}\x1b[K' for line in lines)
@@ -100,8 +102,8 @@ class Terminal:
         self.lines = len(lines)
 
     def restore(self) -> None:
-        """Leave the terminal as it was found."""
-        if self.releases:
+        """Restore the terminal's settings."""
+        if self.reports_releases:
             self._write(KITTY_OFF)
         self._write(b'\r\n')
         try:
@@ -113,15 +115,19 @@ class Terminal:
         try:
             os.write(self._out, data)
         except OSError:
-            return  # it is gone; whoever reads will notice
+            return  # it is gone; read() will notice
 
 
 class KeyboardTeleop(BaseNode):
-    """Publishes on the profile's first teleop topic that is no gamepad, while a key is down.
+    """Drives by keys: publishes on a teleop topic of the robot profile while a key is held down.
 
-    When the last key is let go it sends the stop and falls silent, so that a policy may go
-    on. If the terminal dies it stops the robot and ends; if it is killed itself, the safety gate
-    stops the robot for want of commands.
+    The topic is the profile's first one of velocities that is no gamepad. When the last key is
+    released, the node sends a stop and nothing more, so that a policy may go on. If the terminal
+    closes, it stops the robot and ends; if it is killed itself, the safety gate stops the robot
+    for want of commands.
+
+    Subscribes to ``safety_gate/state`` and ``demo_recorder/status``; calls the services of
+    ``demo_recorder``, ``robot_sim/reset``, ``safety_gate/stop`` and ``safety_gate/release``.
     """
 
     def __init__(self) -> None:
@@ -137,22 +143,22 @@ class KeyboardTeleop(BaseNode):
         self._publisher = self.create_publisher(self._class, source.topic, RELIABLE)
         self._steering = Steering(self.task.robot, source)
         self._triggers = {key: self.create_client(Trigger, name) for key, name in SERVICES.items()}
-        self._settings = self.create_client(SetParameters, 'demo_recorder/set_parameters')
-        self._ask = self.create_client(GetParameters, 'demo_recorder/get_parameters')
-        self._direction = ''  # of the recorder, which alone knows it
-        self._gate = self._recorder = 'not heard'
-        self._said = ''
+        self._settings = self.create_client(SetParameters, topics.RECORDER_SET_PARAMETERS)
+        self._get_settings = self.create_client(GetParameters, topics.RECORDER_GET_PARAMETERS)
+        self._direction = ''  # parameter of the recorder; empty: not known
+        self._gate = self._recorder = _NOT_FOUND
+        self._message = ''  # last line on the screen
         self.create_subscription(String, topics.GATE_STATE, self._on_gate, LATCHED)
         self.create_subscription(String, topics.RECORDER_STATUS, self._on_recorder, LATCHED)
         self._unread = ''
-        self._stops_due = 0  # while above 0 we drive, or have just stopped
+        self._stops_due = 0  # above 0 while this node drives, or has just stopped
         self._sent: dict[str, float] = {}
         self._terminal = Terminal()
-        self._held = Held(self._terminal.releases)
+        self._held = HeldKeys(self._terminal.reports_releases)
         signal.signal(signal.SIGHUP, self._on_hangup)
         self.create_timer(1.0 / RATE, self._tick, clock=self.steady)
         self.create_timer(0.1, self._show, clock=self.steady)
-        self.create_timer(0.5, self._know_direction, clock=self.steady)
+        self.create_timer(0.5, self._request_direction, clock=self.steady)
 
     def _on_hangup(self, *_: Any) -> None:
         self.finished = True
@@ -172,7 +178,7 @@ class KeyboardTeleop(BaseNode):
             self.finished = True
             return
         keys, self._unread = parse(self._unread + data.decode(errors='ignore'))
-        self._held.feed(keys, now)
+        self._held.receive(keys, now)
         for key in keys:
             if key.event != RELEASE:
                 self._press(key)
@@ -188,11 +194,11 @@ class KeyboardTeleop(BaseNode):
         if key.name in ('q', 'interrupt'):
             self.finished = True
         elif key.name == 'space':
-            self._held.let_go()
+            self._held.release_all()
             self._stops_due = _STOPS
         elif key.name == 'b':
             if key.event == 'press':
-                self._turn()
+                self._toggle_direction()
         elif key.name in SERVICES and key.event == 'press':
             self._call(key.name)
         else:
@@ -206,35 +212,39 @@ class KeyboardTeleop(BaseNode):
 
     def _call(self, key: str) -> None:
         if not self._triggers[key].service_is_ready():
-            self._said = f'{SERVICES[key]}: nobody offers this service'
+            self._message = f'{SERVICES[key]}: this service is not available'
             return
-        self._said = f'{SERVICES[key]} ...'
+        self._message = f'{SERVICES[key]} ...'
         answer = self._triggers[key].call_async(Trigger.Request())
-        answer.add_done_callback(lambda future: self._answered(SERVICES[key], future))
+        answer.add_done_callback(lambda future: self._on_answer(SERVICES[key], future.result()))
 
-    def _answered(self, service: str, future: Any) -> None:
-        self._said = f'{service}: {future.result().message}'
+    def _on_answer(self, service: str, answer: Trigger.Response) -> None:
+        # That of a reset is JSON, for programs.
+        text = 'done' if service == topics.SIM_RESET and answer.success else answer.message
+        self._message = f'{service}: {text}'
 
-    def _turn(self) -> None:
+    def _toggle_direction(self) -> None:
         if not self._direction or not self._settings.service_is_ready():
-            self._said = 'direction: no recorder is heard'
+            self._message = 'direction: demo_recorder was not found'
             return
-        wanted = DIRECTIONS[1 - DIRECTIONS.index(self._direction)]
-        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=wanted)
+        direction = DIRECTIONS[1 - DIRECTIONS.index(self._direction)]
+        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=direction)
         request = SetParameters.Request(parameters=[Parameter(name='direction', value=value)])
         answer = self._settings.call_async(request)
-        answer.add_done_callback(lambda future: self._turned(wanted, future.result().results[0]))
+        answer.add_done_callback(
+            lambda future: self._on_direction_set(direction, future.result().results[0])
+        )
 
-    def _turned(self, wanted: str, result: SetParametersResult) -> None:
+    def _on_direction_set(self, direction: str, result: SetParametersResult) -> None:
         if result.successful:
-            self._direction = wanted
+            self._direction = direction
         else:
-            self._said = f'direction: {result.reason}'
+            self._message = f'direction: {result.reason}'
 
-    def _know_direction(self) -> None:
-        """Ask the recorder which way it records; another may have been started meanwhile."""
-        if self._ask.service_is_ready():
-            answer = self._ask.call_async(GetParameters.Request(names=['direction']))
+    def _request_direction(self) -> None:
+        """Ask the recorder for its direction; it may have been restarted."""
+        if self._get_settings.service_is_ready():
+            answer = self._get_settings.call_async(GetParameters.Request(names=['direction']))
             answer.add_done_callback(self._on_direction)
         else:
             self._direction = ''
@@ -249,20 +259,20 @@ class KeyboardTeleop(BaseNode):
             f'{up}/{down} {name}' for name, (up, down) in self._steering.pairs.items()
         )
         sent = '   '.join(f'{name} {value:+.2f}' for name, value in self._sent.items())
-        state = 'driving' if self._stops_due else 'silent'
+        state = 'driving' if self._stops_due else 'idle'
         self._terminal.show(
             [
                 f'{keys}   (arrows too)   speed {self._steering.speed:.0%}',
                 _HELP,
-                f'{_RECORDER_HELP} ({self._direction or "not heard"})',
+                f'{_RECORDER_HELP} ({self._direction or _NOT_FOUND})',
                 f'{state:8} {sent}',
                 f'gate {self._gate}   recorder {self._recorder}',
-                self._said,
+                self._message,
             ]
         )
 
     def close(self) -> None:
-        """Stop the robot and give the terminal back."""
+        """Stop the robot and restore the terminal."""
         if self._stops_due:
             self._send(set())
         self._terminal.restore()

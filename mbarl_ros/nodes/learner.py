@@ -1,4 +1,4 @@
-"""The learner: stores streamed transitions, trains on them, publishes policies."""
+"""The learner: stores the controller's transitions, trains on them, publishes policies."""
 
 from __future__ import annotations
 
@@ -14,22 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.qos import QoSProfile
 from std_msgs.msg import UInt8MultiArray
 
 from mbarl_ros.control.policy import pack_policy
-from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import unpack_classifier
 from mbarl_ros.learning.learner import Learner
-from mbarl_ros.nodes.support.runtime import (
-    KEEP_ALL,
-    LATCHED,
-    BaseNode,
-    bytes_message,
-    main_exit,
-    message_bytes,
-)
+from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
+from mbarl_ros.nodes.support.qos import KEEP_ALL, LATCHED, latched
+from mbarl_ros.nodes.support.runtime import BaseNode, bytes_message, main_exit, message_bytes
 from mbarl_ros.nodes.support.scheduling import give_way
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
@@ -48,16 +41,23 @@ from mbarl_ros.storage.transitions import (
 )
 
 _CHECKPOINT_EVERY = 500  # environment steps
-_CLASSIFIER_TIMEOUT = 10.0  # seconds; a lost classifier must not end the training
-_REPEAT_POLICY = 5.0  # seconds
+_CLASSIFIER_TIMEOUT = 10.0  # s; a lost classifier must not end the training
+_CLASSIFIERS_KEPT = 4
+_POLICY_PERIOD = 5.0  # s between two publications of the same policy
 
 
 class LearnerNode(BaseNode):
-    """Transitions in, acknowledged once they are on disk; policies out, latched.
+    """Stores transitions, trains on them chunk by chunk, and publishes a policy after each chunk.
 
-    Callbacks run in the main thread, gradient steps in a thread of their own, chunk by chunk.
-    A policy trained on chunks <= c is published as valid for chunk c + 2 (README, "How the run is
-    kept honest"), which lets collecting and training overlap and yet be reproducible.
+    Subscribes to ``policy_controller/transitions`` and ``state_classifier/classifier``. Publishes
+    ``~/acknowledged`` (how many transitions of which session are on disk) and ``~/policy``, both
+    latched safetensors. Parameters: ``demonstrations``, ``threads``. In ``run_dir`` it keeps the
+    transition log, checkpoints, the last policy, TensorBoard curves and a copy of the
+    demonstrations; a restarted learner resumes from there.
+
+    Callbacks run in the main thread, gradient steps in a thread of their own. A policy trained on
+    chunks up to c is valid for chunk c + 2: collecting and training overlap, and in lockstep the
+    run is reproducible all the same.
     """
 
     def __init__(self) -> None:
@@ -75,18 +75,18 @@ class LearnerNode(BaseNode):
         if not self.lockstep:
             give_way()
         torch.set_num_threads(self.value('threads'))
-        folder = self.demonstrations_folder()
+        folder = demonstrations_folder(self)
         demonstrations = load_demonstrations(folder, self.task)
         self._learner = Learner(self.task, self.agent, demonstrations, self.seed)
         self._tracker = SequenceTracker()
         self._log: RecordLog | None = None
-        self._inbox: deque[Transitions] = deque()
+        self._inbox: deque[Transitions] = deque()  # not trained on; guarded by _changed
         self._classifiers: dict[int, dict[str, np.ndarray]] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._failure: BaseException | None = None
         self._metrics: dict[str, float] = {}
-        self._trouble = ''  # with the disk; what could not be written is kept by the controller
+        self._disk_problem = ''  # the controller keeps transitions that could not be written
         self._duplicates = 0
         try:
             self._resume()
@@ -106,16 +106,16 @@ class LearnerNode(BaseNode):
         self.create_subscription(
             UInt8MultiArray, topics.TRANSITIONS, self._on_transitions, KEEP_ALL
         )
-        classifier_qos = QoSProfile(depth=10, durability=LATCHED.durability)
         self.create_subscription(
-            UInt8MultiArray, topics.CLASSIFIER, self._on_classifier, classifier_qos
+            UInt8MultiArray, topics.CLASSIFIER, self._on_classifier, latched(depth=10)
         )
         self.create_timer(1.0, self._acknowledge, clock=self.steady)
         # A controller that missed the first policy would wait for it, and the learner for data.
-        self.create_timer(_REPEAT_POLICY, self._say_policy, clock=self.steady)
-        self._publish_policy(resumed=True)
+        self.create_timer(_POLICY_PERIOD, self._publish_policy, clock=self.steady)
+        self._pack_policy(resumed=True)
+        self._publish_policy()
         self._acknowledge()
-        self._thread = threading.Thread(target=self._train_for_ever, name='training', daemon=True)
+        self._thread = threading.Thread(target=self._run_training, name='training', daemon=True)
         self._thread.start()
 
     def _keep_demonstrations(self, folder: Path) -> None:
@@ -140,9 +140,9 @@ class LearnerNode(BaseNode):
         self._checkpoint = self.run_dir / 'checkpoint' / 'learner.safetensors'
         path = self.run_dir / TRANSITIONS_FILE
         self._log = RecordLog(path)
-        if self._log.torn:
-            self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn} bytes')
-        stored = self._tracker.replay(path, self.task, self.spec_hash)
+        if self._log.torn_bytes:
+            self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn_bytes} bytes')
+        stored = self._tracker.load_log(path, self.task, self.spec_hash)
         total = self._tracker.total
         with contextlib.suppress(FileNotFoundError):
             arrays, meta = checkpoint.load(
@@ -152,50 +152,53 @@ class LearnerNode(BaseNode):
             )
             self._trained = self._saved = meta['environment_steps']
             self._learner.add(select(stored, slice(0, self._trained)))
-            self._learner.load_state_dict(arrays, meta)
+            try:
+                self._learner.load_state_dict(arrays, meta)
+            except ValueError as error:
+                raise ConfigError(f'{self._checkpoint}: {error}') from error
         if total:
             self._inbox.append(select(stored, slice(self._trained, None)))
             self.get_logger().info(f'resumed: {total} transitions, trained on {self._trained}')
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
-        received = self.received(message)
+        received = self.read_transitions(message)
         if received is None:
             return
         rows, session, first = received
         sent = len(rows['sequence'])
-        rows = self._tracker.fresh(rows, session, first)
+        rows = self._tracker.new_rows(rows, session, first)
         count = 0 if rows is None else len(rows['sequence'])
         self._duplicates += 0 if rows is None else sent - count
         if count and self._store(rows, session):
-            self._tracker.count(session, count)
+            self._tracker.record_received(session, count)
             with self._changed:
                 self._inbox.append(rows)
                 self._changed.notify()
         self._acknowledge()
 
     def _store(self, rows: Transitions, session: str) -> bool:
-        """Whether rows are on disk now; if not, the controller has them and sends them again."""
+        """Write rows to the log; False: not possible, and the controller will send them again."""
         if self._log is None:
             return True
-        first = self._tracker.stored.get(session, 0)
+        first = self._tracker.received.get(session, 0)
         record = log_record(rows, self.task, self.spec_hash, session, first)
         return self._written(TRANSITIONS_FILE, lambda: self._log.append(record))
 
     def _written(self, what: str, write: Callable[[], None]) -> bool:
-        """Whether something could be written; a disk that is full now may have room again."""
+        """Write; False: not possible now, since a full disk may have room again later."""
         try:
             write()
         except OSError as error:
-            self._trouble = f'{self.run_dir}: {what} not written: {error.strerror or error}'
-            self.get_logger().error(self._trouble, throttle_duration_sec=10.0)
+            self._disk_problem = f'{self.run_dir}: {what} not written: {error.strerror or error}'
+            self.get_logger().error(self._disk_problem, throttle_duration_sec=10.0)
             return False
-        if f' {what} ' in self._trouble:
-            self._trouble = ''
+        if f' {what} ' in self._disk_problem:
+            self._disk_problem = ''
         return True
 
     def _acknowledge(self) -> None:
         session = self._tracker.last_session
-        stored = self._tracker.stored.get(session, 0)
+        stored = self._tracker.received.get(session, 0)
         data = pack_acknowledgement(session, stored, self._tracker.total)
         self._acknowledged.publish(bytes_message(data, 'acknowledged'))
 
@@ -208,14 +211,14 @@ class LearnerNode(BaseNode):
         with self._changed:
             self._classifiers.pop(steps, None)
             self._classifiers[steps] = arrays
-            # By age, not by number: a number that is too high must not stay for ever.
-            while len(self._classifiers) > 4:
+            # The oldest goes, not the lowest number: one that is too high must not stay.
+            while len(self._classifiers) > _CLASSIFIERS_KEPT:
                 del self._classifiers[next(iter(self._classifiers))]
             self._changed.notify()
 
     # --- training thread ---------------------------------------------------------------------
 
-    def _train_for_ever(self) -> None:
+    def _run_training(self) -> None:
         try:
             while not self._stopping:
                 chunk = self._next_chunk()
@@ -230,7 +233,7 @@ class LearnerNode(BaseNode):
             raise
 
     def _next_chunk(self) -> Transitions | None:
-        """Next ``agent.chunk`` transitions; in real time all there are, if more."""
+        """Next ``agent.chunk`` transitions; in real time all, if there are more."""
         size = self.agent.chunk
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._waiting() >= size)
@@ -244,34 +247,37 @@ class LearnerNode(BaseNode):
             return rows
 
     def _waiting(self) -> int:
-        return sum(len(rows['sequence']) for rows in self._inbox)
+        """Transitions not trained on; the training thread changes the inbox meanwhile."""
+        with self._changed:
+            return sum(len(rows['sequence']) for rows in self._inbox)
 
     def _train(self, chunk: Transitions) -> None:
         start = time.monotonic()
         self._learner.add(chunk)
         self._trained += len(chunk['sequence'])
         if self.agent.backward == 'classifier':
-            self._take_classifier(self._trained)
+            self._use_classifier(self._trained)
         updates = self.agent.updates_due(self._trained)
         metrics = self._learner.train(updates)
         metrics['updates_per_second'] = updates / (time.monotonic() - start)
         self._metrics = metrics
+        self._pack_policy()
         self._publish_policy()
         if self._board is not None:
-            self._draw(metrics)
+            self._write_curves(metrics)
         if self._trained - self._saved >= _CHECKPOINT_EVERY:
             self._save()
 
-    def _draw(self, metrics: dict[str, float]) -> None:
+    def _write_curves(self, metrics: dict[str, float]) -> None:
         try:
             for name, value in metrics.items():
                 self._board.add_scalar(f'learner/{name}', value, self._trained)
         except OSError as error:
-            self._board = None  # its writer has ended; curves are not worth the training
-            self.get_logger().error(f'no more curves in tensorboard/: {error}')
+            self._board = None  # its thread has ended; the training goes on without curves
+            self.get_logger().error(f'{self.run_dir}: no more curves in tensorboard/: {error}')
 
-    def _take_classifier(self, steps: int) -> None:
-        """Use the classifier trained up to exactly these steps; in real time the latest."""
+    def _use_classifier(self, steps: int) -> None:
+        """Use the classifier trained on exactly these steps; in real time the latest."""
         exact = self.lockstep
         with self._changed:
             ready = self._changed.wait_for(
@@ -284,18 +290,17 @@ class LearnerNode(BaseNode):
             arrays = self._classifiers.get(steps, latest)
         if not ready:
             self.get_logger().warning(
-                'state_classifier is silent; training goes on with its last weights',
+                'no new weights from state_classifier; training goes on with its last ones',
                 throttle_duration_sec=30.0,
             )
         self._learner.set_classifier(arrays)
 
-    def _publish_policy(self, resumed: bool = False) -> None:
+    def _pack_policy(self, resumed: bool = False) -> None:
         applies_from = 0 if resumed else self._trained + self.agent.chunk
         arrays = self._learner.policy_arrays()
         self._message = pack_policy(arrays, self.task, self.agent, self._trained, applies_from)
-        self._say_policy()
 
-    def _say_policy(self) -> None:
+    def _publish_policy(self) -> None:
         self._policies.publish(bytes_message(self._message, 'policy'))
 
     def _save(self) -> None:
@@ -317,7 +322,7 @@ class LearnerNode(BaseNode):
         return SummaryWriter(str(self.run_dir / 'tensorboard' / 'learner'))
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
-        """Training progress, model error and how far training is behind."""
+        """Training progress, model error and how many steps training is behind."""
         lag = self._waiting()
         values = {
             'environment_steps': self._trained,
@@ -327,9 +332,9 @@ class LearnerNode(BaseNode):
             'updates': self._learner.updates,
             **{name: f'{value:.4g}' for name, value in self._metrics.items()},
         }
-        trouble = f'training stopped: {self._failure!r}' if self._failure else self._trouble
-        if trouble:
-            return DiagnosticStatus.ERROR, trouble, values
+        error = f'training stopped: {self._failure!r}' if self._failure else self._disk_problem
+        if error:
+            return DiagnosticStatus.ERROR, error, values
         if not self._tracker.total:
             return DiagnosticStatus.WARN, 'no transition yet from policy_controller', values
         behind = lag > 20 * self.agent.chunk

@@ -1,4 +1,4 @@
-"""Collects /diagnostics of this package's nodes and prints them, for people or as JSON."""
+"""The monitor: prints what the nodes of a graph publish on /diagnostics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from mbarl_ros.view.status import status_line
 
 
 class Monitor(runtime.BaseNode):
-    """Prints the newest status of each node every ``period`` seconds."""
+    """Prints the latest status of each node every ``period`` seconds, as text or JSON.
+
+    Subscribes to ``/diagnostics``. Parameters: ``format`` (lines or json), ``period``.
+    """
 
     def __init__(self) -> None:
         """Subscribe to /diagnostics."""
@@ -39,7 +42,7 @@ class Monitor(runtime.BaseNode):
         for status in message.status:
             name = runtime.node_of(status.name, self.get_namespace())
             if name in NODES:
-                # What a node does not say each time (a model's error after a fit) stays known.
+                # Values that a node does not publish each time, such as a model's error, are kept.
                 self._status[name] = {
                     **self._status.get(name, {}),
                     'level': str(int.from_bytes(status.level, 'little')),
@@ -53,7 +56,7 @@ class Monitor(runtime.BaseNode):
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point of the node."""
     runtime.main_exit(Monitor)
 
 

@@ -1,7 +1,8 @@
-"""The policy evaluator: runs the deployed protocol on a world of its own, in simulation."""
+"""The policy evaluator: measures the deployed success of policies in a world of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
@@ -10,39 +11,46 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64, UInt8MultiArray, UInt32
 
 from mbarl_ros import __version__
 from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
-from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning.evaluation import evaluate, evaluation_line
-from mbarl_ros.nodes.support.runtime import LATCHED, RELIABLE, BaseNode, main_exit, message_bytes
+from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
+from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, latched
+from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_bytes
 from mbarl_ros.schema import topics
-from mbarl_ros.schema.exit_codes import (
-    EXIT_BUDGET,
-    EXIT_FAILURE,
-    EXIT_INTERRUPTED,
-    EXIT_SUCCESS,
-)
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.exit_codes import EXIT_BUDGET, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SUCCESS
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import unwritable, write_file
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE, RESULT_FILE, TRANSITIONS_FILE
 
 TARGET_REACHED, BUDGET, INTERRUPTED = 'target_reached', 'budget', 'interrupted'
-EXIT_CODES = {TARGET_REACHED: EXIT_SUCCESS, BUDGET: EXIT_BUDGET}
+EXIT_CODES = {TARGET_REACHED: EXIT_SUCCESS, BUDGET: EXIT_BUDGET, INTERRUPTED: EXIT_INTERRUPTED}
+_LINE_KEYS = {'environment_steps', 'wall_seconds', 'training_resets', 'deployed_success'}
+_POLICIES_KEPT = 20  # of the learner; an evaluation may take longer than training a chunk
 
 
 class PolicyEvaluator(BaseNode):
-    """Evaluates each policy that is due, ends the run at its target or budget.
+    """Evaluates a policy every ``evaluation.every`` steps; ends the run at its target or budget.
 
-    Training never sees this world. A target counts as reached only if the policy also succeeds
-    on as many further starts: the line in ``evaluations.jsonl`` then pools both.
+    Subscribes to ``learner/policy`` and ``robot_sim/resets``. Publishes ``~/deployed_success``
+    (Float64). Parameters: ``demonstrations``, ``budget``, ``target``. Writes into ``run_dir``:
+    ``evaluations.jsonl`` (a line for each evaluation), ``success.png``, TensorBoard curves and
+    ``result.json``. Its exit code says why the run ended: see :mod:`mbarl_ros.schema.exit_codes`.
+
+    Training never sees the world that it evaluates in. A target counts as reached only if the
+    policy also reaches it on as many further starts: the line in ``evaluations.jsonl`` then pools
+    both. Evaluations run in a thread of their own.
     """
 
     def __init__(self) -> None:
-        """Continue an existing ``evaluations.jsonl`` of the run folder."""
+        """Continue an existing ``evaluations.jsonl`` of the run folder.
+
+        :raises ConfigError: it cannot be read.
+        """
         super().__init__('policy_evaluator')
         self.setup(
             {
@@ -55,9 +63,11 @@ class PolicyEvaluator(BaseNode):
             self.value('budget'), self.value('target')
         )
         self._lines: list[dict[str, Any]] = []
-        self._trouble = ''  # with the disk; what could not be written is in _lines
+        self._disk_problem = ''  # lines that could not be written stay in _lines
         self._clone_success: float | None = None
         self._earlier_resets = 0
+        self._board: Any = None  # TensorBoard writer, open from the first evaluation on
+        self._board_lock = threading.Lock()
         self._start = time.monotonic()
         self._resume()
         self._resets = self._earlier_resets
@@ -70,7 +80,7 @@ class PolicyEvaluator(BaseNode):
             UInt8MultiArray,
             topics.POLICY,
             self._on_policy,
-            QoSProfile(depth=20, durability=LATCHED.durability),
+            latched(depth=_POLICIES_KEPT),
         )
         self.create_subscription(UInt32, topics.SIM_RESETS, self._on_resets, LATCHED)
         threading.Thread(target=self._work, name='evaluation', daemon=True).start()
@@ -81,14 +91,13 @@ class PolicyEvaluator(BaseNode):
             return
         path = self._file(EVALUATIONS_FILE)
         if path.exists():
-            whole = path.read_text().rpartition('\n')[0].splitlines()
-            self._lines = [json.loads(text) for text in whole]
+            self._lines = _read_lines(path)
         if self._lines:
             self._start -= self._lines[-1]['wall_seconds']
             self._earlier_resets = self._lines[-1]['training_resets']
         log = self._file(TRANSITIONS_FILE)
         if log.exists() and log.stat().st_size:
-            self._earlier_resets += 1  # a resumed simulation is placed anew
+            self._earlier_resets += 1  # a resumed simulation starts in a reset world
 
     def _file(self, name: str) -> Path:
         return self.run_dir / name
@@ -123,7 +132,7 @@ class PolicyEvaluator(BaseNode):
             raise
 
     def _evaluate_clone(self) -> None:
-        """The floor: what the demonstrations alone are worth, without practice."""
+        """Success of behaviour cloning: what the demonstrations are worth without practice."""
         import torch
 
         from mbarl_ros.learning.imitation import clone
@@ -131,7 +140,7 @@ class PolicyEvaluator(BaseNode):
         torch.set_num_threads(1)
         if not (self.value('demonstrations') or self.task.config.demonstrations):
             return
-        demonstrations = load_demonstrations(self.demonstrations_folder(), self.task)
+        demonstrations = load_demonstrations(demonstrations_folder(self), self.task)
         policy = Policy(clone(self.task, demonstrations, self.seed), DEPLOYED)
         episodes = self.task.config.evaluation.episodes
         self._clone_success = evaluate(self.task, self._world, policy, episodes)
@@ -165,49 +174,64 @@ class PolicyEvaluator(BaseNode):
             f'step {steps}: deployed success {success:.2f} over {episodes} starts'
         )
         if self._write_lines():
-            self._draw(line)
+            self._write_curves(line)
         if confirmed:
             self._end(TARGET_REACHED)
         elif steps >= self._budget:
             self._end(BUDGET)
 
     def _write_lines(self) -> bool:
-        """Whether all lines are on disk; those that a full disk refused are written with the next.
+        """Write all lines at once, so that none is torn; False: the disk refused them.
 
-        All of them at once, since there are few, and so none is torn.
+        They are written again with the next one.
         """
         text = ''.join(json.dumps(line) + '\n' for line in self._lines)
-        self._trouble = self._write(EVALUATIONS_FILE, text)
-        return not self._trouble
+        self._disk_problem = self._write(EVALUATIONS_FILE, text)
+        return not self._disk_problem
 
     def _write(self, name: str, text: str) -> str:
-        """Write a file of the run folder; why that was not possible, or nothing."""
+        """Write a file of the run folder; why that was not possible, empty: it was."""
         if self.run_dir is None:
             return ''
         path = self._file(name)
         try:
             write_file(path, text.encode())
         except OSError as error:
-            trouble = str(unwritable(path, error))
-            self.get_logger().error(trouble)
-            return trouble
+            problem = str(unwritable(path, error))
+            self.get_logger().error(problem)
+            return problem
         return ''
 
-    def _draw(self, line: dict[str, Any]) -> None:
+    def _write_curves(self, line: dict[str, Any]) -> None:
         if self.run_dir is None:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         from mbarl_ros.view.plots import plot_success
 
         try:
-            with SummaryWriter(str(self._file('tensorboard') / 'evaluator')) as board:
-                board.add_scalar(
+            self._write_board(line)
+            plot_success(self._lines, self._target, self._file('success.png'))
+        except OSError as error:  # the run goes on without pictures
+            self.get_logger().warning(f'success.png or tensorboard/ left out this time: {error}')
+
+    def _write_board(self, line: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with self._board_lock:
+            try:
+                if self._board is None:
+                    self._board = SummaryWriter(str(self._file('tensorboard') / 'evaluator'))
+                self._board.add_scalar(
                     'deployed_success', line['deployed_success'], line['environment_steps']
                 )
-            plot_success(self._lines, self._target, self._file('success.png'))
-        except OSError as error:  # pictures are not worth the run
-            self.get_logger().warning(f'success.png or tensorboard/ left out this time: {error}')
+                self._board.flush()
+            except OSError:
+                self._board = None  # its thread has ended
+                raise
+
+    def _close_board(self) -> None:
+        with self._board_lock, contextlib.suppress(OSError):
+            if self._board is not None:
+                self._board.close()
 
     def _end(self, reason: str) -> None:
         self._write_result(reason)
@@ -215,14 +239,14 @@ class PolicyEvaluator(BaseNode):
         self.finished = True
 
     def _write_result(self, reason: str) -> None:
-        if self._trouble:
+        if self._disk_problem:
             self._write_lines()
         last = self._lines[-1] if self._lines else {'deployed_success': None}
         result = {**last, 'reason': reason, 'version': __version__}
         self._write(RESULT_FILE, json.dumps(result, indent=2) + '\n')
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
-        """Latest and best deployed success, beside the clone's."""
+        """Latest and best deployed success, and that of behaviour cloning."""
         values: dict[str, Any] = {
             'evaluations': len(self._lines),
             'target': self._target,
@@ -234,15 +258,37 @@ class PolicyEvaluator(BaseNode):
             return DiagnosticStatus.WARN, 'no policy evaluated yet', values
         values['deployed_success'] = f'{self._lines[-1]["deployed_success"]:.2f}'
         values['best'] = f'{max(line["deployed_success"] for line in self._lines):.2f}'
-        level = DiagnosticStatus.ERROR if self._trouble else DiagnosticStatus.OK
-        return level, self._trouble, values
+        level = DiagnosticStatus.ERROR if self._disk_problem else DiagnosticStatus.OK
+        return level, self._disk_problem, values
 
     def close(self) -> None:
-        """An interrupted run says so in its result."""
+        """Write the result of an interrupted run, and close the curves."""
         if not self.finished:
-            self.exit_code = EXIT_INTERRUPTED
-            self._write_result(INTERRUPTED)
-        self.finished = True
+            self._end(INTERRUPTED)
+        self._close_board()
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of an ``evaluations.jsonl``; a torn last one is left out.
+
+    :raises ConfigError: it cannot be read, or a line is damaged.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f'{path}: cannot be read: {error}; give another run_dir') from error
+    lines = []
+    for number, row in enumerate(text.rpartition('\n')[0].splitlines(), 1):
+        try:
+            line = json.loads(row)
+            if not isinstance(line, dict) or not _LINE_KEYS <= set(line):
+                raise ValueError('not an evaluation')
+        except ValueError as error:
+            raise ConfigError(
+                f'{path}: line {number} is damaged ({error}); remove it or give another run_dir'
+            ) from error
+        lines.append(line)
+    return lines
 
 
 def main() -> None:

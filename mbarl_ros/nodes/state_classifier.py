@@ -1,9 +1,10 @@
-"""The state classifier: how much a state looks like a state of the demonstrations."""
+"""The state classifier: how likely a state is one of the demonstrations."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,14 @@ import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Float64, UInt8MultiArray
 
-from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import ClassifierTrainer, logits, pack_classifier
-from mbarl_ros.nodes.support.runtime import (
-    LATCHED,
-    RELIABLE,
-    TRANSITIONS_HISTORY,
-    BaseNode,
-    bytes_message,
-    main_exit,
-    message_bytes,
-)
+from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
+from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, TRANSITIONS_HISTORY
+from mbarl_ros.nodes.support.runtime import BaseNode, bytes_message, main_exit, message_bytes
 from mbarl_ros.nodes.support.scheduling import give_way
 from mbarl_ros.schema import topics
+from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.run_files import TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
@@ -40,32 +35,39 @@ _CHECKPOINT_EVERY = 500  # environment steps
 
 
 class StateClassifierNode(BaseNode):
-    """Trains C(s) on demonstration states against states visited by the backward policy.
+    """Trains C(s): states of the demonstrations against states that the backward policy visits.
 
-    Publishes its weights (latched) after each chunk of transitions, and the score of the last
-    state on ``~/score``. It counts environment steps as the learner does, by its acknowledgements.
+    Subscribes to ``policy_controller/transitions`` and ``learner/acknowledged``, by which it
+    counts environment steps as the learner does. Publishes ``~/classifier`` (its weights after
+    each chunk, latched safetensors) and ``~/score`` (Float64: C of the latest state). Parameter:
+    ``demonstrations``.
+
+    On resume it continues from its last checkpoint in ``run_dir`` and trains on the transitions
+    that the learner's log has since then, with as many gradient steps as it would have done.
     """
 
     def __init__(self) -> None:
-        """Load demonstrations and the last checkpoint of the run, if there is one.
+        """Load demonstrations, and resume from the run folder if there is something in it.
 
-        :raises ConfigError: demonstrations cannot be used.
+        :raises ConfigError: demonstrations, log or checkpoint cannot be used.
         """
         super().__init__('state_classifier')
         self.setup({'demonstrations': ('', "Folder of demonstrations; empty: the task's own")})
         if not self.lockstep:
             give_way()
         torch.set_num_threads(1)
-        demonstrations = load_demonstrations(self.demonstrations_folder(), self.task)
+        demonstrations = load_demonstrations(demonstrations_folder(self), self.task)
         self._trainer = ClassifierTrainer(self.task, self.agent, demonstrations, self.seed)
         self._tracker = SequenceTracker()
         self._acknowledged = ('', 0)  # session, transitions of it
-        self._trouble = ''
-        self._waiting: list[Transitions] = []
-        self._trained = 0
+        self._on_disk = 0  # transitions that the learner has in its log
+        self._save_due = False
+        self._disk_problem = ''
+        self._waiting: list[Transitions] = []  # received, but not yet a whole chunk
+        self._trained = 0  # environment steps
         self._metrics: dict[str, float] = {}
         self._score = float('nan')
-        self._load()
+        self._resume()
         self._weights = self.create_publisher(
             UInt8MultiArray, topics.private(topics.CLASSIFIER), LATCHED
         )
@@ -74,49 +76,51 @@ class StateClassifierNode(BaseNode):
             UInt8MultiArray, topics.ACKNOWLEDGED, self._on_acknowledged, LATCHED
         )
         self.create_subscription(
-            UInt8MultiArray,
-            topics.TRANSITIONS,
-            self._on_transitions,
-            TRANSITIONS_HISTORY,
+            UInt8MultiArray, topics.TRANSITIONS, self._on_transitions, TRANSITIONS_HISTORY
         )
         self._publish()
 
+    # --- transitions -------------------------------------------------------------------------
+
     def _on_acknowledged(self, message: UInt8MultiArray) -> None:
-        """Count environment steps as the learner does, also after having missed some."""
+        """Count environment steps as the learner does, also after missed transitions."""
         try:
             session, stored, total = unpack_acknowledgement(message_bytes(message))
         except wire.WireError as error:
             self.refuse(error, topics.ACKNOWLEDGED)
             return
+        self._on_disk = total
         if session:
             self._acknowledged = session, stored
-            self._tracker.rebase(session, total - stored)
+            self._tracker.set_session_start(session, total - stored)
+        self._save_if_due()
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
-        received = self.received(message)
+        received = self.read_transitions(message)
         if received is None:
             return
         rows, session, first = received
         stored = self._acknowledged[1] if session == self._acknowledged[0] else 0
-        if first > max(stored, self._tracker.stored.get(session, 0)) + WINDOW:
-            error = wire.WireError(f'number {first}, when {stored} are acknowledged, cannot be')
+        if first > max(stored, self._tracker.received.get(session, 0)) + WINDOW:
+            error = wire.WireError(f'number {first}, but only {stored} are acknowledged')
             self.refuse(error, topics.TRANSITIONS)
             return
-        missed = self._tracker.skip(session, first)
+        missed = self._tracker.skip_missing(session, first)
         if missed:
-            self.get_logger().warning(f'{missed} transitions missed, which only the learner has')
+            self.get_logger().warning(f'{missed} transitions missed; only the learner has them')
         rows = self._tracker.fresh(rows, session, first)
         if not len(rows['sequence']):
             return
-        self._tracker.count(session, len(rows['sequence']))
+        self._tracker.record_received(session, len(rows['sequence']))
         logit = logits(self._trainer.arrays(), rows['next_observation'][-1])
         self._score = 0.5 * (1.0 + math.tanh(0.5 * float(logit)))  # a sigmoid without overflow
         self._scores.publish(Float64(data=self._score))
         self._waiting.append(rows)
-        self._train()
+        self._train(self._publish)
+        self._save_if_due()
 
-    def _train(self) -> None:
-        """One gradient step per ``classifier.every`` environment steps, chunk by chunk."""
+    def _train(self, after_chunk: Callable[[], None]) -> None:
+        """Train on the whole chunks that are waiting."""
         rows = concatenate(self._waiting)
         size = self.agent.chunk
         start = 0
@@ -124,9 +128,8 @@ class StateClassifierNode(BaseNode):
             self._trainer.add(select(rows, slice(start, end)))
             self._trained = int(rows['sequence'][end - 1]) + 1
             self._metrics = self._trainer.train(self.agent.classifier_steps_due(self._trained))
-            self._publish()
-            if self._trained % _CHECKPOINT_EVERY < size:
-                self._save()
+            self._save_due |= self._trained % _CHECKPOINT_EVERY < size
+            after_chunk()
             start = end
         self._waiting = [select(rows, slice(start, None))]
 
@@ -134,42 +137,75 @@ class StateClassifierNode(BaseNode):
         data = pack_classifier(self._trainer.arrays(), self.spec_hash, self._trained)
         self._weights.publish(bytes_message(data, 'classifier'))
 
-    def _load(self) -> None:
-        """Visited states come from the learner's log, the network from our checkpoint."""
+    # --- run folder --------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """Continue from the last checkpoint with what the learner's log has after it."""
         if self.run_dir is None:
             return
         self._checkpoint = self.run_dir / 'checkpoint' / 'classifier.safetensors'
-        stored = self._tracker.replay(self.run_dir / TRANSITIONS_FILE, self.task, self.spec_hash)
-        self._trained = self._tracker.total - self._tracker.total % self.agent.chunk
-        self._trainer.add(select(stored, slice(0, self._trained)))
-        self._waiting.append(select(stored, slice(self._trained, None)))
+        log = self.run_dir / TRANSITIONS_FILE
+        try:
+            stored = self._tracker.load_log(log, self.task, self.spec_hash)
+        except OSError as error:
+            raise ConfigError(f'{log}: cannot be read: {error.strerror}') from error
+        self._on_disk = total = self._tracker.total
         with contextlib.suppress(FileNotFoundError):
-            found = checkpoint.load(self._checkpoint, self.get_logger().error)
-            self._trainer.load_state_dict(*found)
+            arrays, meta = checkpoint.load(
+                self._checkpoint,
+                self.get_logger().error,
+                lambda meta: meta.get('environment_steps', math.inf) <= total,
+            )
+            self._trained = meta['environment_steps']
+            self._trainer.add(select(stored, slice(0, self._trained)))
+            try:
+                self._trainer.load_state_dict(arrays, meta)
+            except ValueError as error:
+                raise ConfigError(f'{self._checkpoint}: {error}') from error
+        resumed = self._trained
+        self._waiting.append(select(stored, slice(resumed, None)))
+        # Only the last weights are published: of several, the learner's choice would be a race.
+        self._train(after_chunk=lambda: None)
+        if total:
+            self.get_logger().info(
+                f'resumed: {total} transitions, of which {self._trained - resumed} were trained now'
+            )
+
+    def _save_if_due(self) -> None:
+        """Write a checkpoint that is due, once the learner has on disk what it was trained on."""
+        if self._save_due and self._trained <= self._on_disk:
+            self._save()
 
     def _save(self) -> None:
+        self._save_due = False
         if self.run_dir is None:
             return
+        arrays, meta = self._trainer.state_dict()
         try:
-            checkpoint.save(self._checkpoint, *self._trainer.state_dict())
-            self._trouble = ''
+            checkpoint.save(self._checkpoint, arrays, {**meta, 'environment_steps': self._trained})
+            self._disk_problem = ''
         except OSError as error:  # a disk that is full now may have room again
-            self._trouble = f'{self.run_dir}: checkpoint not written: {error.strerror}'
-            self.get_logger().error(self._trouble)
+            self._disk_problem = f'{self.run_dir}: checkpoint not written: {error.strerror}'
+            self.get_logger().error(self._disk_problem)
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
-        """Score of the last state and training metrics."""
-        values = {'score': f'{self._score:.3f}', 'refused': self.refused}
+        """Score of the latest state, training progress and metrics."""
+        values = {
+            'score': f'{self._score:.3f}',
+            'environment_steps': self._trained,
+            'refused': self.refused,
+        }
         values |= {name: f'{value:.4g}' for name, value in self._metrics.items()}
-        if self._trouble:
-            return DiagnosticStatus.ERROR, self._trouble, values
+        if self._disk_problem:
+            return DiagnosticStatus.ERROR, self._disk_problem, values
         if not self._tracker.total:
             return DiagnosticStatus.WARN, 'no transition yet from policy_controller', values
         return DiagnosticStatus.OK, '', values
 
     def close(self) -> None:
-        """Keep what has been learned."""
-        self._save()
+        """Write a checkpoint of what the learner has on disk."""
+        if self._trained <= self._on_disk:
+            self._save()
 
 
 def main() -> None:

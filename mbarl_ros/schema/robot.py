@@ -177,7 +177,7 @@ class RobotConfig(Strict):
             check_known(f'limits.*.{key}', named, 'state', self.state_names)
             check_unique(f'limits.*.{key}', named)
         for name, limit in self.limits.items():
-            low, high = self.workspace.get(limit.measured, (limit.low, limit.high))
+            low, high = self.workspace.get(limit.measured or '', (limit.low, limit.high))
             if max(low, limit.low) >= min(high, limit.high):
                 raise ValueError(
                     f'workspace.{limit.measured}: has nothing in common with limits.{name}'

@@ -1,4 +1,8 @@
-"""Names of the topics and services between the nodes, relative to the graph's namespace."""
+"""Names of the topics and services between the nodes, relative to the graph's namespace.
+
+Each begins with the name of the node that publishes or offers it, except the safety gate's e-stop
+topic, to which anybody may publish.
+"""
 
 COMMAND = 'policy_controller/command'
 CONTROLLER_ALIVE = 'policy_controller/alive'
@@ -25,6 +29,8 @@ RECORDER_START = 'demo_recorder/start'
 RECORDER_SUCCESS = 'demo_recorder/success'
 RECORDER_STOP = 'demo_recorder/stop'
 RECORDER_DISCARD = 'demo_recorder/discard'
+RECORDER_SET_PARAMETERS = 'demo_recorder/set_parameters'
+RECORDER_GET_PARAMETERS = 'demo_recorder/get_parameters'
 
 DEPLOYED_SUCCESS = 'policy_evaluator/deployed_success'
 SIM_RESET = 'robot_sim/reset'
@@ -35,5 +41,5 @@ CLOCK = '/clock'
 
 
 def private(name: str) -> str:
-    """The same name as its own node declares it: ``~/executed``."""
+    """The same name as the node that owns it declares it: ``~/executed``."""
     return f'~/{name.partition("/")[2]}'

@@ -44,27 +44,37 @@ def sync_folder(folder: Path) -> None:
 
 
 def unwritable(path: Path | str, error: OSError) -> ConfigError:
-    """What a person is told of a file that cannot be written: which, why, what to do."""
+    """The error for a file that cannot be written: it names the file, the cause and the remedy."""
     return ConfigError(
         f'{path}: cannot be written: {error.strerror}; make it writable or make room on its disk'
     )
 
 
-def lock_file(path: Path, message: str) -> IO[str]:
-    """Take an exclusive lock that lives as long as the returned file stays open.
+def try_lock(file: IO) -> bool:
+    """Take an exclusive lock on an open file, without waiting; False if another process has it.
 
-    :raises ConfigError: ``message`` and who holds it, if another process does.
-    :raises OSError: it cannot be opened.
+    The lock ends when the file is closed, at the latest with its process.
     """
-    file = path.open('a+')
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        return False
+    return True
+
+
+def lock_file(path: Path, message: str) -> IO[str]:
+    """Open a lock file, lock it until the returned file is closed, and write our process id in it.
+
+    :raises ConfigError: another process holds the lock; says ``message`` and its process id.
+    :raises OSError: the file cannot be opened.
+    """
+    file = path.open('a+')
+    if not try_lock(file):
         file.seek(0)
         holder = file.read().strip() or 'unknown'
         file.close()
-        raise ConfigError(f'{message} (process {holder})') from None
-    with contextlib.suppress(OSError):  # a full disk; it is a lock also without our number
+        raise ConfigError(f'{message} (process {holder})')
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without our process id, too
         file.truncate(0)
         os.write(file.fileno(), f'{os.getpid()}\n'.encode())
     return file

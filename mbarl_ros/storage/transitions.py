@@ -195,7 +195,8 @@ def unpack_acknowledgement(data: bytes) -> tuple[str, int, int]:
     """
     _, meta = unpack(data, 'acknowledged', _HEADER_BYTES)
     session, stored, total = meta.get('session'), meta.get('stored'), meta.get('total')
-    counts = whole_number(stored) and whole_number(total) and stored <= total
-    if not counts or not isinstance(session, str) or len(session) > _SESSION_CHARACTERS:
+    if not whole_number(stored) or not whole_number(total) or stored > total:
         raise WireError(f'acknowledged: {stored} of {total} cannot be')
+    if not isinstance(session, str) or len(session) > _SESSION_CHARACTERS:
+        raise WireError('acknowledged: session is missing or too long')
     return session, stored, total

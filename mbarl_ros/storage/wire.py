@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from safetensors import SafetensorError
@@ -94,6 +94,6 @@ def check_floats(arrays: Mapping[str, np.ndarray], kind: str) -> None:
         raise WireError(f"{kind}: array 'scale' must be {MIN_SCALE:g} or more")
 
 
-def whole_number(value: Any) -> bool:
+def whole_number(value: Any) -> TypeGuard[int]:
     """Whether a value of a message can be a count: whole, not negative, and of 52 bits."""
     return type(value) is int and 0 <= value < 2**52

@@ -6,7 +6,6 @@ import json
 import sys
 import termios
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group
@@ -115,12 +114,7 @@ class LiveScreen(LineScreen):
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.update(self.panel(), refresh=True)
         self._live.stop()
         self._set_echo(True)

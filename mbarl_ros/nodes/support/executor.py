@@ -2,9 +2,8 @@
 
 rclpy's SingleThreadedExecutor builds a new wait set and a task for each message. Robot state,
 command and executed command cross three processes in every control step, so that cost decides
-how fast a lockstep run can be. Subscriptions are served here straight from one reused wait set, as
-is the news that a publisher has died; timers, services and other events, which are rare, go to
-rclpy's own executor.
+how fast a lockstep run can be. This executor serves subscriptions and liveliness events directly
+from one reused wait set, and leaves timers, services and other events, which are rare, to rclpy.
 """
 
 from __future__ import annotations
@@ -18,56 +17,63 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.subscription import Subscription
 
-# Other QoS events are no reason to wake up; they are looked at this often (seconds).
+# Other QoS events do not wake the executor; it serves them this often (s).
 _HOUSEKEEPING = 1.0
-_BURST = 0.002  # s after which timers are looked at, however much there is to hear
-# Who is so late (s) with a timer was held up; what came meanwhile has then come within _CATCH_UP,
-# and is all there if nothing new comes for _SILENCE.
-_HELD_UP, _CATCH_UP, _SILENCE = 0.01, 0.02, 0.002
-_DEATHS = QoSSubscriptionEventType.RCL_SUBSCRIPTION_LIVELINESS_CHANGED
+_BURST = 0.002  # s after which timers are served, however many messages are waiting
+# A process whose timer is so late (s) was stalled. It then receives what arrived in the meantime:
+# until nothing new comes for _SILENCE, or for at most _CATCH_UP.
+_STALLED, _CATCH_UP, _SILENCE = 0.01, 0.02, 0.002
+_LIVELINESS_CHANGED = QoSSubscriptionEventType.RCL_SUBSCRIPTION_LIVELINESS_CHANGED
 
 
 class DataPlaneExecutor(SingleThreadedExecutor):
     """Serves plain ``callback(message)`` subscriptions directly, all else as rclpy does."""
 
-    def __init__(self, act: Callable[[bool], None], *, in_time: bool = False) -> None:
+    def __init__(self, act: Callable[[bool], None], *, time_critical: bool = False) -> None:
         """Create an executor on the default context.
 
-        :param act: called when all that had come was heard; True: some of it came late
-        :param in_time: for who moves a robot in real time: after this process was held up, ``act``
-            and timers wait a few milliseconds for what the middleware has yet to read
+        :param act: called after each batch of messages; True: this process was stalled before
+        :param time_critical: the node moves a robot in real time: after a stall, ``act`` and timers
+            wait a few milliseconds for messages that the middleware has yet to read
         """
         super().__init__()
-        self._act, self._in_time = act, in_time
+        self._act, self._time_critical = act, time_critical
         self._wait_set = None
-        self._heard = 0  # messages
-        self._died: list[Callable[[], None]] = []  # to be called back
+        self._entities_changed = True
+        self._received = 0  # messages
+        self._lost_publishers: list[Callable[[], None]] = []  # callbacks that are due
 
     def spin_until(self, stop: Callable[[], bool], period: float = 0.1) -> None:
-        """Serve callbacks until ``stop()`` is true, which is asked at least each ``period`` s."""
+        """Serve callbacks until ``stop()`` is true, which is checked at least each ``period`` s."""
         next_housekeeping = time.monotonic()
         while not stop() and self._context.ok():
             rare = self._serve_subscriptions(period)
-            if late := self._in_time and self._is_late():
+            if late := self._time_critical and self._is_late():
                 self._catch_up()
             self._act(late)
-            while self._died:  # after the last of what they said
-                self._died.pop(0)()
+            while self._lost_publishers:  # after their last messages
+                self._lost_publishers.pop(0)()
             now = time.monotonic()
             if rare or late or now >= next_housekeeping:
                 next_housekeeping = now + _HOUSEKEEPING
                 for _ in self._timers if late else (None,):  # each call serves one
                     self.spin_once(timeout_sec=0.0)
 
+    def wake(self) -> None:
+        """Called by a node that has created or destroyed an entity."""
+        # At once, since rclpy's part of this executor may take the guard condition away.
+        self._entities_changed = True
+        super().wake()
+
     def _is_late(self) -> bool:
-        left = (timer.time_until_next_call() for timer in self._timers)  # ns; None: cancelled
-        return any(ns is not None and ns < -1e9 * _HELD_UP for ns in left)
+        due = (timer.time_until_next_call() for timer in self._timers)  # ns; None: cancelled
+        return any(ns is not None and ns < -1e9 * _STALLED for ns in due)
 
     def _catch_up(self) -> None:
-        """Hear what came while this process was held up, before anybody acts on the oldest."""
-        end, heard = time.monotonic() + _CATCH_UP, -1
-        while heard < self._heard and time.monotonic() < end:
-            heard = self._heard
+        """Receive what arrived during a stall, before the node acts on the oldest of it."""
+        end, received = time.monotonic() + _CATCH_UP, -1
+        while received < self._received and time.monotonic() < end:
+            received = self._received
             time.sleep(_SILENCE)
             self._serve_subscriptions(0.0)
 
@@ -77,11 +83,11 @@ class DataPlaneExecutor(SingleThreadedExecutor):
         self._timers = [entity for node in nodes for entity in node.timers]
         self._services = [entity for node in nodes for entity in node.services]
         self._clients = [entity for node in nodes for entity in node.clients]
-        self._deaths = [
+        self._liveliness_events = [
             waitable
             for node in nodes
             for waitable in node.waitables
-            if getattr(waitable, 'event_type', None) == _DEATHS
+            if getattr(waitable, 'event_type', None) == _LIVELINESS_CHANGED
         ]
         self._by_pointer = {entity.handle.pointer: entity for entity in self._subscriptions}
         self._wait_set = rclpy_implementation.WaitSet(
@@ -90,13 +96,14 @@ class DataPlaneExecutor(SingleThreadedExecutor):
             len(self._timers),
             len(self._clients),
             len(self._services),
-            len(self._deaths),
+            len(self._liveliness_events),
             self._context.handle,
         )
 
     def _serve_subscriptions(self, timeout: float) -> bool:
         """Wait once, run the ready subscriptions; True if anything else is ready."""
-        if self._wait_set is None:
+        if self._entities_changed:
+            self._entities_changed = False
             self._collect()
         wait_set = self._wait_set
         wait_set.clear_entities()
@@ -108,27 +115,27 @@ class DataPlaneExecutor(SingleThreadedExecutor):
             wait_set.add_service(entity.handle)
         for entity in self._clients:
             wait_set.add_client(entity.handle)
-        for entity in self._deaths:
+        for entity in self._liveliness_events:
             entity.add_to_wait_set(wait_set)
         wait_set.add_guard_condition(self._guard.handle)
         wait_set.wait(int(timeout * 1e9))
         if wait_set.get_ready_entities('guard_condition'):
-            self._wait_set = None  # an entity came or went
-        for entity in self._deaths:
+            self._entities_changed = True
+        for entity in self._liveliness_events:
             if entity.is_ready(wait_set):
-                self._died.append(partial(entity.callback, entity.take_data()))
+                self._lost_publishers.append(partial(entity.callback, entity.take_data()))
         end = time.monotonic() + _BURST
         for pointer in wait_set.get_ready_entities('subscription'):
-            self._heard += _serve(self._by_pointer[pointer], end)
+            self._received += _serve(self._by_pointer[pointer], end)
         return any(wait_set.get_ready_entities(kind) for kind in ('timer', 'service', 'client'))
 
 
 def _serve(subscription: Subscription, end: float) -> int:
-    """Call back with all that has come meanwhile, until ``end``; how many messages that were."""
-    heard = 0
+    """Call back with the messages that are waiting, until ``end``; returns their number."""
+    received = 0
     while taken := subscription.handle.take_message(subscription.msg_type, subscription.raw):
         subscription.callback(taken[0])
-        heard += 1
+        received += 1
         if time.monotonic() > end:
             break
-    return heard
+    return received

@@ -1,4 +1,4 @@
-"""Who else is on a robot's topics: what the ROS graph says, by the robot's profile."""
+"""Checks of the ROS graph against a robot profile: publishers, subscribers and their QoS."""
 
 from __future__ import annotations
 
@@ -9,62 +9,64 @@ from rclpy.duration import Infinite
 from rclpy.qos import (
     QoSCompatibility,
     QoSProfile,
-    ReliabilityPolicy,
     qos_check_compatible,
 )
 
+from mbarl_ros.nodes.support.qos import RELIABLE, SENSOR
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.executables import NODES
 from mbarl_ros.schema.findings import ERROR, WARNING, Finding
 from mbarl_ros.schema.robot import RobotConfig, TeleopMap, TopicMap
 
-# As runtime.SENSOR and RELIABLE; the graph spells out that there is no deadline.
-_SENSOR = QoSProfile(
-    depth=5,
-    reliability=ReliabilityPolicy.BEST_EFFORT,
-    deadline=Infinite,
-    liveliness_lease_duration=Infinite,
-)
-_RELIABLE = QoSProfile(depth=10, deadline=Infinite, liveliness_lease_duration=Infinite)
-_GATE = 'safety_gate'
+_GATE = topics.GATE_STATE.partition('/')[0]
 _BUTTON = 'std_msgs/msg/Bool'
 _OURS = {*NODES} - {'robot_sim'}
 
 
 def check_graph(node: Any, robot: RobotConfig) -> list[Finding]:
-    """What is wrong with the topics of a robot; an error is a reason not to move."""
-    found = []
+    """Check the topics of a robot; an error is a reason not to move."""
+    findings = []
     for topic in robot.state:
-        found += _state(topic, node.get_publishers_info_by_topic(topic.topic))
+        findings += _state(topic, node.get_publishers_info_by_topic(topic.topic))
     gate = f'{node.get_namespace().rstrip("/")}/{_GATE}'
     for topic in robot.command:
-        found += _rivals(topic, node.get_publishers_info_by_topic(topic.topic), gate)
-        found += _listeners(topic, node.get_subscriptions_info_by_topic(topic.topic))
+        findings += _other_commanders(topic, node.get_publishers_info_by_topic(topic.topic), gate)
+        findings += _subscribers(topic, node.get_subscriptions_info_by_topic(topic.topic))
     for source in robot.teleop:
-        found += _persons(source, node.get_publishers_info_by_topic(source.topic))
+        findings += _teleop_sources(source, node.get_publishers_info_by_topic(source.topic))
     if robot.estop_timeout is not None:
-        estop = f'{gate}/estop'
-        found += _estop(estop, node.get_publishers_info_by_topic(estop))
-    return found + _clock(node)
+        estop = f'{gate}/{topics.ESTOP.partition("/")[2]}'
+        findings += _estop(estop, node.get_publishers_info_by_topic(estop))
+    return findings + _clock(node)
 
 
 def simulated(node: Any) -> bool:
-    """Whether somebody publishes /clock."""
+    """Whether /clock has a publisher."""
     return node.count_publishers(topics.CLOCK) > 0
 
 
 def _state(topic: TopicMap, publishers: Sequence[Any]) -> list[Finding]:
     if not publishers:
         return [Finding(ERROR, f'{topic.topic}: nobody publishes it; start the robot, or remap it')]
-    found = [_misfit(topic, info, info.qos_profile, _SENSOR) for info in publishers]
+    findings = [_mismatch(topic, info, info.qos_profile, _explicit(SENSOR)) for info in publishers]
     names = sorted({_name(info) for info in publishers})
     if len(publishers) > 1:
         text = f'{topic.topic}: {len(publishers)} publishers ({", ".join(names)}); stop all but one'
-        found.append(Finding(WARNING, text))
-    return [finding for finding in found if finding]
+        findings.append(Finding(WARNING, text))
+    return [finding for finding in findings if finding]
 
 
-def _rivals(topic: TopicMap, publishers: Sequence[Any], gate: str) -> list[Finding]:
+def _explicit(profile: QoSProfile) -> QoSProfile:
+    """The same profile with infinite times instead of defaults, as the graph reports it."""
+    return QoSProfile(
+        depth=profile.depth,
+        reliability=profile.reliability,
+        deadline=Infinite,
+        liveliness_lease_duration=Infinite,
+    )
+
+
+def _other_commanders(topic: TopicMap, publishers: Sequence[Any], gate: str) -> list[Finding]:
     names = [_name(info) for info in publishers]
     rivals = sorted({name for name in names if name != gate})
     if names.count(gate) > 1:
@@ -75,7 +77,7 @@ def _rivals(topic: TopicMap, publishers: Sequence[Any], gate: str) -> list[Findi
     return [Finding(ERROR, text)]
 
 
-def _listeners(topic: TopicMap, subscriptions: Sequence[Any]) -> list[Finding]:
+def _subscribers(topic: TopicMap, subscriptions: Sequence[Any]) -> list[Finding]:
     robots = [
         info
         for info in subscriptions
@@ -83,16 +85,16 @@ def _listeners(topic: TopicMap, subscriptions: Sequence[Any]) -> list[Finding]:
     ]
     if not robots:
         text = (
-            f'{topic.topic}: nobody listens; start the controller or driver that does '
+            f'{topic.topic}: nobody subscribes to it; start the controller or driver that does '
             '(`ros2 control list_controllers`), or correct the topic'
         )
         return [Finding(ERROR, text)]
-    found = [_misfit(topic, info, _RELIABLE, info.qos_profile) for info in robots]
-    return [finding for finding in found if finding]
+    findings = [_mismatch(topic, info, _explicit(RELIABLE), info.qos_profile) for info in robots]
+    return [finding for finding in findings if finding]
 
 
-def _persons(source: TeleopMap, publishers: Sequence[Any]) -> list[Finding]:
-    """Who would drive without pressing anything, such as a leader arm."""
+def _teleop_sources(source: TeleopMap, publishers: Sequence[Any]) -> list[Finding]:
+    """Teleop sources that drive without a button being pressed, such as a leader arm."""
     if source.deadman or not publishers:
         return []
     names = ', '.join(sorted({_name(info) for info in publishers}))
@@ -108,18 +110,18 @@ def _estop(topic: str, publishers: Sequence[Any]) -> list[Finding]:
         return []
     text = (
         f'{topic}: nobody publishes it as {_BUTTON}, and with estop_timeout the safety gate '
-        'refuses every command until it is heard; start the driver of the e-stop button'
+        'refuses every command until it receives one; start the driver of the e-stop button'
     )
     return [Finding(ERROR, text)]
 
 
-def _misfit(
+def _mismatch(
     topic: TopicMap, info: Any, offered: QoSProfile, requested: QoSProfile
 ) -> Finding | None:
-    """Why two ends of a topic do not connect, if they do not."""
+    """Why a publisher and a subscriber do not connect; None: they do."""
     if info.topic_type != topic.type:
-        text = f'{topic.topic}: {_name(info)} has it as {info.topic_type}, the profile {topic.type}'
-        return Finding(ERROR, f'{text}; correct key type')
+        text = f'{topic.topic}: {_name(info)} uses {info.topic_type}, the profile {topic.type}'
+        return Finding(ERROR, f"{text}; correct key 'type'")
     verdict, reason = qos_check_compatible(offered, requested)
     if verdict == QoSCompatibility.ERROR:
         text = f'{topic.topic}: QoS of {_name(info)} does not fit ours: {_plain(reason)}'
@@ -128,7 +130,7 @@ def _misfit(
 
 
 def _plain(reason: str) -> str:
-    """Middleware's 'ERROR: one thing;ERROR: another;' as a sentence without shouting."""
+    """The middleware's 'ERROR: one thing;ERROR: another;' as a plain sentence."""
     return '; '.join(part.removeprefix('ERROR: ') for part in reason.strip(';').split(';'))
 
 
@@ -140,7 +142,7 @@ def _clock(node: Any) -> list[Finding]:
     if simulated(node) and not follows:
         text = (
             '/clock: somebody publishes it, but use_sim_time is false; set it to true if this '
-            'robot is simulated (robot check: --sim-time), else stop who publishes'
+            'robot is simulated (robot check: --sim-time), else stop its publisher'
         )
         return [Finding(WARNING, text)]
     return []

@@ -1,4 +1,4 @@
-"""The controller's line to the learner: transitions out, acknowledgements and policies in."""
+"""The controller's connection to the learner: transitions out, acknowledgements and policies in."""
 
 from __future__ import annotations
 
@@ -11,50 +11,47 @@ import numpy as np
 from std_msgs.msg import UInt8MultiArray
 
 from mbarl_ros.control.policy import unpack_policy
-from mbarl_ros.nodes.support.runtime import (
-    LATCHED,
-    TRANSITIONS_HISTORY,
-    BaseLifecycleNode,
-    bytes_message,
-    message_bytes,
-)
+from mbarl_ros.nodes.support.qos import LATCHED, TRANSITIONS_HISTORY
+from mbarl_ros.nodes.support.runtime import BaseLifecycleNode, bytes_message, message_bytes
 from mbarl_ros.schema import topics
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.spool import SPOOL_FOLDER, Spool
 from mbarl_ros.storage.transitions import WINDOW, pack_transitions, stack, unpack_acknowledgement
 
-_EARLY = 4
+_UNCHECKED = 4  # policies kept until it is known how many transitions there are
 
 
 class LearnerLink:
-    """Keeps what was executed until it is acknowledged, and hands out policies when they are due.
+    """Keeps executed transitions until they are acknowledged, and hands out policies when due.
 
-    What a killed controller left in the run folder goes out first. Nothing that comes in is
-    believed that cannot be: acknowledgements of what was never sent, policies of another layout,
-    older ones, and such as were trained on more transitions than there are.
+    What a killed controller left in the run folder is sent first. Refused are acknowledgements of
+    transitions that were never sent, and policies of another layout or trained on more
+    transitions than there are. Older policies are dropped.
     """
 
-    def __init__(self, node: BaseLifecycleNode, on_news: Callable[[], None]) -> None:
-        """Connect; ``on_news`` is called after anything that a waiting robot may wait for.
+    def __init__(self, node: BaseLifecycleNode, on_change: Callable[[], None]) -> None:
+        """Connect; ``on_change`` is called after each message that a waiting robot may wait for.
 
         :raises ConfigError: another controller uses the run folder, or what is left in it is of
             another task or agent.
         """
         self._node = node
-        self._on_news = on_news
+        self._on_change = on_change
         keeps = node.run_dir and not node.value('episodes')
         folder = node.run_dir / SPOOL_FOLDER if keeps else None
         self._spool = Spool(node.task, node.spec_hash, folder)
-        self.base: int | None = None  # environment steps of the run before this session
+        self.session_start: int | None = None  # environment steps of the run before this session
         self.valid_until = 0  # environment steps up to which there is a policy to act with
-        self.old_policies = 0
-        self._version = -1  # newest that was accepted
-        self._early: deque[UInt8MultiArray] = deque(maxlen=_EARLY)
+        self.weights: dict[str, np.ndarray] | None = None  # of the policy that was due last
+        self._weights_version = -1
+        self._newest_version = -1  # of the policies accepted
+        self._old_policies = 0
+        self._unchecked: deque[UInt8MultiArray] = deque(maxlen=_UNCHECKED)
         self._policies: deque[tuple[int, dict[str, np.ndarray], int]] = deque()
-        self._last_heard = -np.inf
+        self._last_received = -np.inf  # s
         self._head_known = False
         self._stored_before = -1
-        self._dispute = ''
+        self._rejection = ''
         self._transitions = node.create_publisher(
             UInt8MultiArray, topics.private(topics.TRANSITIONS), TRANSITIONS_HISTORY
         )
@@ -62,19 +59,19 @@ class LearnerLink:
         node.create_subscription(
             UInt8MultiArray, topics.ACKNOWLEDGED, self._on_acknowledged, LATCHED
         )
-        node.create_timer(1.0, self._repeat, clock=node.steady)
+        node.create_timer(1.0, self._resend, clock=node.steady)
         if not node.lockstep:
             node.create_timer(0.2, self.flush, clock=node.steady)
         if self._spool.recovered:
             node.get_logger().info(
-                f'{self._spool.recovered} transitions are in {folder} from before; what the '
-                'learner lacks of them goes out first'
+                f'{self._spool.recovered} transitions of an earlier process are in {folder}; those '
+                'that the learner lacks are sent first'
             )
 
     @property
     def steps(self) -> int:
         """Environment steps of the run, as far as is known."""
-        return (self.base or 0) + self._spool.own.end
+        return (self.session_start or 0) + self._spool.own.end
 
     @property
     def _unsent(self) -> int:
@@ -83,13 +80,13 @@ class LearnerLink:
         return own.end - own.sent
 
     @property
-    def learner_alive(self) -> bool:
-        """Whether the learner was heard of late."""
-        return time.monotonic() - self._last_heard < self._node.value('learner_timeout')
+    def alive(self) -> bool:
+        """Whether a message of the learner was received within ``learner_timeout``."""
+        return time.monotonic() - self._last_received < self._node.value('learner_timeout')
 
     @property
     def has_policies(self) -> bool:
-        """Whether a policy waits for its turn."""
+        """Whether policies have been received that are not in use yet."""
         return bool(self._policies)
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -98,23 +95,23 @@ class LearnerLink:
         if self._node.lockstep and self._unsent >= self._node.agent.chunk:
             self.flush()
 
-    def due_policies(self, any_will_do: bool) -> list[tuple[dict[str, np.ndarray], int]]:
-        """Policies and their versions whose time has come; or else the first that there is.
+    def due_policies(self, accept_any: bool) -> list[dict[str, np.ndarray]]:
+        """Weights that are due, oldest first.
 
-        A restarted controller has no policy yet and takes the one there is, due or not.
+        :param accept_any: take the next one although not yet due, as a restarted controller must
         """
         due = []
-        while self._policies and (self._policies[0][0] <= self.steps or (any_will_do and not due)):
-            _, arrays, version = self._policies.popleft()
-            due.append((arrays, version))
+        while self._policies and (self._policies[0][0] <= self.steps or (accept_any and not due)):
+            _, self.weights, self._weights_version = self._policies.popleft()
+            due.append(self.weights)
         return due
 
     def flush(self) -> None:
-        """Publish what was not sent, at most one message of it."""
+        """Publish transitions that were not sent, at most one message of them."""
         head = self._spool.head
-        # Only the learner can say how much it has of a session that was cut short.
+        # Only the learner knows how much it has of a session that was cut short.
         answered = self._head_known or head is self._spool.own
-        if answered and head.sent < head.end and head.sent - head.stored < WINDOW:
+        if answered and head.sent < head.end and head.sent - head.acknowledged < WINDOW:
             self._publish(*self._spool.next_rows())
 
     def close(self) -> None:
@@ -124,20 +121,21 @@ class LearnerLink:
         self._spool.close()
 
     def values(self) -> dict[str, Any]:
-        """For /diagnostics."""
+        """Values for /diagnostics."""
         return {
             'environment_steps': self.steps,
-            'unacknowledged': self._spool.waiting,
+            'unacknowledged': self._spool.unacknowledged,
             'recovered': self._spool.recovered,
-            'old_policies': self.old_policies,
+            'policy_version': self._weights_version,
+            'old_policies': self._old_policies,
         }
 
     @property
     def problem(self) -> str:
-        """Why transitions are not on disk or not taken by the learner; empty where they are."""
-        return self._spool.problem or self._dispute
+        """Why transitions are not on disk, or not stored by the learner; empty: no problem."""
+        return self._spool.problem or self._rejection
 
-    # --- in ----------------------------------------------------------------------------------
+    # --- subscriptions -----------------------------------------------------------------------
 
     def _on_acknowledged(self, message: UInt8MultiArray) -> None:
         spool = self._spool
@@ -150,78 +148,78 @@ class LearnerLink:
         except ValueError as error:
             self._node.refuse(error, topics.ACKNOWLEDGED)
             if session == head.name:
-                self._dispute = str(error)
+                self._rejection = str(error)
             return
-        self._last_heard = time.monotonic()
+        self._last_received = time.monotonic()
         if session != head.name:
             return
-        self._dispute = ''
+        self._rejection = ''
         if head is spool.own:
-            self._know_base(total - stored)
+            self._set_session_start(total - stored)
         elif head is spool.head:
             self._head_known = True
             self.flush()
         else:
             self._head_known, self._stored_before = False, -1
-            self._hello()
-        self._on_news()
+            self._request_acknowledgement()
+        self._on_change()
 
-    def _know_base(self, base: int) -> None:
-        first, self.base = self.base is None, base
-        while first and self._early:
-            self._take(self._early.popleft())
+    def _set_session_start(self, steps: int) -> None:
+        self.session_start = steps
+        while self._unchecked:
+            self._accept(self._unchecked.popleft())
 
     def _on_policy(self, message: UInt8MultiArray) -> None:
         if self._node.value('policy'):
-            return  # acts with a policy that was given
-        if self.base is None:  # how much it can have been trained on is not known yet
-            self._early.append(message)
+            return  # the controller acts with a given policy
+        if self.session_start is None:  # and so on how many it can have been trained
+            self._unchecked.append(message)
         else:
-            self._take(message)
-            self._on_news()
+            self._accept(message)
+            self._on_change()
 
-    def _take(self, message: UInt8MultiArray) -> None:
+    def _accept(self, message: UInt8MultiArray) -> None:
         node = self._node
         try:
             arrays, meta = unpack_policy(message_bytes(message), node.task, node.agent)
             version = meta['version']
             if version > self.steps:
                 raise wire.WireError(
-                    f'policy: trained on {version} transitions, of {self.steps} that were made'
+                    f'policy: trained on {version} transitions, but only {self.steps} were executed'
                 )
         except wire.WireError as error:
-            node.refuse(error, 'learner/policy; the last good policy stays')
+            node.refuse(error, f'{topics.POLICY}; the last good policy stays')
             return
-        self._last_heard = time.monotonic()
-        if version == self._version:
-            return  # said again, for those who missed it
-        if version < self._version:  # also what a restarted learner says until it has caught up
-            self.old_policies += 1
+        self._last_received = time.monotonic()
+        if version == self._newest_version:
+            return  # published again, for subscribers that missed it
+        if version < self._newest_version:  # also of a restarted learner that is catching up
+            self._old_policies += 1
             return
-        self._version = version
+        self._newest_version = version
         self._policies.append((meta['applies_from'], arrays, version))
         self.valid_until = meta['valid_until']
 
-    # --- out ---------------------------------------------------------------------------------
+    # --- transitions -------------------------------------------------------------------------
 
     def _publish(self, rows: Mapping[str, np.ndarray], first: int) -> None:
         data = pack_transitions(rows, self._node.spec_hash, self._spool.head.name, first)
         self._transitions.publish(bytes_message(data, 'transitions'))
 
-    def _hello(self) -> None:
-        """Ask how much of the head's rows the learner has."""
+    def _request_acknowledgement(self) -> None:
+        """Ask the learner how many rows of the head session it has: by a message without rows."""
         self._publish(stack([], self._node.task), 0)
 
-    def _repeat(self) -> None:
-        """Once a second: say hello to a learner that does not know us, repeat what is unacked."""
+    def _resend(self) -> None:
+        """Once a second: resend unacknowledged rows; contact a learner that has not answered."""
         spool = self._spool
         head = spool.head
         if spool.problem:
             spool.retry()
-        if self.base is None and not self._node.value('episodes'):
-            self._hello()
-        if self.learner_alive:
-            if head.stored < head.sent and head.stored == self._stored_before:
-                head.sent = head.stored
+        if self.session_start is None and not self._node.value('episodes'):
+            self._request_acknowledgement()
+        if self.alive:
+            if head.acknowledged < head.sent and head.acknowledged == self._stored_before:
+                head.sent = head.acknowledged
             self.flush()
-        self._stored_before = head.stored
+        self._stored_before = head.acknowledged

@@ -1,4 +1,4 @@
-"""Listens to a running robot, without moving it, and says whether it is fit to be armed."""
+"""``mbarl robot check``: listens to a running robot and says whether it is ready to be moved."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from mbarl_ros.nodes.support.graph_checks import check_graph
+from mbarl_ros.nodes.support.qos import SENSOR
 from mbarl_ros.nodes.support.robot_topics import StateListener, subscribe
-from mbarl_ros.nodes.support.runtime import SENSOR, message_class
+from mbarl_ros.nodes.support.runtime import message_class
 from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.task import Task
 
-DISCOVERY = 4.0  # s; Fast DDS says hello at once, and if that was lost again after 3 s
-# A line of the table: topic, rate, age, frame, other ends.
+DISCOVERY = 4.0  # s; Fast DDS announces itself at once, and again after 3 s if that was lost
+# A line of the table: topic, rate, age, frame, nodes at the other end.
 Row = tuple[str, str, str, str, str]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was heard: a row for each topic, and findings."""
+    """Result of a check: a row for each topic, and findings."""
 
     rows: list[Row]
     findings: list[Finding]
@@ -38,14 +39,14 @@ class Listener:
     """A node of its own in the robot's domain, for as long as the ``with`` block lasts."""
 
     def __init__(self, name: str, namespace: str, sim_time: bool = False) -> None:
-        """Prepare; ``sim_time`` follows /clock."""
+        """Prepare; ``sim_time``: follow /clock."""
         self._name, self._namespace, self._sim_time = name, namespace, sim_time
 
     def __enter__(self) -> Listener:
         self._context = Context()
         rclpy.init(context=self._context)
         overrides = [rclpy.Parameter('use_sim_time', value=self._sim_time)]
-        self.node = _Ears(
+        self.node = _ListenerNode(
             self._name,
             namespace=self._namespace,
             context=self._context,
@@ -61,41 +62,41 @@ class Listener:
         rclpy.try_shutdown(context=self._context)
 
     def spin(self, seconds: float) -> None:
-        """Listen for so long."""
+        """Receive messages for so long."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._executor.spin_once(timeout_sec=0.05)
 
     def hear(self, robot: RobotConfig, seconds: float, task: Task | None = None) -> Report:
-        """Listen to a robot for ``seconds``; ``task``: whose ranges the state should be in."""
+        """Check a robot by what it publishes in ``seconds``; ``task``: check its ranges, too."""
         latest: list[np.ndarray] = []
-        ears = StateListener(
+        states = StateListener(
             self.node, robot, lockstep=False, callback=lambda state, _: latest.append(state)
         )
         frames = self._frames(robot)
-        self._find(robot)
+        self._discover(robot)
         self.spin(seconds)
-        found = ears.findings(seconds)
+        findings = states.findings(seconds)
         if latest:
-            found += _ranges(robot, task, latest[-1])
-        found += _unmeasured(robot)
-        return Report(self._rows(robot, ears, frames, seconds), found)
+            findings += _check_ranges(robot, task, latest[-1])
+        findings += _unmeasured(robot)
+        return Report(self._rows(robot, states, frames, seconds), findings)
 
     def _frames(self, robot: RobotConfig) -> dict[str, str]:
-        """By topic, the frame of its last message, also of one that the profile does not believe.
+        """Frame of the latest message by topic, also of messages that do not fit the profile.
 
-        It is filled as they come.
+        The dictionary is filled as they arrive.
         """
         frames: dict[str, str] = {}
         for topic in robot.state:
             kind = message_class(topic.type)
             if hasattr(kind, 'header'):
                 keep = partial(_keep_frame, frames, topic.topic)
-                subscribe(self.node, kind, topic.topic, keep, SENSOR, complain=False)
+                subscribe(self.node, kind, topic.topic, keep, SENSOR, log_mismatch=False)
         return frames
 
-    def _find(self, robot: RobotConfig) -> None:
-        """Wait until all ends of the robot are known, or will not be."""
+    def _discover(self, robot: RobotConfig) -> None:
+        """Wait until the graph is without errors, or discovery has had its time."""
         end = time.monotonic() + DISCOVERY
         while time.monotonic() < end and any(
             finding.level == ERROR for finding in check_graph(self.node, robot)
@@ -103,27 +104,29 @@ class Listener:
             self.spin(0.1)
 
     def _rows(
-        self, robot: RobotConfig, ears: StateListener, frames: dict[str, str], seconds: float
+        self, robot: RobotConfig, states: StateListener, frames: dict[str, str], seconds: float
     ) -> list[Row]:
         rows = []
         now = time.monotonic()
-        for hearing in ears.heard:
-            topic, age = hearing.topic.topic, hearing.age(now, seconds)
+        for health in states.health:
+            topic, age = health.topic.topic, health.age(now, seconds)
             ends = self.node.get_publishers_info_by_topic(topic)
-            shown = '-' if age is None else f'{1000 * age:.0f} ms' if abs(age) < 100 else 'far off'
-            rate, frame = f'{hearing.rate(now, seconds):.1f} Hz', frames.get(topic) or '-'
-            rows.append((topic, rate, shown, frame, _names(ends)))
+            age_text = (
+                '-' if age is None else f'{1000 * age:.0f} ms' if abs(age) < 100 else 'far off'
+            )
+            rate, frame = f'{health.rate(now, seconds):.1f} Hz', frames.get(topic) or '-'
+            rows.append((topic, rate, age_text, frame, _names(ends)))
         for topic in robot.command:
             ends = self.node.get_subscriptions_info_by_topic(topic.topic)
             rows.append((topic.topic, 'command', '-', '-', _names(ends)))
         return rows
 
 
-class _Ears(Node):
-    """A bare node that says what it cannot read."""
+class _ListenerNode(Node):
+    """A bare node that logs messages that it cannot read."""
 
     def refuse(self, error: Exception, topic: str) -> None:
-        """A message that is not to be trusted."""
+        """Log a message that is not trusted: ``error`` says why."""
         self.get_logger().warning(f'{topic}: {error}', throttle_duration_sec=5.0)
 
 
@@ -135,31 +138,33 @@ def _names(ends: Sequence[object]) -> str:
     return ', '.join(sorted({end.node_name for end in ends})) or 'nobody'
 
 
-def _ranges(robot: RobotConfig, task: Task | None, state: np.ndarray) -> list[Finding]:
-    """Warnings about a state that the gate or the task do not expect."""
-    found = []
+def _check_ranges(robot: RobotConfig, task: Task | None, state: np.ndarray) -> list[Finding]:
+    """Warnings about a state outside the workspace or the task's ranges."""
+    findings = []
     measured = dict(zip(robot.state_names, state.tolist(), strict=True))
     for name, (low, high) in robot.workspace.items():
         if not low <= measured[name] <= high:
             text = f'{name} is {measured[name]:.3g}, outside the workspace of {low:g} to {high:g}'
-            found.append(Finding(WARNING, f'{text}; the gate will let only a person drive'))
+            findings.append(
+                Finding(WARNING, f'{text}; the safety gate will let only a person drive')
+            )
     for entry in task.config.observation if task else ():
         if not entry.low <= measured[entry.name] <= entry.high:
             text = (
                 f'{entry.name} is {measured[entry.name]:.3g}; task {task.name} expects '
                 f'{entry.low:g} to {entry.high:g}'
             )
-            found.append(Finding(WARNING, text))
-    return found
+            findings.append(Finding(WARNING, text))
+    return findings
 
 
 def _unmeasured(robot: RobotConfig) -> list[Finding]:
-    """Notes about commands whose way from where they stand nobody can limit."""
+    """Notes about positions without a measurement, whose first command cannot be limited."""
     return [
         Finding(
             INFO,
-            f'{name}: nothing measures what it holds, so its first command goes out at once, '
-            f'whatever the distance; if a state entry does, name it in limits.{name}.measured',
+            f'{name}: this position is not measured, so its first command is sent unlimited, '
+            f'at any distance; if a state entry measures it, name it in limits.{name}.measured',
         )
         for name, limit in robot.limits.items()
         if limit.stop == 'hold' and limit.measured is None

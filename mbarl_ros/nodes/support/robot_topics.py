@@ -1,4 +1,4 @@
-"""The robot's topics as vectors, by its profile."""
+"""State and command vectors of a robot, from and to the topics of its profile."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import JointState
 
-from mbarl_ros.control.topic_health import TopicHealth, too_seldom
-from mbarl_ros.nodes.support import runtime
+from mbarl_ros.control.topic_health import TopicHealth, states_too_sparse
 from mbarl_ros.nodes.support.graph_checks import check_graph
+from mbarl_ros.nodes.support.qos import RELIABLE, RELIABLE_STEPS, STATES
+from mbarl_ros.nodes.support.runtime import message_class
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.findings import ERROR, Finding
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp, stamp_ns
 from mbarl_ros.schema.robot import RobotConfig
 
-# No state or command is larger, and making Python objects of a huge message takes seconds.
+# No state or command is larger, and converting a huge message to Python objects takes seconds.
 MAX_BYTES = 64 * 1024
-_KEPT = 5000  # times
+_STAMPS_KEPT = 5000
 
 
 def subscribe(
@@ -36,11 +38,11 @@ def subscribe(
     topic: str,
     callback: Callable[[Any], None],
     qos: QoSProfile,
-    complain: bool = True,
-) -> None:
-    """Subscribe; messages that are oversized or cannot be read are refused, and the node lives.
+    log_mismatch: bool = True,
+) -> Subscription:
+    """Subscribe; refuse messages that are too large or cannot be deserialised.
 
-    :param complain: log publishers whose QoS does not fit
+    :param log_mismatch: log publishers whose QoS is incompatible
     """
 
     def take(data: bytes) -> None:
@@ -48,22 +50,23 @@ def subscribe(
             if len(data) > MAX_BYTES:
                 raise ValueError(f'message of {len(data)} bytes; at most {MAX_BYTES} are read')
             message = deserialize_message(data, kind)
-        except Exception as error:  # whatever the middleware raises at bytes that are no message
+        except Exception as error:  # the middleware raises many kinds for bytes that are no message
             node.refuse(error, topic)
             return
         callback(message)
 
-    events = SubscriptionEventCallbacks(use_default_callbacks=complain)
-    node.create_subscription(kind, topic, take, qos, raw=True, event_callbacks=events)
+    events = SubscriptionEventCallbacks(use_default_callbacks=log_mismatch)
+    return node.create_subscription(kind, topic, take, qos, raw=True, event_callbacks=events)
 
 
 class StateListener:
     """Subscribes to all state topics and calls back with the whole state vector.
 
-    In lockstep the callback waits until every topic has delivered the same stamp; in real time
-    it is called for each message once every topic has been heard, but for one that a newer one of
-    its topic has overtaken. ``since`` is when (steady clock, s) the oldest part of the state came:
-    a topic that died must not hide behind one that lives. A stamp that stands still is not news.
+    In lockstep it calls back when all topics have delivered the same stamp. In real time it calls
+    back for each message once all topics have delivered one, and ignores a message that was
+    overtaken by a newer one of its topic. ``since`` is the time (steady clock, s) at which the
+    oldest part of the state was received, so that a live topic cannot hide a dead one; a message
+    that repeats a stamp does not count as received.
     """
 
     def __init__(
@@ -82,31 +85,33 @@ class StateListener:
         self._lockstep = lockstep
         self._state = np.full(len(robot.state_names), np.nan)
         self._stamps: list[int | None] = [None] * len(robot.state)
-        kinds = [runtime.message_class(topic.type) for topic in robot.state]
+        kinds = [message_class(topic.type) for topic in robot.state]
         stamped = [hasattr(kind, 'header') for kind in kinds]
         if lockstep and not all(stamped):
             unstamped = robot.state[stamped.index(False)]
             raise ConfigError(
                 f"robot '{robot.name}': topic '{unstamped.topic}': a {unstamped.type} has no "
-                'header, so nobody knows to which step it belongs; give mode:=realtime'
+                'header, so that it cannot be assigned to a step; give mode:=realtime'
             )
-        self._anywhere = any(stamped)
-        self.heard = [TopicHealth(topic, robot) for topic in robot.state]
+        self._any_stamped = any(stamped)
+        self.health = [TopicHealth(topic, robot) for topic in robot.state]
         self._received = [-math.inf] * len(robot.state)
-        self._dated: deque[tuple[float, int]] = deque(maxlen=_KEPT)  # states: heard when, stamp
-        # A lost state would stall lockstep; a late one is worthless in real time.
-        qos: QoSProfile = runtime.RELIABLE_STEPS if lockstep else runtime.STATES
+        # States: received at (s), stamp (ns).
+        self._dated: deque[tuple[float, int]] = deque(maxlen=_STAMPS_KEPT)
+        # In lockstep a lost state would stall the run; in real time a late one is of no use.
+        qos: QoSProfile = RELIABLE_STEPS if lockstep else STATES
+        self._subscriptions: list[Subscription] = []
         start = 0
         for index, topic in enumerate(robot.state):
             codec = TopicCodec(topic)
             where = slice(start, start := start + len(codec.names))
-            subscribe(
-                node,
-                runtime.message_class(topic.type),
-                topic.topic,
-                partial(self._receive, index, codec, where),
-                qos,
-            )
+            receive = partial(self._receive, index, codec, where)
+            self._subscriptions.append(subscribe(node, kinds[index], topic.topic, receive, qos))
+
+    def destroy(self) -> None:
+        """Destroy the subscriptions."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
 
     @property
     def since(self) -> float:
@@ -118,18 +123,18 @@ class StateListener:
             values = codec.decode(message)
         except ValueError as error:
             self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
-            self.heard[index].fault(time.monotonic(), str(error))
+            self.health[index].add_fault(time.monotonic(), str(error))
             return
         stamp = stamp_ns(message)
         if not self._lockstep:
             clock = self._node.get_clock().now().nanoseconds
-            if not self.heard[index].hear(time.monotonic(), clock, stamp, values):
+            if not self.health[index].receive(time.monotonic(), clock, stamp, values):
                 return
         self._state[where] = values
         if not stamp or stamp != self._stamps[index]:
             self._received[index] = time.monotonic()
-        if stamp is None:  # dated by the stamped topics, if there are any, else by its arrival
-            stamp = 0 if self._anywhere else self._node.get_clock().now().nanoseconds
+        if stamp is None:  # dated by the stamped topics, else by its time of arrival
+            stamp = 0 if self._any_stamped else self._node.get_clock().now().nanoseconds
         self._stamps[index] = stamp
         if None in self._stamps:
             return
@@ -141,26 +146,25 @@ class StateListener:
         self._callback(self._state.copy(), latest)
 
     def findings(self, window: float) -> list[Finding]:
-        """What is wrong with the robot's topics, by the last ``window`` s; errors first.
+        """Check the robot's topics by the messages of the last ``window`` s; errors come first.
 
         An error is a reason not to move.
         """
         now, sim_time = time.monotonic(), self._node.get_parameter('use_sim_time').value
-        found = check_graph(self._node, self._robot)
-        unknown = {finding.text.partition(':')[0] for finding in found}
-        for hearing in self.heard:
-            heard = hearing.findings(now, window, sim_time)
-            # A topic that nobody publishes is silent; once is enough.
-            if not (hearing.silent(now) and hearing.topic.topic in unknown):
-                found += heard
-        stamps = [stamp for heard, stamp in self._dated if now - heard <= window]
-        if too_seldom(stamps, self._robot):
+        findings = check_graph(self._node, self._robot)
+        reported = {finding.text.partition(':')[0] for finding in findings}
+        for health in self.health:
+            # A topic without a publisher is silent, too, which need not be reported twice.
+            if not (health.silent(now) and health.topic.topic in reported):
+                findings += health.findings(now, window, sim_time)
+        stamps = [stamp for received, stamp in self._dated if now - received <= window]
+        if states_too_sparse(stamps, self._robot):
             text = (
                 'states come too seldom for a step in each control period: hardly any would be '
                 "recorded; raise the rate of the robot's stamped topics or lower control_rate"
             )
-            found.append(Finding(ERROR, text))
-        return sorted(found, key=lambda finding: finding.level != ERROR)
+            findings.append(Finding(ERROR, text))
+        return sorted(findings, key=lambda finding: finding.level != ERROR)
 
 
 class CommandPublisher:
@@ -177,17 +181,17 @@ class CommandPublisher:
         for topic in robot.command:
             codec = TopicCodec(topic)
             where = slice(start, start := start + len(codec.names))
-            kind = runtime.message_class(topic.type)
-            _try(codec, kind, robot)
-            publisher = node.create_publisher(kind, topic.topic, runtime.RELIABLE)
+            kind = message_class(topic.type)
+            _check_writable(codec, kind, robot)
+            publisher = node.create_publisher(kind, topic.topic, RELIABLE)
             self._topics.append((codec, where, kind, publisher))
 
     def publish(self, values: np.ndarray, stamp: int) -> None:
         """Publish ``values`` [C], physical units, in the profile's order.
 
-        In lockstep with the ``stamp`` of the state that they answer; in real time with the present
-        one, by which MoveIt Servo and others tell whether a command is stale. A topic of which a
-        value is not known (NaN) gets nothing.
+        Stamped with the ``stamp`` of the state that they answer in lockstep, with the present time
+        in real time: MoveIt Servo and others discard stale commands by it. Nothing is sent on a
+        topic with an unknown value (NaN).
         """
         if not self._node.lockstep:
             stamp = self._node.get_clock().now().nanoseconds
@@ -199,20 +203,20 @@ class CommandPublisher:
             publisher.publish(codec.encode(message, values[where]))
 
     @property
-    def is_heard(self) -> bool:
-        """Whether somebody subscribes to each of the topics."""
+    def has_subscribers(self) -> bool:
+        """Whether each of the topics has a subscriber."""
         return all(publisher.get_subscription_count() for *_, publisher in self._topics)
 
     def flush(self, seconds: float) -> None:
-        """Wait until reliable subscribers have what was published, at most ``seconds``."""
+        """Wait until reliable subscribers have received everything, at most ``seconds``."""
         end = time.monotonic() + seconds
         for *_, publisher in self._topics:
-            left = max(end - time.monotonic(), 0.0)
-            publisher.wait_for_all_acked(Duration(seconds=left))
+            remaining = max(end - time.monotonic(), 0.0)
+            publisher.wait_for_all_acked(Duration(seconds=remaining))
 
 
-def _try(codec: TopicCodec, kind: Any, robot: RobotConfig) -> None:
-    """Find out before anything moves whether commands can be written."""
+def _check_writable(codec: TopicCodec, kind: Any, robot: RobotConfig) -> None:
+    """Check before anything moves that commands can be written into the message type."""
     try:
         codec.encode(kind(), [0.0] * len(codec.names))
     except (AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
@@ -223,11 +227,11 @@ def _try(codec: TopicCodec, kind: Any, robot: RobotConfig) -> None:
 
 
 def command_message(names: list[str], values: np.ndarray, stamp: int, source: str) -> JointState:
-    """A stamped, named command: JointState is the one standard message that is both.
+    """A command as a JointState, the one standard message with a stamp and named values.
 
-    ``position`` holds the values whatever their unit, ``header.frame_id`` who asked, and the
-    stamp is that of the state which the command answers, or, for what the gate has executed in real
-    time, of the latest one.
+    ``position`` holds the values in any unit, ``header.frame_id`` the source. The stamp is that of
+    the state which the command answers; that of the latest state for an executed command in real
+    time.
     """
     message = JointState(name=names, position=array('d', values))
     message.header.frame_id = source

@@ -1,4 +1,4 @@
-"""What every node shares: start and stop, parameters, QoS, byte messages, diagnostics."""
+"""What every node shares: start and stop, parameters, byte messages, diagnostics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,62 +19,28 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.duration import Duration
-from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.exceptions import InvalidParameterTypeException, NameValidationException
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
-from rclpy.qos import (
-    DurabilityPolicy,
-    HistoryPolicy,
-    LivelinessPolicy,
-    QoSProfile,
-    ReliabilityPolicy,
-)
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import MultiArrayDimension, UInt8MultiArray
 
 from mbarl_ros.nodes.support.executor import DataPlaneExecutor
+from mbarl_ros.nodes.support.qos import RELIABLE
 from mbarl_ros.nodes.support.scheduling import real_time
 from mbarl_ros.nodes.support.transport import without_shared_memory
 from mbarl_ros.schema import message_fields, topics
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.exit_codes import EXIT_SUCCESS, EXIT_USAGE
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USAGE
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage import lifeline
 from mbarl_ros.storage.transitions import Transitions, unpack_transitions
 from mbarl_ros.storage.wire import WireError
 from mbarl_ros.task import Task
 
-RELIABLE = QoSProfile(depth=10)
-SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-# Of what happened in a pause, all is heard: states and executed commands make up the record.
-STATES = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
-RELIABLE_STEPS = QoSProfile(depth=100)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-KEEP_ALL = QoSProfile(history=HistoryPolicy.KEEP_ALL)
-
-
-# Nothing is published with it: the middleware itself says that a process lives, also while Python
-# is busy, and a subscriber is told of its death within the lease.
-def _alive(milliseconds: int) -> QoSProfile:
-    return QoSProfile(
-        depth=1,
-        liveliness=LivelinessPolicy.AUTOMATIC,
-        liveliness_lease_duration=Duration(nanoseconds=milliseconds * 1_000_000),
-    )
-
-
-# Offered: Fast DDS says it after two thirds of that. Requested: three such words may be late.
-ALIVE, HEARD_ALIVE = _alive(25), _alive(80)
-# The classifier, which nothing is sent to again, must not miss what came before it was discovered.
-TRANSITIONS_HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
 LOCKSTEP, REALTIME = 'lockstep', 'realtime'
-# Lockstep: a command without effect for so long (s) was lost and is sent again; if it was only
-# slow, the safety gate knows it.
-LOST_AFTER = 0.3
-_QUIET = 5.0  # seconds between two words about refusals on one topic
+_REFUSAL_LOG_PERIOD = 5.0  # s between two log lines about refusals on one topic
 COMMON = {
     'task': ('pointmass', 'Task: name of a shipped file or path of a .yaml file'),
     'robot': ('', "Robot profile: name or path; empty: the task's own"),
@@ -89,7 +56,7 @@ class NodeMixin:
 
     exit_code = EXIT_SUCCESS
     finished = False
-    in_time = False  # moves a robot in real time
+    time_critical = False  # moves a robot in real time
     refused = 0
     _scheduling = ''
     _refused_before = 0
@@ -100,7 +67,7 @@ class NodeMixin:
 
         :raises ConfigError: a wrong configuration file, parameter type or parameter name.
         """
-        self._said: dict[str, float] = {}
+        self._refusal_logged_at: dict[str, float] = {}  # by topic, s
         own = own or {}
         for name, (default, description) in {**COMMON, **own}.items():
             try:
@@ -126,17 +93,17 @@ class NodeMixin:
         self._diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, RELIABLE)
         self.create_timer(1.0, self._publish_diagnostics, clock=self.steady)
 
-    def go_first(self, priority: int) -> None:
-        """In real time: ask for real-time scheduling, for those who move the robot."""
+    def request_real_time(self, priority: int) -> None:
+        """In real time: ask for real-time scheduling; for nodes that move the robot."""
         if self.lockstep:
             return
-        self.in_time = True
+        self.time_critical = True
         granted = real_time(priority)
         self._scheduling = f'SCHED_FIFO {priority}' if granted else 'SCHED_OTHER'
         if not granted:
             self.get_logger().warning(
-                'no right to real-time scheduling: this node waits like any other process. '
-                f'The limit rtprio must be {priority} or more; see "Real time" in the README'
+                'no permission for real-time scheduling: this node waits like any other process. '
+                f'Set the limit rtprio to {priority} or more; see the documentation, "Real time"'
             )
 
     def value(self, name: str) -> Any:
@@ -144,45 +111,36 @@ class NodeMixin:
         return self.get_parameter(name).value
 
     def refuse(self, error: Exception, topic: str) -> None:
-        """Count a message that is not to be trusted, and say why."""
+        """Count and log a message that is not trusted: ``error`` says why."""
         self.refused += 1
         self._refusal = f'{topic}: {error}'
-        if time.monotonic() - self._said.get(topic, -math.inf) < _QUIET:
+        now = time.monotonic()
+        if now - self._refusal_logged_at.get(topic, -math.inf) < _REFUSAL_LOG_PERIOD:
             return
-        self._said[topic] = time.monotonic()
+        self._refusal_logged_at[topic] = now
         text = ''.join(letter if letter.isprintable() else '?' for letter in str(error)[:400])
         self.get_logger().warning(f'refused: {topic}: {text}')
 
-    def received(self, message: UInt8MultiArray) -> tuple[Transitions, str, int] | None:
-        """Transitions, session and first number of a message, or None for one that is refused."""
+    def read_transitions(self, message: UInt8MultiArray) -> tuple[Transitions, str, int] | None:
+        """Transitions, session and first number of a message; None: it was refused."""
         try:
             return unpack_transitions(message_bytes(message), self.task, self.spec_hash)
         except WireError as error:
             self.refuse(error, topics.TRANSITIONS)
             return None
 
-    def demonstrations_folder(self) -> Path:
-        """Parameter ``demonstrations``, else the task's own folder.
-
-        :raises ConfigError: there is neither.
-        """
-        folder = self.value('demonstrations') or self.task.config.demonstrations
-        if not folder:
-            raise ConfigError(f"task '{self.task.name}': key 'demonstrations' is not set")
-        return Path(folder).expanduser()
-
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Level, message and values for /diagnostics; overridden by each node."""
         return DiagnosticStatus.OK, '', {}
 
     def act_on_messages(self, late: bool) -> None:
-        """Called when all messages that had come were heard; for who must act on the latest.
+        """Called after each batch of messages; for a node that must act on the latest of them.
 
-        :param late: in real time: this process was held up, and when they came is not known
+        :param late: in real time: this process was stalled, so their times of arrival are unknown
         """
 
     def close(self) -> None:
-        """Last act before the node is destroyed; the context is still alive."""
+        """Called before the node is destroyed, while it can still publish."""
 
     def _publish_diagnostics(self) -> None:
         level, message, values = self.report()
@@ -202,7 +160,7 @@ class NodeMixin:
         self._diagnostics.publish(diagnostics)
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for all nodes of a graph; `mbarl doctor` compares it."""
+        """What all nodes of a graph must agree on; ``mbarl doctor`` compares it."""
         return {
             'task': self.value('task'),
             'robot': self.value('robot'),
@@ -212,7 +170,7 @@ class NodeMixin:
         }
 
     def _refuse_leftover_parameters(self) -> None:
-        # rclpy silently ignores a misspelled parameter; a silent default can move a robot.
+        # rclpy ignores a misspelled parameter, and its default may move a robot.
         known = set(self._parameters)
         leftover = sorted(
             name
@@ -234,13 +192,16 @@ class BaseLifecycleNode(NodeMixin, LifecycleNode):
     """A managed node of this package."""
 
     def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:
-        # Asked for what its state does not allow, Jazzy's rclpy raises, which ends the process:
-        # a second `activate` would stop the robot. Kilted's refuses, and so does this.
+        # Overrides LifecycleNodeMixin.__change_state. In Jazzy it raises on a transition that the
+        # present state does not allow, which ends the process: a second `activate` would stop the
+        # robot. In Kilted it refuses such a transition, as is done here.
         if transition_id not in [
             possible[0] for possible in self._state_machine.available_transitions
         ]:
             _, state = self._state_machine.current_state
-            self.get_logger().error(f'no transition {transition_id} from the state {state}')
+            self.get_logger().error(
+                f'lifecycle transition {transition_id} is not possible in state {state}'
+            )
             return TransitionCallbackReturn.ERROR
         return super()._LifecycleNodeMixin__change_state(transition_id)
 
@@ -249,7 +210,9 @@ def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
     """Run one node until SIGINT, SIGTERM or ``node.finished``; returns the exit code.
 
     rclpy's own signal handlers invalidate the context before a last stop command could be sent,
-    hence our own. A :class:`ConfigError` is printed as one sentence, exit code 2.
+    so this installs others. A mistake of the user (:class:`ConfigError`, an invalid topic or node
+    name) is printed as one sentence; the exit code is then :data:`EXIT_USAGE`. Any other exception
+    is raised.
     """
     stopping = False
 
@@ -267,12 +230,12 @@ def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
     try:
         try:
             node = factory()
-        except (ConfigError, OSError, ValueError) as error:
+        except (ConfigError, NameValidationException) as error:
             print(f'error: {error}', file=sys.stderr, flush=True)
             return EXIT_USAGE
-        executor = DataPlaneExecutor(node.act_on_messages, in_time=node.in_time)
+        executor = DataPlaneExecutor(node.act_on_messages, time_critical=node.time_critical)
         executor.add_node(node)
-        # What lives from here on lives for ever: collections in the control loop stay short.
+        # What exists now lives until the end: leave it out of collections, which then stay short.
         gc.collect()
         gc.freeze()
         try:
@@ -287,19 +250,24 @@ def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
 
 
 def main_exit(factory: Callable[[], Any]) -> None:
-    """Console entry: run a node and leave with its exit code, without interpreter teardown.
+    """Console entry: run a node and exit with its code; 1 and a traceback after an exception.
 
-    Fast DDS threads and torch may wait for each other in static destructors.
+    Skips interpreter teardown: in static destructors, threads of Fast DDS and torch may wait for
+    each other.
     """
     lifeline.hold()
-    code = run(factory)
+    try:
+        code = run(factory)
+    except Exception:
+        traceback.print_exc()
+        code = EXIT_FAILURE
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def bytes_message(data: bytes, label: str) -> UInt8MultiArray:
-    """Byte message; ``array.array`` because an ndarray takes rclpy 300 times as long."""
+    """Byte message; from ``array.array``, since rclpy takes 300 times as long for an ndarray."""
     buffer = array.array('B')
     buffer.frombytes(data)
     message = UInt8MultiArray(data=buffer)
@@ -308,9 +276,9 @@ def bytes_message(data: bytes, label: str) -> UInt8MultiArray:
 
 
 def node_of(status_name: str, namespace: str) -> str:
-    """Which node of the graph in ``namespace`` a status is of; empty: another graph's.
+    """Name of the node that published a status; empty: it is not in ``namespace``.
 
-    /diagnostics is shared by all namespaces; outside the root, nodes give their qualified name.
+    /diagnostics is shared by all namespaces; outside the root, nodes publish their qualified name.
     """
     prefix = namespace.rstrip('/') + '/'
     if prefix == '/':

@@ -1,4 +1,4 @@
-"""Who gets the processor in real time: the gate, then the controller, and last who trains."""
+"""Process priorities in real time: the gate first, then the controller, training nodes last."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 # SCHED_FIFO, of 99. Below ros2_control's 50: where driver and controller share a computer, the
 # driver comes first.
 GATE_PRIORITY, CONTROLLER_PRIORITY = 40, 30
-_NICE = 10  # of 19; a tenth of the processor where others want all of it
+_NICE = 10  # of 19; about a tenth of the processor under full load
 
 
 def real_time(priority: int) -> bool:
-    """Ask for real-time scheduling of this process; whether the system has granted it.
+    """Request real-time scheduling of this process; whether the system has granted it.
 
-    Linux grants it to who may (``rtprio``, limits.conf(5)). All threads get it: what the
-    middleware's have not yet received cannot be acted on. Threads to come inherit it.
+    Linux grants it by the limit ``rtprio``, see limits.conf(5). All threads get it, since the node
+    depends on those of the middleware. New threads inherit it.
     """
     if not hasattr(os, 'sched_setscheduler'):
         return False  # not Linux
@@ -30,12 +30,12 @@ def real_time(priority: int) -> bool:
 
 
 def give_way() -> None:
-    """Leave the processor to whoever controls a robot in real time; for processes that train.
+    """Lower the priority of this process below those that control a robot; for training nodes.
 
     Linux weighs threads within a session by their niceness, and sessions by that of their
     autogroup; ``mbarl up`` starts each node in a session of its own.
     """
     os.nice(_NICE)
     if os.getsid(0) == os.getpid():
-        with contextlib.suppress(OSError):  # there are kernels without
+        with contextlib.suppress(OSError):  # some kernels have no autogroups
             Path('/proc/self/autogroup').write_text(str(_NICE))

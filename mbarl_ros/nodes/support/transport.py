@@ -1,8 +1,8 @@
-"""Which transport Fast DDS uses: UDP, on one machine, too.
+"""Transport of Fast DDS: UDP, also on one machine.
 
-Through shared memory a process that is killed or hangs while it holds the lock of its port holds up
-everybody who sends to it, for a second or more: measured here, one kill of a robot's driver in
-thirty kept the safety gate from saying stop to anyone. UDP has no such lock.
+With shared memory, a process that is killed while it holds the lock of its port blocks every
+process that sends to it, for a second or more. In measurements, one kill of a robot's driver in
+thirty kept the safety gate from sending a stop to anyone. UDP has no such lock.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _TRANSPORTS, _PEERS = 'FASTDDS_BUILTIN_TRANSPORTS', 'ROS_STATIC_PEERS'
 
 
 def without_shared_memory(environ: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables to set before rclpy starts; none where a person chose transports
+    """Environment variables to set before rclpy starts; none where the user has chosen transports
     or another middleware.
 
-    rmw_fastrtps adds shared memory by itself for the discovery range LOCALHOST, whatever else is
-    set, hence a profile that does the same without it; it knows no static peers.
+    For the discovery range LOCALHOST, rmw_fastrtps adds shared memory whatever else is set. A
+    profile replaces that setting then; it does not support static peers.
     """
     if not environ.get('RMW_IMPLEMENTATION', _FAST).startswith(_FAST):
-        return {}  # another would take no notice of the profile, and then hear everybody
+        return {}  # another middleware ignores the profile, and would then leave this machine
     if any(environ.get(name) for name in (*_PROFILES, _TRANSPORTS)):
         return {}
     if environ.get(DISCOVERY_RANGE) != 'LOCALHOST':

@@ -1,0 +1,107 @@
+"""The control loop in real time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from mbarl_ros.control.control_loop import ESTOP, Connections, ControlLoop
+from mbarl_ros.control.loop_timing import LoopTiming
+from mbarl_ros.control.phases import Practice
+from mbarl_ros.control.safety import STOP_SOURCE
+from mbarl_ros.control.step_pairing import RealtimePairing
+from mbarl_ros.control.watchdog import ControlWatchdog
+from mbarl_ros.schema import topics
+
+
+class RealtimeLoop(ControlLoop):
+    """One answer in each control period, to the latest state; gives up where none can be right."""
+
+    def __init__(
+        self,
+        practice: Practice,
+        connections: Connections,
+        robot_errors: Callable[[], list[str]],
+        clock: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """As :class:`ControlLoop`.
+
+        :param robot_errors: what is wrong with the robot's topics; a reason not to activate
+        :param clock: s on the clock by which :meth:`tick` is called
+        """
+        super().__init__(practice, connections, monotonic)
+        self._pairing = RealtimePairing(self.period, practice.task.robot.teleop_timeout)
+        self._robot_errors = robot_errors
+        self._clock = clock
+        self._timing = LoopTiming(self.period)
+        self._reported_missed = 0
+        self._watchdog = ControlWatchdog()
+
+    def receive_executed(self, command: np.ndarray, source: str, stamp: int) -> None:
+        """Keep it for the record of the control period in which it was in force."""
+        now = self._monotonic()
+        if self.active:
+            self._pairing.receive_executed(command, source, stamp, now)
+        self._watchdog.receive_executed(now, refused=source == STOP_SOURCE)
+
+    def proceed(self) -> None:
+        """Do nothing: in real time only the clock says when to act."""
+
+    def tick(self) -> None:
+        """Record the control period that ends, and answer the latest state."""
+        if not self.active:
+            return
+        self._timing.tick(self._clock())
+        if self.measured is None:
+            return
+        if self.gate_state == ESTOP:
+            self._restart_from_latest_state()  # a robot that stands still practises nothing
+            return
+        if not self._world_is_ready():
+            return
+        self._record(self._pairing.tick(self._monotonic()))
+        if self._world_is_ready() and self._act():
+            self._watchdog.last_command = self._monotonic()
+
+    def objections(self) -> list[str]:
+        """A gate that would not pass commands on, or errors that ``mbarl robot check`` reports."""
+        if not self.gate_state:
+            return ['no message from safety_gate; start it']
+        if self.gate_state == ESTOP:
+            return [f'the e-stop is latched; release it with the service {topics.GATE_RELEASE}']
+        return self._robot_errors()
+
+    def reason_to_give_up(self) -> str:
+        """No state, or nothing but refusals by the gate, for too long."""
+        verdict = self._watchdog.verdict(self._monotonic(), self.gate_state)
+        return verdict if self.active else ''
+
+    def values(self) -> dict[str, str]:
+        """Rate and jitter of control."""
+        return self._timing.values()
+
+    def warning(self) -> str:
+        """Control periods missed since the last call."""
+        missed = self._timing.missed - self._reported_missed
+        self._reported_missed = self._timing.missed
+        return f'{missed} control periods missed' if missed else ''
+
+    def _start(self) -> None:
+        """Begin with the state that is measured next."""
+        self.measured = None
+        self._pairing.reset()
+        self._timing.pause()
+        self._watchdog.reset()
+
+    def _restart_from_latest_state(self) -> None:
+        self._pairing.reset()
+        self._pairing.receive_state(*self.measured)
+
+    def _on_state(self, state: np.ndarray, stamp: int, repeated: bool) -> None:
+        if not repeated:
+            self._watchdog.receive_state(self._monotonic())
+        if self.active and not self.practice.reset_due:
+            self._pairing.receive_state(state, stamp)

@@ -1,0 +1,54 @@
+"""Demonstrations for a node: what is wrong with them becomes the one sentence it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mbarl_ros.demos import reader, replay
+from mbarl_ros.demos.metadata import DemonstrationError
+from mbarl_ros.nodes.support.runtime import NodeMixin
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.storage.transitions import Transitions
+from mbarl_ros.task import Task
+
+
+def demonstrations_folder(node: NodeMixin) -> Path:
+    """Parameter ``demonstrations`` of ``node``, else its task's own folder.
+
+    :raises ConfigError: there is neither.
+    """
+    folder = node.value('demonstrations') or node.task.config.demonstrations
+    if not folder:
+        raise ConfigError(
+            f"task '{node.task.name}': key 'demonstrations' is not set; set it, or give node "
+            f"'{node.get_name()}' the parameter demonstrations"
+        )
+    return Path(folder).expanduser()
+
+
+def load_demonstrations(folder: Path, task: Task) -> Transitions:
+    """Transitions of all demonstrations in ``folder`` that succeeded.
+
+    :raises ConfigError: there is none, or one is damaged or of another task.
+    """
+    with _as_config_error():
+        return reader.load_demonstrations(folder, task)
+
+
+def load_replays(path: Path, task: Task) -> list[replay.Replay]:
+    """Replays of one demonstration or of all in a folder.
+
+    :raises ConfigError: there is none, or one cannot be read.
+    """
+    with _as_config_error():
+        return replay.load_replays(path, task)
+
+
+@contextmanager
+def _as_config_error() -> Iterator[None]:
+    try:
+        yield
+    except DemonstrationError as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,41 @@
+"""QoS profiles of the graph's topics, by the name of their use."""
+
+from __future__ import annotations
+
+from rclpy.duration import Duration
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    LivelinessPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+)
+
+RELIABLE = QoSProfile(depth=10)
+SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+# Deep: states and executed commands make up the record, so after a stall all of them are read.
+STATES = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE_STEPS = QoSProfile(depth=100)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+KEEP_ALL = QoSProfile(history=HistoryPolicy.KEEP_ALL)
+# The classifier's transitions are not sent again, so it also needs those from before its discovery.
+TRANSITIONS_HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def latched(depth: int) -> QoSProfile:
+    """Latched, for a subscriber that must not miss one of ``depth`` messages in a row."""
+    return QoSProfile(depth=depth, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def _liveliness(milliseconds: int) -> QoSProfile:
+    return QoSProfile(
+        depth=1,
+        liveliness=LivelinessPolicy.AUTOMATIC,
+        liveliness_lease_duration=Duration(nanoseconds=milliseconds * 1_000_000),
+    )
+
+
+# Nothing is published with these: the middleware itself asserts that a process lives, also while
+# Python is busy, and tells a subscriber of its death within the lease. Fast DDS asserts after two
+# thirds of the offered lease; the requested one lets three assertions be late.
+ALIVE, REQUESTED_ALIVE = _liveliness(25), _liveliness(80)
