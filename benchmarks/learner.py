@@ -25,10 +25,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mbarl_ros.learning.batch import Batch
 from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
-from mbarl_ros.learning.state import fast_floats, multiplies_bfloat16
+from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.schema.agent import ModelConfig, SacConfig
 from mbarl_ros.task import Task
 
@@ -61,10 +62,10 @@ def transitions(rows: int) -> dict[str, np.ndarray]:
 
 def ours(config: SacConfig, policies: tuple[str, ...] = ('forward',)) -> Callable[[int], None]:
     """Updates of our SAC, each batch drawn from a replay as the learner does."""
-    fast_floats()
+    set_up_torch()
     bounds = np.array([(-np.inf, np.inf)] * len(policies))
-    relations = np.zeros((0, OBSERVATION), np.float32)
-    sac = Sac(config, policies, relations, ACTION, bounds, seed=0)
+    differences = np.zeros((0, OBSERVATION), np.float32)
+    sac = Sac(config, policies, differences, ACTION, bounds, seed=0)
     replay = Replay(ROWS, OBSERVATION, ACTION)
     replay.add(transitions(ROWS))
     rng = np.random.default_rng(0)
@@ -119,13 +120,13 @@ def peer() -> Callable[[int], None]:
 
 def peer_memory_kept() -> Callable[[int], None]:
     """The same with our settings of the process."""
-    fast_floats()
+    set_up_torch()
     return peer()
 
 
 def rollouts() -> Callable[[int], None]:
     """Steps of 10,000 states through an ensemble of 7 members of 4x200, 5 of them elites."""
-    fast_floats()
+    set_up_torch()
     config = ModelConfig(members=7, elites=5, hidden=[200] * 4)
     ensemble = Ensemble(Task.load('tabletop'), config, seed=0)
     generator = torch.Generator().manual_seed(0)
