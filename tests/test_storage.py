@@ -461,5 +461,5 @@ def test_a_damaged_evaluation_is_named_where_a_run_ends_and_where_a_seed_is_read
     with pytest.raises(ConfigError, match=f'{path}: line 2'):
         run.write_interrupted_result()
     with pytest.raises(ConfigError, match=f'{path}: line 2'):
-        seeds.read_lines(tmp_path)
+        seeds.read_evaluations(tmp_path)
     run.close()

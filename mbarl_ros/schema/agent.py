@@ -255,14 +255,9 @@ class ExplorationConfig(Strict):
     every: int = Field(default=2, gt=0, description='Environment steps between two gradient steps.')
 
 
-# Backward objective -> its class in mbarl_ros.learning.objectives, and whether it gives the
-# backward phase goals to reach. It stands here because the robot's side needs it and has no torch.
-OBJECTIVES = {
-    'classifier': ('DemonstrationMatching', False),
-    'initial_state': ('InitialState', True),
-    'novelty': ('Novelty', False),
-    'curriculum': ('Curriculum', True),
-}
+# Backward objectives, and whether each sets goals for the backward phase to reach. Their classes
+# are in mbarl_ros.learning.objectives; this table is here because the robot's side has no torch.
+OBJECTIVES = {'classifier': False, 'initial_state': True, 'novelty': False, 'curriculum': True}
 
 
 class AgentConfig(Strict):
@@ -348,7 +343,7 @@ class AgentConfig(Strict):
     @property
     def reaches(self) -> bool:
         """Whether the backward phase has goals to reach."""
-        return self.backward != 'none' and OBJECTIVES[self.backward][1]
+        return self.backward != 'none' and OBJECTIVES[self.backward]
 
     # Both count from the start of the run, so that what is no whole step is made up for later.
 
