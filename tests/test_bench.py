@@ -199,7 +199,7 @@ def test_wide_starts_side_by_side_are_the_same_as_one_by_one():
     assert np.array_equal(starts, WideStarts(task).starts)
 
     world = load_world(task.config, seed=0)
-    world.place = lambda index: world.set_state(starts[index])
+    world.reset_to_start = lambda index: world.set_state(starts[index])
     single = [attempt(task, world, Carrier(), index) for index in range(60)]
     worlds = [load_world(task.config, seed=0) for _ in starts]
     states = np.stack([each.set_state(s) for each, s in zip(worlds, starts, strict=True)])

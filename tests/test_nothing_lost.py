@@ -34,7 +34,7 @@ from support.run_data import spooled
 
 pytestmark = pytest.mark.together
 
-# benchmarks/faults.py raises these to 100.
+# tests/faults.py raises these to 100.
 LEARNER_KILLS = 5
 CONTROLLER_KILLS = 5
 CHECKPOINT_KILLS = 10

@@ -113,7 +113,7 @@ def check(domain, robot):
     robot.tell_truth()
     with Listener('robot_check', '/') as listener:
         yield lambda profile=ROBOT: [
-            (f.level, f.text) for f in listener.hear(profile, 0.8).findings
+            (f.level, f.text) for f in listener.check(profile, 0.8).findings
         ]
 
 
@@ -202,7 +202,7 @@ def test_stamps_are_compared_with_the_clock_that_is_followed(domain, robot, publ
     robot.tell_truth()
     publisher(Clock, '/clock')  # at which it is still 1970
     with Listener('in_simulated_time', '/', sim_time=True) as listener:
-        findings = listener.hear(ROBOT, 0.8).findings
+        findings = listener.check(ROBOT, 0.8).findings
     assert {f.level for f in findings if 's ahead of /clock' in f.text} == {'warning'}
     assert not [f for f in findings if f.level == 'error']
 
@@ -217,7 +217,7 @@ def test_an_estop_topic_that_the_gate_waits_for_is_missed(check, publisher):
 def test_the_estop_topic_is_that_of_the_namespace(domain, publisher):
     publisher(Bool, 'safety_gate/estop')
     with Listener('elsewhere', '/robot1') as listener:
-        texts = [f.text for f in listener.hear(BUTTON, 0.1).findings]
+        texts = [f.text for f in listener.check(BUTTON, 0.1).findings]
     assert any(text.startswith('/robot1/safety_gate/estop: nobody publishes') for text in texts)
 
 

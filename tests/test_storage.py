@@ -8,22 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.storage.record_log import RecordLog, read_records
+from mbarl_ros.storage.run_files import check_same, read_json_lines
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.storage.spool import Spool
 from mbarl_ros.storage.transitions import (
     DTYPES,
-    log_record,
+    pack_log_record,
     pack_transitions,
     select,
     shapes,
     stack,
     unpack_transitions,
 )
+from mbarl_ros.studies import seeds
 from mbarl_ros.task import Task
 
 TASK = Task.load('pointmass')
@@ -143,10 +147,10 @@ def test_the_ledger_takes_each_transition_once_over_restarts_of_both_sides():
 
 def test_a_log_replays_into_the_ledger(tmp_path):
     log = RecordLog(tmp_path / 'log')
-    log.append(log_record(some_transitions(5), TASK, SPEC, 'one', 0))
-    log.append(log_record(some_transitions(3), TASK, SPEC, 'a\n"b"', 0))
-    log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))
-    log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))  # written twice
+    log.append(pack_log_record(some_transitions(5), TASK, SPEC, 'one', 0))
+    log.append(pack_log_record(some_transitions(3), TASK, SPEC, 'a\n"b"', 0))
+    log.append(pack_log_record(some_transitions(2), TASK, SPEC, 'one', 5))
+    log.append(pack_log_record(some_transitions(2), TASK, SPEC, 'one', 5))  # written twice
     tracker = SequenceTracker()
     rows = tracker.load_log(tmp_path / 'log', TASK, SPEC)
     assert rows['sequence'].tolist() == list(range(10))
@@ -161,7 +165,7 @@ def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_p
     rows = some_transitions(count)
     log = RecordLog(tmp_path / 'log')
     for i in range(count):
-        log.append(log_record(select(rows, slice(i, i + 1)), TASK, SPEC, 'one', i), sync=False)
+        log.append(pack_log_record(select(rows, slice(i, i + 1)), TASK, SPEC, 'one', i), sync=False)
     log.close()
     tracemalloc.start()
     back = SequenceTracker().load_log(tmp_path / 'log', TASK, SPEC)
@@ -177,15 +181,21 @@ def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_p
 @pytest.mark.parametrize(
     ('record', 'word'),
     [
-        (pack_transitions(some_transitions(1), SPEC, 'one', 0), 'is no log of transitions'),
-        (b'5\nrows', 'is no log of transitions'),
-        (log_record(some_transitions(1), TASK, 'other-1234', 'one', 0), "is of 'other-1234', this"),
-        (log_record(some_transitions(1), TASK, SPEC, 'one', 4), 'transitions are missing'),
-        (log_record(some_transitions(1), TASK, SPEC, 'one', 0)[:-1], 'is damaged'),
-        (log_record(some_transitions(1), TASK, SPEC, ['one'], 0), 'is damaged'),
-        (log_record(some_transitions(1), TASK, SPEC, 'one', -1), 'is damaged'),
-        (log_record(some_transitions(1) | NAN, TASK, SPEC, 'one', 0), 'transitions: array'),
-        (log_record(some_transitions(1) | FAR, TASK, SPEC, 'one', 0), 'transitions: actions must'),
+        (pack_transitions(some_transitions(1), SPEC, 'one', 0), 'is not a transition log'),
+        (b'5\nrows', 'is not a transition log'),
+        (
+            pack_log_record(some_transitions(1), TASK, 'other-1234', 'one', 0),
+            "is of 'other-1234', this",
+        ),
+        (pack_log_record(some_transitions(1), TASK, SPEC, 'one', 4), 'transitions are missing'),
+        (pack_log_record(some_transitions(1), TASK, SPEC, 'one', 0)[:-1], 'is damaged'),
+        (pack_log_record(some_transitions(1), TASK, SPEC, ['one'], 0), 'is damaged'),
+        (pack_log_record(some_transitions(1), TASK, SPEC, 'one', -1), 'is damaged'),
+        (pack_log_record(some_transitions(1) | NAN, TASK, SPEC, 'one', 0), 'transitions: array'),
+        (
+            pack_log_record(some_transitions(1) | FAR, TASK, SPEC, 'one', 0),
+            'transitions: actions must',
+        ),
     ],
 )
 def test_a_log_of_something_else_is_refused_with_its_name(tmp_path, record, word):
@@ -399,3 +409,57 @@ def test_an_atomic_write_leaves_nothing_beside_it(tmp_path):
     write_file(tmp_path / 'file', b'two')
     assert [path.name for path in tmp_path.iterdir()] == ['file']
     assert (tmp_path / 'file').read_bytes() == b'two'
+
+
+# --- files of a run folder -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('text', ['', '# a comment only\n', '- a list\n', '3\n', 'a: [', '\0\xff'])
+def test_a_damaged_configuration_of_a_run_folder_is_one_sentence(tmp_path, text):
+    plan = graphs.plan('sim', {'run_dir': str(tmp_path / 'run')})
+    RunFolder(plan).close()
+    path = tmp_path / 'run' / 'task.yaml'
+    path.write_bytes(text.encode('latin-1'))
+    with pytest.raises(ConfigError) as error:
+        RunFolder(plan)
+    assert str(error.value).startswith(f'{path}: is empty or damaged; remove this file')
+    path.unlink()
+    again = RunFolder(plan)
+    assert again.resumed and path.exists()
+    again.close()
+
+
+def test_the_paths_in_a_configuration_may_change_and_nothing_else(tmp_path):
+    path = tmp_path / 'task.yaml'
+    path.write_text('{name: a, robot: /old/robot.yaml, demonstrations: /old/demos}\n')
+    now = {'name': 'a', 'robot': '/new/robot.yaml', 'demonstrations': '/new/demos'}
+    check_same(path, now, 'FOLDER', 'use another')
+    with pytest.raises(ConfigError, match="FOLDER: .*task.yaml, key 'name' 'a' in place of 'b'"):
+        check_same(path, {**now, 'name': 'b'}, 'FOLDER', 'use another')
+
+
+def test_a_torn_last_json_line_is_left_out(tmp_path):
+    path = tmp_path / 'evaluations.jsonl'
+    assert read_json_lines(path) == []
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a":')
+    assert read_json_lines(path) == [{'a': 1}, {'a': 2}]
+
+
+@pytest.mark.parametrize('line', [b'{"a":', b'', b'5', b'\0\0\0', b'\xff\xfe', b'[' * 5000])
+def test_a_damaged_json_line_is_named_with_its_file(tmp_path, line):
+    path = tmp_path / 'evaluations.jsonl'
+    path.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
+    with pytest.raises(ConfigError, match=f'^{path}: line 2 is damaged; remove this line'):
+        read_json_lines(path)
+
+
+def test_a_damaged_evaluation_is_named_where_a_run_ends_and_where_a_seed_is_read(tmp_path):
+    plan = graphs.plan('sim', {'run_dir': str(tmp_path)})
+    run = RunFolder(plan)
+    path = tmp_path / 'evaluations.jsonl'
+    path.write_text('{"a": 1}\n{"a": damaged}\n{"a": 3}\n')
+    with pytest.raises(ConfigError, match=f'{path}: line 2'):
+        run.write_interrupted_result()
+    with pytest.raises(ConfigError, match=f'{path}: line 2'):
+        seeds.read_evaluations(tmp_path)
+    run.close()

@@ -39,7 +39,7 @@ PROGRAMS = {
     '(folder / "flag").write_text("")\ntime.sleep(60)',
     'fails_later': 'import pathlib, sys, time\nstarts = pathlib.Path(sys.argv[1]) / "starts"\n'
     'with starts.open("a") as file:\n    file.write("x")\n'
-    'time.sleep(2.2 if len(starts.read_text()) == 1 else 0)\nraise SystemExit(5)',
+    'time.sleep(3.2 if len(starts.read_text()) == 1 else 0)\nraise SystemExit(5)',
     'prints_json': 'print("{not a status}")\nprint("{\\"learner\\": {}}")\nprint("done")',
     'talks': 'for _ in range(5000):\n    print("x" * 100)',
     'waits_for_flag': 'import pathlib, sys, time\nflag = pathlib.Path(sys.argv[1]) / "flag"\n'
@@ -75,13 +75,18 @@ def node(program, **options):
     return NodeSpec(executable=program, name=options.pop('name', program), **options)
 
 
+def program(spec, folder):
+    # Without site-packages Python starts in a fraction of the time.
+    return [sys.executable, '-S', '-c', PROGRAMS[spec.executable], str(folder)]
+
+
 @pytest.fixture
 def supervise(tmp_path):
     def make(*nodes):
         screen = Recorder()
         return screen, Supervisor(
             nodes,
-            lambda spec: [sys.executable, '-c', PROGRAMS[spec.executable], str(tmp_path)],
+            lambda spec: program(spec, tmp_path),
             screen,
             log_file=lambda name: tmp_path / f'{name}.log',
             stop_stages=FAST_STOP,
@@ -175,22 +180,37 @@ def test_a_node_that_refuses_to_start_again_is_waited_for(supervise, monkeypatch
 
 @pytest.mark.slow
 def test_a_node_that_has_worked_is_never_given_up(supervise, monkeypatch):
-    monkeypatch.setattr(supervisor_module, 'RESPAWN_WINDOW', 2.0)
+    monkeypatch.setattr(supervisor_module, 'RESPAWN_WINDOW', 3.0)
     monkeypatch.setattr(supervisor_module, 'RETRY_PERIOD', 0.2)
     screen, supervisor = supervise(node('fails_later', respawn=True, respawn_delay=0.0))
 
     def interrupt():
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 30
         while sum('again in 0.2 s' in message for message in screen.messages) < 2:
-            assert time.monotonic() < deadline, screen.messages
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     assert supervisor.run() == 130
-    assert (
-        sum('again in 0 s' in message for message in screen.messages) == 6
-    )  # what it was to begin with
+    assert sum('again in 0.2 s' in message for message in screen.messages) >= 2
+
+
+@pytest.mark.parametrize(
+    ('lifetimes', 'delays'),
+    [
+        ([1.0] * 6, [0.5] * 5 + [None]),
+        ([70.0] + [1.0] * 7, [0.5] * 6 + [60.0] * 2),
+    ],
+)
+def test_only_a_node_that_has_worked_is_started_again_after_a_crash_loop(
+    lifetimes, delays, monkeypatch
+):
+    child = supervisor_module._Child(NodeSpec('x', 'x', respawn=True, respawn_delay=0.5), [])
+    clock = iter(lifetimes)
+    monkeypatch.setattr(supervisor_module.time, 'monotonic', lambda: next(clock))
+    assert [child.respawn_delay(code=5) for _ in lifetimes] == delays
 
 
 def test_a_respawn_needs_no_disk(tmp_path):
@@ -198,7 +218,7 @@ def test_a_respawn_needs_no_disk(tmp_path):
 
     def command(spec):
         node_command(spec, folder, 'warn')
-        return [sys.executable, '-c', PROGRAMS[spec.executable], str(tmp_path)]
+        return program(spec, tmp_path)
 
     nodes = node('crashes_once', respawn=True), node('waits_for_flag', required=True)
     supervisor = Supervisor(nodes, command, screen)
@@ -362,6 +382,30 @@ def test_a_named_lifeline_does_the_same_for_ros2_launch(tmp_path):
         pid = int(launch.stdout.readline())
         time.sleep(0.2)
         assert alive(pid)
+        launch.kill()
+        assert gone([pid], 5.0)
+
+
+HANGING = """
+import ctypes, os, signal, time
+from mbarl_ros.storage import lifeline
+
+signal.signal(signal.SIGINT, lambda *_: ctypes.PyDLL(None).sleep(60))  # PyDLL keeps the lock
+lifeline.hold(grace=0.3)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_node_whose_shutdown_hangs_with_the_interpreter_lock_ends_as_well(tmp_path):
+    # Fast DDS may deadlock when a node is destroyed while the others of its graph end as well.
+    launch = subprocess.Popen(
+        [sys.executable, '-c', OFFERED, str(tmp_path / 'lifeline'), HANGING],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    with launch:
+        pid = int(launch.stdout.readline())
+        time.sleep(0.2)
         launch.kill()
         assert gone([pid], 5.0)
 

@@ -163,7 +163,7 @@ def test_without_a_terminal_it_says_so():
 
 
 def test_a_profile_without_a_topic_for_keys_is_named():
-    with pytest.raises(ConfigError, match="'tabletop'.*no Joy"):
+    with pytest.raises(ConfigError, match="'tabletop'.*other than Joy"):
         keyboard_topic(TABLETOP.model_copy(update={'teleop': [TABLETOP.teleop[2]]}))
     # There 0 is a place to go to: a key would drive all joints there.
     for name in ('arm_position', 'arm_trajectory'):

@@ -193,13 +193,14 @@ def _resolve_demo(values: dict[str, Value]) -> None:
     values['demo'] = str(path)
     if values['task']:
         return
-    from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, read_metadata
+    from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, task_and_robot
 
     demonstrations = [path] if (path / METADATA_FILE).exists() else folders(path)
     if not demonstrations:
         raise ConfigError(f'{path}: no demonstration in this folder')
     try:
-        values['task'] = read_metadata(demonstrations[0]).task
+        values['task'], robot = task_and_robot(demonstrations[0])
+        values['robot'] = values['robot'] or robot
     except DemonstrationError as error:
         raise ConfigError(str(error)) from None
 

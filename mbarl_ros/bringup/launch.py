@@ -61,9 +61,10 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     }
     unknown = set(context.launch_configurations) - set(texts)
     plan = graphs.plan(graph, given)
-    check_demonstrations(plan)
+    demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)
     _held_open.append(run_dir)
+    run_dir.keep_decoded(demonstrations)
     # `ros2 topic` and other tools use the domain of the environment, so the graph does, too.
     environ = {'ROS_DOMAIN_ID': '0', **os.environ}
     _held_open.append(take_domain(environ, str(plan.arguments['namespace']))[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 from mbarl_ros import __version__
 from mbarl_ros.bringup.graphs import Plan
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.storage.files import lock_file, unwritable
+from mbarl_ros.storage.files import lock_file, unwritable, write_file
 from mbarl_ros.storage.run_files import (
     ARGUMENTS_FILE,
+    DEMONSTRATIONS_FILE,
     EVALUATIONS_FILE,
     LOCK_FILE,
     RESULT_FILE,
     check_same,
+    read_json_lines,
     write_config,
     write_text,
 )
@@ -58,6 +61,12 @@ class RunFolder:
         """Path of the log of a node's output."""
         return self.path / 'log' / f'{node}.log'
 
+    def keep_decoded(self, demonstrations: bytes) -> None:
+        """Write the decoded demonstrations, so that the nodes need not decode them again."""
+        if demonstrations:
+            with contextlib.suppress(OSError):  # a full disk: the nodes decode them
+                write_file(self.path / DEMONSTRATIONS_FILE, demonstrations)
+
     def result(self) -> dict[str, Any] | None:
         """Parsed ``result.json``; None if there is none."""
         try:
@@ -82,18 +91,8 @@ class RunFolder:
         write_text(self.path / RESULT_FILE, json.dumps(line, indent=2) + '\n')
 
     def _last_evaluation(self) -> dict[str, Any] | None:
-        try:
-            lines = (self.path / EVALUATIONS_FILE).read_text(errors='replace').splitlines()
-        except OSError:
-            return None
-        for line in reversed(lines):
-            try:
-                parsed = json.loads(line)
-            except ValueError:  # a torn last line
-                continue
-            if isinstance(parsed, dict):
-                return parsed
-        return None
+        lines = read_json_lines(self.path / EVALUATIONS_FILE)
+        return lines[-1] if lines else None
 
     def _configurations(self) -> dict[str, dict[str, Any]]:
         plan = self._plan

@@ -37,6 +37,7 @@ STOP_STAGES = ((signal.SIGINT, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0
 MAX_RESPAWNS, RESPAWN_WINDOW = 5, 60.0
 RETRY_PERIOD = 60.0
 """Seconds between two starts of a node that has worked before and now fails."""
+_OUTPUT_TIMEOUT = 5.0  # s; a process that a node has left behind can keep its output open
 
 
 class Screen(Protocol):
@@ -258,7 +259,7 @@ class Supervisor:
 
     def _show_last_output(self, child: _Child) -> None:
         if child.reader is not None:
-            child.reader.join(timeout=1.0)
+            child.reader.join(_OUTPUT_TIMEOUT)
         self._show_output(0.0)
 
     def _message(self, text: str) -> None:

@@ -33,9 +33,10 @@ def up(graph: str, given: Mapping[str, str]) -> int:
     """
     plan = graphs.plan(graph, given)
     check_ros(plan)
-    check_demonstrations(plan)
+    demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)
     try:
+        run_dir.keep_decoded(demonstrations)
         environ = os.environ if plan.private_domain else {'ROS_DOMAIN_ID': '0', **os.environ}
         try:
             domain, domain_lock = take_domain(environ, str(plan.arguments['namespace']))
@@ -68,17 +69,19 @@ def check_ros(plan: graphs.Plan) -> None:
             )
 
 
-def check_demonstrations(plan: graphs.Plan) -> None:
-    """Check the demonstrations of a learning run by reading them.
+def check_demonstrations(plan: graphs.Plan) -> bytes:
+    """Decode the demonstrations that the run starts from, for :meth:`RunFolder.keep_decoded`.
 
+    :returns: the decoded demonstrations; nothing for a graph that does not learn
     :raises ConfigError: there is none, or one is damaged or of another task.
     """
     if plan.graph not in ('sim', 'hardware'):
-        return
-    from mbarl_ros.demos.reader import DemonstrationError, load_demonstrations
+        return b''
+    from mbarl_ros.demos.reader import DemonstrationError, pack_demonstrations
 
     try:
-        load_demonstrations(str(plan.arguments['demos']), Task(plan.task, plan.robot))
+        task = Task(plan.task, plan.robot)
+        return pack_demonstrations(str(plan.arguments['demos']), task, plan.run_dir)
     except DemonstrationError as error:
         raise ConfigError(str(error)) from None
 

@@ -83,7 +83,7 @@ def _check(options: argparse.Namespace) -> int:
     from mbarl_ros.nodes.support.robot_check import Listener
 
     with Listener('robot_check', _namespace(options), options.sim_time) as listener:
-        report = listener.hear(robot, options.seconds, task)
+        report = listener.check(robot, options.seconds, task)
     print_topics(report.rows)
     print_findings(report.findings)
     code = _exit_code(report.findings)

@@ -97,6 +97,7 @@ class RealtimeLoop(ControlLoop):
         self._watchdog.reset()
 
     def _restart_from_latest_state(self) -> None:
+        assert self.measured is not None
         self._pairing.reset()
         self._pairing.receive_state(*self.measured)
 

@@ -35,8 +35,8 @@ from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.storage.transitions import (
     Transitions,
     concatenate,
-    log_record,
     pack_acknowledgement,
+    pack_log_record,
     select,
 )
 
@@ -76,7 +76,7 @@ class LearnerNode(BaseNode):
             give_way()
         torch.set_num_threads(self.value('threads'))
         folder = demonstrations_folder(self)
-        demonstrations = load_demonstrations(folder, self.task)
+        demonstrations = load_demonstrations(folder, self.task, self.run_dir)
         self._learner = Learner(self.task, self.agent, demonstrations, self.seed)
         self._tracker = SequenceTracker()
         self._log: RecordLog | None = None
@@ -181,7 +181,7 @@ class LearnerNode(BaseNode):
         if self._log is None:
             return True
         first = self._tracker.received.get(session, 0)
-        record = log_record(rows, self.task, self.spec_hash, session, first)
+        record = pack_log_record(rows, self.task, self.spec_hash, session, first)
         return self._written(TRANSITIONS_FILE, lambda: self._log.append(record))
 
     def _written(self, what: str, write: Callable[[], None]) -> bool:

@@ -224,9 +224,9 @@ class SafetyGateNode(BaseNode):
         self._teleop_stamps[topic] = stamp
         return False
 
-    def _drive(self, asked: dict[str, float]) -> None:
+    def _drive(self, requested: dict[str, float]) -> None:
         defaults = zip(self._names, self._gate.idle_command, strict=True)
-        values = [asked.get(name, default) for name, default in defaults]
+        values = [requested.get(name, default) for name, default in defaults]
         self._execute(self._gate.request(TELEOP_SOURCE, values, time.monotonic()))
 
     def _on_estop(self, message: Bool) -> None:

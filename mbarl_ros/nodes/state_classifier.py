@@ -56,7 +56,7 @@ class StateClassifierNode(BaseNode):
         if not self.lockstep:
             give_way()
         torch.set_num_threads(1)
-        demonstrations = load_demonstrations(demonstrations_folder(self), self.task)
+        demonstrations = load_demonstrations(demonstrations_folder(self), self.task, self.run_dir)
         self._trainer = ClassifierTrainer(self.task, self.agent, demonstrations, self.seed)
         self._tracker = SequenceTracker()
         self._acknowledged = ('', 0)  # session, transitions of it

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.storage.files import sync_folder, try_lock
+from mbarl_ros.storage.files import sync_path, try_lock
 
 _HEADER = struct.Struct('<II')  # length and CRC-32 of the record
 _MAX_RECORD = 1 << 26
@@ -58,7 +58,7 @@ class RecordLog:
             if sync:
                 os.fsync(self._file.fileno())
             if sync and start == 0:
-                sync_folder(self.path.parent)
+                sync_path(self.path.parent)
         except OSError:
             os.ftruncate(self._file.fileno(), start)
             raise

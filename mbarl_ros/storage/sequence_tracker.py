@@ -13,7 +13,13 @@ import numpy as np
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.record_log import read_records
-from mbarl_ros.storage.transitions import Transitions, from_log, open_record, row_dtype, select
+from mbarl_ros.storage.transitions import (
+    Transitions,
+    row_dtype,
+    select,
+    unpack_log_record,
+    unpack_log_rows,
+)
 from mbarl_ros.task import Task
 
 
@@ -70,7 +76,7 @@ class SequenceTracker:
         dtype, rows = row_dtype(task), []
         try:
             for record in read_records(path):
-                part, session, first = open_record(record, dtype, spec_hash)
+                part, session, first = unpack_log_record(record, dtype, spec_hash)
                 known = self.received.get(session, 0) - first
                 if known < 0:
                     raise wire.WireError('transitions are missing in it')
@@ -78,7 +84,7 @@ class SequenceTracker:
                 self.last_session = session
                 self.record_received(session, len(new) // dtype.itemsize)
                 rows.append(new)
-            transitions = from_log(rows, task)
+            transitions = unpack_log_rows(rows, task)
         except wire.WireError as error:
             raise ConfigError(f'{path}: {error}; use another run_dir') from error
         transitions['sequence'] = np.arange(self.total)

@@ -26,6 +26,7 @@ from mbarl_ros.storage.run_files import (
     POLICY_FILE,
     RESULT_FILE,
     check_same,
+    read_json_lines,
     write_config,
 )
 from mbarl_ros.storage.transitions import Transitions
@@ -163,12 +164,11 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """Evaluations of a seed so far, without a torn last line."""
-    try:
-        text = (folder / EVALUATIONS_FILE).read_text()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.rpartition('\n')[0].splitlines()]
+    """Evaluations of a seed so far.
+
+    :raises ConfigError: a line is damaged.
+    """
+    return read_json_lines(folder / EVALUATIONS_FILE)
 
 
 def write_result(folder: Path) -> None:

@@ -15,7 +15,7 @@ from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage.record_log import read_records
 from mbarl_ros.storage.run_files import TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
-from mbarl_ros.storage.transitions import from_log, open_record, row_dtype
+from mbarl_ros.storage.transitions import row_dtype, unpack_log_record, unpack_log_rows
 from mbarl_ros.task import Task
 from support.graph import LEARNING, Graph, small_agent
 
@@ -126,9 +126,9 @@ def _compare(folder: Path, agent: str, kills: Mapping[str, int], seconds: float)
     missing = [number for number, stamp in enumerate(order[:-1]) if stamp not in stored]
     starts = {None}  # first steps of each controller, and the end
     for record in read_records(run / TRANSITIONS_FILE):
-        part, _, first = open_record(record, row_dtype(task), spec)
+        part, _, first = unpack_log_record(record, row_dtype(task), spec)
         if first == 0:
-            starts.add(round(from_log([part], task)['stamp'][0] * 1e9))
+            starts.add(round(unpack_log_rows([part], task)['stamp'][0] * 1e9))
     _, meta = checkpoint.load(run / 'checkpoint' / 'learner.safetensors', print)
     return Outcome(
         kills=kills,

@@ -106,7 +106,7 @@ def _check_robot(
     sim_time = lockstep or any(values.get('use_sim_time') == 'True' for values in reported)
     sim_time = sim_time and simulated(listener.node)
     listener.node.set_parameters([rclpy.Parameter('use_sim_time', value=sim_time)])
-    findings = listener.hear(robot, seconds).findings
+    findings = listener.check(robot, seconds).findings
     return [finding for finding in findings if finding.level == ERROR]
 
 

@@ -67,7 +67,7 @@ class Listener:
         while time.monotonic() < end:
             self._executor.spin_once(timeout_sec=0.05)
 
-    def hear(self, robot: RobotConfig, seconds: float, task: Task | None = None) -> Report:
+    def check(self, robot: RobotConfig, seconds: float, task: Task | None = None) -> Report:
         """Check a robot by what it publishes in ``seconds``; ``task``: check its ranges, too."""
         latest: list[np.ndarray] = []
         states = StateListener(

@@ -15,7 +15,6 @@ from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.control.topic_health import TopicHealth, states_too_sparse
@@ -39,7 +38,7 @@ def subscribe(
     callback: Callable[[Any], None],
     qos: QoSProfile,
     log_mismatch: bool = True,
-) -> Subscription:
+) -> None:
     """Subscribe; refuse messages that are too large or cannot be deserialised.
 
     :param log_mismatch: log publishers whose QoS is incompatible
@@ -56,7 +55,7 @@ def subscribe(
         callback(message)
 
     events = SubscriptionEventCallbacks(use_default_callbacks=log_mismatch)
-    return node.create_subscription(kind, topic, take, qos, raw=True, event_callbacks=events)
+    node.create_subscription(kind, topic, take, qos, raw=True, event_callbacks=events)
 
 
 class StateListener:
@@ -100,18 +99,12 @@ class StateListener:
         self._dated: deque[tuple[float, int]] = deque(maxlen=_STAMPS_KEPT)
         # In lockstep a lost state would stall the run; in real time a late one is of no use.
         qos: QoSProfile = RELIABLE_STEPS if lockstep else STATES
-        self._subscriptions: list[Subscription] = []
         start = 0
         for index, topic in enumerate(robot.state):
             codec = TopicCodec(topic)
             where = slice(start, start := start + len(codec.names))
             receive = partial(self._receive, index, codec, where)
-            self._subscriptions.append(subscribe(node, kinds[index], topic.topic, receive, qos))
-
-    def destroy(self) -> None:
-        """Destroy the subscriptions."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+            subscribe(node, kinds[index], topic.topic, receive, qos)
 
     @property
     def since(self) -> float:

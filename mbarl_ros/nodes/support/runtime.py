@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import faulthandler
 import gc
 import importlib
 import math
@@ -40,6 +41,7 @@ from mbarl_ros.storage.wire import WireError
 from mbarl_ros.task import Task
 
 LOCKSTEP, REALTIME = 'lockstep', 'realtime'
+_SHUTDOWN_TIMEOUT = 10.0  # s
 _REFUSAL_LOG_PERIOD = 5.0  # s between two log lines about refusals on one topic
 COMMON = {
     'task': ('pointmass', 'Task: name of a shipped file or path of a .yaml file'),
@@ -244,9 +246,12 @@ def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
             node.close()
         return node.exit_code
     finally:
+        # Fast DDS may deadlock here, with the interpreter lock held, when other nodes end as well.
+        faulthandler.dump_traceback_later(_SHUTDOWN_TIMEOUT, exit=True)
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def main_exit(factory: Callable[[], Any]) -> None:
