@@ -108,7 +108,7 @@ class StateClassifierNode(BaseNode):
         missed = self._tracker.skip_missing(session, first)
         if missed:
             self.get_logger().warning(f'{missed} transitions missed; only the learner has them')
-        rows = self._tracker.fresh(rows, session, first)
+        rows = self._tracker.new_rows(rows, session, first)
         if not len(rows['sequence']):
             return
         self._tracker.record_received(session, len(rows['sequence']))
