@@ -26,9 +26,10 @@ _HEADER_BYTES = 4096  # more than the names, shapes and metadata of a message ta
 _SESSION_CHARACTERS = 64
 
 # The action is the executed one. `terminated` says that the phase reached its goal: forward the
-# task's, backward the state that it was sent to, if to any. A phase switch, a time limit or a
-# safety stop is `truncated`, and values bootstrap through it. `reward` is the task's, for the goal
-# in the observation; what policies are rewarded for, and where that ends, is recomputed from rows.
+# task's, backward the state that it was sent to, if to any. A phase that ends without that (its
+# limit, an early switch) is `truncated`, and values bootstrap through it. A safety stop is neither:
+# the phase goes on. `reward` is the task's, for the goal in the observation; what policies are
+# rewarded for, and where that ends, is recomputed from rows.
 DTYPES = {
     'observation': np.float32,
     'action': np.float32,
