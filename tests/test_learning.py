@@ -146,6 +146,64 @@ def test_what_comes_after_a_gap_was_not_reached_from_before_it() -> None:
     assert steps_to_end() == [6, 5, 4, 3, 2, 1, 0, 1, 0, 1, 0, 1, 0]
 
 
+def test_a_model_that_could_not_be_validated_is_not_trusted() -> None:
+    """The first 90 steps hold none out, so that there is no error to trust the model by."""
+    task = Task.load('pointmass')
+    learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
+    learner.add(stream(task, 50, seed=0))
+    metrics = learner.train(1)
+    assert metrics['model/steps'] > 0 and metrics['model/distrusted'] == 1.0
+    assert metrics['model/length'] == 1.0
+    assert {metrics[name] for name in metrics if name.startswith('model/error/')} == {1.0}
+
+
+def test_a_model_whose_error_is_not_a_number_is_not_trusted() -> None:
+    task = Task.load('pointmass')
+    learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
+    learner._imagination.ensemble.error[:] = 0.1
+    assert not learner._imagination.distrusted
+    learner._imagination.ensemble.error[0] = np.nan
+    assert learner._imagination.distrusted and learner._imagination.length == 1
+
+
+@pytest.mark.parametrize('source', [POLICY, HUMAN])
+def test_the_model_is_never_trained_on_a_step_that_it_is_validated_on(
+    source: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a demonstration is repeated for another goal, a person's steps become
+    demonstrations, and the replay is full.
+    """
+    task = Task.load('tabletop')
+    demonstrations = stream(task, 100, seed=100, phase=1)
+    repeated = {name: array[30:].copy() for name, array in demonstrations.items()}
+    for name in ('observation', 'next_observation'):
+        repeated[name][:, task.state_dim :] = task.goals[0]
+    demonstrations = {
+        name: np.concatenate([array, repeated[name]]) for name, array in demonstrations.items()
+    }
+    agent = SMALL.model_copy(update={'replay_capacity': 170})
+    learner = Learner(task, agent, demonstrations, seed=0)
+    fit = learner._imagination.ensemble.fit
+    trained, validated = set(), set()
+
+    def steps(rows: dict[str, np.ndarray]) -> set[bytes]:
+        state = rows['observation'][:, : task.state_dim]
+        return {step.tobytes() for step in np.concatenate([state, rows['action']], axis=1)}
+
+    def recorded_fit(train, held_out, count):
+        trained.update(steps(train))
+        validated.update(steps(held_out))
+        return fit(train, held_out, count)
+
+    monkeypatch.setattr(learner._imagination.ensemble, 'fit', recorded_fit)
+    for chunk in range(8):
+        rows = stream(task, 50, seed=chunk, phase=0)
+        learner.add(rows | {'source': np.full(50, source, np.uint8)})
+        learner.train(1)
+    assert len(validated) == 10 + 40 and len(trained) == 90 + 360
+    assert not trained & validated
+
+
 def test_a_checkpoint_of_another_task_is_refused_by_name() -> None:
     arrays, meta = practised(Task.load('pointmass'), 0, 1)[0].state_dict()
     task = Task.load('tabletop')

@@ -21,7 +21,7 @@ from mbarl_ros.control.policy import (
     policy_names,
 )
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, POLICY, SAFETY
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, POLICY
 from mbarl_ros.task import Task
 
 
@@ -108,6 +108,9 @@ class Practice:
     ) -> dict[str, Any]:
         """Transition of one step with the executed action; switches the phase where due.
 
+        A step is ``terminated`` or ``truncated`` if and only if its phase ends with it. A safety
+        stop does not end a phase: the robot stands still for some steps, which ``source`` tells.
+
         :param next_state: robot state [S] after the step
         :param stamp: robot time of ``observation``, seconds
         """
@@ -124,7 +127,7 @@ class Practice:
             'next_observation': next_observation,
             'reward': float(self.task.reward(next_observation)),
             'terminated': terminated,
-            'truncated': (over or source == SAFETY) and not terminated,
+            'truncated': over,
             'phase': self.phase,
             'source': source,
             'stamp': stamp,

@@ -102,7 +102,7 @@ class Ensemble:
 
         Arguments are transitions (``observation``, ``action``, ``next_observation`` and, where it
         is not known, ``reward``); metrics are the held-out error of every entry, 0 = perfect,
-        1 = as bad as predicting the mean.
+        1 = as bad as predicting the mean. Without held-out data it is unknown and counts as 1.
         """
         inputs, change, next_state = self._tensors(train)
         self._change_scale.copy_(change.std(0).clamp(min=1e-4))
@@ -197,9 +197,13 @@ class Ensemble:
     def _unexplained(self, rows: Mapping[str, np.ndarray]) -> Tensor:
         """Unexplained share [members, entries] of the variance of scaled changes and flags.
 
+        1 where there are no rows to tell.
+
         Squared error, not likelihood, as in MBPO's code: the likelihood of an entry that hardly
         changes outweighs all others.
         """
+        if not len(rows['observation']):
+            return torch.ones(self.config.members, len(self._binary))
         inputs, change, next_state = self._tensors(rows)
         mean, _ = self._predict(self._parameters, inputs.expand(self.config.members, -1, -1))
         target = self._target(change, next_state)

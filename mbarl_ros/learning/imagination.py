@@ -15,7 +15,6 @@ from mbarl_ros.schema.agent import ModelConfig
 from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.task import Task
 
-HOLDOUT_BLOCK = 10  # neighbours in a stream are alike: hold out whole blocks, every tenth
 FIT_ROWS, HELD_OUT_ROWS = 50_000, 2_000  # most that one fit uses
 STEP = ('observation', 'action', 'next_observation', 'reward', 'terminated')
 IMAGINED = (*STEP, 'steps_to_end')
@@ -38,8 +37,8 @@ class Imagination:
 
     @property
     def distrusted(self) -> bool:
-        """Whether the held-out error of any entry is too large."""
-        return bool(self.ensemble.error.max() > MAX_TRUSTED_ERROR)
+        """Whether the held-out error of any entry is too large, NaN included."""
+        return not self.ensemble.error.max() <= MAX_TRUSTED_ERROR
 
     @property
     def length(self) -> int:
@@ -79,10 +78,9 @@ class Imagination:
     def _fit(self, replay: Replay, demonstrations: Replay) -> dict[str, float]:
         train, held_out = [], []
         for source in (replay, demonstrations):
-            age = np.arange(len(source))
-            holdout_mask = (age + source.total - len(source)) // HOLDOUT_BLOCK % 10 == 9
-            train.append(source.rows(self._at_most(FIT_ROWS, age[~holdout_mask])))
-            held_out.append(source.rows(self._at_most(HELD_OUT_ROWS, age[holdout_mask])))
+            mask = source.held_out()
+            train.append(source.rows(self._at_most(FIT_ROWS, np.flatnonzero(~mask))))
+            held_out.append(source.rows(self._at_most(HELD_OUT_ROWS, np.flatnonzero(mask))))
         steps = self.config.max_gradient_steps
         return self.ensemble.fit(_concatenate(train), _concatenate(held_out), steps)
 

@@ -10,6 +10,7 @@ import torch
 
 from mbarl_ros.control.policy import policy_names
 from mbarl_ros.learning.batches import BatchSampler
+from mbarl_ros.learning.holdout import demonstration_holdout_mask, holdout_mask
 from mbarl_ros.learning.imagination import Imagination
 from mbarl_ros.learning.objectives import objectives
 from mbarl_ros.learning.replay import Demonstrations, Replay
@@ -58,7 +59,8 @@ class Learner:
         sizes = task.observation_dim, task.action_dim
         self._replay = Replay(agent.replay_capacity, *sizes)
         self._demonstrations = Demonstrations(rows + HUMAN_ROWS, *sizes)
-        self._demonstrations.add_demonstrations(demonstrations, task.state_dim)
+        held_out = demonstration_holdout_mask(demonstrations, task.state_dim)
+        self._demonstrations.add_demonstrations(demonstrations, held_out, task.state_dim)
         self._phase_starts: list[list[np.ndarray]] = [[] for _ in self.policies]
         self._attempt_ended = True
         self._imagination = (
@@ -88,11 +90,18 @@ class Learner:
         """
         ended = np.asarray(transitions['truncated']) | np.asarray(transitions['terminated'])
         ended = ended.astype(bool)
-        self._replay.add_steps(transitions, ended & self.agent.resets, self.task.state_dim)
+        held_out = holdout_mask(self._replay.total + np.arange(len(ended)))
+        state_dim = self.task.state_dim
+        self._replay.add_steps(transitions, ended & self.agent.resets, held_out, state_dim)
         self._keep_phase_starts(transitions, ended)
+<<<<<<< HEAD
         demonstrated = human_forward_steps(transitions)
+=======
+        demonstrated = human_forward_steps({**transitions, 'held_out': held_out})
+>>>>>>> learning
         if len(demonstrated['phase']):
-            self._demonstrations.add_demonstrations(demonstrated, self.task.state_dim)
+            held_out = demonstrated.pop('held_out')
+            self._demonstrations.add_demonstrations(demonstrated, held_out, state_dim)
 
     def _keep_phase_starts(self, transitions: Mapping[str, np.ndarray], ended: np.ndarray) -> None:
         """Keep the first observation of each phase, which imagined rollouts may start from."""

@@ -30,16 +30,23 @@ class Replay:
             'phase': np.zeros(capacity, np.uint8),
             'steps_to_end': np.zeros(capacity, np.int32),  # rows of the chain that follow
         }
+        self._held_out = np.zeros(capacity, bool)
         self._chain_start = 0  # number of the open chain's first row, counted like ``total``
 
     def __len__(self) -> int:
         """Number of rows that are held."""
         return min(self.total, self.capacity)
 
-    def add(self, transitions: Mapping[str, np.ndarray], ends: np.ndarray | None = None) -> None:
+    def add(
+        self,
+        transitions: Mapping[str, np.ndarray],
+        ends: np.ndarray | None = None,
+        held_out: np.ndarray | None = None,
+    ) -> None:
         """Append rows; fields that are absent stay zero, and new rows replace the oldest.
 
         :param ends: bool [rows], where a chain ends; without it the open chain goes on
+        :param held_out: bool [rows], see :mod:`~.holdout`; without it none is held out
         """
         rows = len(transitions['observation'])
         kept = min(rows, self.capacity)
@@ -47,6 +54,7 @@ class Replay:
         for name, array in self._arrays.items():
             if name in transitions:
                 array[index] = transitions[name][rows - kept :]
+        self._held_out[index] = False if held_out is None else held_out[rows - kept :]
         first, self.total = self.total, self.total + rows
         start = max(self._chain_start if ends is not None else first, self.total - self.capacity)
         numbers = np.arange(start, self.total)
@@ -57,7 +65,11 @@ class Replay:
             self._chain_start = int(last[-1]) + 1
 
     def add_steps(
-        self, transitions: Mapping[str, np.ndarray], ends: np.ndarray, state_dim: int
+        self,
+        transitions: Mapping[str, np.ndarray],
+        ends: np.ndarray,
+        held_out: np.ndarray,
+        state_dim: int,
     ) -> None:
         """Append steps of a robot; chains also end where a step begins in another state.
 
@@ -65,6 +77,7 @@ class Replay:
         person let go: the later state was not reached from the earlier one.
 
         :param ends: bool [rows], where a chain ends in any case
+        :param held_out: bool [rows], see :mod:`~.holdout`
         :param state_dim: number of leading observation entries that are the state
         """
         if not len(ends):
@@ -79,7 +92,7 @@ class Replay:
                 self.close_chain()
         ends = ends.copy()
         ends[:-1] |= (next_state[:-1] != state[1:]).any(axis=-1)
-        self.add(transitions, ends if ends.any() else None)
+        self.add(transitions, ends if ends.any() else None, held_out)
 
     def close_chain(self) -> None:
         """End the open chain: what is added next does not follow from what was added last."""
@@ -124,6 +137,10 @@ class Replay:
         steps = self._arrays['steps_to_end'][self._index(np.arange(len(self)))]
         return np.flatnonzero(np.append(0, steps)[: len(self)] == 0)
 
+    def held_out(self) -> np.ndarray:
+        """Whether each held row is held out from the model, bool, by age rank."""
+        return self._held_out[self._index(np.arange(len(self)))]
+
     def since(self, total: int) -> dict[str, np.ndarray]:
         """Rows that were added after the first ``total``, as far as they are held; oldest first."""
         new = min(self.total - total, len(self))
@@ -149,12 +166,17 @@ class Demonstrations(Replay):
     reader repeats them for every goal.
     """
 
-    def add_demonstrations(self, transitions: Mapping[str, np.ndarray], state_dim: int) -> None:
-        """Append whole demonstrations, or what a person demonstrated during practice."""
+    def add_demonstrations(
+        self, transitions: Mapping[str, np.ndarray], held_out: np.ndarray, state_dim: int
+    ) -> None:
+        """Append whole demonstrations, or what a person demonstrated during practice.
+
+        :param held_out: bool [rows], see :mod:`~.holdout`
+        """
         room = self.capacity - len(self)
         rows = {name: array[:room] for name, array in transitions.items()}
         ended = np.asarray(rows['truncated'], bool) | np.asarray(rows['terminated'], bool)
-        self.add_steps(rows, ended, state_dim)
+        self.add_steps(rows, ended, held_out[:room], state_dim)
         phase = self.held()['phase']
         self._rows_by_direction = [np.flatnonzero(phase == p) for p in np.unique(phase)]
 
