@@ -94,11 +94,7 @@ class Learner:
         state_dim = self.task.state_dim
         self._replay.add_steps(transitions, ended & self.agent.resets, held_out, state_dim)
         self._keep_phase_starts(transitions, ended)
-<<<<<<< HEAD
-        demonstrated = human_forward_steps(transitions)
-=======
         demonstrated = human_forward_steps({**transitions, 'held_out': held_out})
->>>>>>> learning
         if len(demonstrated['phase']):
             held_out = demonstrated.pop('held_out')
             self._demonstrations.add_demonstrations(demonstrated, held_out, state_dim)

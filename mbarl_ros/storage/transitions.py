@@ -25,18 +25,11 @@ WINDOW = 10 * MAX_ROWS
 _HEADER_BYTES = 4096  # upper bound for the names, shapes and metadata of a message
 _SESSION_CHARACTERS = 64
 
-<<<<<<< HEAD
 # `action` is the executed one. `terminated`: the phase reached its goal (forward, that of the task;
-# backward, the state that it was to reach, if any). `truncated`: a phase switch, a step limit or a
-# safety stop; values bootstrap through it. `reward` is that of the task, for the goal in the
-# observation; the rewards of other objectives are recomputed from these rows.
-=======
-# The action is the executed one. `terminated` says that the phase reached its goal: forward the
-# task's, backward the state that it was sent to, if to any. A phase that ends without that (its
-# limit, an early switch) is `truncated`, and values bootstrap through it. A safety stop is neither:
-# the phase goes on. `reward` is the task's, for the goal in the observation; what policies are
-# rewarded for, and where that ends, is recomputed from rows.
->>>>>>> learning
+# backward, the state that it was to reach, if any). `truncated`: the phase ended without that, at
+# its step limit or because it gave way to the next; values bootstrap through it. A safety stop is
+# neither: the phase goes on. `reward` is that of the task, for the goal in the observation; the
+# rewards of other objectives are recomputed from these rows.
 DTYPES = {
     'observation': np.float32,
     'action': np.float32,
