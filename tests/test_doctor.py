@@ -154,7 +154,7 @@ def test_a_graph_in_another_namespace_is_not_taken_for_this_one(tmp_path, task, 
         for namespace in ('/', '/other'):
             with Listener('doctor', namespace) as listener:
                 output[namespace] = '\n'.join(map(str, Doctor(listener).examine(0.3)))
-    assert 'no node of mbarl_ros is heard' in output['/']
+    assert 'no node of mbarl_ros found' in output['/']
     assert 'ros2 service call /other/safety_gate/release' in output['/other']
     assert 'ros2 lifecycle set /other/policy_controller configure' in output['/other']
 

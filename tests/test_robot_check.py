@@ -124,7 +124,7 @@ def about(topic, findings):
 @pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check):
     ((level, text),) = check()
-    assert level == 'note' and text.startswith('gripper: this position is not measured, so its')
+    assert level == 'info' and text.startswith('gripper: this position is not measured, so its')
     measured = {
         **ROBOT.limits,
         'gripper': Limit(low=0, high=1, stop='hold', rate=4, measured='gripper', tracking_error=1),
