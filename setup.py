@@ -48,6 +48,7 @@ setup(
     python_requires='>=3.11',
     install_requires=[
         'setuptools',
+        'lz4',
         'matplotlib',
         'mcap',
         'numpy',
@@ -58,22 +59,23 @@ setup(
         'safetensors',
         'tensorboard',
         'torch',
+        'zstandard',
     ],
     extras_require={
-        # Real ROS 2 without an installation of it, from PyPI. One of the two.
+        # ROS 2 from PyPI, for machines without an installed one. One of the two.
         'ros': [
             'ros-jazzy-rclpy[fastrtps]',
             *(
                 ROS_MESSAGES := [
                     'ros-diagnostic-msgs',
                     'ros-geometry-msgs',
-                    'ros-lifecycle-msgs',
                     'ros-nav-msgs',
+                    'ros-rcl-interfaces',
+                    'ros-rosgraph-msgs',
                     'ros-sensor-msgs',
                     'ros-std-msgs',
                     'ros-std-srvs',
                     'ros-trajectory-msgs',
-                    'ros-visualization-msgs',
                 ]
             ),
         ],
@@ -83,11 +85,15 @@ setup(
         'dev': [
             'catkin_pkg',
             'hypothesis',
+            'mypy',
             'pytest',
             'pytest-rerunfailures',
             'pytest-xdist',
+            'ros-lifecycle-msgs',
             'ruff',
+            'types-PyYAML',
         ],
+        'docs': ['mkdocs-material'],
     },
     entry_points={
         'console_scripts': [

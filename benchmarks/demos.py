@@ -1,8 +1,8 @@
-"""Conversion of a long bag: steps a second and memory, beside rosbags' own deserialisation.
+"""Conversion of a long bag: steps per second and memory, compared with rosbags' deserialisation.
 
-The bag is written by the recorder's own code, with the messages of the point mass (odometry,
-velocity command, executed command). Each measurement runs in a process of its own, so that its
-memory is its own; both in turns, so that a slow spell of the machine hits both.
+The bag is written by the recorder's code, with the messages of the point mass (odometry, velocity
+command, executed command). Each measurement runs in its own process, so that its memory is its
+own; the two alternate, so that a slow period of the machine affects both.
 
     python benchmarks/demos.py [--steps 100000] [--rounds 3] [--output FILE]
 """
@@ -35,7 +35,7 @@ from mbarl_ros.task import Task
 
 
 def write(task: Task, folder: Path, steps: int) -> tuple[float, float]:
-    """Record a random walk of so many steps; seconds for writing and for finishing it."""
+    """Record a random walk of ``steps`` steps; returns seconds for writing and for finishing."""
     from geometry_msgs.msg import Twist
     from nav_msgs.msg import Odometry
     from rclpy.serialization import serialize_message
@@ -44,7 +44,7 @@ def write(task: Task, folder: Path, steps: int) -> tuple[float, float]:
     from mbarl_ros.schema.message_fields import set_stamp
 
     types = topic_types(task.robot)
-    note = Metadata(
+    metadata = Metadata(
         task=task.name,
         robot=task.robot.name,
         direction='forward',
@@ -57,7 +57,7 @@ def write(task: Task, folder: Path, steps: int) -> tuple[float, float]:
         recorded='',
     )
     rng = np.random.default_rng(0)
-    recording = Recording(folder, note, types)
+    recording = Recording(folder, metadata, types)
     spent = 0.0
     for step in range(steps + 1):
         stamp = step * 100_000_000
@@ -91,7 +91,7 @@ def convert(task: Task, folder: Path) -> dict[str, float]:
 
 
 def deserialise(folder: Path) -> dict[str, float]:
-    """The peer: only make an object of each message that the conversion needs, with rosbags."""
+    """The reference: rosbags makes an object of each message that the conversion needs."""
     store = typestore()
     slack: dict[str, int] = {}
     start = time.perf_counter()
@@ -105,7 +105,7 @@ def deserialise(folder: Path) -> dict[str, float]:
 
 
 def _slack(store: Typestore, data: bytes, kind: str) -> int:
-    """Bytes that rclpy leaves behind a message, of which rosbags tolerates three."""
+    """Bytes that rclpy leaves after a message; rosbags tolerates three of them."""
     for slack in (0, 4, 8):
         try:
             store.deserialize_cdr(data[: len(data) - slack], kind)
@@ -121,7 +121,7 @@ def peak_mib() -> float:
 
 
 def main() -> None:
-    """Write a bag, convert it in turns with the peer, print medians."""
+    """Write a bag, convert it in turns with the reference, print medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--steps', type=int, default=100_000)
     parser.add_argument('--rounds', type=int, default=3)

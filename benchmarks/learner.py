@@ -2,10 +2,14 @@
 
     python -m pip install stable-baselines3 --no-deps && python -m pip install gymnasium cloudpickle
     python benchmarks/learner.py [--rounds 20]
+    python benchmarks/learner.py --gradients [--rounds 20]
 
-Each side is a process of its own that does a block of work when it is told to. The blocks
-alternate and each ratio is of two neighbours, since the speed of a shared machine wanders. Seconds
-are processor time of the whole process: a hidden second thread would count.
+With ``--gradients`` the hand-written gradients of ``fast_mlp.py`` are compared with autograd over
+stacked products and with ``torch.vmap``; that needs no further package.
+
+Each side is a process of its own that does one block of work per request. The blocks alternate and
+each ratio is of two neighbours, since the speed of a shared machine varies. Seconds are processor
+time of the whole process: a hidden second thread would count.
 """
 
 from __future__ import annotations
@@ -24,11 +28,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
+from mbarl_ros.learning import sac as sac_module
+from mbarl_ros.learning.batch import Batch
 from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
-from mbarl_ros.learning.state import fast_floats, multiplies_bfloat16
+from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.schema.agent import ModelConfig, SacConfig
 from mbarl_ros.task import Task
 
@@ -49,7 +57,7 @@ DIFFERENCES = [
 
 
 def transitions(rows: int) -> dict[str, np.ndarray]:
-    """Random rows; what is learned does not matter here."""
+    """Random rows: only the time of an update matters."""
     rng = np.random.default_rng(0)
     return {
         'observation': rng.uniform(-1, 1, (rows, OBSERVATION)).astype(np.float32),
@@ -61,10 +69,10 @@ def transitions(rows: int) -> dict[str, np.ndarray]:
 
 def ours(config: SacConfig, policies: tuple[str, ...] = ('forward',)) -> Callable[[int], None]:
     """Updates of our SAC, each batch drawn from a replay as the learner does."""
-    fast_floats()
+    set_up_torch()
     bounds = np.array([(-np.inf, np.inf)] * len(policies))
-    relations = np.zeros((0, OBSERVATION), np.float32)
-    sac = Sac(config, policies, relations, ACTION, bounds, seed=0)
+    differences = np.zeros((0, OBSERVATION), np.float32)
+    sac = Sac(config, policies, differences, ACTION, bounds, seed=0)
     replay = Replay(ROWS, OBSERVATION, ACTION)
     replay.add(transitions(ROWS))
     rng = np.random.default_rng(0)
@@ -72,14 +80,69 @@ def ours(config: SacConfig, policies: tuple[str, ...] = ('forward',)) -> Callabl
     def work(updates: int) -> None:
         for _ in range(updates // 50):
             rows = replay.rows(replay.sample(rng, (50, len(policies), config.batch_size)))
-            rows['discount'] = (0.99 * (1.0 - rows.pop('terminated'))).astype(np.float32)
-            rows['bound'] = np.full(rows['reward'].shape, -np.inf, np.float32)
-            rows['clone'] = np.zeros((50, len(policies), 0), np.float32)
-            batches = {name: torch.from_numpy(array) for name, array in rows.items()}
+            names = ('observation', 'action', 'next_observation', 'reward')
+            tensors = {name: torch.from_numpy(rows[name]) for name in names}
+            discount = (0.99 * (1.0 - rows['terminated'])).astype(np.float32)
+            block = Batch(
+                **tensors,
+                discount=torch.from_numpy(discount),
+                return_lower_bound=torch.full(discount.shape, -torch.inf),
+                cloning_weight=torch.zeros(50, len(policies), 0),
+            )
             for number in range(50):
-                sac.update({name: tensor[number] for name, tensor in batches.items()})
+                sac.update(block[number])
 
     return work
+
+
+def layers(parameters: list[Tensor], x: Tensor, activation: str) -> Tensor:
+    """A plain MLP for autograd: of one network, or of a stack with a leading axis."""
+    for number in range(0, len(parameters), 2):
+        x = torch.matmul(x, parameters[number]) + parameters[number + 1]
+        if number < len(parameters) - 2:
+            x = functional.layer_norm(x, x.shape[-1:]) if activation == 'norm_relu' else x
+            x = functional.relu(x)
+    return x
+
+
+def with_mlp(evaluate: Callable[[list[Tensor], Tensor, str], Tensor]) -> Callable[[int], None]:
+    """Our SAC with another implementation of its networks."""
+
+    def mlp(parameters, inputs, activation='relu', extra=None):
+        x = inputs if extra is None else torch.cat([inputs, extra], -1)
+        copies = len(parameters[0]) // len(x)
+        x = x[:, None].expand(-1, copies, -1, -1).flatten(0, 1)
+        return evaluate(list(parameters), x, activation)
+
+    sac_module.mlp = mlp
+    sac_module.centre = lambda parameters: None  # its layer norm subtracts the mean
+    return ours(SacConfig(), ('forward', 'backward'))
+
+
+def by_autograd() -> Callable[[int], None]:
+    """One ``baddbmm`` per layer."""
+
+    def stacked(parameters: list[Tensor], x: Tensor, activation: str) -> Tensor:
+        for number in range(0, len(parameters), 2):
+            x = torch.baddbmm(parameters[number + 1], x, parameters[number])
+            if number < len(parameters) - 2:
+                x = functional.layer_norm(x, x.shape[-1:]) if activation == 'norm_relu' else x
+                x = functional.relu(x)
+        return x
+
+    return with_mlp(stacked)
+
+
+def by_vmap() -> Callable[[int], None]:
+    """One network, mapped over the stack."""
+
+    def mapped(parameters: list[Tensor], x: Tensor, activation: str) -> Tensor:
+        def single(x: Tensor, *parameters: Tensor) -> Tensor:
+            return layers(list(parameters), x, activation)
+
+        return torch.vmap(single)(x, *parameters)
+
+    return with_mlp(mapped)
 
 
 def peer() -> Callable[[int], None]:
@@ -119,13 +182,13 @@ def peer() -> Callable[[int], None]:
 
 def peer_memory_kept() -> Callable[[int], None]:
     """The same with our settings of the process."""
-    fast_floats()
+    set_up_torch()
     return peer()
 
 
 def rollouts() -> Callable[[int], None]:
     """Steps of 10,000 states through an ensemble of 7 members of 4x200, 5 of them elites."""
-    fast_floats()
+    set_up_torch()
     config = ModelConfig(members=7, elites=5, hidden=[200] * 4)
     ensemble = Ensemble(Task.load('tabletop'), config, seed=0)
     generator = torch.Generator().manual_seed(0)
@@ -139,27 +202,26 @@ def rollouts() -> Callable[[int], None]:
     return work
 
 
-def same_size(precision: str) -> SacConfig:
-    """Our settings at the sizes of the comparison."""
-    return SacConfig(
-        hidden=HIDDEN, batch_size=BATCH, critics=2, fourier_features=0, precision=precision
-    )
-
-
+SAME_SIZE = SacConfig(hidden=HIDDEN, batch_size=BATCH, critics=2, fourier_features=0)
+PRESET = 'ours_two_policies_128x128'
 SIDES: dict[str, tuple[Callable[[], Callable[[int], None]], int]] = {
     PEER: (peer, 100),
-    'ours': (lambda: ours(same_size('float32')), 100),
+    'ours': (lambda: ours(SAME_SIZE), 100),
     f'{PEER}_memory_kept': (peer_memory_kept, 100),
-    'ours_bfloat16': (lambda: ours(same_size('bfloat16')), 100),
-    'ours_two_policies_128x128': (lambda: ours(SacConfig(), ('forward', 'backward')), 100),
+    PRESET: (lambda: ours(SacConfig(), ('forward', 'backward')), 100),
     'rollouts': (rollouts, 20 * STATES),
+}
+GRADIENT_SIDES: dict[str, tuple[Callable[[], Callable[[int], None]], int]] = {
+    PRESET: SIDES[PRESET],
+    'autograd': (by_autograd, 100),
+    'vmap': (by_vmap, 100),
 }
 
 
 def serve(side: str) -> None:
     """One side: for each line a block of work, then its rate in units a second."""
     torch.set_num_threads(1)
-    build, units = SIDES[side]
+    build, units = (SIDES | GRADIENT_SIDES)[side]
     work = build()
     work(units)
     for _ in sys.stdin:
@@ -207,26 +269,30 @@ def spread(values: np.ndarray, digits: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print a table and write ``results/learner.json``."""
+    """Measure and print a table; with ``--output`` also write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=20)
     parser.add_argument('--output', type=Path)
-    parser.add_argument('--side', choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument('--gradients', action='store_true', help='compare ways to take gradients')
+    parser.add_argument('--side', choices=SIDES | GRADIENT_SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
         serve(arguments.side)
+        return
+    if arguments.gradients:
+        rates = measure(list(GRADIENT_SIDES), arguments.rounds)
+        for side, rate in rates.items():
+            value = spread(rate / rates[PRESET], 3)
+            print(f'{side} / {PRESET}: {value["median"]} {value["from_10_to_90_percent"]}')
         return
     if find_spec(PEER) is None:
         raise SystemExit(
             'learner: stable-baselines3 is missing; see the head of this file how to install it'
         )
-    sides = [side for side in SIDES if side != 'ours_bfloat16' or multiplies_bfloat16()]
-    rates = measure(sides, arguments.rounds)
+    rates = measure(list(SIDES), arguments.rounds)
     ratios = {
-        f'{side} / {PEER}{suffix}': spread(rates[side] / rates[PEER + suffix], 2)
-        for side in ('ours', 'ours_bfloat16')
+        f'ours / {PEER}{suffix}': spread(rates['ours'] / rates[PEER + suffix], 2)
         for suffix in ('', '_memory_kept')
-        if side in rates
     }
     result = {
         'command': f'python benchmarks/learner.py --rounds {arguments.rounds}',
@@ -235,7 +301,6 @@ def main() -> None:
         'sizes': f'{HIDDEN}, batch {BATCH}, {OBSERVATION} observations, {ACTION} actions, 1 thread',
         'per_second_of_processor_time': {side: spread(rate, 0) for side, rate in rates.items()},
         'ratios_of_neighbouring_blocks': ratios,
-        'bfloat16': 'measured' if multiplies_bfloat16() else 'not measured: no AMX here',
         'differences': DIFFERENCES,
     }
     for name, value in (result['per_second_of_processor_time'] | ratios).items():

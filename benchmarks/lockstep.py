@@ -1,7 +1,7 @@
-"""Lockstep speed: steps a second through robot_sim, safety_gate and policy_controller.
+"""Lockstep speed: environment steps per second through robot_sim, safety_gate, policy_controller.
 
-The limit is measured in the same run: a bare rclpy ping-pong between two processes (two messages
-an exchange; a control step takes three in a row, and two more beside them).
+The reference is measured in the same run: a bare rclpy ping-pong between two processes. An exchange
+takes two messages; a control step takes three in sequence, and two more in parallel.
 
     python benchmarks/lockstep.py [--task pointmass] [--seconds 10] [--rounds 3]
 """
@@ -32,7 +32,7 @@ NODES = {
 
 
 def lockstep_rate(task: str, seconds: float) -> float:
-    """Environment steps a second with random actions and no learner."""
+    """Environment steps per second, with random actions and without a learner."""
     own = {'policy_controller': ['-p', 'policy:=random']}
     processes = [
         subprocess.Popen(
@@ -45,20 +45,22 @@ def lockstep_rate(task: str, seconds: float) -> float:
     node = Node('lockstep_benchmark')
     samples: list[tuple[float, int]] = []
 
-    def listen(message: DiagnosticArray) -> None:
+    def receive(message: DiagnosticArray) -> None:
         status = message.status[0]
         if status.name == 'robot_sim':
             steps = next(int(item.value) for item in status.values if item.key == 'steps')
             if steps > 500:
                 samples.append((time.perf_counter(), steps))
 
-    node.create_subscription(DiagnosticArray, '/diagnostics', listen, 10)
+    node.create_subscription(DiagnosticArray, '/diagnostics', receive, 10)
     deadline = time.monotonic() + 30 + seconds
     try:
         while len(samples) < 2 or samples[-1][0] - samples[0][0] < seconds:
             rclpy.spin_once(node, timeout_sec=0.5)
             if time.monotonic() > deadline:
-                raise SystemExit('lockstep: the graph did not step; run the nodes by hand')
+                raise SystemExit(
+                    'lockstep: the graph makes no steps; start the nodes by hand to see why'
+                )
     finally:
         for process in processes:
             process.terminate()
@@ -70,7 +72,7 @@ def lockstep_rate(task: str, seconds: float) -> float:
 
 
 def echo() -> None:
-    """The other end of the ping-pong."""
+    """Answer each ping with a pong."""
     rclpy.init()
     node = Node('echo')
     publisher = node.create_publisher(Twist, 'pong', 1)
@@ -80,7 +82,7 @@ def echo() -> None:
 
 
 def ping_pong_rate(seconds: float) -> float:
-    """Exchanges a second between two bare rclpy nodes."""
+    """Exchanges per second between two bare rclpy nodes."""
     process = subprocess.Popen([sys.executable, __file__, '--echo'], stderr=subprocess.DEVNULL)
     node = Node('ping')
     publisher = node.create_publisher(Odometry, 'ping', 1)
@@ -109,7 +111,7 @@ def ping_pong_rate(seconds: float) -> float:
 
 
 def main() -> None:
-    """Alternate both measurements and print their medians and ratio."""
+    """Alternate both measurements; print the rates and the ratio of their medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--task', default='pointmass')
     parser.add_argument('--seconds', type=float, default=10.0)

@@ -1,4 +1,4 @@
-"""What `make sim` shows, over seeds: deployed success of the real graph against environment steps.
+"""Learning curves of the graph `sim` over seeds: deployed success against environment steps.
 
     python benchmarks/sim.py pointmass --seeds 0 1 2
 
@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / 'results'
 
 
 def run(task: str, seed: int, folder: Path) -> Path:
-    """One run to its end; the run folder."""
+    """Run one seed to its end; returns the run folder."""
     path = folder / f'{task}-{seed}'
     command = [sys.executable, '-m', 'mbarl_ros.cli', 'up', 'sim', f'task:={task}', f'seed:={seed}']
     subprocess.run([*command, f'run_dir:={path}', 'view:=lines'], check=False)
@@ -39,7 +39,7 @@ def collect(path: Path) -> dict[str, Any]:
 
 
 def plot(task: str, runs: list[dict[str, Any]], path: Path) -> None:
-    """Curve of each seed, and its clone as a dashed line of the same colour."""
+    """Plot the curve of each seed, and its behaviour clone as a dashed line in the same colour."""
     import matplotlib
 
     matplotlib.use('Agg')

@@ -1,4 +1,4 @@
-"""Try a trained policy: the graph ``evaluate`` of mbarl_ros/bringup.py."""
+"""Evaluate a trained policy: graph ``evaluate`` in mbarl_ros/bringup/graphs.py."""
 
 from launch import LaunchDescription
 

@@ -1,4 +1,4 @@
-"""A real robot learns by itself: the graph ``hardware`` of mbarl_ros/bringup.py."""
+"""A real robot learns autonomously: graph ``hardware`` in mbarl_ros/bringup/graphs.py."""
 
 from launch import LaunchDescription
 

@@ -1,4 +1,4 @@
-"""Record demonstrations from the teleop topics: the graph ``record`` of mbarl_ros/bringup.py."""
+"""Record demonstrations from the teleop topics: graph ``record`` in mbarl_ros/bringup/graphs.py."""
 
 from launch import LaunchDescription
 

@@ -1,4 +1,4 @@
-"""Replay demonstrations on the simulated robot: the graph ``replay`` of mbarl_ros/bringup.py."""
+"""Replay demonstrations on the simulated robot: graph ``replay`` in mbarl_ros/bringup/graphs.py."""
 
 from launch import LaunchDescription
 

@@ -1,4 +1,4 @@
-"""A simulated robot learns by itself: the graph ``sim`` of mbarl_ros/bringup.py."""
+"""A simulated robot learns autonomously: graph ``sim`` in mbarl_ros/bringup/graphs.py."""
 
 from launch import LaunchDescription
 

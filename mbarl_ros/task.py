@@ -1,6 +1,6 @@
 """What a task is: layouts, goals, reward and success as NumPy functions of batches.
 
-The one place that controller, learner, demonstrations and worlds ask.
+Controller, learner, demonstrations and worlds all use this one definition.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Task:
 
     An observation is the state part (``state_dim`` entries) followed, where the task has goals,
     by a goal of the same layout. Observations are in physical units; networks see
-    ``(observation - offset) / scale``. Actions are in [-1, 1].
+    ``(observation - offset) / scale``. Actions are in [-1, 1]. ``pairwise_differences`` [pairs,
+    observation_dim] maps normalised observations to differences of entries on the same axis.
     """
 
     def __init__(self, config: TaskConfig, robot: RobotConfig) -> None:
@@ -61,13 +62,14 @@ class Task:
         self.binary = np.array([entry.binary for entry in config.observation], bool)
         self.state_low, self.state_high = low, high
         axes = [entry.axis for entry in config.observation]
-        self.state_relations = self._relations(axes, self.scale[: self.state_dim])
-        self.relations = self._relations(axes * repeat, self.scale)
+        state_scale = self.scale[: self.state_dim]
+        self.state_pairwise_differences = self._pairwise_differences(axes, state_scale)
+        self.pairwise_differences = self._pairwise_differences(axes * repeat, self.scale)
         self._action_offset = np.array([(e.low + e.high) / 2 for e in config.action])
         self._action_scale = np.array([(e.high - e.low) / 2 for e in config.action])
         self._state_index = [robot.state_names.index(entry.name) for entry in config.observation]
-        names = [entry.name for entry in config.observation]
-        self._success_index = [names.index(name) for name in config.success.entries]
+        order = [entry.name for entry in config.observation]
+        self._success_index = [order.index(name) for name in config.success.entries]
         self._target = (
             None if config.success.target is None else np.array(config.success.target, np.float32)
         )
@@ -84,7 +86,7 @@ class Task:
         return self.config.name
 
     @staticmethod
-    def _relations(axes: list[str | None], scale: np.ndarray) -> np.ndarray:
+    def _pairwise_differences(axes: list[str | None], scale: np.ndarray) -> np.ndarray:
         """Matrix [pairs, entries] from scaled entries to differences of those on one axis."""
         rows = []
         for (i, first), (j, second) in itertools.combinations(enumerate(axes), 2):
@@ -142,8 +144,8 @@ class Task:
             target = observation[..., [self.state_dim + i for i in self._success_index]]
         return np.linalg.norm(observation[..., self._success_index] - target, axis=-1)
 
-    def apart(self, state: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Distance [...] of two states [..., state_dim], by the entries that success is about."""
+    def state_distance(self, state: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Distance [...] of two states [..., state_dim], by the entries that define success."""
         index = self._success_index
         return np.linalg.norm(state[..., index] - other[..., index], axis=-1)
 
@@ -157,7 +159,7 @@ class Task:
         return self.config.reward == 'success'
 
     def reward(self, next_observation: np.ndarray) -> np.ndarray:
-        """Task reward, float32 [...]: 1 on success, else 0; or what the reward topic said.
+        """Task reward, float32 [...]: 1 on success, else 0; or the value of the reward topic.
 
         :raises ConfigError: the observation does not carry the reward topic.
         """
@@ -166,7 +168,7 @@ class Task:
         return np.asarray(next_observation, np.float32)[..., self._reward_index()]
 
     def _reward_index(self) -> int:
-        """Where the observation carries the reward topic: it is a sensor like all others."""
+        """Index of the reward topic in the observation: it is a sensor like all others."""
         wanted = self.config.reward.removeprefix('topic:').lstrip('/')
         names = [entry.name for entry in self.config.observation]
         for topic in self.robot.state:
@@ -186,7 +188,7 @@ class Task:
         """
         if agent.shared and not (self.goal_conditioned and self._target is None):
             raise ConfigError(
-                f"agent '{agent.name}' (key 'shared') has one policy, which is told by the goal "
+                f"agent '{agent.name}' (key 'shared') has one policy, and only the goal tells it "
                 f"whether to go forward or backward; task '{self.name}' has no goals. Use a task "
                 'with goals and no success.target, or an agent with a policy for each phase (fbrl)'
             )
@@ -209,7 +211,7 @@ class Task:
             self._reward_index()
 
     def spec_hash(self, agent: AgentConfig) -> str:
-        """Hash of layout and network shape: who disagrees on it must not exchange data."""
+        """Hash of layout and network shape: sides that differ in it must not exchange data."""
         spec = {
             'observation': [entry.model_dump() for entry in self.config.observation],
             'goal_conditioned': self.goal_conditioned,

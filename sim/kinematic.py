@@ -1,7 +1,7 @@
-"""Robots that people own, as kinematic worlds without contact: what the shipped profiles drive.
+"""Kinematic worlds of common robots: planar arms with a gripper, and a base with wheels.
 
-They are for trying a robot profile before the robot: joints and wheels follow their commands as
-fast as the drives can, nothing collides. PyBullet only draws.
+Use them to try out a robot profile before the robot. Joints and wheels follow their commands as
+fast as the drives can, and nothing collides. PyBullet only draws.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ BASE_SPEED = np.array([0.8, 1.5])  # m/s, rad/s
 
 
 class Kinematic(World):
-    """A world whose state is computed; subclasses say how it moves and where its parts are."""
+    """A world without physics; subclasses compute the motion and the positions of the parts."""
 
     def __init__(self, *, seed: int = 0) -> None:
-        """Start where training starts."""
+        """Start at a training start."""
         super().__init__(seed=seed)
         self._client: int | None = None
         self.reset()
@@ -37,10 +37,10 @@ class Kinematic(World):
 
     @abstractmethod
     def _parts(self) -> list[np.ndarray]:
-        """Positions [2] of what is drawn: the moving parts, the goal last."""
+        """Positions [2] to draw: the moving parts, then the goal."""
 
     def render(self, width: int = 480, height: int = 480) -> np.ndarray:
-        """Picture from above; built anew each time, since only people ask for it."""
+        """Render from above; the scene is rebuilt each time, since pictures are rare."""
         client = pybullet.connect(pybullet.DIRECT)
         box(client, (2.5, 2.5, 0.05), (0, 0, -0.06), (0.8, 0.8, 0.78), solid=False)
         *parts, goal = self._parts()
@@ -53,10 +53,11 @@ class Kinematic(World):
 
 
 class ArmPosition(Kinematic):
-    """A planar arm of two joints with a gripper, driven to joint positions.
+    """A planar arm with two joints and a gripper, commanded by joint positions.
 
-    State shoulder, elbow (rad), gripper (0 open, 1 closed), tip_x, tip_y (m), at_goal (0 or 1: a
-    detector), closeness (0 to 1: a reward); command shoulder, elbow (rad), gripper.
+    State: shoulder, elbow (rad), gripper (0 open, 1 closed), tip_x, tip_y (m), at_goal (0 or 1, as
+    from a detector), closeness (0 to 1, usable as a reward). Command: shoulder, elbow (rad),
+    gripper.
     """
 
     state_names = ('shoulder', 'elbow', 'gripper', 'tip_x', 'tip_y', 'at_goal', 'closeness')
@@ -64,34 +65,34 @@ class ArmPosition(Kinematic):
     control_rate = 20.0
 
     def reset(self) -> np.ndarray:
-        """Near home, gripper open."""
+        """Reset to a random pose near home, gripper open."""
         return self.set_state(np.array([*(HOME + self.rng.uniform(-0.1, 0.1, 2)), 0.0]))
 
     def reset_to_start(self, index: int) -> np.ndarray:
-        """Point ``index`` of a Halton sequence over joint positions."""
+        """Reset to point ``index`` of a Halton sequence over joint positions."""
         share = np.array([halton(index + 1, 2), halton(index + 1, 3)])
         return self.set_state(np.array([*((2 * share - 1) * 0.9 * JOINT_LIMITS), 0.0]))
 
     def set_state(self, state: np.ndarray) -> np.ndarray:
-        """Joints and gripper; all else follows from them."""
+        """Set joints and gripper; the other entries follow from them."""
         self.joints = np.clip(np.asarray(state[:2], np.float64), -JOINT_LIMITS, JOINT_LIMITS)
         self._gripper = float(np.clip(state[2], 0.0, 1.0))
         return self._state()
 
     def step(self, command: np.ndarray) -> np.ndarray:
-        """Drive for one control period."""
+        """Move for one control period."""
         speed = np.clip(self._speed(np.asarray(command)), -JOINT_SPEED, JOINT_SPEED)
         joints = np.clip(self.joints + speed * self._period, -JOINT_LIMITS, JOINT_LIMITS)
         return self.set_state(np.array([*joints, command[-1]]))
 
     def _speed(self, command: np.ndarray) -> np.ndarray:
-        """Joint speeds [2] that the drives aim at, rad/s."""
+        """Joint speeds [2] in rad/s that the command sets for the drives."""
         return (command[:2] - self.joints) / self._period
 
     def _jacobian(self) -> np.ndarray:
         (_, elbow), tip = self._parts()[:2], self._parts()[2]
-        towards = np.array([tip, tip - elbow])
-        return np.array([-towards[:, 1], towards[:, 0]])
+        levers = np.array([tip, tip - elbow])
+        return np.array([-levers[:, 1], levers[:, 0]])
 
     def _parts(self) -> list[np.ndarray]:
         shoulder, elbow = self.joints[0], self.joints.sum()
@@ -101,13 +102,13 @@ class ArmPosition(Kinematic):
 
     def _state(self) -> np.ndarray:
         tip = self._parts()[2]
-        apart = float(np.linalg.norm(tip - ARM_GOAL))
-        detected = float(apart <= ARM_TOLERANCE)
-        return np.array([*self.joints, self._gripper, *tip, detected, np.exp(-2 * apart)])
+        distance = float(np.linalg.norm(tip - ARM_GOAL))
+        at_goal = float(distance <= ARM_TOLERANCE)
+        return np.array([*self.joints, self._gripper, *tip, at_goal, np.exp(-2 * distance)])
 
 
 class ArmVelocity(ArmPosition):
-    """The same arm, driven by joint velocities (rad/s)."""
+    """The same arm, commanded by joint velocities (rad/s)."""
 
     command_names = ('shoulder_velocity', 'elbow_velocity', 'gripper')
 
@@ -116,7 +117,7 @@ class ArmVelocity(ArmPosition):
 
 
 class ArmTwist(ArmPosition):
-    """The same arm behind a Cartesian controller as MoveIt Servo: tip_vx, tip_vy (m/s)."""
+    """The same arm behind a Cartesian controller like MoveIt Servo: tip_vx, tip_vy (m/s)."""
 
     command_names = ('tip_vx', 'tip_vy', 'gripper')
 
@@ -129,8 +130,8 @@ class ArmTwist(ArmPosition):
 class Base(Kinematic):
     """A base with differential drive.
 
-    State x, y (m), turn_z, turn_w (of the orientation's quaternion), speed (m/s), turning (rad/s);
-    command speed, turning.
+    State: x, y (m), turn_z, turn_w (of the orientation's quaternion), speed (m/s), turning (rad/s).
+    Command: speed, turning.
     """
 
     state_names = ('x', 'y', 'turn_z', 'turn_w', 'speed', 'turning')
@@ -138,18 +139,18 @@ class Base(Kinematic):
     control_rate = 10.0
 
     def reset(self) -> np.ndarray:
-        """Near the origin, facing along x."""
+        """Reset to a random pose near the origin, facing along x."""
         x, y, yaw = self.rng.uniform(-0.2, 0.2, 3)
         return self.set_state(np.array([x, y, np.sin(yaw / 2), np.cos(yaw / 2), 0.0, 0.0]))
 
     def reset_to_start(self, index: int) -> np.ndarray:
-        """Point ``index`` of a Halton sequence over the floor, facing anywhere."""
+        """Reset to point ``index`` of a Halton sequence over positions and headings."""
         x, y, yaw = (2 * halton(index + 1, base) - 1 for base in (2, 3, 5))
         turn = np.pi * yaw / 2
         return self.set_state(np.array([1.8 * x, 1.8 * y, np.sin(turn), np.cos(turn), 0.0, 0.0]))
 
     def set_state(self, state: np.ndarray) -> np.ndarray:
-        """Pose and speeds."""
+        """Set pose and speeds."""
         x, y, z, w, *speeds = (float(value) for value in state)
         self._pose = np.clip([x, y], -2.0, 2.0)
         self._yaw = 2 * np.arctan2(z, w)
@@ -157,7 +158,7 @@ class Base(Kinematic):
         return self._state()
 
     def step(self, command: np.ndarray) -> np.ndarray:
-        """Drive for one control period."""
+        """Move for one control period."""
         self._speeds = np.clip(np.asarray(command, np.float64), -BASE_SPEED, BASE_SPEED)
         speed, turning = self._speeds
         middle = self._yaw + turning * self._period / 2

@@ -1,28 +1,28 @@
-"""A holonomic disc in a walled room; a wall with one gap divides it from the goal."""
+"""A holonomic disc in a walled room; it has to pass a gap in a wall to reach the goal."""
 
 from __future__ import annotations
 
 import numpy as np
 import pybullet
 
-from mbarl_sim.worlds import World, box, cylinder, cylinder_look, halton, picture
+from mbarl_sim.worlds import World, box, cylinder, cylinder_shape, halton, picture
 
 RADIUS = 0.15  # m, of the disc
 HALF = 2.0  # m, inner faces of the outer walls
 WALL = 0.05  # m, half thickness of the dividing wall along y = 0
 GAP = (0.7, 1.3)  # m, the opening in the dividing wall
 GOAL, GOAL_RADIUS = (-0.9, 0.8), 0.25
-CORNER, SPREAD = (-1.6, -1.6), 0.15  # m, where training and demonstrations start
+CORNER, SPREAD = (-1.6, -1.6), 0.15  # m; training and demonstrations start around the corner
 SPEED, ACCELERATION = 1.0, 15.0  # m/s, m/s^2: the drive's limits
-SUBSTEPS = 5  # of 20 ms: at 1 m/s a fifth of the wall's thickness each
-# The disc weighs 1 kg. PyBullet grants each substep the impulse of a whole step.
+SUBSTEPS = 5  # of 20 ms: at 1 m/s the disc moves a fifth of the wall's thickness in each
+# The disc weighs 1 kg. PyBullet allows each substep the impulse of a whole step.
 _FORCES = (ACCELERATION / SUBSTEPS, ACCELERATION / SUBSTEPS)
 
 
 class PointMass(World):
-    """PyBullet room in which the disc collides with the walls and slides along them.
+    """A PyBullet room in which the disc collides with the walls and slides along them.
 
-    State x, y (m), vx, vy (m/s); command vx, vy (m/s).
+    State: x, y (m), vx, vy (m/s). Command: vx, vy (m/s).
     """
 
     state_names = ('x', 'y', 'vx', 'vy')
@@ -41,38 +41,38 @@ class PointMass(World):
         )
         self._build_room()
         self._robot = self._build_robot()
-        # Contact caches are state too: every placing starts from this one, so that what happened
-        # before a placing cannot change what happens after it.
-        self._pristine = pybullet.saveState(physicsClientId=self._client)
+        # Contact caches are part of the state. Every reset restores them from here, so that nothing
+        # that happened before a reset affects what happens after it.
+        self._initial = pybullet.saveState(physicsClientId=self._client)
         self._starts: list[tuple[float, float]] = []
-        self._tried = 0
+        self._candidates = 0
         self.reset()
 
     def reset(self) -> np.ndarray:
-        """Place the disc at rest near the lower left corner."""
+        """Reset to a random position near the lower left corner, at rest."""
         x, y = np.array(CORNER) + self.rng.uniform(-SPREAD, SPREAD, 2)
         return self.set_state(np.array([x, y, 0.0, 0.0]))
 
     def reset_to_start(self, index: int) -> np.ndarray:
-        """Place the disc at rest at point ``index`` of a Halton sequence over the free room."""
+        """Reset to point ``index`` of a Halton sequence over the free space, at rest."""
         while len(self._starts) <= index:
-            self._tried += 1
+            self._candidates += 1
             reach = HALF - RADIUS
-            x = (2 * halton(self._tried, 2) - 1) * reach
-            y = (2 * halton(self._tried, 3) - 1) * reach
+            x = (2 * halton(self._candidates, 2) - 1) * reach
+            y = (2 * halton(self._candidates, 3) - 1) * reach
             if free(x, y) and np.hypot(x - GOAL[0], y - GOAL[1]) > GOAL_RADIUS:
                 self._starts.append((x, y))
         return self.set_state(np.array([*self._starts[index], 0.0, 0.0]))
 
     def set_state(self, state: np.ndarray) -> np.ndarray:
-        """Place the disc with the given velocity.
+        """Reset to a position and velocity.
 
         :raises ValueError: the disc would overlap a wall.
         """
         x, y, vx, vy = (float(value) for value in state)
         if not free(x, y):
             raise ValueError(f'pointmass: a disc at ({x:.3f}, {y:.3f}) would overlap a wall')
-        pybullet.restoreState(self._pristine, physicsClientId=self._client)
+        pybullet.restoreState(self._initial, physicsClientId=self._client)
         for joint, (position, velocity) in enumerate(((x, vx), (y, vy))):
             pybullet.resetJointState(
                 self._robot, joint, position, velocity, physicsClientId=self._client
@@ -80,7 +80,7 @@ class PointMass(World):
         return self._state()
 
     def step(self, command: np.ndarray) -> np.ndarray:
-        """Drive towards velocity ``command`` [2] for 0.1 s."""
+        """Accelerate towards velocity ``command`` [2] for 0.1 s."""
         vx, vy = command
         pybullet.setJointMotorControlArray(
             self._robot,
@@ -97,7 +97,7 @@ class PointMass(World):
         return self._state()
 
     def render(self, width: int = 480, height: int = 480) -> np.ndarray:
-        """Picture of the room from above, slightly oblique."""
+        """Render the room from above, at a slight angle."""
         return picture(self._client, (0, -2.6, 6.4), 42, width, height)
 
     def close(self) -> None:
@@ -131,11 +131,11 @@ class PointMass(World):
             pybullet.changeDynamics(wall, -1, lateralFriction=0, physicsClientId=self._client)
 
     def _build_robot(self) -> int:
-        """Disc on two prismatic joints: planar motion without tilting or turning."""
+        """A disc on two prismatic joints, so that it moves in the plane and cannot tilt or turn."""
         shape = pybullet.createCollisionShape(
             pybullet.GEOM_CYLINDER, radius=RADIUS, height=0.2, physicsClientId=self._client
         )
-        look = cylinder_look(self._client, RADIUS, 0.2, (0.9, 0.35, 0.15))
+        visual = cylinder_shape(self._client, RADIUS, 0.2, (0.9, 0.35, 0.15))
         zero, level = (0, 0, 0), (0, 0, 0, 1)
         robot = pybullet.createMultiBody(
             0,
@@ -144,7 +144,7 @@ class PointMass(World):
             (0, 0, 0.12),
             linkMasses=(1e-3, 1.0 - 1e-3),
             linkCollisionShapeIndices=(-1, shape),
-            linkVisualShapeIndices=(-1, look),
+            linkVisualShapeIndices=(-1, visual),
             linkPositions=(zero, zero),
             linkOrientations=(level, level),
             linkInertialFramePositions=(zero, zero),
@@ -174,7 +174,7 @@ def free(x: float, y: float) -> bool:
         return False
     if abs(y) >= WALL + RADIUS or GAP[0] + RADIUS <= x <= GAP[1] - RADIUS:
         return True
-    # beside the gap: the distance to the nearest wall end decides
+    # At the gap, the distance to the nearer end of the wall decides.
     end = GAP[0] if x < (GAP[0] + GAP[1]) / 2 else GAP[1]
     inside = x <= GAP[0] or x >= GAP[1]
     across = 0.0 if inside else abs(x - end)

@@ -8,8 +8,8 @@ import pybullet
 from mbarl_sim.worlds import World, box, cylinder, picture
 
 LIMIT = 2.8  # m, gripper and mug stay within +-LIMIT
-REACH = 0.4  # m, the mug attaches when the closing gripper is nearer than this
-STEP = 0.2  # m, largest move per step
+REACH = 0.4  # m, the mug attaches if the closing gripper is nearer than this
+STEP = 0.2  # m, largest motion per step
 INITIAL = (0.0, 0.0, -1.0, 2.5, 0.0)
 GOALS = ((-2.5, -1.0), (-2.5, 1.0), (0.0, 2.0), (0.0, -2.0))  # marks in the picture
 
@@ -17,7 +17,7 @@ GOALS = ((-2.5, -1.0), (-2.5, 1.0), (0.0, 2.0), (0.0, -2.0))  # marks in the pic
 class Tabletop(World):
     """The kinematic rules of EARL; PyBullet only draws.
 
-    State gripper_x, gripper_y (m), attached (-1 free, 0 held), mug_x, mug_y (m); command dx, dy
+    State: gripper_x, gripper_y (m), attached (-1 free, 0 held), mug_x, mug_y (m). Command: dx, dy
     (m per step) and grasp (closed while above 0).
     """
 
@@ -26,21 +26,21 @@ class Tabletop(World):
     control_rate = 10.0
 
     def __init__(self, *, seed: int = 0) -> None:
-        """Start in EARL's one initial state; the seed changes nothing."""
+        """Start in EARL's only initial state; the seed has no effect."""
         super().__init__(seed=seed)
         self._client: int | None = None
         self.reset()
 
     def reset(self) -> np.ndarray:
-        """Gripper in the middle, mug at (2.5, 0), free."""
+        """Reset: gripper in the middle, mug free at (2.5, 0)."""
         return self.set_state(np.array(INITIAL))
 
     def reset_to_start(self, index: int) -> np.ndarray:
-        """EARL evaluates from the same one state; the evaluator varies the goal."""
+        """Reset to the same initial state: EARL varies only the goal of an evaluation."""
         return self.reset()
 
     def set_state(self, state: np.ndarray) -> np.ndarray:
-        """Put gripper and mug anywhere on the table."""
+        """Set gripper and mug, anywhere on the table."""
         state = np.asarray(state, np.float64)
         self._gripper = np.clip(state[0:2], -LIMIT, LIMIT)
         self._mug = np.clip(state[3:5], -LIMIT, LIMIT)
@@ -59,7 +59,7 @@ class Tabletop(World):
         return self._state()
 
     def render(self, width: int = 480, height: int = 480) -> np.ndarray:
-        """Picture of the table from above, slightly oblique."""
+        """Render the table from above, at a slight angle."""
         if self._client is None:
             self._client = pybullet.connect(pybullet.DIRECT)
             self._bodies = _build(self._client)
@@ -78,7 +78,7 @@ class Tabletop(World):
         return picture(self._client, (0, -3.2, 8.6), 41, width, height)
 
     def close(self) -> None:
-        """Disconnect the client that draws, if any."""
+        """Disconnect the PyBullet client, if anything was rendered."""
         if self._client is not None:
             pybullet.disconnect(self._client)
             self._client = None
@@ -88,7 +88,7 @@ class Tabletop(World):
 
 
 def _build(client: int) -> tuple[int, int, int, int]:
-    """Table, goal marks, mug and gripper; ids of mug, palm and the two fingers."""
+    """Build table, goal marks, mug and gripper; returns ids of mug, palm and the two fingers."""
     edge = LIMIT + 0.2
     box(client, (edge, edge, 0.05), (0, 0, -0.06), (0.76, 0.62, 0.45), solid=False)
     for goal in GOALS:

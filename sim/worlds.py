@@ -1,4 +1,4 @@
-"""What a simulated world is: a robot's state vector driven by its command vector, ROS-free."""
+"""Interface of simulated worlds, and drawing helpers for PyBullet. No ROS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pybullet
 
 
 class World(ABC):
-    """A deterministic world: the same seed and the same commands give bit-equal states.
+    """A simulated robot and its surroundings: commands in, states out.
+
+    A world is deterministic: the same seed and the same commands give bit-equal states.
 
     States are float64 vectors in the order of ``state_names`` (the robot profile's), commands
     float64 vectors in physical units in the order of ``command_names``.
@@ -20,31 +22,31 @@ class World(ABC):
     control_rate: float
 
     def __init__(self, *, seed: int = 0) -> None:
-        """Seed the training placings; nothing else in a world is random."""
+        """Seed the training starts; nothing else in a world is random."""
         self.rng = np.random.default_rng(seed)
 
     @abstractmethod
     def reset(self) -> np.ndarray:
-        """Training placing, as a demonstration starts, with noise from ``seed``; the state."""
+        """Reset to a random training start, where demonstrations start, too; returns the state."""
 
     @abstractmethod
     def reset_to_start(self, index: int) -> np.ndarray:
-        """Evaluation start number ``index``, the same whatever the seed; the state."""
+        """Reset to evaluation start ``index``, the same for every seed; returns the state."""
 
     @abstractmethod
     def set_state(self, state: np.ndarray) -> np.ndarray:
-        """Put the world into ``state``, forgetting all contact history; the state."""
+        """Reset to ``state``, without any contact history; returns the state."""
 
     @abstractmethod
     def step(self, command: np.ndarray) -> np.ndarray:
-        """Apply a command for one control period; the state at its end."""
+        """Apply a command for one control period; returns the state at its end."""
 
     @abstractmethod
     def render(self, width: int = 480, height: int = 480) -> np.ndarray:
-        """Picture of the world, uint8 [height, width, 3], drawn without a display."""
+        """Render a picture, uint8 [height, width, 3]; needs no display."""
 
     def close(self) -> None:  # noqa: B027 (a world may have nothing to free)
-        """Free the simulator; the world cannot be used afterwards."""
+        """Release the simulator; the world cannot be used afterwards."""
 
 
 def halton(index: int, base: int) -> float:
@@ -65,7 +67,7 @@ def box(
     *,
     solid: bool,
 ) -> int:
-    """Add a fixed box; ``solid`` boxes collide, others are only seen. Returns its body id."""
+    """Add a fixed box; only ``solid`` boxes collide. Returns its body id."""
     visual = pybullet.createVisualShape(
         pybullet.GEOM_BOX, halfExtents=half, rgbaColor=(*colour, 1), physicsClientId=client
     )
@@ -84,15 +86,15 @@ def cylinder(
     position: tuple[float, float, float],
     colour: tuple[float, float, float],
 ) -> int:
-    """Add an upright cylinder that is only seen (a mark, a mug). Returns its body id."""
-    visual = cylinder_look(client, radius, height, colour)
+    """Add an upright cylinder that does not collide (a mark, a mug). Returns its body id."""
+    visual = cylinder_shape(client, radius, height, colour)
     return pybullet.createMultiBody(0, -1, visual, position, physicsClientId=client)
 
 
-def cylinder_look(
+def cylinder_shape(
     client: int, radius: float, height: float, colour: tuple[float, float, float]
 ) -> int:
-    """Visual shape of an upright cylinder with sharp edges; Bullet's own is shaded as a ball."""
+    """Visual shape of an upright cylinder with sharp edges; Bullet shades its own like a ball."""
     sides = 32
     angles = np.linspace(0, 2 * np.pi, sides, endpoint=False)
     radial = np.column_stack([np.cos(angles), np.sin(angles), np.zeros(sides)])
@@ -118,7 +120,7 @@ def cylinder_look(
 def picture(
     client: int, eye: tuple[float, float, float], fov: float, width: int, height: int
 ) -> np.ndarray:
-    """Draw a client's scene, looking at the origin, with the software renderer."""
+    """Render the scene of a client, looking at the origin, with the software renderer."""
     view = pybullet.computeViewMatrix(eye, (0, 0, 0), (0, 1, 0))
     projection = pybullet.computeProjectionMatrixFOV(fov, width / height, 0.1, 30)
     pixels = pybullet.getCameraImage(

@@ -1,63 +1,67 @@
-"""Which tests must not share the processor with others: those that start real nodes.
+"""Sorts the tests by what they need of the machine, and repeats timing tests after host stalls.
 
-What is right at any speed, as practice in lockstep is, may be marked ``together`` all the same, and
-what leaves the processor to others most of the time ``paced``. A test that fails while the host
-held this machine up has found out nothing: it is done again, up to five times in all, and the
-output says so. What is wrong stays wrong.
+``graph`` marks each test of a module that starts nodes. Of these, ``together`` tests pass at any
+speed, ``paced`` tests mostly wait, and all others run ``alone``.
+
+A ``timing`` test asserts when something happens. If it fails and the host stalled the machine
+meanwhile (:mod:`support.host_stalls`), it is repeated, up to five attempts in all; the report names
+the stall. No other test is ever repeated.
 """
 
-from collections.abc import Callable, Generator
+from __future__ import annotations
+
+from collections.abc import Generator
 
 import pytest
-from witness import Witness
+
+from support.host_stalls import HostStallMonitor
 
 ATTEMPTS = 5
 
 
-class Host:
-    """What the host did to a test, by a witness whom the first one calls in."""
+class HostStalls:
+    """Watches the host during each timing test."""
 
     def __init__(self) -> None:
-        self.witness: Witness | None = None
+        self.monitor: HostStallMonitor | None = None
 
-    def held_up(self) -> float:
-        """Longest time (s) in the test that runs, or ran last."""
-        return self.witness.held_up() if self.witness else 0.0
+    def longest(self) -> float:
+        """Longest stall (s) in the timing test that runs, or ran last."""
+        return self.monitor.longest_stall() if self.monitor else 0.0
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self) -> None:
-        self.witness = self.witness or Witness()
-        self.witness.begin()
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if item.get_closest_marker('timing'):
+            self.monitor = self.monitor or HostStallMonitor()
+            self.monitor.restart()
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self) -> Generator:
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator:
         report = yield
-        if report.failed and (late := self.held_up()):
-            report.sections.append(('host', f'held this machine up for {late:.3f} s'))
+        if report.failed and item.get_closest_marker('timing') and (stall := self.longest()):
+            report.sections.append(('host', f'stalled this machine for {stall:.3f} s'))
         return report
 
     def pytest_unconfigure(self) -> None:
-        if self.witness:
-            self.witness.close()
+        if self.monitor:
+            self.monitor.close()
 
 
-HOST = Host()
-
-
-@pytest.fixture
-def held_up() -> Callable[[], float]:
-    """Longest time (s) that the host has held this machine up in this test; 0 if it has not."""
-    return HOST.held_up
+STALLS = HostStalls()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(HOST)
+    """Watch the host."""
+    config.pluginmanager.register(STALLS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark them; what is due in time, and who is heard when, depends on who else is running."""
+    """Add the markers that follow from others."""
     for item in items:
-        marked = any(map(item.get_closest_marker, ('together', 'paced')))
-        if hasattr(item.module, 'Graph') and not marked:
-            item.add_marker('alone')
-        item.add_marker(pytest.mark.flaky(reruns=ATTEMPTS - 1, condition=HOST.held_up))
+        if hasattr(item.module, 'Graph'):
+            item.add_marker('graph')
+            if not any(map(item.get_closest_marker, ('together', 'paced'))):
+                item.add_marker('alone')
+        if timing := item.get_closest_marker('timing'):
+            assert timing.args, f"{item.nodeid}: timing needs a reason: timing('a stop within ...')"
+            item.add_marker(pytest.mark.flaky(reruns=ATTEMPTS - 1, condition=STALLS.longest))

@@ -45,7 +45,7 @@ def command(task, out, *more):
 
 
 def lines(out, seed):
-    found = seeds.read_lines(out / 'pointmass' / 'small' / f'seed_{seed}')
+    found = seeds.read_evaluations(out / 'pointmass' / 'small' / f'seed_{seed}')
     return [{key: line[key] for key in line if key not in SECONDS} for line in found]
 
 
@@ -57,6 +57,7 @@ def done(task, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_lines_have_the_form_of_a_ros_run_and_end_at_the_budget(done):
     found = lines(done, 1)
     assert [line['environment_steps'] for line in found] == list(range(0, 201, 50))
@@ -74,11 +75,12 @@ def test_a_bench_of_no_seed_is_refused(text, capsys):
     assert '--seeds' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_alone_a_seed_gives_the_same(task, done, tmp_path):
     words = command(task, tmp_path, '--jobs', '1', '--seeds', '0,')
     process = subprocess.Popen(words, start_new_session=True)
     first = tmp_path / 'pointmass' / 'small' / 'seed_0'
-    while len(seeds.read_lines(first)) < 2:
+    while len(seeds.read_evaluations(first)) < 2:
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
@@ -92,7 +94,7 @@ def test_what_is_finished_is_not_run_again_and_other_settings_are_refused(task, 
     words = command(task, done)[3:]
     before = {path: path.stat().st_mtime_ns for path in done.rglob('policy.safetensors')}
     assert main(words) == 0
-    assert 'small seed 1: finished before' in capsys.readouterr().out
+    assert 'small seed 1: already finished' in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in before}
     words[words.index(AGENT)] = AGENT + ',sac.tau=0.5'
     assert main(words) == 2
@@ -100,6 +102,7 @@ def test_what_is_finished_is_not_run_again_and_other_settings_are_refused(task, 
     assert 'seed_0' in message and "agent.yaml, key 'sac'" in message and '--out' in message
 
 
+@pytest.mark.slow
 def test_a_failing_seed_is_reported_with_its_log_and_does_not_stop_the_rest(task, tmp_path, capsys):
     words = command(task, tmp_path, '--budget', '50', '--jobs', '2')[3:]
     taken = tmp_path / 'pointmass' / 'small' / 'seed_0' / 'metrics.jsonl'
@@ -122,18 +125,18 @@ def test_a_policy_of_the_bench_is_one_for_the_robot(done):
     world = load_world(task.config, seed=0)
     assert practice.act(practice.observe(world.reset())).shape == (task.action_dim,)
     again = evaluate(task, world, Policy(arrays, DEPLOYED), 3)
-    assert again == seeds.read_lines(folder)[-1]['deployed_success']
+    assert again == seeds.read_evaluations(folder)[-1]['deployed_success']
 
 
 def test_the_clone_has_one_line_and_a_policy_for_the_robot(task, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, 'clone', functools.partial(worker.clone, steps=50))
-    job = seeds.Seed(str(tmp_path), str(task), 'bc', seed=3, budget=200)
-    loaded = job.load()
-    found = worker.run_seed(*loaded, job.seed, job.budget, tmp_path)
+    run = seeds.SeedRun(str(tmp_path), str(task), 'bc', seed=3, budget=200)
+    loaded = run.load()
+    found = worker.run_seed(*loaded, run.seed, run.budget, tmp_path)
     assert [line['environment_steps'] for line in found] == [0]
     assert found[0]['clone_success'] == found[0]['deployed_success']
     unpack_policy((tmp_path / 'policy.safetensors').read_bytes(), *loaded[:2])
-    assert seeds.finished(tmp_path, loaded[1], job.budget)
+    assert seeds.is_finished(tmp_path, loaded[1], run.budget)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_the_clone_has_one_line_and_a_policy_for_the_robot(task, tmp_path, monke
         ('mbarl:modle=null', r"key 'modle': unknown key"),
         ('mbarl:sac.batch_size=0', r"key 'sac.batch_size': .*greater than 0"),
         ('mbarl:chunk', r"'chunk' is not of the form key=value"),
-        ('mbarl:sac.hidden=[1', r"key 'sac.hidden': '\[1' is no YAML"),
+        ('mbarl:sac.hidden=[1', r"key 'sac.hidden': '\[1' is not valid YAML"),
         ('medal:model.rollout_length=1', r"key 'model.rollout_length': 'model' is None"),
         ('bc:chunk=1', r'bc has no settings'),
         ('nobody', r"unknown agent 'nobody'; known: .*mbarl"),
@@ -196,7 +199,7 @@ def test_wide_starts_side_by_side_are_the_same_as_one_by_one():
     assert np.array_equal(starts, WideStarts(task).starts)
 
     world = load_world(task.config, seed=0)
-    world.place = lambda index: world.set_state(starts[index])
+    world.reset_to_start = lambda index: world.set_state(starts[index])
     single = [attempt(task, world, Carrier(), index) for index in range(60)]
     worlds = [load_world(task.config, seed=0) for _ in starts]
     states = np.stack([each.set_state(s) for each, s in zip(worlds, starts, strict=True)])
@@ -217,9 +220,9 @@ def handmade(out, agent, seed, deployed, wide, finished=True):
             'wide_success': wide if number == len(deployed) - 1 else None,
             'practice_seconds': 60.0 * number * (seed + 1),
         }
-        seeds.append(folder / 'evaluations.jsonl', line)
+        seeds.append_line(folder / 'evaluations.jsonl', line)
     if finished:
-        seeds.end(folder)
+        seeds.write_result(folder)
 
 
 def test_the_table_of_lines_made_by_hand(tmp_path):
@@ -255,7 +258,7 @@ def test_the_table_of_lines_made_by_hand(tmp_path):
 
 def test_the_published_record_is_the_one_in_the_literature():
     # computed from the same files by an earlier look at them
-    reached = {name: curve.reach(0.9) for name, curve in published('tabletop').items()}
+    reached = {name: curve.steps_to(0.9) for name, curve in published('tabletop').items()}
     assert reached == {
         'RISC': 170_000, 'VaPRL': 530_000, 'MEDAL': 1_310_000, 'R3L': 1_880_000,
         'FBRL': 2_020_000, 'naive SAC': None, 'oracle': None,

@@ -1,4 +1,4 @@
-"""The graphs: what is started with which parameters, and what a wrong word is answered with."""
+"""The graphs: their nodes and parameters, error messages for wrong arguments, run folders."""
 
 import shutil
 from pathlib import Path
@@ -50,11 +50,13 @@ def test_sim_has_every_node_as_a_process_of_its_own():
 
 
 def test_the_tasks_budget_and_target_can_be_overridden():
-    task = load_task('pointmass').evaluation
-    own = nodes('sim')['policy_evaluator'].parameters
-    assert (own['budget'], own['target']) == (task.budget, task.target)
-    other = nodes('sim', steps='700', target='0.5')['policy_evaluator'].parameters
-    assert (other['budget'], other['target']) == (700, 0.5)
+    evaluation = load_task('pointmass').evaluation
+    assert graphs.plan('sim', {}).run_end == (evaluation.budget, evaluation.target)
+    plan = graphs.plan('sim', {'steps': '700', 'target': '0.5'})
+    assert plan.run_end == (700, 0.5)
+    (evaluator,) = [spec.parameters for spec in plan.nodes if spec.name == 'policy_evaluator']
+    assert plan.task.run_end(evaluator['budget'], evaluator['target']) == plan.run_end
+    assert graphs.plan('hardware', {}).run_end == (0, 0.0)
 
 
 def test_parameters_have_the_types_that_the_nodes_declare():
@@ -157,16 +159,16 @@ def test_own_files_may_be_given_by_relative_path(tmp_path, monkeypatch):
         ('sim', {'task': 'gone.yaml'}, 'gone.yaml: no such file'),
         ('sim', {'seed': 'one'}, "argument 'seed' must be a whole number, got 'one'"),
         ('sim', {'seed': '-1'}, "argument 'seed' must be 0 or more"),
-        ('sim', {'target': '90'}, "argument 'target' must be a rate up to 1"),
+        ('sim', {'target': '90'}, "argument 'target' must be a rate from 0 to 1"),
         ('sim', {'target': 'nan'}, "argument 'target' must be"),
-        ('sim', {'real_time_factor': '0'}, "argument 'real_time_factor' must be more than 0"),
+        ('sim', {'real_time_factor': '0'}, "argument 'real_time_factor' must be greater than 0"),
         ('sim', {'mode': 'fast'}, "argument 'mode' must be one of lockstep, realtime, got 'fast'"),
         ('sim', {'autostart': 'yes'}, "argument 'autostart' must be true or false, got 'yes'"),
         ('sim', {'namespace': 'my robot'}, "argument 'namespace' must be a ROS name"),
         ('sim', {'demos': '/nowhere'}, '/nowhere: no such folder of demonstrations; record some'),
         ('record', {'simulated': 'false'}, 'operator:=scripted drives the simulated robot only'),
-        ('record', {'operator': 'none', 'mode': 'lockstep'}, 'a person cannot wait'),
-        ('evaluate', {}, "argument 'policy' is needed"),
+        ('record', {'operator': 'none', 'mode': 'lockstep'}, 'a person cannot wait for a step'),
+        ('evaluate', {}, "argument 'policy' is required"),
         ('evaluate', {'policy': '/nowhere'}, '/nowhere: no such file'),
     ],
 )
@@ -178,7 +180,7 @@ def test_a_wrong_word_is_answered_with_one_sentence(graph, given, message):
 
 
 def test_an_empty_folder_of_demonstrations_is_named(tmp_path):
-    with pytest.raises(ConfigError, match='there is no demonstration in this folder'):
+    with pytest.raises(ConfigError, match='no demonstration in this folder'):
         graphs.plan('sim', {'demos': str(tmp_path)})
 
 
@@ -187,7 +189,7 @@ def test_a_task_without_a_world_cannot_be_simulated(tmp_path):
     path = tmp_path / 'mine.yaml'
     for world, message in (
         (None, "key 'world' is not set"),
-        ('no.such:World', 'no module no.such'),
+        ('no.such:World', 'no module no.such; install'),
     ):
         path.write_text(yaml.safe_dump({**raw, 'world': world}))
         with pytest.raises(ConfigError, match=message):
@@ -220,7 +222,7 @@ def test_a_run_folder_holds_the_configuration_as_used(tmp_path):
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     first = RunFolder(plan_in(tmp_path / 'run'))
-    with pytest.raises(ConfigError, match='another run is going on in it'):
+    with pytest.raises(ConfigError, match='another run uses it'):
         RunFolder(plan_in(tmp_path / 'run'))
     first.close()
     again = RunFolder(plan_in(tmp_path / 'run', steps='9'))
@@ -242,7 +244,9 @@ def test_a_run_is_not_resumed_with_another_configuration(tmp_path):
 
 def test_somebody_elses_folder_is_left_alone(tmp_path):
     (tmp_path / 'thesis.tex').write_text('')
-    with pytest.raises(ConfigError, match=r'neither empty nor a run folder \(it has thesis.tex\)'):
+    with pytest.raises(
+        ConfigError, match=r'neither empty nor a run folder \(it contains thesis.tex\)'
+    ):
         RunFolder(plan_in(tmp_path))
 
 

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from mbarl_ros.bringup.arguments import GRAPHS
 from mbarl_ros.cli.main import main
-from mbarl_ros.view import screens
+from mbarl_ros.view import screens, status
+from mbarl_ros.view.summary import summary
 
 STATUS = {
     'policy_controller': {
@@ -31,8 +32,10 @@ STATUS = {
 }  # fmt: skip
 
 
-def header(tmp_path, **options):
-    return screens.Header('sim', 'pointmass', 'mbarl', 0, tmp_path, budget=20000, target=0.9)
+def run_info(tmp_path, **options):
+    return status.RunInfo(
+        'sim', 'pointmass', 'mbarl', 0, tmp_path, budget=20000, target=0.9, **options
+    )
 
 
 def test_help_explains_the_graphs_and_their_arguments(capsys):
@@ -90,7 +93,7 @@ def test_demonstrations_of_another_task_are_refused_before_any_node_starts(capsy
 
 
 def test_a_status_line_has_the_news_and_the_trouble():
-    line = screens.status_line(STATUS)
+    line = status.status_line(STATUS)
     for part in (
         'phase backward', 'steps 12,340', 'robot 20 min 34 s', 'successes 55/90',
         'deployed 0.84 (clone 0.42)', 'updates/s 82', 'model error 0.25 (vy)', 'lag 50',
@@ -101,13 +104,13 @@ def test_a_status_line_has_the_news_and_the_trouble():
 
 
 def test_what_is_not_known_yet_is_a_dash():
-    assert screens.status_line({}).count('-') >= 8
-    assert screens.value({'a': {'x': 'nan'}}, 'a', 'x', '.2f') == '-'
+    assert status.status_line({}).count('-') >= 8
+    assert status.value({'a': {'x': 'nan'}}, 'a', 'x', '.2f') == '-'
 
 
 def test_the_panel_shows_the_run(tmp_path, capsys):
     console = Console(width=100, force_terminal=False)
-    screen = screens.LiveScreen(header(tmp_path), console)
+    screen = screens.LiveScreen(run_info(tmp_path), console)
     screen.line('monitor', json.dumps(STATUS))
     console.print(screen.panel())
     out = capsys.readouterr().out
@@ -119,7 +122,7 @@ def test_the_panel_shows_the_run(tmp_path, capsys):
 
 
 def test_node_output_is_prefixed(tmp_path, capsys):
-    screen = screens.screen('lines', header(tmp_path))
+    screen = screens.screen('lines', run_info(tmp_path))
     screen.line('learner', 'hello')
     screen.line('monitor', json.dumps(STATUS))
     assert capsys.readouterr().out == '[learner] hello\n'
@@ -134,17 +137,18 @@ def test_the_summary_says_why_it_ended_and_how_to_go_on(tmp_path):
         'robot_seconds': 2000.0, 'training_resets': 0,
     }  # fmt: skip
     given = {'task': 'pointmass', 'steps': '20000', 'run_dir': 'my runs/x'}
-    text = screens.summary(header(tmp_path), result, 3, 300.0, given)
+    text = summary(run_info(tmp_path), result, 3, 300.0, given)
     assert 'step budget used up after 5 min 00 s' in text
     assert '0.50 over 50 evaluation starts (target 0.90)' in text
     assert 'clone of the demos  0.40' in text
     assert 'success.png' in text and 'result.json' in text
-    go_on = "go on with: mbarl up sim task:=pointmass steps:={} 'run_dir:=my runs/x'"
-    assert go_on.format(40000) in text
-    assert go_on.format(20000) in screens.summary(header(tmp_path), result, 130, 1.0, given)
-    assert 'go on with' not in screens.summary(header(tmp_path), result, 0, 1.0, given)
+    resume = "continue with: mbarl up sim task:=pointmass steps:={} 'run_dir:=my runs/x'"
+    assert resume.format(40000) in text
+    assert resume.format(20000) in summary(run_info(tmp_path), result, 130, 1.0, given)
+    assert 'continue with' not in summary(run_info(tmp_path), result, 0, 1.0, given)
 
 
+@pytest.mark.slow
 def test_ctrl_c_soon_after_the_start_leaves_a_run_that_can_be_resumed(tmp_path):
     run = tmp_path / 'run'
     words = ['up', 'sim', 'task:=pointmass', f'run_dir:={run}', 'view:=lines']

@@ -2,9 +2,11 @@
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
+from mbarl_ros.schema import agent, robot, task
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.load import available, find, load_agent, load_robot, load_task
+from mbarl_ros.schema.load import available, find, load_agent, load_robot, load_task, override
 from mbarl_ros.task import Task
 
 
@@ -71,7 +73,7 @@ def test_a_mistake_in_a_task_names_file_and_key(tmp_path, change, key):
             lambda raw: raw['limits']['vx'].update(
                 moves=None, stop='hold', measured='x', tracking_error=1, rate=None
             ),
-            "'limits.vx': measured: a position",
+            "'limits.vx': measured: needs rate",
         ),
         (lambda raw: raw.update(workspace={'height': [0, 1]}), 'workspace'),
         (lambda raw: raw.update(command_timeout=0.1), 'command_timeout'),
@@ -96,9 +98,9 @@ COMMANDS = {
 @pytest.mark.parametrize(
     ('kind', 'words'),
     [
-        ('position', 'nothing is said of velocity[a]'),
-        ('first', 'nothing is said of data[0]'),
-        ('middle', 'nothing is said of data[1]'),
+        ('position', 'velocity[a] has no entry'),
+        ('first', 'data[0] has no entry'),
+        ('middle', 'data[1] has no entry'),
         ('twice', 'names used twice: data[0]'),
         ('whole', ''),
     ],
@@ -142,3 +144,85 @@ def test_files_that_are_missing_or_no_yaml_are_named(tmp_path):
     broken.write_text('a: [')
     with pytest.raises(ConfigError, match='broken.yaml'):
         load_task(str(broken))
+
+
+@pytest.mark.parametrize('load', [load_task, load_agent, load_robot])
+@pytest.mark.parametrize('text', ['', '# a comment only\n', '- a\n- b\n', '3\n', 'words\n'])
+def test_a_file_without_keys_is_one_sentence_that_names_it(tmp_path, load, text):
+    path = tmp_path / 'mine.yaml'
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load(str(path))
+    assert f'{path}: is' in str(error.value) and 'keys name' in str(error.value)
+    assert '\n' not in str(error.value) and 'NoneType' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'sac': {'batch': 64}}, "key 'sac.batch' is now called 'batch_size'"),
+        ({'model': {'length': 5}}, "key 'model.length' is now called 'rollout_length'"),
+        ({'solvable': 0.2}, "key 'solvable' is now called 'value_threshold'"),
+        ({'exploration_noise': 'pink'}, "key 'exploration_noise' was removed; delete it"),
+        ({'sac': {'precision': 'auto'}}, "key 'sac.precision' was removed; delete it"),
+    ],
+)
+def test_an_old_key_of_an_agent_names_the_new_one(tmp_path, change, words):
+    path = changed(tmp_path, 'agents', 'medal', lambda raw: raw.update(change))
+    with pytest.raises(ConfigError) as error:
+        load_agent(path)
+    assert str(error.value).startswith(f'{path}: {words}')
+
+
+def test_an_old_key_of_a_robot_names_the_new_one(tmp_path):
+    def change(raw):
+        raw['limits']['elbow']['lead'] = raw['limits']['elbow'].pop('tracking_error')
+
+    path = changed(tmp_path, 'robots', 'arm_position', change)
+    with pytest.raises(ConfigError) as error:
+        load_robot(path)
+    assert str(error.value) == f"{path}: key 'limits.elbow.lead' is now called 'tracking_error'"
+
+
+def test_an_old_key_on_the_command_line_names_the_new_one():
+    with pytest.raises(ConfigError, match="key 'sac.batch' is now called 'batch_size'"):
+        override(load_agent('medal'), {'sac.batch': 64}, "agent 'medal:sac.batch=64'")
+
+
+def sections(module):
+    return [
+        section
+        for section in vars(module).values()
+        if isinstance(section, type)
+        and issubclass(section, BaseModel)
+        and section.__module__ == module.__name__
+    ]
+
+
+@pytest.mark.parametrize('section', [*sections(robot), *sections(task), *sections(agent)])
+def test_every_key_has_a_description_for_the_reference(section):
+    assert section.__doc__
+    for key, field in section.model_fields.items():
+        assert field.description and field.description.endswith('.'), key
+
+
+def own_task_and_robot(folder, robot_key):
+    """A task and a robot profile of a user, in one folder."""
+    (folder / 'robot.yaml').write_text(find('robots', 'pointmass').read_text())
+    return changed(folder, 'tasks', 'pointmass', lambda raw: raw.update(robot=robot_key))
+
+
+@pytest.mark.parametrize('key', ['robot.yaml', './robot.yaml', '../mine/robot.yaml'])
+def test_the_robot_of_a_task_is_relative_to_the_task_file(tmp_path, monkeypatch, key):
+    mine, elsewhere = tmp_path / 'mine', tmp_path / 'elsewhere'
+    mine.mkdir(), elsewhere.mkdir()
+    path = own_task_and_robot(mine, key)
+    monkeypatch.chdir(elsewhere)
+    assert Task.load(path).robot.name == 'pointmass'
+    assert load_task(path).robot == str(mine / 'robot.yaml')
+
+
+def test_the_robot_of_a_task_by_name_is_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'tabletop').write_text('not a robot profile')
+    assert load_task('tabletop').robot == 'tabletop'

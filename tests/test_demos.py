@@ -1,14 +1,17 @@
 """Demonstrations: recording, bags, reading, and what is wrong with them said clearly."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped, Twist
-from graph import Graph
 from nav_msgs.msg import Odometry
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import Reader
@@ -16,6 +19,10 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray
 from std_srvs.srv import Trigger
 
+from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.run_folder import RunFolder
+from mbarl_ros.bringup.up import check_demonstrations
+from mbarl_ros.demos import reader
 from mbarl_ros.demos import recording as recording_module
 from mbarl_ros.demos.episodes import episode, transitions
 from mbarl_ros.demos.metadata import (
@@ -32,7 +39,9 @@ from mbarl_ros.nodes.support.qos import KEEP_ALL
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.schema.topics import EXECUTED
+from mbarl_ros.storage.run_files import DEMONSTRATIONS_FILE
 from mbarl_ros.task import Task
+from support.graph import Graph, small_agent
 
 pytestmark = pytest.mark.together
 
@@ -108,10 +117,10 @@ def test_shipped_demonstrations_replay_to_the_very_same_states(name, forward, ba
     task = Task.load(name)
     world = load_world(task.config, seed=0)
     found = [read_demonstration(path, task) for path in folders(SHIPPED / name)]
-    assert [demo.note.direction for demo in found].count('forward') == forward
-    assert [demo.note.direction for demo in found].count('backward') == backward
+    assert [demo.metadata.direction for demo in found].count('forward') == forward
+    assert [demo.metadata.direction for demo in found].count('backward') == backward
     for demo in found:
-        assert demo.note.verdict == 'success' and demo.whole.all()
+        assert demo.metadata.verdict == 'success' and demo.whole.all()
         states = [world.set_state(demo.states[0]), *map(world.step, demo.commands)]
         np.testing.assert_array_equal(states, demo.states)
 
@@ -279,6 +288,100 @@ def fails(folder, task, *words):
         assert word in str(error.value)
 
 
+# --- decoded once per run --------------------------------------------------------------------
+
+
+@pytest.fixture
+def decodings(monkeypatch):
+    """Demonstrations that this process has decoded."""
+    decoded = []
+    read_episode = reader.read_episode
+    monkeypatch.setattr(
+        reader, 'read_episode', lambda path, task: decoded.append(path) or read_episode(path, task)
+    )
+    return decoded
+
+
+def prepared_run(folder, **arguments):
+    """A run folder as ``mbarl up sim`` prepares it, before any node starts."""
+    plan = graphs.plan('sim', {'run_dir': str(folder), **arguments})
+    packed = check_demonstrations(plan)
+    run = RunFolder(plan)
+    run.keep_decoded(packed)
+    run.close()
+    return run.path
+
+
+@pytest.mark.parametrize('name', ['pointmass', 'tabletop'])
+def test_a_run_decodes_its_demonstrations_once(tmp_path, decodings, name):
+    task = Task.load(name)
+    run_dir = prepared_run(tmp_path / 'run', task=name)
+    count = len(folders(SHIPPED / name))
+    assert len(decodings) == count
+    rows = load_demonstrations(SHIPPED / name, task, run_dir=run_dir)
+    prepared_run(run_dir, task=name)  # resumed
+    assert len(decodings) == count
+    for key, array in load_demonstrations(SHIPPED / name, task).items():
+        assert rows[key].dtype == array.dtype and rows[key].tobytes() == array.tobytes()
+
+
+def test_a_demonstration_that_is_added_or_changed_is_decoded(tmp_path, task, decodings):
+    folder = tmp_path / 'demos'
+    shutil.copytree(SHIPPED / 'pointmass', folder)
+    run_dir = prepared_run(tmp_path / 'run', demos=str(folder))
+    decodings.clear()
+    before = load_demonstrations(folder, task, run_dir=run_dir)
+    assert not decodings
+    shutil.copytree(folder / 'forward_000', folder / 'forward_003')
+    more = load_demonstrations(folder, task, run_dir=run_dir)
+    assert len(decodings) == 4 and len(more['reward']) > len(before['reward'])
+    shutil.rmtree(folder / 'forward_003')
+    metadata = folder / 'forward_001' / 'demonstration.json'
+    metadata.write_text(metadata.read_text().replace('"success"', '"discarded"'))
+    less = load_demonstrations(folder, task, run_dir=run_dir)
+    assert len(less['reward']) < len(before['reward'])
+    (next((folder / 'forward_000').glob('*.mcap'))).write_bytes(b'damaged')
+    with pytest.raises(DemonstrationError, match='forward_000'):
+        load_demonstrations(folder, task, run_dir=run_dir)
+
+
+def test_another_task_decodes_anew(tmp_path, task, decodings):
+    run_dir = prepared_run(tmp_path / 'run')
+    decodings.clear()
+    success = task.config.success.model_copy(update={'tolerance': 0.2})
+    stricter = Task(task.config.model_copy(update={'success': success}), task.robot)
+    load_demonstrations(SHIPPED / 'pointmass', stricter, run_dir=run_dir)
+    assert len(decodings) == 3
+
+
+@pytest.mark.parametrize('keep', [0, 7, 500, -1])
+def test_a_damaged_file_of_decoded_demonstrations_is_ignored(tmp_path, task, decodings, keep):
+    run_dir = prepared_run(tmp_path / 'run')
+    decodings.clear()
+    path = run_dir / DEMONSTRATIONS_FILE
+    path.write_bytes(path.read_bytes()[:keep])
+    rows = load_demonstrations(SHIPPED / 'pointmass', task, run_dir=run_dir)
+    assert len(decodings) == 3 and len(rows['reward']) > 100
+
+
+def test_the_nodes_of_a_run_decode_no_bag(tmp_path):
+    preset = small_agent(tmp_path)
+    run_dir = prepared_run(tmp_path / 'run', agent=preset)
+    (tmp_path / 'stub').mkdir()
+    (tmp_path / 'stub' / 'rosbags.py').write_text('raise RuntimeError("a bag is decoded again")')
+    given = [f'run_dir:={run_dir}', f'agent:={preset}', 'task:=pointmass']
+    words = ['--ros-args', *(word for value in given for word in ('-p', value))]
+    with Graph(tmp_path, task='pointmass', agent=preset) as graph, ExitStack() as stack:
+        path = os.pathsep.join([str(tmp_path / 'stub'), os.environ.get('PYTHONPATH', '')])
+        for node in ('learner', 'state_classifier'):  # not by the server, which has imported it
+            command = [sys.executable, '-m', f'mbarl_ros.nodes.{node}', *words]
+            environment = {**graph.environment, 'PYTHONPATH': path}
+            process = subprocess.Popen(command, env=environment)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            graph.wait_for(node, lambda node=node: node in graph.statuses)
+
+
 def test_empty_folder_says_how_to_record(tmp_path, task):
     fails(tmp_path, task, 'no demonstrations', 'mbarl up record task:=pointmass')
     fails(tmp_path / 'nowhere', task, 'no demonstrations')
@@ -385,17 +488,18 @@ def test_scripted_operator_records_over_ros_and_the_bags_replay(tmp_path, name):
     world = load_world(task.config)
     found = [read_demonstration(path, task) for path in folders(folder)]
     assert len(found) == 2
-    assert {demo.note.direction for demo in found} == (
+    assert {demo.metadata.direction for demo in found} == (
         {'forward', 'backward'} if task.goal_conditioned else {'forward'}
     )
     for demo in found:
-        assert demo.note.verdict == 'success' and demo.note.operator == 'scripted'
+        assert demo.metadata.verdict == 'success' and demo.metadata.operator == 'scripted'
         states = [world.set_state(demo.states[0]), *map(world.step, demo.commands)]
         np.testing.assert_array_equal(states, demo.states)
     assert load_demonstrations(folder, task)['terminated'].sum() >= 1
 
 
 @pytest.mark.paced
+@pytest.mark.timing('steps are counted against the control rate')
 def test_recorder_serves_a_person_and_keeps_what_is_running_when_stopped(tmp_path):
     folder = tmp_path / 'demos'
     task = Task.load('pointmass')
@@ -432,11 +536,11 @@ def test_recorder_serves_a_person_and_keeps_what_is_running_when_stopped(tmp_pat
         graph.kill('demo_recorder', 2)
     assert [path.name for path in folders(folder)] == ['forward_000', 'forward_001']
     first, second = (read_demonstration(path, task) for path in folders(folder))
-    assert first.note.verdict == 'success' and second.note.verdict == 'unknown'
+    assert first.metadata.verdict == 'success' and second.metadata.verdict == 'unknown'
     assert abs(len(first.commands) - steps) <= 4
     np.testing.assert_allclose(first.commands[1:, 0], 0.4)
     moved = np.diff(first.states[2:, 0])
-    assert (moved > 0.02).all() and first.note.operator == 'person'
+    assert (moved > 0.02).all() and first.metadata.operator == 'person'
 
 
 def test_in_lockstep_the_recorder_waits_for_the_gate_to_say_what_the_last_step_did(tmp_path, task):

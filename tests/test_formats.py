@@ -325,6 +325,7 @@ def test_an_imported_episode_is_of_one_layout(tabletop, tmp_path):
         load_episode(tmp_path, Task.load('pointmass'))
 
 
+@pytest.mark.slow
 def test_imports_are_numbered_on_and_learned_from(tabletop, tmp_path):
     task, episodes = tabletop
     export_episodes('minari', episodes, task, tmp_path / 'demos-v0')

@@ -1,11 +1,11 @@
 """A hostile publisher of transitions, weights, acknowledgements, classifiers and echoes."""
 
 import json
+import os
 from functools import partial
 
 import numpy as np
 import pytest
-from graph import LEARNING, Graph, small_agent
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import UInt8MultiArray
@@ -21,8 +21,6 @@ from mbarl_ros.learning.classifier import unpack_classifier
 from mbarl_ros.nodes.support.runtime import bytes_message, message_bytes
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage import wire
-from mbarl_ros.storage.run_files import TRANSITIONS_FILE
-from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.storage.transitions import (
     MAX_ROWS,
     pack_acknowledgement,
@@ -32,6 +30,8 @@ from mbarl_ros.storage.transitions import (
     unpack_transitions,
 )
 from mbarl_ros.task import Task
+from support.graph import LEARNING, Graph, small_agent
+from support.run_data import assert_continuous, stored
 
 pytestmark = pytest.mark.together
 
@@ -142,6 +142,24 @@ def bad_classifiers(agent):
     ]
 
 
+def bad_everywhere(agent):
+    """What no topic takes: no message at all, a torn one, one of another kind."""
+    good = wire.pack({}, {'session': 'x', 'stored': 10**9, 'total': 10**9}, 'acknowledged')
+    arrays = {'forward/0/weight': np.full((4, 32), np.nan, np.float32)}
+    spec = TASK.spec_hash(agent)
+    return [
+        b'',
+        b'garbage',
+        os.urandom(5000),
+        (2**62).to_bytes(8, 'little') + b'{}',
+        good[:-3],
+        wire.pack(arrays, {'spec_hash': 'other/agent:1'}, 'policy'),
+        wire.pack(arrays, {'spec_hash': spec, 'version': 10**9}, 'policy'),
+        wire.pack(arrays, {'spec_hash': spec, 'session': 'x', 'first': 0}, 'transitions'),
+        wire.pack(arrays, {'spec_hash': spec, 'environment_steps': 1}, 'classifier'),
+    ]
+
+
 def test_no_malformed_message_gets_past_its_reader():
     agent = load_agent('mbarl')
     spec = TASK.spec_hash(agent)
@@ -164,28 +182,30 @@ def test_a_hostile_publisher_changes_nothing_and_is_reported(tmp_path):
     agent = load_agent(preset)
     log = tmp_path / 'steps.jsonl'
     with Graph(tmp_path, task='pointmass', agent=preset) as graph:
-        node, heard = graph.node, {}
+        node, received = graph.node, {}
         topics = {
             'learner/policy': bad_policies(agent),
             'learner/acknowledged': bad_acknowledgements(),
             'policy_controller/transitions': bad_transitions(agent),
             'state_classifier/classifier': bad_classifiers(agent),
         }
+        for messages in topics.values():
+            messages += bad_everywhere(agent)
 
         def listen(topic, message):  # the longest has most in it
-            heard[topic] = max(heard.get(topic, b''), message_bytes(message), key=len)
+            received[topic] = max(received.get(topic, b''), message_bytes(message), key=len)
 
         for topic in topics:
             node.create_subscription(UInt8MultiArray, topic, partial(listen, topic), LATCHED)
         graph.start('robot_sim', step_log=str(log))
         graph.start(*LEARNING[1:])
         graph.wait_for_steps(150)
-        graph.wait_for('a message of each kind', lambda: len(heard) == len(topics))
+        graph.wait_for('a message of each kind', lambda: len(received) == len(topics))
         session = unpack_transitions(
-            heard['policy_controller/transitions'], TASK, TASK.spec_hash(agent)
+            received['policy_controller/transitions'], TASK, TASK.spec_hash(agent)
         )[1]
         for topic in topics:
-            topics[topic].append(heard[topic])  # an old one again
+            topics[topic].append(received[topic])  # an old one again
         topics['learner/acknowledged'] += [
             pack_acknowledgement(session, stored, HUGE) for stored in (0, HUGE)
         ]
@@ -219,10 +239,10 @@ def test_a_hostile_publisher_changes_nothing_and_is_reported(tmp_path):
         assert graph.value('learner', 'duplicates') >= 1
         assert graph.value('state_classifier', 'refused') >= 20
         assert all(process.poll() is None for process in graph.processes.values())
-        said = (tmp_path / 'policy_controller.log').read_text()
-        assert 'refused: learner/policy' in said and 'refused: learner/acknowledged' in said
-    tracker = SequenceTracker()
-    rows = tracker.replay(tmp_path / 'run' / TRANSITIONS_FILE, TASK, TASK.spec_hash(agent))
+        log_text = (tmp_path / 'policy_controller.log').read_text()
+        assert 'refused: learner/policy' in log_text and 'refused: learner/acknowledged' in log_text
+    rows = stored(tmp_path, preset)
+    assert_continuous(rows)
     really = {json.loads(line)['stamp'] for line in log.read_text().splitlines()}
     stamps = np.rint(rows['stamp'] * 1e9).astype(np.int64).tolist()
     assert set(stamps) <= really and len(set(stamps)) == len(stamps)

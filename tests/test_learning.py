@@ -1,4 +1,4 @@
-"""The learner as its users see it: reproducible, resumable, right about truncation."""
+"""The learner from outside: reproducible, resumable, correct about truncation."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def stream(task: Task, rows: int, seed: int, phase: int | None = None) -> dict[s
     low, high = np.tile(task.offset - task.scale, (rows, 1)), task.offset + task.scale
     observation = rng.uniform(low, high).astype(np.float32)
     action = rng.uniform(-1, 1, (rows, task.action_dim)).astype(np.float32)
-    following = observation.copy()
-    following[:, : task.action_dim] += 0.1 * action
+    next_observation = observation.copy()
+    next_observation[:, : task.action_dim] += 0.1 * action
     phases = np.arange(rows) // 10 % 2 if phase is None else np.full(rows, phase)
     return {
         'observation': observation,
         'action': action,
-        'next_observation': following,
-        'reward': task.reward(following),
+        'next_observation': next_observation,
+        'reward': task.reward(next_observation),
         'terminated': np.zeros(rows, np.uint8),
         'truncated': (np.arange(rows) % 10 == 9).astype(np.uint8),
         'phase': phases.astype(np.uint8),
@@ -74,12 +74,14 @@ def task(request: pytest.FixtureRequest) -> Task:
     return Task.load(request.param)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_policies_and_another_seed_does_not(task: Task) -> None:
     first, again, other = (practised(task, seed, 3)[0].policy_arrays() for seed in (0, 0, 1))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first['forward/0/weight'], other['forward/0/weight'])
 
 
+@pytest.mark.slow
 def test_a_resumed_learner_continues_as_if_never_stopped(task: Task) -> None:
     learner, classifier = practised(task, 0, 3)
     arrays, meta = learner.state_dict()
@@ -88,30 +90,32 @@ def test_a_resumed_learner_continues_as_if_never_stopped(task: Task) -> None:
     demonstrations = stream(task, 60, seed=100, phase=0)
     resumed = Learner(task, SMALL, demonstrations, seed=77)
     resumed.load_state_dict(arrays, meta)
-    judge = ClassifierTrainer(task, SMALL, demonstrations, seed=77)
-    judge.load_state_dict(classifier_arrays, classifier_meta)
+    resumed_classifier = ClassifierTrainer(task, SMALL, demonstrations, seed=77)
+    resumed_classifier.load_state_dict(classifier_arrays, classifier_meta)
     for chunk in range(3):
         resumed.add(stream(task, 50, seed=chunk))
-        judge.add(stream(task, 50, seed=chunk))
+        resumed_classifier.add(stream(task, 50, seed=chunk))
     assert resumed.environment_steps == meta['environment_steps'] == 150
 
     for chunk in range(3, 5):
-        assert practise(learner, classifier, chunk) == practise(resumed, judge, chunk)
-    expected, found = learner.policy_arrays(), resumed.policy_arrays()
-    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+        metrics = practise(resumed, resumed_classifier, chunk)
+        assert metrics == practise(learner, classifier, chunk)
+    expected, actual = learner.policy_arrays(), resumed.policy_arrays()
+    assert all(np.array_equal(expected[name], actual[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_what_a_person_does_in_forward_phases_is_imitated(task: Task) -> None:
     errors = {}
     for source in (POLICY, HUMAN):
-        shown = stream(task, 200, seed=3, phase=0)
-        shown |= {'source': np.full(200, source, np.uint8)}
-        shown['action'][:] = np.resize([0.9, -0.9], task.action_dim)  # what no demonstration does
+        driven = stream(task, 200, seed=3, phase=0)
+        driven |= {'source': np.full(200, source, np.uint8)}
+        driven['action'][:] = np.resize([0.9, -0.9], task.action_dim)  # what no demonstration does
         learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
-        learner.add(shown)
+        learner.add(driven)
         learner.train(150)
-        found = Policy(learner.policy_arrays(), 'forward').mean_action(shown['observation'])
-        errors[source] = np.abs(found - shown['action']).mean()
+        action = Policy(learner.policy_arrays(), 'forward').mean_action(driven['observation'])
+        errors[source] = np.abs(action - driven['action']).mean()
     assert errors[HUMAN] < 0.7 * errors[POLICY], errors
 
 
@@ -127,19 +131,77 @@ def test_what_comes_after_a_gap_was_not_reached_from_before_it() -> None:
             made['observation'][0] = start
         return made
 
-    def left() -> list[int]:
-        return learner._replay.left(np.arange(len(learner._replay))).tolist()
+    def steps_to_end() -> list[int]:
+        return learner._replay.steps_to_end(np.arange(len(learner._replay))).tolist()
 
     first = walk(4, 1)
     learner.add(first)
     learner.add(walk(3, 2, start=first['next_observation'][-1]))
-    assert left() == [6, 5, 4, 3, 2, 1, 0]
+    assert steps_to_end() == [6, 5, 4, 3, 2, 1, 0]
     learner.add(walk(2, 3))  # begins elsewhere
-    assert left() == [6, 5, 4, 3, 2, 1, 0, 1, 0]
+    assert steps_to_end() == [6, 5, 4, 3, 2, 1, 0, 1, 0]
     torn = walk(4, 4)
     torn['observation'][2] += 0.1
     learner.add(torn)
-    assert left() == [6, 5, 4, 3, 2, 1, 0, 1, 0, 1, 0, 1, 0]
+    assert steps_to_end() == [6, 5, 4, 3, 2, 1, 0, 1, 0, 1, 0, 1, 0]
+
+
+def test_a_model_that_could_not_be_validated_is_not_trusted() -> None:
+    """The first 90 steps hold none out, so that there is no error to trust the model by."""
+    task = Task.load('pointmass')
+    learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
+    learner.add(stream(task, 50, seed=0))
+    metrics = learner.train(1)
+    assert metrics['model/steps'] > 0 and metrics['model/distrusted'] == 1.0
+    assert metrics['model/length'] == 1.0
+    assert {metrics[name] for name in metrics if name.startswith('model/error/')} == {1.0}
+
+
+def test_a_model_whose_error_is_not_a_number_is_not_trusted() -> None:
+    task = Task.load('pointmass')
+    learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
+    learner._imagination.ensemble.error[:] = 0.1
+    assert not learner._imagination.distrusted
+    learner._imagination.ensemble.error[0] = np.nan
+    assert learner._imagination.distrusted and learner._imagination.length == 1
+
+
+@pytest.mark.parametrize('source', [POLICY, HUMAN])
+def test_the_model_is_never_trained_on_a_step_that_it_is_validated_on(
+    source: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a demonstration is repeated for another goal, a person's steps become
+    demonstrations, and the replay is full.
+    """
+    task = Task.load('tabletop')
+    demonstrations = stream(task, 100, seed=100, phase=1)
+    repeated = {name: array[30:].copy() for name, array in demonstrations.items()}
+    for name in ('observation', 'next_observation'):
+        repeated[name][:, task.state_dim :] = task.goals[0]
+    demonstrations = {
+        name: np.concatenate([array, repeated[name]]) for name, array in demonstrations.items()
+    }
+    agent = SMALL.model_copy(update={'replay_capacity': 170})
+    learner = Learner(task, agent, demonstrations, seed=0)
+    fit = learner._imagination.ensemble.fit
+    trained, validated = set(), set()
+
+    def steps(rows: dict[str, np.ndarray]) -> set[bytes]:
+        state = rows['observation'][:, : task.state_dim]
+        return {step.tobytes() for step in np.concatenate([state, rows['action']], axis=1)}
+
+    def recorded_fit(train, held_out, count):
+        trained.update(steps(train))
+        validated.update(steps(held_out))
+        return fit(train, held_out, count)
+
+    monkeypatch.setattr(learner._imagination.ensemble, 'fit', recorded_fit)
+    for chunk in range(8):
+        rows = stream(task, 50, seed=chunk, phase=0)
+        learner.add(rows | {'source': np.full(50, source, np.uint8)})
+        learner.train(1)
+    assert len(validated) == 10 + 40 and len(trained) == 90 + 360
+    assert not trained & validated
 
 
 def test_a_checkpoint_of_another_task_is_refused_by_name() -> None:
@@ -151,7 +213,7 @@ def test_a_checkpoint_of_another_task_is_refused_by_name() -> None:
 
 def test_policy_arrays_pass_the_robots_check_and_act_as_the_learner_does(task: Task) -> None:
     torch = pytest.importorskip('torch')
-    from mbarl_ros.learning.networks import mlp, with_relations
+    from mbarl_ros.learning.networks import mlp, with_pairwise_differences
 
     learner, _ = practised(task, 0, 2)
     arrays = learner.policy_arrays()
@@ -159,12 +221,12 @@ def test_policy_arrays_pass_the_robots_check_and_act_as_the_learner_does(task: T
     check_policy(arrays, names, task.observation_dim, task.action_dim, SMALL.sac.hidden)
     observation = stream(task, 20, seed=5)['observation']
     scaled = torch.from_numpy((observation - task.offset) / task.scale)
-    seen = with_relations(scaled, torch.from_numpy(task.relations))
+    inputs = with_pairwise_differences(scaled, torch.from_numpy(task.pairwise_differences))
     for index, name in enumerate(('forward', 'backward')):
-        stacked = seen.expand(2, -1, -1)
+        stacked = inputs.expand(2, -1, -1)
         mean = mlp(learner._sac.actor, stacked)[index, :, : task.action_dim].tanh()
-        found = Policy(arrays, name).mean_action(observation)
-        np.testing.assert_allclose(found, mean.detach().numpy(), atol=1e-5)
+        action = Policy(arrays, name).mean_action(observation)
+        np.testing.assert_allclose(action, mean.detach().numpy(), atol=1e-5)
 
 
 def test_backward_none_trains_a_single_policy() -> None:
@@ -190,14 +252,14 @@ def test_values_bootstrap_through_truncation_and_stop_at_success(where: str) -> 
     goal = np.array([*task.config.success.target, 0, 0])
     rows = 40
     observation = np.stack([far, near] * (rows // 2)).astype(np.float32)
-    following = np.stack([near, goal] * (rows // 2)).astype(np.float32)
+    next_observation = np.stack([near, goal] * (rows // 2)).astype(np.float32)
     action = np.zeros((rows, 2), np.float32)
     flags = np.zeros(rows, np.uint8)
     data = {
         'observation': observation,
         'action': action,
-        'next_observation': following,
-        'reward': task.reward(following),
+        'next_observation': next_observation,
+        'reward': task.reward(next_observation),
         'terminated': flags,
         'truncated': flags.copy(),
         'phase': flags,
@@ -223,22 +285,20 @@ def test_values_bootstrap_through_truncation_and_stop_at_success(where: str) -> 
 def _values(learner: Learner, observation: np.ndarray) -> np.ndarray:
     import torch
 
-    from mbarl_ros.learning.networks import with_relations, with_waves
-
-    scaled = ((observation - learner.task.offset) / learner.task.scale).astype(np.float32)
-    seen = with_relations(torch.from_numpy(scaled), torch.from_numpy(learner.task.relations))
-    waves = with_waves(seen[None], learner.agent.sac.fourier_features)
-    action = torch.zeros(1, len(observation), learner.task.action_dim)
     sac = learner._sac
-    return sac._values(sac.critic, waves, action)[0, 0].detach().numpy() / sac.config.reward_scale
+    scaled = learner.task.scaled(observation).astype(np.float32)
+    _, features = sac._inputs(torch.from_numpy(scaled)[None])
+    action = torch.zeros(1, len(observation), learner.task.action_dim)
+    value = sac.q_values(sac.critic, features, action)[0, 0]
+    return value.detach().numpy() / sac.config.reward_scale
 
 
 def test_a_success_never_ends_the_backward_policys_return() -> None:
     task = Task.load('pointmass')
     learner, _ = practised(task, 0, 1)
     goal = np.array([*task.config.success.target, 0, 0], np.float32).reshape(1, 1, 4)
-    _, forward = learner._reward(0, {'next_observation': goal})
-    reward, backward = learner._reward(1, {'next_observation': goal})
+    _, forward = learner.batches.reward(0, {'next_observation': goal})
+    reward, backward = learner.batches.reward(1, {'next_observation': goal})
     assert forward.all() and not backward.any()
     assert np.isfinite(reward).all()
 

@@ -11,10 +11,12 @@ from torch.nn import functional
 
 from mbarl_ros.control.policy import Policy
 from mbarl_ros.learning import checkpoint
+from mbarl_ros.learning.batch import Batch
 from mbarl_ros.learning.classifier import MAX_REWARD, ClassifierTrainer, backward_reward, logits
 from mbarl_ros.learning.dynamics import Ensemble
+from mbarl_ros.learning.fast_mlp import Activation, centre
 from mbarl_ros.learning.imitation import clone
-from mbarl_ros.learning.networks import Activation, centre, mlp, stacked_mlp
+from mbarl_ros.learning.networks import mlp, stacked_mlp
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.schema.agent import AgentConfig, ModelConfig, SacConfig
@@ -27,17 +29,18 @@ def pushed(task: Task, rows: int, seed: int) -> dict[str, np.ndarray]:
     state = rng.uniform(-2, 2, (rows, 6)).astype(np.float32)
     state[:, 4:] = -1.0
     action = rng.uniform(-1, 1, (rows, 3)).astype(np.float32)
-    following = state.copy()
-    following[:, :2] += 0.2 * action[:, :2]
-    following[:, 4:] = np.where(action[:, 2:] > 0, 0.0, -1.0)
+    next_state = state.copy()
+    next_state[:, :2] += 0.2 * action[:, :2]
+    next_state[:, 4:] = np.where(action[:, 2:] > 0, 0.0, -1.0)
     goal = np.tile(task.goals[0], (rows, 1))
     return {
         'observation': np.concatenate([state, goal], 1),
         'action': action,
-        'next_observation': np.concatenate([following, goal], 1),
+        'next_observation': np.concatenate([next_state, goal], 1),
     }
 
 
+@pytest.mark.slow
 def test_the_ensemble_learns_a_system_and_its_held_out_error_falls() -> None:
     task = Task.load('tabletop')
     ensemble = Ensemble(task, ModelConfig(hidden=[64, 64], learning_rate=3e-3), seed=0)
@@ -49,16 +52,17 @@ def test_the_ensemble_learns_a_system_and_its_held_out_error_falls() -> None:
 
     state = torch.from_numpy(held_out['observation'][:198, :6])
     action = torch.from_numpy(held_out['action'][:198])
-    following, reward = ensemble.step(state, action)
-    following = following.numpy()
+    next_state, reward = ensemble.step(state, action)
+    next_state = next_state.numpy()
     assert not reward.any()  # the task knows its reward function, nothing is to be learned
     expected = held_out['next_observation'][:198, :6]
-    assert np.abs(following - expected)[:, :2].mean() < 0.03
-    assert (following[:, 4] == following[:, 5]).all()  # one fact, listed twice
-    assert set(np.unique(following[:, 4])) <= {-1.0, 0.0}
-    assert (following[:, 4] == expected[:, 4]).mean() > 0.95
+    assert np.abs(next_state - expected)[:, :2].mean() < 0.03
+    assert (next_state[:, 4] == next_state[:, 5]).all()  # one fact, listed twice
+    assert set(np.unique(next_state[:, 4])) <= {-1.0, 0.0}
+    assert (next_state[:, 4] == expected[:, 4]).mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sparse', [True, False])
 def test_a_reward_that_is_not_known_is_learned(sparse: bool) -> None:
     task = Task.load('pointmass')
@@ -68,12 +72,12 @@ def test_a_reward_that_is_not_known_is_learned(sparse: bool) -> None:
     def drawn(rows: int) -> dict[str, np.ndarray]:
         state = rng.uniform(-1, 1, (rows, 4)).astype(np.float32)
         action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
-        following = state + np.pad(0.1 * action, ((0, 0), (0, 2)))
-        reward = (following[:, 0] > 0.3).astype(np.float32) if sparse else 3 * following[:, 0]
+        next_state = state + np.pad(0.1 * action, ((0, 0), (0, 2)))
+        reward = (next_state[:, 0] > 0.3).astype(np.float32) if sparse else 3 * next_state[:, 0]
         return {
             'observation': state,
             'action': action,
-            'next_observation': following,
+            'next_observation': next_state,
             'reward': reward.astype(np.float32),
         }
 
@@ -95,25 +99,42 @@ def test_a_reward_that_is_not_known_is_learned(sparse: bool) -> None:
 
 
 @pytest.mark.parametrize('activation', ['relu', 'norm_relu', 'silu'])
-def test_the_hand_written_backward_agrees_with_autograd(activation: Activation) -> None:
+@pytest.mark.parametrize('extra_entries', [0, 2])
+def test_the_hand_written_gradients_agree_with_autograd(
+    activation: Activation, extra_entries: int
+) -> None:
+    """Of outputs, parameters and both kinds of inputs, each group shared by two networks."""
     generator = torch.Generator().manual_seed(0)
-    parameters = stacked_mlp(2, [5, 16, 16, 3], generator)
+    parameters = [
+        parameter.detach().double().requires_grad_()
+        for parameter in stacked_mlp(4, [5 + extra_entries, 16, 16, 3], generator)
+    ]
     with torch.no_grad():
         centre(parameters)  # `norm_relu` relies on it
-    inputs = torch.randn(2, 7, 5, generator=generator).requires_grad_()
-    x = inputs
+    inputs = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    extra = torch.randn(2, 7, extra_entries, generator=generator, dtype=torch.float64)
+    extra.requires_grad_()
+    wanted = [*parameters, inputs, *([extra] if extra_entries else [])]
+
+    x = torch.cat([inputs, extra], -1).repeat_interleave(2, 0)
     for number in range(3):
         x = torch.baddbmm(parameters[2 * number + 1], x, parameters[2 * number])
         if number < 2:
             normal = functional.layer_norm(x, x.shape[-1:]) if activation == 'norm_relu' else x
             x = functional.silu(x) if activation == 'silu' else functional.relu(normal)
-    found = mlp(parameters, inputs, activation)
-    torch.testing.assert_close(found, x)
-    direction = torch.randn(x.shape, generator=generator)
-    wanted = torch.autograd.grad((x * direction).sum(), [inputs, *parameters])
-    gradients = torch.autograd.grad((found * direction).sum(), [inputs, *parameters])
-    for ours, other in zip(gradients, wanted, strict=True):
-        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-5)
+    output = mlp(parameters, inputs, activation, extra if extra_entries else None)
+    torch.testing.assert_close(output, x)
+    direction = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    expected = torch.autograd.grad((x * direction).sum(), wanted)
+    gradients = torch.autograd.grad((output * direction).sum(), wanted)
+    torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-12)
+
+    # Where only the extra inputs need a gradient, as in the actor's loss, it is the same.
+    if extra_entries:
+        frozen = [parameter.detach() for parameter in parameters]
+        output = mlp(frozen, inputs.detach(), activation, extra)
+        (gradient,) = torch.autograd.grad((output * direction).sum(), extra)
+        torch.testing.assert_close(gradient, expected[-1], rtol=1e-9, atol=1e-12)
 
 
 def test_the_classifier_tells_demonstrations_from_what_the_backward_policy_visits() -> None:
@@ -192,44 +213,45 @@ def test_later_states_are_of_the_same_chain_also_where_the_ring_has_wrapped() ->
         np.testing.assert_array_equal(held[order + delay], held[order])
         at = np.arange(len(held))
         last = np.array([np.flatnonzero(held == label)[-1] for label in held])
-        np.testing.assert_array_equal(replay.left(at), last - at)
+        np.testing.assert_array_equal(replay.steps_to_end(at), last - at)
         starts = np.flatnonzero(np.append(True, held[1:] != held[:-1]))
         np.testing.assert_array_equal(replay.first(), starts)
 
 
+@pytest.mark.slow
 def test_what_was_attained_bounds_the_value_from_below() -> None:
     config = SacConfig(hidden=[32, 32], fourier_features=0)
-    relations = np.zeros((0, 2), np.float32)
-    sac = Sac(config, ('forward',), relations, 1, np.array([[0.0, 1.0]]), seed=0)
+    differences = np.zeros((0, 2), np.float32)
+    sac = Sac(config, ('forward',), differences, 1, np.array([[0.0, 1.0]]), seed=0)
     generator = torch.Generator().manual_seed(0)
-    batch = {
-        'observation': 2 * torch.rand(1, 64, 2, generator=generator) - 1,
-        'next_observation': 2 * torch.rand(1, 64, 2, generator=generator) - 1,
-        'action': 2 * torch.rand(1, 64, 1, generator=generator) - 1,
-        'reward': torch.zeros(1, 64),  # of which nothing could be learned
-        'discount': torch.full((1, 64), 0.5),
-        'bound': torch.full((1, 64), 0.8),
-        'clone': torch.zeros(1, 0),
-    }
+    batch = Batch(
+        observation=2 * torch.rand(1, 64, 2, generator=generator) - 1,
+        next_observation=2 * torch.rand(1, 64, 2, generator=generator) - 1,
+        action=2 * torch.rand(1, 64, 1, generator=generator) - 1,
+        reward=torch.zeros(1, 64),  # by itself a value of 0
+        discount=torch.full((1, 64), 0.5),
+        return_lower_bound=torch.full((1, 64), 0.8),
+        cloning_weight=torch.zeros(1, 0),
+    )
     for _ in range(1000):
         sac.update(batch)
-    assert 0.7 < float(sac.value(batch['observation']).mean()) < 0.9
+    assert 0.7 < float(sac.value(batch.observation).mean()) < 0.9
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path: Path) -> None:
     path = tmp_path / 'run' / 'checkpoint.safetensors'
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(FileNotFoundError):
-        checkpoint.load(path, said.append)
+        checkpoint.load(path, messages.append)
     for step in range(5):
         arrays = {'weights': np.full(1000, step, np.float32)}
         checkpoint.save(path, arrays, {'step': step, 'rng': {'state': 2**100}})
     newest, older, oldest = checkpoint.files(path)
     assert sorted(path.parent.iterdir()) == sorted([newest, older, oldest])
-    arrays, meta = checkpoint.load(path, said.append)
+    arrays, meta = checkpoint.load(path, messages.append)
     assert meta == {'step': 4, 'rng': {'state': 2**100}} and arrays['weights'][0] == 4
-    assert checkpoint.load(path, said.append, lambda meta: meta['step'] < 4)[1]['step'] == 3
-    assert 'newer than the data' in said.pop() and not said
+    assert checkpoint.load(path, messages.append, lambda meta: meta['step'] < 4)[1]['step'] == 3
+    assert 'newer than the data' in messages.pop() and not messages
 
     whole = newest.read_bytes()
     for damaged in (
@@ -239,12 +261,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path:
         b'',
     ):
         newest.write_bytes(damaged)
-        assert checkpoint.load(path, said.append)[1]['step'] == 3
-        assert str(newest) in said[-1] and older.name in said[-1]
+        assert checkpoint.load(path, messages.append)[1]['step'] == 3
+        assert str(newest) in messages[-1] and older.name in messages[-1]
     newest.unlink()  # killed between two renames
-    assert checkpoint.load(path, said.append)[1]['step'] == 3
+    assert checkpoint.load(path, messages.append)[1]['step'] == 3
     older.write_bytes(b'')
-    assert checkpoint.load(path, said.append)[1]['step'] == 2
+    assert checkpoint.load(path, messages.append)[1]['step'] == 2
     oldest.write_bytes(b'')
     with pytest.raises(checkpoint.CheckpointError, match=oldest.name):
-        checkpoint.load(path, said.append)
+        checkpoint.load(path, messages.append)

@@ -8,24 +8,25 @@ import numpy as np
 import pytest
 import yaml
 from geometry_msgs.msg import Twist
-from graph import LEARNING, SIM, Graph, small_agent, spooled
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
-from steady import Base
 
 from mbarl_ros.control.loop_timing import LoopTiming
 from mbarl_ros.nodes.support.robot_topics import StateListener
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.storage.transitions import POLICY
 from mbarl_ros.task import Task
+from support.graph import LEARNING, SIM, Graph, small_agent
+from support.run_data import spooled
+from support.steady import Base
 
 pytestmark = pytest.mark.paced
 
 TASK = Task.load('pointmass')
 
 
-class Watch:
-    """Commands of the controller, as they are heard."""
+class Commands:
+    """Commands of the controller and of the gate, as they arrive."""
 
     def __init__(self, graph):
         self.graph = graph
@@ -39,11 +40,11 @@ class Watch:
         )
 
     def _on_command(self, message):
-        if message.header.frame_id != 'stop':  # with which it lets go
+        if message.header.frame_id != 'stop':  # its last message as it deactivates
             self.commands.append(message)
 
     def stopped(self, why):
-        """The robot was told to stop before its command could get stale."""
+        """Assert that the robot received a stop before its command could get stale."""
         started = time.monotonic()
         self.graph.wait_for('stop', lambda: self.executed[-1].header.frame_id == 'stop', 5)
         assert time.monotonic() - started < 0.4 < TASK.robot.command_timeout
@@ -65,9 +66,10 @@ def message(graph):
     return graph.statuses.get('policy_controller', {}).get('message', '')
 
 
+@pytest.mark.timing('a stop comes before the time-out')
 def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
-        watch = Watch(graph)
+        watch = Commands(graph)
         graph.start(*SIM[:2])
         graph.start('policy_controller', policy='random', autostart=False)
         graph.wait_for('the node', lambda: message(graph) == 'not configured')
@@ -84,7 +86,7 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         assert 'ros2 lifecycle set /policy_controller activate' in message(graph)
         graph.start('robot_sim')  # its coming back is no reason to move
         graph.wait_for('its coming back', lambda: 'robot_sim' in graph.statuses)
-        graph.spin(3.0)  # until that stamps began anew is no longer held against it
+        graph.spin(3.0)  # until the restart of its stamps is forgotten
         assert watch.still(2.0)
         assert graph.change('activate')
         watch.moving()
@@ -92,7 +94,7 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         watch.stopped('inactive')
         assert watch.still(1.5)
         assert graph.change('cleanup')
-        graph.wait_for('that it says so', lambda: message(graph) == 'not configured')
+        graph.wait_for('its status', lambda: message(graph) == 'not configured')
         assert graph.change('configure')
         assert watch.still(1.0)
         assert graph.change('activate')
@@ -101,9 +103,9 @@ def test_nothing_moves_before_activate_and_a_stale_state_deactivates(tmp_path):
         assert watch.still(1.5) and 'shut down' in message(graph)
 
 
-def test_who_cleans_up_while_it_waits_to_activate_by_itself_is_asked_from_then_on(tmp_path):
+def test_cleanup_while_waiting_to_autostart_ends_the_autostart(tmp_path):
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
-        watch = Watch(graph)
+        watch = Commands(graph)
         graph.start('policy_controller', policy='random')
         graph.wait_for('the wait', lambda: 'no state yet' in message(graph))
         assert graph.change('cleanup')
@@ -137,11 +139,11 @@ def test_a_reading_that_no_float32_holds_is_no_state(tmp_path):
         assert 'more than a float32 holds' in (tmp_path / 'policy_controller.log').read_text()
 
 
-def test_a_state_that_was_overtaken_on_its_way_is_no_news(tmp_path):
+def test_a_state_older_than_the_last_is_dropped(tmp_path):
     with Graph(tmp_path) as graph:
-        heard, sent = [], [100.0, 100.3, 100.1, 100.4, 100.35, 100.5, 50.0, 50.1]
+        received, sent = [], [100.0, 100.3, 100.1, 100.4, 100.35, 100.5, 50.0, 50.1]
         listener = StateListener(
-            graph.node, TASK.robot, False, lambda _state, stamp: heard.append(stamp * 1e-9)
+            graph.node, TASK.robot, False, lambda _state, stamp: received.append(stamp * 1e-9)
         )
         odometry = graph.node.create_publisher(Odometry, 'odom', 10)
         graph.wait_for('subscription', odometry.get_subscription_count)
@@ -151,13 +153,14 @@ def test_a_state_that_was_overtaken_on_its_way_is_no_news(tmp_path):
             odometry.publish(message)
             graph.spin(0.05)
         # a clock that is set back is another matter
-        assert heard == pytest.approx([100.0, 100.3, 100.4, 100.5, 50.0, 50.1])
+        assert received == pytest.approx([100.0, 100.3, 100.4, 100.5, 50.0, 50.1])
         assert time.monotonic() - listener.since < 1.0
 
 
 @pytest.mark.alone
-def test_a_controller_that_was_held_up_loses_no_step_and_makes_none_up(tmp_path):
-    """Held for a quarter of a second, in which the gate stops the robot."""
+@pytest.mark.timing('steps are compared with the motion that their commands had time for')
+def test_a_controller_that_was_suspended_loses_no_step_and_makes_none_up(tmp_path):
+    """Suspended for a quarter of a second, in which the gate stops the robot."""
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
         Base(graph, 100.0)
         graph.start('safety_gate')
@@ -198,7 +201,7 @@ def nothing_counts_under_an_estop(graph, meanwhile):
 
 def test_an_estop_pauses_practice_until_it_is_released(tmp_path):
     with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
-        # longer than its patience with a gate that refuses
+        # longer than its time-out for a gate that refuses
         nothing_counts_under_an_estop(graph, lambda: graph.spin(7.0))
 
 
@@ -219,24 +222,25 @@ def test_nothing_is_counted_in_lockstep_either_while_a_person_pushes_on_under_an
 
 def test_refusals_by_the_gate_deactivate_the_controller(tmp_path):
     robot = TASK.robot.model_dump(mode='json', exclude_defaults=True)
-    name = TASK.robot.state_names[2]  # a speed, which no command is said to move: it is watched
+    name = TASK.robot.state_names[2]  # a speed, which the gate only watches
     (tmp_path / 'boxed.yaml').write_text(
         yaml.safe_dump({**robot, 'workspace': {name: [50.0, 60.0]}})
     )
     boxed = str(tmp_path / 'boxed.yaml')
     with Graph(tmp_path, task='pointmass', robot=boxed, mode='realtime') as graph:
-        watch = Watch(graph)
+        watch = Commands(graph)
         graph.start(*SIM[:2])
         graph.start('policy_controller', policy='random')
         graph.wait_for('the end', lambda: 'refused all commands' in message(graph), 40)
         assert 'outside the workspace' in message(graph) and watch.still(1.5)
 
 
+@pytest.mark.timing('commands are counted against the control rate')
 def test_loss_of_the_learner_never_stops_control_in_real_time(tmp_path):
     agent = small_agent(tmp_path)
     rate = TASK.robot.control_rate
     with Graph(tmp_path, task='pointmass', agent=agent, mode='realtime') as graph:
-        watch = Watch(graph)
+        watch = Commands(graph)
         graph.start(*LEARNING)
         graph.wait_for_steps(30)
         assert graph.kill('learner', signal.SIGINT) == 0
@@ -250,11 +254,11 @@ def test_loss_of_the_learner_never_stops_control_in_real_time(tmp_path):
         assert graph.value('policy_controller', 'period_error_p99_ms') >= 0.0
         assert graph.value('policy_controller', 'missed_periods') >= 0.0
         graph.kill('policy_controller')
-        graph.start('policy_controller')  # with the policy that the learner left in the run folder
+        graph.start('policy_controller')  # with the last policy in the run folder
         watch.moving()
 
 
-def test_jitter_and_missed_periods_are_measured_as_they_are():
+def test_jitter_and_missed_periods_are_measured_correctly():
     timing = LoopTiming(0.02)
     assert timing.values() == {}
     times = np.arange(200) * 0.02
@@ -269,4 +273,4 @@ def test_jitter_and_missed_periods_are_measured_as_they_are():
     assert values['control_rate'] == pytest.approx(199 / times[-1], abs=0.01)
     timing.pause()
     timing.tick(1e6)
-    assert timing.missed == 2  # nobody misses what was switched off
+    assert timing.missed == 2  # paused periods are not missed

@@ -28,7 +28,7 @@ from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_USAGE
 from mbarl_ros.schema.load import load_agent, load_world
 from mbarl_ros.storage.record_log import RecordLog
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE, TRANSITIONS_FILE
-from mbarl_ros.storage.transitions import log_record, select, stack
+from mbarl_ros.storage.transitions import pack_log_record, select, stack
 from mbarl_ros.task import Task
 from mbarl_sim.robot_sim import RobotSim
 
@@ -80,7 +80,7 @@ def write_log(folder, rows, first=0):
     """Append transitions to the log of a run folder."""
     folder.mkdir(exist_ok=True)
     log = RecordLog(folder / TRANSITIONS_FILE)
-    log.append(log_record(rows, TASK, TASK.spec_hash(AGENT), 'session', first))
+    log.append(pack_log_record(rows, TASK, TASK.spec_hash(AGENT), 'session', first))
     log.close()
 
 

@@ -12,8 +12,6 @@ from collections import deque
 import numpy as np
 import pytest
 from geometry_msgs.msg import Twist
-from graph import LEARNING, Graph, small_agent, spooled
-from kills import practise_and_kill
 from sensor_msgs.msg import JointState
 from std_msgs.msg import UInt8MultiArray
 
@@ -28,11 +26,15 @@ from mbarl_ros.nodes.support.runtime import bytes_message
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage.files import lock_file
+from mbarl_ros.storage.transitions import HUMAN, POLICY
 from mbarl_ros.task import Task
+from support.graph import LEARNING, Graph, small_agent
+from support.kills import practise_and_kill
+from support.run_data import spooled
 
 pytestmark = pytest.mark.together
 
-# benchmarks/faults.py raises these to 100.
+# tests/faults.py raises these to 100.
 LEARNER_KILLS = 5
 CONTROLLER_KILLS = 5
 CHECKPOINT_KILLS = 10
@@ -53,7 +55,7 @@ def test_random_kills_of_learner_and_controller_lose_nothing_and_count_nothing_t
     outcome = practise_and_kill(tmp_path, kills, seed=int.from_bytes(os.urandom(2), 'little'))
     print(outcome)
     assert outcome.doubled == outcome.wrong == 0, outcome
-    # Only the step in flight, whose outcome a killed controller had not yet heard.
+    # Only the step in flight, whose outcome a killed controller had not yet received.
     assert outcome.unexplained == 0 and outcome.missing <= CONTROLLER_KILLS + 1, outcome
     assert outcome.stored >= outcome.executed - outcome.missing > 200
     assert outcome.updates > 0 and outcome.steps_trained > outcome.stored - 50
@@ -63,10 +65,10 @@ def test_random_kills_of_learner_and_controller_lose_nothing_and_count_nothing_t
 class Late:
     """Passes messages on in order, each twentieth 1.3 s late, as a lost datagram makes them."""
 
-    def __init__(self, graph, kind, heard, said):
+    def __init__(self, graph, kind, source, target):
         self.count, self._waiting = 0, deque()
-        self._publisher = graph.node.create_publisher(kind, said, 200)
-        graph.node.create_subscription(kind, heard, self._take, 200)
+        self._publisher = graph.node.create_publisher(kind, target, 200)
+        graph.node.create_subscription(kind, source, self._take, 200)
         graph.node.create_timer(0.02, self._pass_on)
 
     def _take(self, message):
@@ -79,30 +81,32 @@ class Late:
             self._publisher.publish(self._waiting.popleft()[1])
 
 
-@pytest.mark.parametrize('person', [False, True], ids=['alone', 'with a person'])
 @pytest.mark.parametrize(
     ('topic', 'kind'), [('safety_gate/executed', JointState), ('cmd_vel', Twist)]
 )
-def test_in_lockstep_a_late_message_of_the_gate_loses_and_doubles_no_step(
-    tmp_path, topic, kind, person
-):
-    """The simulation says its state again meanwhile."""
+def test_in_lockstep_a_late_message_of_the_gate_loses_and_doubles_no_step(tmp_path, topic, kind):
+    """The simulation repeats its state meanwhile. First the policy drives alone, then a person
+    takes over now and then.
+    """
     with Graph(tmp_path, task='pointmass') as graph:
         late = Late(graph, kind, 'late', topic)
         stick = graph.node.create_publisher(Twist, 'teleop/cmd_vel', 10)
         pushed = Twist()
         pushed.linear.x = 0.5
-        if person:  # now and then
-            graph.node.create_timer(
-                0.05, lambda: stick.publish(pushed) if time.monotonic() % 1 < 0.5 else None
-            )
         graph.start('robot_sim', step_log=str(tmp_path / 'steps.jsonl'))
         graph.start('safety_gate', remap={topic: 'late'})
         graph.start('policy_controller', policy='random')
         graph.wait_for_steps(50)
+        assert late.count > 40
+        alone, late.count = graph.value('policy_controller', 'environment_steps'), 0
+        graph.node.create_timer(
+            0.05, lambda: stick.publish(pushed) if time.monotonic() % 1 < 0.5 else None
+        )
+        graph.wait_for_steps(int(alone) + 50)
         graph.kill('policy_controller', signal.SIGINT)
     rows = spooled(tmp_path, Task.load('pointmass'))
-    assert late.count > 40 and len(rows) >= 50
+    assert late.count > 40 and len(rows) >= alone + 50
+    assert {POLICY, HUMAN} <= set(rows['source'])
     np.testing.assert_array_equal(np.rint(np.diff(rows['stamp']) * 10), 1)
     steps = [json.loads(line) for line in (tmp_path / 'steps.jsonl').read_text().splitlines()]
     executed = {round(step['stamp'] * 1e-8): step['command'] for step in steps}
@@ -127,10 +131,10 @@ def test_kills_aimed_at_the_checkpoints_own_write_leave_a_usable_folder(tmp_path
     assert len(list(path.parent.iterdir())) <= checkpoint.KEPT + 1  # leftovers do not add up
 
 
-@pytest.fixture
-def learning(tmp_path):
-    agent = small_agent(tmp_path)
-    with Graph(tmp_path, task='pointmass', agent=agent) as graph:
+@pytest.fixture(scope='module')
+def learning(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('learning')
+    with Graph(folder, task='pointmass', agent=small_agent(folder)) as graph:
         graph.start(*LEARNING)
         graph.wait_for('training', lambda: graph.value('learner', 'environment_steps') >= 100)
         yield graph
@@ -204,7 +208,7 @@ def test_evaluations_that_a_full_disk_refuses_are_said_and_written_later(tmp_pat
         def evaluate(steps):
             policies.publish(bytes_message(pack_policy(weights, task, agent, steps, 0), 'policy'))
 
-        def said(word):
+        def reports(word):
             return word in graph.statuses.get('policy_evaluator', {}).get('message', word)
 
         obstacle = run / '.evaluations.jsonl.tmp'
@@ -215,7 +219,7 @@ def test_evaluations_that_a_full_disk_refuses_are_said_and_written_later(tmp_pat
         evaluate(0)
         graph.wait_for(
             'words about the disk',
-            lambda: graph.value('policy_evaluator', 'evaluations') == 1 and said('make room'),
+            lambda: graph.value('policy_evaluator', 'evaluations') == 1 and reports('make room'),
         )
         assert not (run / 'evaluations.jsonl').exists()
         obstacle.rmdir()
@@ -258,8 +262,8 @@ def test_a_run_folder_that_cannot_be_written_is_one_sentence(run_plan, obstacle,
     path = run_plan.run_dir / obstacle
     path.unlink(missing_ok=True)
     path.mkdir()  # what even root cannot write
-    said = f'^{run_plan.run_dir / file}: cannot be written: Is a directory; make it writable'
-    with pytest.raises(ConfigError, match=said):
+    message = f'^{run_plan.run_dir / file}: cannot be written: Is a directory; make it writable'
+    with pytest.raises(ConfigError, match=message):
         RunFolder(run_plan)
 
 

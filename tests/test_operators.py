@@ -1,4 +1,4 @@
-"""Scripted operators succeed, and look like people."""
+"""Scripted operators succeed, and move like people."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mbarl_sim.operators import drive, operator_for, scripted_demonstrations
 
 
 def demonstrations(name, seeds, direction='forward'):
-    """(goal, states, commands) of one episode for each seed."""
+    """Goal, states and commands of one episode for each seed."""
     task = Task.load(name)
     for seed in seeds:
         world = load_world(task.config, seed=seed)
@@ -38,26 +38,26 @@ def test_forward_episodes_end_in_their_first_success(name):
     assert len(set(lengths)) > 5
 
 
-def test_backward_episodes_bring_mug_and_gripper_back():
+def test_backward_episodes_end_in_the_initial_state():
     initial = load_world(Task.load('tabletop').config).reset()
     for _, states, _ in demonstrations('tabletop', range(20), 'backward'):
         assert np.linalg.norm((states[-1] - initial)[[0, 1, 3, 4]]) <= 0.2
 
 
-def test_tabletop_moves_are_as_small_as_in_the_public_demonstrations():
+def test_tabletop_steps_are_as_small_as_in_the_public_demonstrations():
     for _, _, commands in demonstrations('tabletop', range(8)):
         assert np.abs(commands[:, :2]).max() <= 0.12 + 1e-6
 
 
 @pytest.mark.parametrize('name', ['pointmass', 'tabletop'])
-def test_episodes_differ_and_are_smooth_like_a_hand(name):
+def test_episodes_differ_and_are_smooth(name):
     (_, _, a), (_, _, b) = list(demonstrations(name, [0, 4]))
     n = min(len(a), len(b))
     assert np.abs(a[:n, :2] - b[:n, :2]).max() > 0.02
     for commands in (a, b):
         change = np.abs(np.diff(commands[:, :2], axis=0))
         assert np.median(change) < 0.1 * np.abs(commands[:, :2]).max()  # no jumps
-        assert np.median(change) > 0  # but a tremor
+        assert np.median(change) > 0  # but there is a tremor
 
 
 def test_scripted_demonstrations_are_reproducible_transitions():
@@ -80,7 +80,7 @@ def test_scripted_demonstrations_are_reproducible_transitions():
     assert len(other['reward']) != len(rows['reward'])
 
 
-def test_unknown_direction_and_task_say_so():
+def test_an_unknown_direction_and_an_unknown_task_are_refused():
     task = Task.load('pointmass')
     with pytest.raises(ValueError, match='not backward'):
         operator_for(task).begin(DIRECTIONS[1])

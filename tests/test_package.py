@@ -2,11 +2,14 @@
 
 import ast
 import importlib
+import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import pytest
 import mbarl_ros
 from mbarl_ros.bringup.arguments import GRAPHS
 from mbarl_ros.schema.executables import NODES
+from mbarl_ros.schema.load import available, load_robot
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(
@@ -31,6 +35,17 @@ def manifest():
     package = catkin_pkg.parse_package(str(ROOT / 'package.xml'), warnings=warnings)
     assert warnings == []
     return package
+
+
+@pytest.fixture(scope='module')
+def requirements():
+    """Requirements in setup.py: extra -> list; '' holds those of every installation."""
+    with pytest.MonkeyPatch.context() as patch:
+        arguments = {}
+        patch.setattr('setuptools.setup', lambda **given: arguments.update(given))
+        patch.chdir(ROOT)
+        runpy.run_path(str(ROOT / 'setup.py'))
+    return {'': arguments['install_requires'], **arguments['extras_require']}
 
 
 @pytest.fixture(scope='module')
@@ -62,15 +77,112 @@ def test_package_xml_is_valid_and_agrees_with_the_version(manifest):
     assert 'Apache License' in (ROOT / 'LICENSE').read_text()
 
 
-def test_package_xml_names_every_ros_package_that_is_imported(manifest):
-    depends = {depend.name for depend in manifest.exec_depends}
-    files = [*(ROOT / 'mbarl_ros').rglob('*.py'), *(ROOT / 'sim').rglob('*.py')]
-    for path in files:
+def test_package_xml_has_authors_and_a_url(manifest):
+    assert manifest.authors and manifest.urls
+    assert manifest.maintainers[0].email
+
+
+@cache
+def imported() -> frozenset[str]:
+    """Packages that mbarl_ros and mbarl_sim import, lazily or not."""
+    names = set()
+    for path in [*(ROOT / 'mbarl_ros').rglob('*.py'), *(ROOT / 'sim').rglob('*.py')]:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                top = node.module.partition('.')[0]
-                if top.endswith(('_msgs', '_srvs', '_interfaces')) or top in ('rclpy', 'launch'):
-                    assert top in depends, f'{path} imports {top}'
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(str(node.module))
+    return frozenset(name.partition('.')[0] for name in names)
+
+
+def messages_of_profiles() -> set[str]:
+    """Message packages of the shipped robot profiles, which are imported by name."""
+    profiles = (load_robot(name) for name in available('robots'))
+    return {
+        topic.type.partition('/')[0]
+        for robot in profiles
+        for topic in (*robot.state, *robot.command, *robot.teleop)
+    }
+
+
+def used() -> set[str]:
+    return {*imported(), *messages_of_profiles()}
+
+
+def is_ros(name: str) -> bool:
+    return name.endswith(('_msgs', '_srvs', '_interfaces')) or name in ('rclpy', 'launch_ros')
+
+
+def test_package_xml_declares_the_ros_packages_that_are_used_and_no_others(manifest):
+    declared = {depend.name for depend in manifest.exec_depends}
+    assert {name for name in used() if is_ros(name)} <= declared
+    python = {'python3-yaml': 'yaml'}
+    ros2launch = {'ros2launch'}  # the command `ros2 launch`
+    for name in declared - ros2launch:
+        assert python.get(name, name.removeprefix('python3-')) in used(), f'{name} is not used'
+
+
+def test_setup_py_declares_the_ros_packages_that_are_used_and_no_others(requirements):
+    for extra in ('ros', 'ros-kilted'):
+        (rclpy, *messages) = requirements[extra]
+        assert rclpy.endswith('rclpy[fastrtps]')
+        names = {name.removeprefix('ros-').replace('-', '_') for name in messages}
+        assert names == {name for name in used() if is_ros(name)} - {'rclpy', 'launch_ros'}
+
+
+def test_package_xml_says_what_is_installed_with_pip(manifest, requirements):
+    (comment,) = re.findall(r'with pip, not with rosdep: (.*?)\.', package_xml(), re.DOTALL)
+    rosdep = {depend.name.removeprefix('python3-') for depend in manifest.exec_depends}
+    needed = {distribution(name) for name in (*requirements[''], *requirements['sim'])}
+    assert set(re.split(r',\s+', comment)) == needed - rosdep - {'pyyaml', 'setuptools'}
+
+
+def package_xml() -> str:
+    return (ROOT / 'package.xml').read_text()
+
+
+def test_the_changelog_has_the_version_of_the_package():
+    text = (ROOT / 'CHANGELOG.rst').read_text()
+    title, *_ = text.splitlines()[1:]
+    assert title == 'Changelog for package mbarl_ros'
+    versions = re.findall(r'^(\S+)\n-+$', text, re.MULTILINE)
+    assert versions[0] == 'Forthcoming' and versions[1] == mbarl_ros.__version__
+
+
+LAUNCH = {
+    'launch/__init__.py': 'class LaunchDescription(list):\n    pass\n',
+    'launch/actions.py': 'def DeclareLaunchArgument(name, **options):\n    return name, options\n'
+    'def OpaqueFunction(**options):\n    return options\n'
+    'LogInfo = RegisterEventHandler = SetEnvironmentVariable = Shutdown = None\n',
+    'launch/event_handlers.py': 'OnProcessExit = None\n',
+    'launch_ros/__init__.py': '',
+    'launch_ros/actions.py': 'Node = None\n',
+    'launch_ros/parameter_descriptions.py': 'ParameterValue = None\n',
+}
+READ = """
+import runpy, sys
+for path in sys.argv[1:]:
+    description = runpy.run_path(path)['generate_launch_description']()
+    names = [name for name, options in description[:-1] if options['description']]
+    assert len(names) == len(description) - 1 >= 8, path
+"""
+
+
+@pytest.mark.parametrize('folder', [ROOT, ROOT / 'launch'])
+def test_launch_files_import_ros2_launch_and_not_our_own_folders(tmp_path, folder):
+    for name, text in LAUNCH.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    # The folder that the command is given in comes first, as for `python -c`.
+    search_path = os.pathsep.join(map(str, (ROOT, tmp_path)))
+    files = map(str, (ROOT / 'launch').glob('*.launch.py'))
+    subprocess.run(
+        [sys.executable, '-c', READ, *files],
+        cwd=folder,
+        env={**os.environ, 'PYTHONPATH': search_path},
+        check=True,
+    )
 
 
 @pytest.mark.parametrize('name', NODES)
@@ -79,6 +191,7 @@ def test_each_node_is_importable(name):
     assert callable(getattr(importlib.import_module(module), function))
 
 
+@pytest.mark.slow
 def test_the_wheel_has_an_executable_for_each_node(installed):
     (entry_points,) = (installed / 'site').glob('*.dist-info/entry_points.txt')
     lines = entry_points.read_text().splitlines()
@@ -136,7 +249,7 @@ def test_launch_files_describe_every_argument(path):
         assert argument.description and argument.description != 'no description given'
 
 
-def test_constraints_pin_every_dependency():
+def test_constraints_pin_every_dependency(requirements):
     pins = {}
     for line in (ROOT / 'constraints.txt').read_text().splitlines():
         if '==' in line and not line.startswith('#'):
@@ -144,14 +257,17 @@ def test_constraints_pin_every_dependency():
             pins[_normal(name)] = version
     assert pins['torch'] == '2.13.0'
     assert pins['pybullet'] == '3.2.7'
-    from importlib.metadata import requires
-
-    wanted = requires('mbarl_ros') or []
-    assert len(wanted) > 15
-    for requirement in wanted:
-        name = _normal(re.match(r'[\w.-]+', requirement).group())
-        if 'kilted' not in requirement and name != 'setuptools':
+    everything = {name for extra in requirements.values() for name in extra}
+    assert len(everything) > 15
+    for requirement in everything:
+        name = distribution(requirement)
+        if 'kilted' not in name and name != 'setuptools':
             assert name in pins, f'{requirement} is not pinned'
+
+
+def distribution(requirement: str) -> str:
+    """Normalised name of the distribution that a requirement names."""
+    return _normal(re.match(r'[\w.-]+', requirement).group())
 
 
 def _normal(name: str) -> str:

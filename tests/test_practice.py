@@ -1,12 +1,16 @@
 """Phases and transitions: what the robot does between one learner message and the next."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.policy import PinkNoise, Policy, check_policy, policy_names, policy_shapes
+from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.learning.learner import Learner
 from mbarl_ros.schema.load import load_agent
-from mbarl_ros.storage.transitions import BACKWARD, FORWARD, SAFETY
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, POLICY, SAFETY, stack
 from mbarl_ros.storage.wire import WireError
 from mbarl_ros.task import Task
 
@@ -46,9 +50,36 @@ def test_passing_the_goal_in_a_backward_phase_does_not_end_it():
     assert row['phase'] == BACKWARD and not row['terminated']
 
 
-def test_a_safety_stop_truncates_so_that_values_bootstrap_through_it():
-    row = step(Practice(TASK, AGENT, seed=0), CORNER, CORNER, source=SAFETY)
-    assert row['truncated'] and not row['terminated']
+def test_a_safety_stop_ends_nothing_so_that_values_bootstrap_through_it():
+    practice = Practice(TASK, AGENT, seed=0)
+    row = step(practice, CORNER, CORNER, source=SAFETY)
+    assert not row['truncated'] and not row['terminated']
+    assert practice.phase == FORWARD and practice.phase_steps == 1
+
+
+def test_a_phase_limit_during_a_safety_stop_is_a_truncation():
+    practice = Practice(TASK, AGENT, seed=0)
+    limit = TASK.config.phases.forward_limit
+    rows = [step(practice, CORNER, CORNER, source=SAFETY) for _ in range(limit)]
+    assert [row['truncated'] for row in rows] == [False] * (limit - 1) + [True]
+    assert practice.phase == BACKWARD
+
+
+@pytest.mark.parametrize('agent', ['mbarl', 'oracle'])
+def test_the_learner_sees_one_attempt_where_a_safety_stop_interrupts_it(agent):
+    """No second phase start, and the state after the stop was reached from before it."""
+    agent = load_agent(agent)
+    demonstrations = load_demonstrations(TASK.config.demonstrations, TASK)
+    learner = Learner(TASK, agent, demonstrations, seed=0)
+    practice = Practice(TASK, agent, seed=0)
+    states = CORNER + np.linspace(0.0, 0.2, 11)[:, None]
+    rows = [
+        step(practice, before, after, source=SAFETY if number == 4 else POLICY)
+        for number, (before, after) in enumerate(itertools.pairwise(states))
+    ]
+    learner.add(stack(rows, TASK))
+    assert [len(starts) for starts in learner._phase_starts][FORWARD] == 1
+    assert learner._replay.steps_to_end(np.arange(10)).tolist() == list(range(9, -1, -1))
 
 
 def test_a_backward_phase_prepares_for_the_goal_that_comes_next():

@@ -79,6 +79,7 @@ def joined(parts: list[Transitions]) -> Transitions:
 # --- all of them -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('task', 'name'), SUPPORTED)
 def test_each_preset_learns_reproducibly_and_resumes_exactly(task: str, name: str) -> None:
     agent = preset(name)
@@ -181,6 +182,7 @@ def test_fbrl_gives_up_at_the_limit() -> None:
     assert not any(row['terminated'] for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('likely', 'length'), [(-1.0, 200), (0.02, 142), (0.5, 101), (7.0, 100)])
 def test_risc_switches_as_often_as_its_critic_is_sure_but_not_at_once(
     likely: float, length: float
@@ -229,7 +231,7 @@ def test_only_presets_that_say_so_are_reset_and_never_across_a_transition(
 
 def backward_goals(made: Learner, source: Replay) -> tuple[dict, np.ndarray]:
     """Rows drawn for the backward policy, and which of them have an initial state as the goal."""
-    rows = made._drawn(source, BACKWARD, (4, 100))
+    rows = made.batches.draw_rows(source, BACKWARD, (4, 100))
     initial = demonstrated_states(made.task, demonstrations('tabletop'), starts=True)
     goals = rows['next_observation'][..., made.task.state_dim :]
     assert (rows['observation'][..., made.task.state_dim :] == goals).all()
@@ -242,11 +244,11 @@ def test_fbrls_backward_policy_learns_to_reach_initial_states_and_in_hindsight_o
     for source in (made._replay, made._demonstrations):
         rows, initial = backward_goals(made, source)
         assert initial.all()
-    reward, ends = made._reward(BACKWARD, rows)  # some demonstrations arrive there
+    reward, ends = made.batches.reward(BACKWARD, rows)  # some demonstrations arrive there
     assert (ends == made.task.success(rows['next_observation'])).all() and ends.any()
     assert (reward == ends).all()
 
-    made.agent = preset('fbrl', hindsight_fraction=0.9)
+    made.batches.agent = preset('fbrl', hindsight_fraction=0.9)
     for source in (made._replay, made._demonstrations):
         assert 0.02 < backward_goals(made, source)[1].mean() < 0.3
 
@@ -254,7 +256,7 @@ def test_fbrls_backward_policy_learns_to_reach_initial_states_and_in_hindsight_o
 def test_a_shared_policy_is_shown_the_way_back_with_initial_states_as_goals() -> None:
     task = TASKS['tabletop']
     made = learner('tabletop', preset('risc', hindsight_fraction=0.0))
-    rows = made._drawn(made._demonstrations, FORWARD, (4, 100))
+    rows = made.batches.draw_rows(made._demonstrations, FORWARD, (4, 100))
     goals = rows['observation'][..., task.state_dim :]
     of_task = (goals[..., None, :] == task.goals).all(-1).any(-1)
     assert (of_task == (rows['phase'] == FORWARD)).all()
@@ -279,7 +281,7 @@ def test_vaprls_goals_march_back_to_the_start_as_values_grow() -> None:
     for reach['now'] in (0.0, 1.0, 2.0, 3.0, 4.0, 10.0):
         goals = made.policy_arrays()[GOALS]
         assert goals.shape == (1, 4, 6)
-        distances.append(task.apart(goals[0], start))
+        distances.append(task.state_distance(goals[0], start))
         mug = np.linalg.norm(goals[0, :, 2:4] - task.goals[:, 2:4], axis=1)
         assert (mug <= max(reach['now'], 0.3)).all()  # none qualifies: the most valuable
     assert (np.diff(distances, axis=0) <= 1e-6).all()
@@ -301,7 +303,7 @@ def test_r3ls_bonus_falls_where_it_has_been_and_stays_elsewhere() -> None:
     assert bonus[0] < 0.5 * first and bonus[0] < 0.5 * bonus[1]
     reward, ends = novelty.reward(np.stack([here, there]))
     assert reward.shape == (2, 400) and not ends.any()
-    low, high = novelty.bounds
+    low, high = novelty.return_range
     assert low <= reward.min() and reward.max() / (1 - novelty.discount) <= high + 1e-5
 
 
@@ -353,7 +355,7 @@ def test_exploration_resumes_exactly() -> None:
     arrays, meta = made.state_dict()
     again.load_state_dict(arrays, json.loads(json.dumps(meta)))
     replay, rng = Replay(10_000, 4, 2), np.random.default_rng(0)
-    replay.add(explored(rng.uniform(-1, 1, (made._seen + 50, 2))))
+    replay.add(explored(rng.uniform(-1, 1, (made._taken + 50, 2))))
     assert made.train(replay) == again.train(replay)
     states = explored(rng.uniform(-1, 1, (20, 2)))['next_observation']
     np.testing.assert_array_equal(made.reward(states)[0], again.reward(states)[0])
@@ -361,18 +363,23 @@ def test_exploration_resumes_exactly() -> None:
 
 def test_the_success_critic_knows_how_far_the_goal_is() -> None:
     torch = pytest.importorskip('torch')
+    from mbarl_ros.learning.batch import Batch
     from mbarl_ros.learning.success import SuccessCritic
 
     critic = SuccessCritic(
         SAC.model_copy(update={'tau': 0.05}), np.zeros((0, 1), np.float32), seed=0
     )
     places = torch.linspace(-1, 1, 6)[None, :, None]  # five steps in a row to the goal
-    batch = {
-        'observation': places[:, :-1],
-        'next_observation': places[:, 1:],
-        'reward': torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]]),
-        'discount': torch.tensor([[0.5, 0.5, 0.5, 0.5, 0.0]]),
-    }
+    unused = torch.zeros(1, 5)
+    batch = Batch(
+        observation=places[:, :-1],
+        action=unused,
+        next_observation=places[:, 1:],
+        reward=torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]]),
+        discount=torch.tensor([[0.5, 0.5, 0.5, 0.5, 0.0]]),
+        return_lower_bound=unused,
+        cloning_weight=unused,
+    )
     for _ in range(600):
         critic.update(batch)
     from mbarl_ros.control.policy import SUCCESS_CRITIC, Network
@@ -387,20 +394,20 @@ def test_the_success_critic_knows_how_far_the_goal_is() -> None:
 def test_truncation_as_termination_changes_the_discount_there_alone() -> None:
     run, collected = practised('pointmass', preset('medal'), 4)
     made, rows = run.learner, joined(collected)
-    rng = made._rng.bit_generator.state
-    through = made._batches(8)
-    made._rng.bit_generator.state = rng
-    made.agent = preset('medal', bootstrap_truncation=False)
-    stopped = made._batches(8)
+    rng = made.batches.rng.bit_generator.state
+    through = made.batches.draw(8)
+    made.batches.rng.bit_generator.state = rng
+    made.batches.agent = preset('medal', bootstrap_truncation=False)
+    stopped = made.batches.draw(8)
 
     assert rows['truncated'].sum() == 1
     last = rows['observation'][rows['truncated'] == 1][0]
-    seen = through['observation'].numpy() * made.task.scale + made.task.offset
+    seen = through.observation.numpy() * made.task.scale + made.task.offset
     cut = np.isclose(seen, last, atol=1e-5).all(-1)
     assert cut.any()
-    discount = through['discount'].numpy()
+    discount = through.discount.numpy()
     assert (discount[cut] > 0).all()
-    np.testing.assert_array_equal(stopped['discount'].numpy(), np.where(cut, 0.0, discount))
+    np.testing.assert_array_equal(stopped.discount.numpy(), np.where(cut, 0.0, discount))
 
 
 # --- policy messages -------------------------------------------------------------------------

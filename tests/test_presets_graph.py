@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from graph import LEARNING, Graph, small_agent
-from test_graph import stored
-from test_takeover import Person
 
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.schema.load import find, load_agent
 from mbarl_ros.storage.transitions import BACKWARD, FORWARD, HUMAN, POLICY
 from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
+from support.graph import LEARNING, Graph, small_agent
+from support.person import Person
+from support.run_data import stored
 
 pytestmark = pytest.mark.together
 
@@ -41,7 +41,7 @@ def test_the_graph_practises_a_preset_as_the_direct_loop_does(tmp_path, name):
         graph.wait_for(
             'stored steps', lambda: graph.value('learner', 'environment_steps') >= STEPS, 90
         )
-        # said once a second
+        # published once a second
         least = 2 if name == 'oracle' else 0
         graph.wait_for('resets', lambda: graph.value('robot_sim', 'resets') >= least)
         resets = graph.value('robot_sim', 'resets')

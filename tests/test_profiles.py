@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-from graph import Graph, demonstrate, small_agent
 
 from mbarl_ros.bringup import graphs
 from mbarl_ros.schema.base import ConfigError
@@ -17,6 +16,7 @@ from mbarl_ros.schema.message_fields import TopicCodec, message_class, stamp_ns
 from mbarl_ros.storage.run_files import TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.task import Task
+from support.graph import Graph, demonstrate, small_agent
 
 pytestmark = pytest.mark.together
 
@@ -36,13 +36,13 @@ def activate(graph):
     graph.wait_for('activation', lambda: graph.change('activate') or graph.spin(0.2))
 
 
-def listen(graph, topic, heard):
+def listen(graph, topic, received):
     """Collect what arrives on a command topic as (message, its age by the stamp)."""
     kind = message_class(topic.type, importlib.import_module)
 
     def receive(message):
         stamp = stamp_ns(message)
-        heard.append((message, None if stamp is None else time.time() - stamp * 1e-9))
+        received.append((message, None if stamp is None else time.time() - stamp * 1e-9))
 
     graph.node.create_subscription(kind, topic.topic, receive, 50)
 
@@ -58,8 +58,8 @@ def test_hardware_graph_practises_on_a_robot_that_speaks_the_profile(
     plan = graphs.plan('hardware', {**words, 'demos': str(tmp_path / 'demos')})
     commands = [[] for _ in task.robot.command]
     with Graph(tmp_path, **words, mode='realtime') as graph:
-        for topic, heard in zip(task.robot.command, commands, strict=True):
-            listen(graph, topic, heard)
+        for topic, received in zip(task.robot.command, commands, strict=True):
+            listen(graph, topic, received)
         graph.start('robot_sim', publish_clock=False)
         for spec in plan.nodes:
             if spec.name != 'monitor':
@@ -69,29 +69,29 @@ def test_hardware_graph_practises_on_a_robot_that_speaks_the_profile(
         graph.wait_for('learner', lambda: graph.value('learner', 'environment_steps') >= 0)
         assert graph.value('robot_sim', 'refused_commands') == 0
         graph.spin(1.5)  # what is under way
-    for topic, heard in zip(task.robot.command, commands, strict=True):
+    for topic, received in zip(task.robot.command, commands, strict=True):
         codec = TopicCodec(topic)
-        assert len(heard) >= 35
-        values = np.array([codec.decode(message) for message, _ in heard])  # constants included
+        assert len(received) >= 35
+        values = np.array([codec.decode(message) for message, _ in received])  # constants included
         low, high = (
             [getattr(task.robot.limits[n], b) for n in codec.names] for b in ('low', 'high')
         )
         assert (values >= low).all() and (values <= high).all() and np.ptp(values, 0).min() > 0
-        ages = [age for _, age in heard if age is not None]
+        ages = [age for _, age in received if age is not None]
         if ages and 'header.stamp' not in topic.constants:
             assert np.median(ages) < SERVO_TIMEOUT / 2  # the present time, not the state's
-    rows = SequenceTracker().replay(
+    rows = SequenceTracker().load_log(
         tmp_path / 'run' / TRANSITIONS_FILE, task, task.spec_hash(load_agent(agent))
     )
     assert len(rows['sequence']) >= 35
     assert np.ptp(rows['observation'], 0).max() > 0.02  # it moved
-    following = rows['next_observation']
+    next_observation = rows['next_observation']
     names = [entry.name for entry in task.config.observation]
-    if 'closeness' in names:  # the reward is what its topic said
-        said = following[:, names.index('closeness')]
-        assert (rows['reward'] == said).all() and np.ptp(said) > 0
+    if 'closeness' in names:  # the reward comes from its topic
+        reward = next_observation[:, names.index('closeness')]
+        assert (rows['reward'] == reward).all() and np.ptp(reward) > 0
     else:
-        assert (rows['reward'] == task.success(following)).all()
+        assert (rows['reward'] == task.success(next_observation)).all()
 
 
 def test_a_trajectory_for_other_joints_is_not_taken_for_ours():

@@ -1,5 +1,6 @@
 """Reading recordings: alignment of topics, what is wrong with them and when, bags of others."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from geometry_msgs.msg import PoseStamped, Twist
 from nav_msgs.msg import Odometry
 from rclpy.serialization import serialize_message
@@ -15,13 +17,15 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 
+from mbarl_ros.bringup import graphs
 from mbarl_ros.cli import demos
 from mbarl_ros.demos.align import Series, UnusableError, align
 from mbarl_ros.demos.bag import import_bag
 from mbarl_ros.demos.decode import DecodeError, TopicDecoder, typestore
 from mbarl_ros.demos.imported import save_episode
-from mbarl_ros.demos.metadata import DemonstrationError, folders, read_metadata
+from mbarl_ros.demos.metadata import DemonstrationError, folders, read_metadata, write_metadata
 from mbarl_ros.demos.reader import check_demonstration, read_demonstration, read_episode
+from mbarl_ros.schema.load import find
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp, stamp_ns
 from mbarl_ros.schema.robot import TopicMap
 from mbarl_ros.task import Task
@@ -81,7 +85,7 @@ def test_gaps_are_reported_with_their_time_and_left_out(robot):
     steps, findings = align(
         [series('odom', times, times)], commands(np.arange(0.5, 3, 0.1)), robot, lockstep=False
     )
-    assert 'warning: odom: nothing for 0.60 s at 1.00 s' in words(findings)
+    assert 'warning: odom: no message for 0.60 s at 1.00 s' in words(findings)
     assert (~steps.whole).sum() == 1 and '1 of' in words(findings)
     left_out = steps.stamps[:-1][~steps.whole] * 1e-9
     assert left_out == pytest.approx([1.0], abs=0.06)
@@ -96,7 +100,7 @@ def test_one_topic_that_falls_silent_spoils_the_steps_that_it_is_missing_from(ro
         robot,
         lockstep=False,
     )
-    assert 'pose: nothing for 1.00 s at 2.00 s' in words(findings)
+    assert 'pose: no message for 1.00 s at 2.00 s' in words(findings)
     bad = steps.stamps[:-1][~steps.whole] * 1e-9
     assert bad.min() == pytest.approx(2.1) and bad.max() == pytest.approx(2.9)
 
@@ -146,7 +150,8 @@ def test_a_topic_slower_than_control_is_named(robot):
         robot,
         lockstep=False,
     )
-    assert 'pose: comes at 4.0 Hz, control runs at 10 Hz' in words(findings) and steps.whole.all()
+    said = 'pose: has a rate of 4.0 Hz, below the control rate of 10 Hz'
+    assert said in words(findings) and steps.whole.all()
 
 
 # --- decoding --------------------------------------------------------------------------------
@@ -359,7 +364,7 @@ def copies(tmp_path):
 def test_list_and_check_say_what_there_is_and_what_is_wrong(copies, capsys):
     assert demos.main(['list', str(copies)]) == 0
     out = capsys.readouterr().out
-    assert '3 of 3 are learned from' in out and 'forward_002' in out
+    assert '3 of 3 are used for learning' in out and 'forward_002' in out
     assert demos.main(['check', str(copies)]) == 0
     bag = next((copies / 'forward_001').glob('*.mcap'))
     bag.write_bytes(bag.read_bytes()[:2000])
@@ -368,7 +373,85 @@ def test_list_and_check_say_what_there_is_and_what_is_wrong(copies, capsys):
     out = capsys.readouterr().out
     assert 'forward_001: cannot be used' in out and '3 checked, 1 cannot be used' in out
     assert demos.main(['list', str(copies)]) == 0
-    assert '2 of 3 are learned from' in capsys.readouterr().out
+    assert '2 of 3 are used for learning' in capsys.readouterr().out
+
+
+def test_long_names_are_never_cut(copies, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '40')
+    name = 'forward_of_the_second_session_in_the_laboratory_000'
+    (copies / 'forward_000').rename(copies / name)
+    assert demos.main(['list', str(copies)]) == 0
+    assert f'{name} ' in capsys.readouterr().out
+    monkeypatch.setenv('FORCE_COLOR', '1')  # to rich: a terminal
+    assert demos.main(['list', str(copies)]) == 0
+    assert f'{name} ' in capsys.readouterr().out
+
+
+def test_list_counts_findings_of_every_level(copies, capsys):
+    metadata = read_metadata(copies / 'forward_000')
+    write_metadata(copies / 'forward_000', replace(metadata, verdict='unknown'))
+    assert demos.main(['list', str(copies)]) == 0
+    assert '1 note' in capsys.readouterr().out
+
+
+@pytest.fixture
+def own_task(tmp_path):
+    """A task of a user's own with a robot profile beside it."""
+    folder = tmp_path / 'mine'
+    folder.mkdir()
+    raw = yaml.safe_load(find('tasks', 'pointmass').read_text())
+    raw.update(name='mine', robot='robot.yaml', demonstrations='demos')
+    (folder / 'task.yaml').write_text(yaml.safe_dump(raw))
+    robot = find('robots', 'pointmass').read_text().replace('name: pointmass', 'name: own')
+    (folder / 'robot.yaml').write_text(robot)
+    return folder / 'task.yaml'
+
+
+def test_demonstrations_of_a_task_by_path_are_listed_without_it(own_task, monkeypatch, capsys):
+    monkeypatch.chdir(own_task.parent)
+    source = str(SHIPPED / 'pointmass' / 'forward_000')
+    assert demos.main(['import', source, '--task', 'task.yaml', '--into', 'demos']) == 0
+    monkeypatch.chdir('/')
+    folder = own_task.parent / 'demos'
+    metadata = read_metadata(folder / 'forward_000')
+    assert metadata.task_file == str(own_task)
+    assert metadata.robot_file == str(own_task.parent / 'robot.yaml')
+    assert demos.main(['list', str(folder)]) == 0
+    assert '1 of 1 are used for learning (task mine)' in capsys.readouterr().out
+    plan = graphs.plan('replay', {'demo': str(folder), 'run_dir': str(own_task.parent / 'run')})
+    assert plan.task.name == 'mine' and plan.robot.name == 'own'
+    own_task.rename(own_task.parent / 'moved.yaml')
+    assert demos.main(['list', str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert f"is of task 'mine', whose file {own_task} does not exist" in error and '--task' in error
+    moved = str(own_task.parent / 'moved.yaml')
+    assert demos.main(['list', str(folder), '--task', moved]) == 0
+
+
+def test_metadata_without_a_task_file_names_the_remedy(copies, capsys):
+    path = copies / 'forward_000' / 'demonstration.json'
+    assert 'task_file' not in json.loads(path.read_text())
+    for folder in folders(copies):
+        write_metadata(folder, replace(read_metadata(folder), task='mine'))
+    assert demos.main(['list', str(copies)]) == 2
+    error = capsys.readouterr().err
+    assert "is of task 'mine', which is none of the shipped tasks" in error and '--task' in error
+
+
+@pytest.mark.parametrize(
+    ('kind', 'target'),
+    [('minari', 'pointmass-v0'), ('robomimic', 'pointmass.hdf5'), ('lerobot', 'pointmass')],
+)
+def test_convert_writes_to_a_relative_path(copies, kind, target, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert demos.main(['convert', 'demos', '--to', kind, '--output', f'new/{target}']) == 0
+    assert f'new/{target}: 3 demonstrations' in capsys.readouterr().out
+    assert (tmp_path / 'new' / target).exists()
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == [target]
+    if kind != 'lerobot':  # export only
+        given = ['--task', 'pointmass', '--into', 'back']
+        assert demos.main(['import', f'new/{target}', *given]) == 0
+        assert len(folders(tmp_path / 'back')) == 3
 
 
 def interrupt_a_recording(folder, original, task):
@@ -390,7 +473,7 @@ def test_check_finishes_an_interrupted_recording(copies, capsys):
     task = Task.load('pointmass')
     interrupt_a_recording(copies, copies / 'forward_000', task)
     assert demos.main(['list', str(copies)]) == 0
-    assert '1 recordings are going on or were interrupted' in capsys.readouterr().out
+    assert '1 recordings are in progress or were interrupted' in capsys.readouterr().out
     assert demos.main(['check', str(copies)]) == 0
     out = capsys.readouterr().out
     assert 'forward_003: recovered from an interrupted recording' in out
@@ -458,4 +541,4 @@ def test_judged_success_that_is_none_is_noticed(copies):
         task.robot,
     )
     _, findings = check_demonstration(folders(copies)[0], far)
-    assert 'judged a success, but the last state is none' in words(findings)
+    assert 'the verdict is success, but' in words(findings)

@@ -10,7 +10,6 @@ import time
 import pytest
 import rclpy
 from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
-from graph import Graph
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -24,6 +23,7 @@ from mbarl_ros.nodes.support.robot_check import Listener
 from mbarl_ros.schema.load import load_robot
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.schema.robot import JOY, Limit, TeleopMap
+from support.graph import Graph
 
 pytestmark = pytest.mark.paced
 
@@ -109,7 +109,7 @@ def domain(graph, monkeypatch):
 
 @pytest.fixture
 def check(domain, robot):
-    """Listen for a moment; the levels and texts of what is found."""
+    """Listen for a moment; levels and texts of the findings."""
     robot.tell_truth()
     with Listener('robot_check', '/') as listener:
         yield lambda profile=ROBOT: [
@@ -117,10 +117,11 @@ def check(domain, robot):
         ]
 
 
-def about(topic, found):
-    return [(level, text) for level, text in found if text.startswith(f'{topic}: ')]
+def about(topic, findings):
+    return [(level, text) for level, text in findings if text.startswith(f'{topic}: ')]
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check):
     ((level, text),) = check()
     assert level == 'info' and text.startswith('gripper: this position is not measured, so its')
@@ -131,6 +132,7 @@ def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check
     assert check(ROBOT.model_copy(update={'limits': measured})) == []
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 @pytest.mark.parametrize(
     ('lie', 'level', 'words'),
     [
@@ -138,7 +140,7 @@ def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check
         ({'names': ['elbow']}, 'error', "'gripper' is not in list"),
         ({'x': float('nan')}, 'error', 'tip_pose: tip_x not finite'),
         ({'x': 1.5}, 'warning', 'tip_x is 1.5, outside the workspace'),
-        ({'every': 0}, 'error', 'tip_pose: nothing is heard'),
+        ({'every': 0}, 'error', 'tip_pose: no message received'),
         ({'every': 3}, 'warning', 'control runs at 20 Hz'),
         ({'seldom': 3}, 'error', 'states come too seldom for a step in each control period'),
         ({'late': 5.0}, 'error', "s behind this machine's clock; synchronise the clocks"),
@@ -148,8 +150,8 @@ def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check
 )
 def test_a_robot_that_lies_is_found_out(check, robot, lie, level, words):
     vars(robot).update(lie)
-    found = check()
-    assert any(said == level and words in text for said, text in found), found
+    findings = check()
+    assert any(actual == level and words in text for actual, text in findings), findings
 
 
 def test_an_age_of_the_past_does_not_hide_that_states_are_late_now():
@@ -158,7 +160,7 @@ def test_an_age_of_the_past_does_not_hide_that_states_are_late_now():
     for number in range(2000):
         late = 3.0 if number >= 1900 else 0.0
         now = 0.05 * number
-        hearing.hear(now, round(now * 1e9), round((now - late) * 1e9), values)
+        hearing.receive(now, round(now * 1e9), round((now - late) * 1e9), values)
     (finding,) = [f for f in hearing.findings(now, 2.0, False) if f.level == 'error']
     assert '3 s behind' in finding.text
 
@@ -166,36 +168,43 @@ def test_an_age_of_the_past_does_not_hide_that_states_are_late_now():
 def test_gaps_are_said_also_of_two_messages():
     hearing = TopicHealth(ROBOT.state[0], ROBOT)
     for now in (1.0, 9.0):
-        hearing.hear(now, 0, None, [0.0] * len(ROBOT.state[0].fields))
+        hearing.receive(now, 0, None, [0.0] * len(ROBOT.state[0].fields))
     few, gap = hearing.findings(9.0, 10.0, False)
     assert few.level == gap.level == 'warning'
     assert 'too few messages to tell a rate' in few.text and 'nothing for 8.00 s' in gap.text
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_a_slow_reward_is_a_warning_and_no_more(check, robot):
     robot.reward_every = 3
-    found = check()
-    slow = [level for level, text in about('success', found) if 'control runs at 20 Hz' in text]
-    assert slow == ['warning'] and not any('too seldom' in text for _, text in found)
+    findings = check()
+    slow = [level for level, text in about('success', findings) if 'control runs at 20 Hz' in text]
+    assert slow == ['warning'] and not any('too seldom' in text for _, text in findings)
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_stamps_are_late_whoever_publishes_a_clock(check, robot, publisher):
     publisher(Clock, '/clock')
     robot.late = 5.0
-    found = check()
-    assert any(level == 'error' and "behind this machine's clock" in text for level, text in found)
-    assert any(level == 'warning' and text.startswith('/clock: somebody') for level, text in found)
+    findings = check()
+    assert any(
+        level == 'error' and "behind this machine's clock" in text for level, text in findings
+    )
+    assert any(
+        level == 'warning' and text.startswith('/clock: somebody') for level, text in findings
+    )
     robot.late, robot.seldom = 0, 3
     assert any(level == 'error' and 'too seldom' in text for level, text in check())
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_stamps_are_compared_with_the_clock_that_is_followed(domain, robot, publisher):
     robot.tell_truth()
     publisher(Clock, '/clock')  # at which it is still 1970
     with Listener('in_simulated_time', '/', sim_time=True) as listener:
-        found = listener.check(ROBOT, 0.8).findings
-    assert {f.level for f in found if 's ahead of /clock' in f.text} == {'warning'}
-    assert not [f for f in found if f.level == 'error']
+        findings = listener.check(ROBOT, 0.8).findings
+    assert {f.level for f in findings if 's ahead of /clock' in f.text} == {'warning'}
+    assert not [f for f in findings if f.level == 'error']
 
 
 def test_an_estop_topic_that_the_gate_waits_for_is_missed(check, publisher):
@@ -217,8 +226,8 @@ def test_a_leader_arm_that_speaks_already_is_a_warning_and_a_gamepad_is_not(chec
     pad = TeleopMap(topic='joy', type=JOY, fields={'tip_vx': 'axes[0]'}, deadman='buttons[4]')
     profile = ROBOT.model_copy(update={'teleop': [plain, pad]})
     publisher(Joy, 'joy')
-    found = check(profile)
-    assert about('joy', found) == about(plain.topic, found) == []
+    findings = check(profile)
+    assert about('joy', findings) == about(plain.topic, findings) == []
     publisher(Twist, plain.topic)
     ((level, text),) = about(plain.topic, check(profile))
     assert level == 'warning'
@@ -237,6 +246,7 @@ def test_who_else_commands_and_whose_qos_does_not_fit_is_said(check, robot, publ
     assert f'{TWIST}: QoS of /driver does not fit ours' in texts and 'transient local' in texts
 
 
+@pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_the_exit_code_tells_whether_the_robot_is_fit(check, graph, robot):
     command = [sys.executable, '-m', 'mbarl_ros.cli', 'robot', 'check', '--robot', 'arm_servo']
     command += ['--seconds', '1', '--domain', str(graph.domain)]

@@ -3,10 +3,10 @@
 from xml.etree import ElementTree
 
 import pytest
-from graph import Graph, small_agent
 
 from mbarl_ros.bringup.sros2 import OPERATOR, sros2_policy
 from mbarl_ros.schema.load import load_robot
+from support.graph import Graph, small_agent
 
 pytestmark = pytest.mark.together
 
@@ -52,9 +52,9 @@ def test_a_person_may_drive_activate_stop_and_release_and_nothing_that_a_node_sa
         ('subscribe', 'safety_gate/clipped'),
     ):
         assert (verb, name) in may
-    said = {name for node in RUNNING for verb, name in allowed(node) if verb == 'publish'}
+    published = {name for node in RUNNING for verb, name in allowed(node) if verb == 'publish'}
     common = {'rosout', 'parameter_events', 'diagnostics'}
-    assert {name for verb, name in may if verb == 'publish'} & said <= common
+    assert {name for verb, name in may if verb == 'publish'} & published <= common
 
 
 def test_each_node_opens_what_its_policy_allows_and_nothing_else(tmp_path):

@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from graph import Graph
-from steady import measure
 
 from mbarl_ros.nodes.support.scheduling import CONTROLLER_PRIORITY, GATE_PRIORITY
+from support.graph import Graph
+from support.steady import measure
 
-SECONDS = 10.0  # benchmarks/faults.py: 300 s each at 20, 50 and 100 Hz
+SECONDS = 10.0  # tests/faults.py: 300 s each at 20, 50 and 100 Hz
 # In a process of its own: this one is to stay as it is.
 PROBE = """
 import os
@@ -30,13 +30,14 @@ def _granted(before=None) -> bool:
     return granted == 'True'
 
 
+@pytest.mark.timing('period errors are measured')
 def test_control_is_as_steady_as_a_bare_timer_while_the_learner_trains(tmp_path):
-    found = measure(tmp_path, 50.0, SECONDS)
-    print(found)
+    result = measure(tmp_path, 50.0, SECONDS)
+    print(result)
     # Where other processes want the processor, a bare timer suffers, too.
-    assert max(found.p99_ms) <= max(5.0, 3.0 * max(found.bare_p99_ms)), found
-    assert found.missed_periods <= 3 * found.bare_missed_periods + 10, found
-    assert sum(found.stale_commands) <= found.bare_missed_periods and found.updates > 0, found
+    assert max(result.p99_ms) <= max(5.0, 3.0 * max(result.bare_p99_ms)), result
+    assert result.missed_periods <= 3 * result.bare_missed_periods + 10, result
+    assert sum(result.stale_commands) <= result.bare_missed_periods and result.updates > 0, result
 
 
 @pytest.mark.skipif(not _granted(), reason='this user has no right to real-time scheduling')
@@ -55,8 +56,8 @@ def test_all_threads_of_gate_and_controller_come_first_in_real_time_and_only_the
                 }
                 first = mode == 'realtime'
                 assert got == {(os.SCHED_FIFO, priority) if first else (os.SCHED_OTHER, 0)}
-                said = graph.statuses[name].get('scheduling')
-                assert said == (f'SCHED_FIFO {priority}' if first else None)
+                reported = graph.statuses[name].get('scheduling')
+                assert reported == (f'SCHED_FIFO {priority}' if first else None)
 
 
 def test_who_has_no_right_to_real_time_scheduling_goes_on_without():

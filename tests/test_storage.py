@@ -8,22 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.storage.record_log import RecordLog, read_records
+from mbarl_ros.storage.run_files import check_same, read_json_lines
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.storage.spool import Spool
 from mbarl_ros.storage.transitions import (
     DTYPES,
-    log_record,
+    pack_log_record,
     pack_transitions,
     select,
     shapes,
     stack,
     unpack_transitions,
 )
+from mbarl_ros.studies import seeds
 from mbarl_ros.task import Task
 
 TASK = Task.load('pointmass')
@@ -127,10 +131,10 @@ def test_the_ledger_takes_each_transition_once_over_restarts_of_both_sides():
     tracker, rows = SequenceTracker(), some_transitions(10)
 
     def deliver(session, first, last):
-        fresh = tracker.fresh(select(rows, slice(first, last)), session, first)
+        fresh = tracker.new_rows(select(rows, slice(first, last)), session, first)
         if fresh is None:
             return None
-        tracker.count(session, len(fresh['sequence']))
+        tracker.record_received(session, len(fresh['sequence']))
         return fresh['sequence'].tolist()
 
     assert deliver('one', 0, 4) == [0, 1, 2, 3]
@@ -138,22 +142,22 @@ def test_the_ledger_takes_each_transition_once_over_restarts_of_both_sides():
     assert deliver('one', 2, 8) == [4, 5, 6, 7]
     assert deliver('one', 0, 8) == []
     assert deliver('two', 0, 3) == [8, 9, 10]  # the controller was restarted
-    assert tracker.base('two') == 8 and tracker.total == 11
+    assert tracker.session_start('two') == 8 and tracker.total == 11
 
 
 def test_a_log_replays_into_the_ledger(tmp_path):
     log = RecordLog(tmp_path / 'log')
-    log.append(log_record(some_transitions(5), TASK, SPEC, 'one', 0))
-    log.append(log_record(some_transitions(3), TASK, SPEC, 'a\n"b"', 0))
-    log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))
-    log.append(log_record(some_transitions(2), TASK, SPEC, 'one', 5))  # written twice
+    log.append(pack_log_record(some_transitions(5), TASK, SPEC, 'one', 0))
+    log.append(pack_log_record(some_transitions(3), TASK, SPEC, 'a\n"b"', 0))
+    log.append(pack_log_record(some_transitions(2), TASK, SPEC, 'one', 5))
+    log.append(pack_log_record(some_transitions(2), TASK, SPEC, 'one', 5))  # written twice
     tracker = SequenceTracker()
-    rows = tracker.replay(tmp_path / 'log', TASK, SPEC)
+    rows = tracker.load_log(tmp_path / 'log', TASK, SPEC)
     assert rows['sequence'].tolist() == list(range(10))
     for name in set(DTYPES) - {'sequence'}:
         parts = [some_transitions(count)[name] for count in (5, 3, 2)]
         np.testing.assert_array_equal(rows[name], np.concatenate(parts))
-    assert tracker.stored == {'one': 7, 'a\n"b"': 3} and tracker.last_session == 'one'
+    assert tracker.received == {'one': 7, 'a\n"b"': 3} and tracker.last_session == 'one'
 
 
 def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_path):
@@ -161,10 +165,10 @@ def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_p
     rows = some_transitions(count)
     log = RecordLog(tmp_path / 'log')
     for i in range(count):
-        log.append(log_record(select(rows, slice(i, i + 1)), TASK, SPEC, 'one', i), sync=False)
+        log.append(pack_log_record(select(rows, slice(i, i + 1)), TASK, SPEC, 'one', i), sync=False)
     log.close()
     tracemalloc.start()
-    back = SequenceTracker().replay(tmp_path / 'log', TASK, SPEC)
+    back = SequenceTracker().load_log(tmp_path / 'log', TASK, SPEC)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     for name, array in rows.items():
@@ -177,15 +181,21 @@ def test_days_of_small_records_are_read_back_whole_and_without_much_memory(tmp_p
 @pytest.mark.parametrize(
     ('record', 'word'),
     [
-        (pack_transitions(some_transitions(1), SPEC, 'one', 0), 'is no log of transitions'),
-        (b'5\nrows', 'is no log of transitions'),
-        (log_record(some_transitions(1), TASK, 'other-1234', 'one', 0), "is of 'other-1234', this"),
-        (log_record(some_transitions(1), TASK, SPEC, 'one', 4), 'transitions are missing'),
-        (log_record(some_transitions(1), TASK, SPEC, 'one', 0)[:-1], 'is damaged'),
-        (log_record(some_transitions(1), TASK, SPEC, ['one'], 0), 'is damaged'),
-        (log_record(some_transitions(1), TASK, SPEC, 'one', -1), 'is damaged'),
-        (log_record(some_transitions(1) | NAN, TASK, SPEC, 'one', 0), 'transitions: array'),
-        (log_record(some_transitions(1) | FAR, TASK, SPEC, 'one', 0), 'transitions: actions must'),
+        (pack_transitions(some_transitions(1), SPEC, 'one', 0), 'is not a transition log'),
+        (b'5\nrows', 'is not a transition log'),
+        (
+            pack_log_record(some_transitions(1), TASK, 'other-1234', 'one', 0),
+            "is of 'other-1234', this",
+        ),
+        (pack_log_record(some_transitions(1), TASK, SPEC, 'one', 4), 'transitions are missing'),
+        (pack_log_record(some_transitions(1), TASK, SPEC, 'one', 0)[:-1], 'is damaged'),
+        (pack_log_record(some_transitions(1), TASK, SPEC, ['one'], 0), 'is damaged'),
+        (pack_log_record(some_transitions(1), TASK, SPEC, 'one', -1), 'is damaged'),
+        (pack_log_record(some_transitions(1) | NAN, TASK, SPEC, 'one', 0), 'transitions: array'),
+        (
+            pack_log_record(some_transitions(1) | FAR, TASK, SPEC, 'one', 0),
+            'transitions: actions must',
+        ),
     ],
 )
 def test_a_log_of_something_else_is_refused_with_its_name(tmp_path, record, word):
@@ -193,7 +203,7 @@ def test_a_log_of_something_else_is_refused_with_its_name(tmp_path, record, word
     log.append(record)
     log.close()
     with pytest.raises(ConfigError, match=f'{tmp_path / "log"}: {word}.*another run_dir'):
-        SequenceTracker().replay(tmp_path / 'log', TASK, SPEC)
+        SequenceTracker().load_log(tmp_path / 'log', TASK, SPEC)
 
 
 @pytest.mark.parametrize('where', ['payload', 'length'])
@@ -214,7 +224,7 @@ def test_zeros_that_a_power_cut_leaves_are_a_torn_tail(tmp_path):
     log.close()
     path.write_bytes(path.read_bytes() + bytes(5000))
     assert list(read_records(path)) == [b'first']
-    assert RecordLog(path).torn == 5000
+    assert RecordLog(path).torn_bytes == 5000
 
 
 def test_a_log_has_one_writer(tmp_path):
@@ -298,7 +308,7 @@ def test_a_spool_that_became_read_only_stops_nobody(tmp_path):
     path.mkdir()  # what even root cannot unlink
     stamps(spool)
     spool.acknowledge(3)
-    assert spool.waiting == 0
+    assert spool.unacknowledged == 0
     path.rmdir()
     (tmp_path / 'elsewhere').rename(path)
     add(spool, [3])
@@ -333,7 +343,7 @@ def test_the_spool_does_not_grow_while_the_learner_acknowledges(tmp_path):
             spool.next_rows()
             spool.acknowledge(number - 10)
     assert len(list(tmp_path.iterdir())) <= 2
-    assert spool.waiting < 100
+    assert spool.unacknowledged < 100
 
 
 def test_a_full_disk_is_said_and_the_spool_catches_up(tmp_path, full_disk):
@@ -342,7 +352,7 @@ def test_a_full_disk_is_said_and_the_spool_catches_up(tmp_path, full_disk):
     full_disk(1)
     add(spool, range(5))
     spool.retry()
-    assert 'in memory only' in spool.problem and spool.waiting == 10
+    assert 'in memory only' in spool.problem and spool.unacknowledged == 10
     stamps(spool)
     spool.acknowledge(7)  # more than are in files
     full_disk(None)
@@ -351,7 +361,7 @@ def test_a_full_disk_is_said_and_the_spool_catches_up(tmp_path, full_disk):
     assert not spool.problem
     del spool
     again = Spool(TASK, SPEC, tmp_path)
-    assert again.head.stored == 7 and again.recovered == 4
+    assert again.head.acknowledged == 7 and again.recovered == 4
 
 
 def test_a_long_backlog_is_written_in_portions_while_it_is_acknowledged(tmp_path, full_disk):
@@ -370,7 +380,7 @@ def test_a_long_backlog_is_written_in_portions_while_it_is_acknowledged(tmp_path
     assert not spool.problem
     del spool
     again = Spool(TASK, SPEC, tmp_path)
-    assert again.head.end == 5002 and again.head.stored <= 3500
+    assert again.head.end == 5002 and again.head.acknowledged <= 3500
 
 
 def test_a_spool_of_other_settings_or_of_a_living_controller_is_refused(tmp_path):
@@ -399,3 +409,57 @@ def test_an_atomic_write_leaves_nothing_beside_it(tmp_path):
     write_file(tmp_path / 'file', b'two')
     assert [path.name for path in tmp_path.iterdir()] == ['file']
     assert (tmp_path / 'file').read_bytes() == b'two'
+
+
+# --- files of a run folder -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('text', ['', '# a comment only\n', '- a list\n', '3\n', 'a: [', '\0\xff'])
+def test_a_damaged_configuration_of_a_run_folder_is_one_sentence(tmp_path, text):
+    plan = graphs.plan('sim', {'run_dir': str(tmp_path / 'run')})
+    RunFolder(plan).close()
+    path = tmp_path / 'run' / 'task.yaml'
+    path.write_bytes(text.encode('latin-1'))
+    with pytest.raises(ConfigError) as error:
+        RunFolder(plan)
+    assert str(error.value).startswith(f'{path}: is empty or damaged; remove this file')
+    path.unlink()
+    again = RunFolder(plan)
+    assert again.resumed and path.exists()
+    again.close()
+
+
+def test_the_paths_in_a_configuration_may_change_and_nothing_else(tmp_path):
+    path = tmp_path / 'task.yaml'
+    path.write_text('{name: a, robot: /old/robot.yaml, demonstrations: /old/demos}\n')
+    now = {'name': 'a', 'robot': '/new/robot.yaml', 'demonstrations': '/new/demos'}
+    check_same(path, now, 'FOLDER', 'use another')
+    with pytest.raises(ConfigError, match="FOLDER: .*task.yaml, key 'name' 'a' in place of 'b'"):
+        check_same(path, {**now, 'name': 'b'}, 'FOLDER', 'use another')
+
+
+def test_a_torn_last_json_line_is_left_out(tmp_path):
+    path = tmp_path / 'evaluations.jsonl'
+    assert read_json_lines(path) == []
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a":')
+    assert read_json_lines(path) == [{'a': 1}, {'a': 2}]
+
+
+@pytest.mark.parametrize('line', [b'{"a":', b'', b'5', b'\0\0\0', b'\xff\xfe', b'[' * 5000])
+def test_a_damaged_json_line_is_named_with_its_file(tmp_path, line):
+    path = tmp_path / 'evaluations.jsonl'
+    path.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
+    with pytest.raises(ConfigError, match=f'^{path}: line 2 is damaged; remove this line'):
+        read_json_lines(path)
+
+
+def test_a_damaged_evaluation_is_named_where_a_run_ends_and_where_a_seed_is_read(tmp_path):
+    plan = graphs.plan('sim', {'run_dir': str(tmp_path)})
+    run = RunFolder(plan)
+    path = tmp_path / 'evaluations.jsonl'
+    path.write_text('{"a": 1}\n{"a": damaged}\n{"a": 3}\n')
+    with pytest.raises(ConfigError, match=f'{path}: line 2'):
+        run.write_interrupted_result()
+    with pytest.raises(ConfigError, match=f'{path}: line 2'):
+        seeds.read_evaluations(tmp_path)
+    run.close()

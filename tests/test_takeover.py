@@ -1,50 +1,37 @@
 """A person takes over while the robot practises: real graph, real teleop, nothing lost."""
 
-import time
-
 import numpy as np
 import pytest
 from geometry_msgs.msg import Twist
-from graph import LEARNING, Graph, small_agent
 from nav_msgs.msg import Odometry
-from test_graph import assert_continuous, stored
 
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.storage.transitions import HUMAN, POLICY
+from support.graph import LEARNING, Graph, small_agent
+from support.person import VELOCITY, Person
+from support.run_data import assert_continuous, stored
 
 pytestmark = pytest.mark.paced
-
-ASKED = (0.35, -0.2)
-
-
-class Person:
-    """Publishes a velocity, at 20 Hz unless told otherwise."""
-
-    def __init__(self, graph):
-        self.graph = graph
-        self._publisher = graph.node.create_publisher(Twist, 'teleop/cmd_vel', 10)
-        self.messages = 0
-
-    def drive(self, seconds, period=0.05):
-        command = Twist()
-        command.linear.x, command.linear.y = ASKED
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self._publisher.publish(command)
-            self.messages += 1
-            self.graph.spin(period)
 
 
 def human_rows(rows):
     by_hand = rows['source'] == HUMAN
-    found = rows['action'][by_hand][
+    actions = rows['action'][by_hand][
         1:
     ]  # the first may still be on its way there, by the rate limit
-    np.testing.assert_allclose(found, [ASKED] * len(found), atol=1e-6)
+    np.testing.assert_allclose(actions, [VELOCITY] * len(actions), atol=1e-6)
     return by_hand
 
 
-@pytest.mark.parametrize('mode', ['lockstep', 'realtime'])
+@pytest.mark.parametrize(
+    'mode',
+    [
+        'lockstep',
+        pytest.param(
+            'realtime', marks=pytest.mark.timing('steps are counted against the control rate')
+        ),
+    ],
+)
 def test_a_person_takes_over_and_the_policy_goes_on_by_itself(tmp_path, mode):
     agent = small_agent(tmp_path)
     with Graph(tmp_path, task='pointmass', agent=agent, mode=mode) as graph:
@@ -59,7 +46,7 @@ def test_a_person_takes_over_and_the_policy_goes_on_by_itself(tmp_path, mode):
         graph.wait_for_steps(150)
         person.drive(2.0)
         before = graph.value('policy_controller', 'environment_steps')
-        graph.wait_for_steps(before + 100)  # nobody had to press anything
+        graph.wait_for_steps(before + 100)  # without any action of the person
         graph.wait_for(
             'storage', lambda: graph.value('policy_controller', 'unacknowledged') < 60, 30
         )
@@ -81,6 +68,7 @@ def test_a_person_takes_over_and_the_policy_goes_on_by_itself(tmp_path, mode):
     assert (after != HUMAN).all() and (after == POLICY).mean() > 0.9
 
 
+@pytest.mark.timing('steps are counted against the control rate')
 def test_a_robot_that_reports_faster_than_control_loses_no_human_step(tmp_path):
     """State at 100 Hz, control at 10 Hz: a person's command bears a newer stamp than ours."""
     agent = small_agent(tmp_path)
@@ -105,7 +93,7 @@ def test_a_robot_that_reports_faster_than_control_loses_no_human_step(tmp_path):
         person = Person(graph)
         graph.start('safety_gate', 'learner')
         graph.start('policy_controller', policy='random')
-        graph.wait_for('learner', lambda: 'learner' in graph.statuses)  # who keeps the rows
+        graph.wait_for('learner', lambda: 'learner' in graph.statuses)  # it stores the rows
         graph.wait_for_steps(20)
         person.drive(3.0)
         before = graph.value('policy_controller', 'environment_steps')

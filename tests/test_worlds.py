@@ -1,4 +1,4 @@
-"""Simulated worlds, their placings, pictures and the Gymnasium adapter."""
+"""Simulated worlds: their physics, resets and pictures, and the Gymnasium adapter."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def test_same_seed_and_commands_give_bit_equal_states_in_another_process(name):
 
 
 @pytest.mark.parametrize('name', TASKS)
-def test_what_happened_before_a_placing_does_not_matter_after_it(name):
+def test_what_happened_before_a_reset_does_not_matter_after_it(name):
     task = Task.load(name)
     rng = np.random.default_rng(0)
     commands = task.command(rng.uniform(-1, 1, (60, task.action_dim)))
@@ -81,7 +81,7 @@ def test_world_fits_the_robot_profile_and_the_task_ranges(name):
 def test_wall_blocks(x):
     states = drive(PointMass(), (x, -1.0, 0, 0), (0.0, 1.0), 60)
     assert states[:, 1].max() < -pointmass.WALL - pointmass.RADIUS + 0.02
-    assert abs(states[-1, 3]) < 0.05  # pressed against the wall, standing still
+    assert abs(states[-1, 3]) < 0.05  # it stands still at the wall
 
 
 @pytest.mark.parametrize('x', [0.87, 1.0, 1.13])
@@ -98,7 +98,7 @@ def test_disc_slides_along_a_wall_and_outer_walls_hold():
 
 def test_velocity_follows_the_command_with_limited_acceleration_and_speed():
     states = drive(PointMass(), (-1.0, -1.0, -1.0, 0), (1.0, 0.0), 3)
-    assert -0.1 < states[1, 0] - states[0, 0] < 0.05  # turned round within the step, not at once
+    assert -0.1 < states[1, 0] - states[0, 0] < 0.05  # it reverses within the step, not at once
     assert states[-1, 2] == pytest.approx(1.0, abs=1e-3)
     fast = drive(PointMass(), (-1.0, -1.0, 0, 0), (5.0, 0.0), 5)
     assert np.abs(np.diff(fast[:, 0])).max() < 0.101
@@ -109,12 +109,12 @@ def test_training_starts_in_the_corner_and_evaluation_covers_both_halves():
     starts = np.array([world.reset() for _ in range(50)])
     assert np.abs(starts[:, :2] - pointmass.CORNER).max() <= pointmass.SPREAD
     assert len(np.unique(starts[:, 0])) == 50
-    places = np.array([world.reset_to_start(i) for i in range(100)])
-    assert (places == [PointMass(seed=9).reset_to_start(i) for i in range(100)]).all()
-    assert 30 < (places[:, 1] > 0).sum() < 70 and 30 < (places[:, 0] > 0).sum() < 70
-    assert all(pointmass.free(x, y) for x, y, *_ in places)
+    evaluated = np.array([world.reset_to_start(i) for i in range(100)])
+    assert (evaluated == [PointMass(seed=9).reset_to_start(i) for i in range(100)]).all()
+    assert 30 < (evaluated[:, 1] > 0).sum() < 70 and 30 < (evaluated[:, 0] > 0).sum() < 70
+    assert all(pointmass.free(x, y) for x, y, *_ in evaluated)
     task = Task.load('pointmass')
-    assert not task.success(task.observation(places)).any()
+    assert not task.success(task.observation(evaluated)).any()
     np.testing.assert_allclose(task.config.success.target, pointmass.GOAL)
     assert task.config.success.tolerance == pointmass.GOAL_RADIUS
 
@@ -154,7 +154,7 @@ def test_tabletop_marks_and_start_are_those_of_the_task():
 
 
 @pytest.mark.parametrize('name', TASKS)
-def test_gymnasium_checker_is_content(name):
+def test_the_gymnasium_checker_finds_nothing(name):
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*alternative render modes.*')
         check_env(MbarlEnv(name, render_mode='rgb_array'))
@@ -169,7 +169,7 @@ def test_gymnasium_episode_ends_with_success_or_the_step_limit():
         ends.append(truncated)
     assert len(ends) == env.task.config.phases.forward_limit
     assert not terminated and reward == 0 and not info['success']
-    env.reset(options={'place': 0})
+    env.reset(options={'start': 0})
     env._world.set_state(np.array([-0.9, 0.5, 0.0, 0.0]))
     *_, reward, terminated, truncated, info = env.step(np.array([0.0, 1.0]))
     assert terminated and not truncated and reward == 1 and info['success']

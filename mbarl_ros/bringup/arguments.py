@@ -1,10 +1,10 @@
-"""Arguments of the graphs: names, defaults, descriptions, and how their text is read."""
+"""Arguments of the graphs: names, defaults, descriptions, and the parsing of their text."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.run_files import POLICY_FILE
@@ -14,7 +14,7 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of a graph; ``kind`` is what its text must parse as."""
+    """An argument of a graph; ``kind`` is the type that its text must parse as."""
 
     name: str
     default: str
@@ -23,99 +23,117 @@ class Argument:
     kind: type = str
 
 
-TASK = Argument('task', 'pointmass', 'task: a name in config/tasks or the path of a .yaml file')
-AGENT = Argument('agent', 'mbarl', 'preset: a name in config/agents or the path of a .yaml file')
-ROBOT = Argument('robot', '', 'robot profile in place of the one that the task names')
-SEED = Argument('seed', '0', 'seed of every random stream', kind=int)
+TASK = Argument('task', 'pointmass', 'task: a name in config/tasks, or the path of a .yaml file')
+AGENT = Argument(
+    'agent', 'mbarl', 'agent preset: a name in config/agents, or the path of a .yaml file'
+)
+ROBOT = Argument(
+    'robot',
+    '',
+    "robot profile: a name in config/robots, or the path of a .yaml file; empty: the task's",
+)
+SEED = Argument('seed', '0', 'seed of all random streams', kind=int)
 RUN_DIR = Argument(
     'run_dir',
     '',
-    'folder of this run, resumed if it exists; default runs/<task>-<agent>-<seed>-<time>',
+    'folder of this run; resumed if it exists; empty: runs/<task>-<agent>-<seed>-<time>',
 )
 MODE = Argument(
     'mode',
     'lockstep',
-    'lockstep: as fast as the data can be used, deterministic; realtime: at the speed of a robot',
+    'lockstep: deterministic, as fast as the learner can use the data; realtime: at the speed of '
+    'a robot',
     choices=('lockstep', 'realtime'),
 )
 REAL_TIME_FACTOR = Argument(
-    'real_time_factor', '1.0', 'in realtime mode: simulated seconds per second', kind=float
+    'real_time_factor', '1.0', 'realtime mode: simulated seconds per second', kind=float
 )
-STEPS = Argument('steps', '0', "budget in environment steps; 0: the task's", kind=int)
+STEPS = Argument(
+    'steps', '0', "budget in environment steps, which ends the run; 0: the task's", kind=int
+)
 TARGET = Argument(
-    'target', '0.0', "deployed success rate that ends the run; 0: the task's", kind=float
+    'target',
+    '0.0',
+    "success rate of the deployed policy that ends the run; 0: the task's",
+    kind=float,
 )
-DEMOS = Argument('demos', '', "folder of demonstrations in place of the task's")
-NAMESPACE = Argument('namespace', '', 'ROS namespace of all nodes, for several robots side by side')
+DEMOS = Argument('demos', '', "folder of demonstrations; empty: the task's")
+NAMESPACE = Argument('namespace', '', 'ROS namespace of all nodes, for several robots')
 AUTOSTART = Argument(
     'autostart',
     'true',
-    'activate the policy_controller by itself; false: the robot moves only '
-    'after `ros2 lifecycle set /policy_controller configure` and `activate`',
+    'activate the policy_controller at the start; false: the robot moves only after '
+    '`ros2 lifecycle set /policy_controller configure` and `activate`',
     kind=bool,
 )
 AUTOSTART_SIMULATED = Argument(
     'autostart',
     'auto',
-    'activate the policy_controller by itself; auto: with simulated:=true only, so that a robot '
-    'moves only after `ros2 lifecycle set /policy_controller configure` and `activate`',
+    'activate the policy_controller at the start; auto: only with simulated:=true. If not '
+    'activated, the robot moves only after `ros2 lifecycle set /policy_controller configure` and '
+    '`activate`',
     choices=('auto', 'true', 'false'),
 )
 USE_RESPAWN = Argument(
     'use_respawn',
     'true',
-    'start learner, state_classifier and, unless it would move a real robot, policy_controller '
-    'again when they die',
+    'restart learner, state_classifier and policy_controller after they die; the latter not if '
+    'that would move a real robot',
     kind=bool,
 )
 LOG_LEVEL = Argument(
     'log_level',
     'info',
-    'log level of all nodes',
+    'log level of the nodes',
     choices=('debug', 'info', 'warn', 'error', 'fatal'),
 )
 VIEW = Argument(
     'view',
     'auto',
-    'what `mbarl up` shows: live (a panel), lines (a line every 10 s), none; '
-    'auto: live on a terminal, else lines',
+    'what `mbarl up` shows beside the output of the nodes: live (a panel), lines (a status line '
+    'every 10 s) or none; auto: live on a terminal, else lines',
     choices=('auto', 'live', 'lines', 'none'),
 )
 SIMULATED = Argument(
-    'simulated', 'true', "on the task's simulated world; false: on the robot", kind=bool
+    'simulated', 'true', "true: use the task's simulated world; false: the robot", kind=bool
 )
 USE_SIM_TIME = Argument(
     'use_sim_time',
     'false',
-    'for a robot in a simulator of your own, such as Gazebo: go by /clock',
+    'follow /clock, for a robot in another simulator such as Gazebo',
     kind=bool,
 )
 OPERATOR = Argument(
     'operator',
     'scripted',
-    'scripted: a scripted operator drives through the teleop topics; none: you do, with a '
+    'scripted: a scripted operator drives through the teleop topics; none: you drive, with a '
     'gamepad or `mbarl teleop`',
     choices=('scripted', 'none'),
 )
-EPISODES = Argument('episodes', '0', 'demonstrations to record; 0: as many as usual', kind=int)
-POLICY = Argument('policy', '', f'run folder, or {POLICY_FILE} in one, whose policy is deployed')
-ATTEMPTS = Argument('episodes', '50', 'attempts after which the evaluation ends', kind=int)
+EPISODES = Argument(
+    'episodes',
+    '0',
+    'number of demonstrations to record; 0: 3, or 24 for a task with goals',
+    kind=int,
+)
+POLICY = Argument('policy', '', f'policy to deploy: a run folder, or the {POLICY_FILE} in one')
+ATTEMPTS = Argument('episodes', '50', 'number of attempts; then the evaluation ends', kind=int)
 
-DEMO = Argument('demo', '', 'demonstration to replay, or a folder of them')
+DEMO = Argument('demo', '', 'demonstration to replay, or a folder of demonstrations')
 TOLERANCE = Argument(
-    'tolerance', '0.01', "deviation that is accepted, as a share of an entry's range", kind=float
+    'tolerance', '0.01', "largest accepted deviation, as a share of an entry's range", kind=float
 )
 
 _COMMON = (NAMESPACE, LOG_LEVEL, VIEW)
 
 
-def _but(argument: Argument, default: str) -> Argument:
-    return Argument(argument.name, default, argument.description, argument.choices, argument.kind)
+def _with_default(argument: Argument, default: str) -> Argument:
+    return replace(argument, default=default)
 
 
 GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     'sim': (
-        'A simulated robot learns by itself, until its target success or its step budget',
+        'A simulated robot learns autonomously until it reaches its target success or step budget',
         (
             TASK,
             AGENT,
@@ -133,7 +151,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
         ),
     ),
     'hardware': (
-        'A real robot learns by itself, until it is stopped',
+        'A real robot learns autonomously until you stop it',
         (
             TASK,
             AGENT,
@@ -141,14 +159,14 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             SEED,
             RUN_DIR,
             DEMOS,
-            _but(AUTOSTART, 'false'),
+            _with_default(AUTOSTART, 'false'),
             USE_RESPAWN,
             USE_SIM_TIME,
             *_COMMON,
         ),
     ),
     'record': (
-        'Demonstrations are recorded from the teleop topics',
+        'Record demonstrations from the teleop topics',
         (
             TASK,
             AGENT,
@@ -166,11 +184,11 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
         ),
     ),
     'evaluate': (
-        'A trained policy tries the task; its backward policy puts the world back',
+        'Evaluate a trained policy; between attempts the backward policy undoes the task',
         (
             POLICY,
-            _but(TASK, ''),
-            _but(AGENT, ''),
+            _with_default(TASK, ''),
+            _with_default(AGENT, ''),
             ROBOT,
             SEED,
             RUN_DIR,
@@ -184,11 +202,11 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
         ),
     ),
     'replay': (
-        'Demonstrations are replayed on the simulated robot, through the safety gate, in lockstep',
-        (DEMO, _but(TASK, ''), AGENT, ROBOT, SEED, RUN_DIR, TOLERANCE, *_COMMON),
+        'Replay demonstrations on the simulated robot, through the safety gate, in lockstep',
+        (DEMO, _with_default(TASK, ''), AGENT, ROBOT, SEED, RUN_DIR, TOLERANCE, *_COMMON),
     ),
 }
-"""Name of a graph: its one-line description and its arguments."""
+"""Graph name -> one-line description, arguments."""
 
 
 def arguments_of(graph: str) -> tuple[Argument, ...]:
@@ -202,9 +220,9 @@ def arguments_of(graph: str) -> tuple[Argument, ...]:
 
 
 def parse(graph: str, given: Mapping[str, str]) -> dict[str, Value]:
-    """All arguments of a graph, typed, from the text of those that were given.
+    """All arguments of a graph as typed values; those that are not given have their defaults.
 
-    :raises ConfigError: an unknown graph or argument, or text that is not what it should be.
+    :raises ConfigError: an unknown graph or argument, or text that is not a valid value.
     """
     known = {argument.name: argument for argument in arguments_of(graph)}
     for name in given:
@@ -224,10 +242,10 @@ def parse(graph: str, given: Mapping[str, str]) -> dict[str, Value]:
         if int(values.get(name, 0)) < 0:
             raise ConfigError(f"argument '{name}' must be 0 or more, got {values[name]}")
     if not 0 <= float(values.get('target', 0)) <= 1:
-        raise ConfigError(f"argument 'target' must be a rate up to 1, got {values['target']}")
+        raise ConfigError(f"argument 'target' must be a rate from 0 to 1, got {values['target']}")
     if float(values.get('real_time_factor', 1)) <= 0:
         raise ConfigError(
-            f"argument 'real_time_factor' must be more than 0, got {values['real_time_factor']}"
+            f"argument 'real_time_factor' must be greater than 0, got {values['real_time_factor']}"
         )
     return values
 

@@ -1,8 +1,8 @@
-"""A ROS domain of its own for each simulated run on a machine, so that runs do not mix.
+"""A ROS domain for each simulated run on a machine, so that runs do not mix.
 
-Two graphs in one domain hear each other's commands: the second simulation would drive the first,
-or a robot. Domains are taken by lock files under the temporary folder; domains in which somebody
-else's ROS 2 already listens are passed over.
+Two graphs in one domain receive each other's commands: the second simulation would drive the first
+one, or a robot. A domain is reserved by a lock file in the temporary folder. Domains in which a
+ROS 2 of somebody else already listens are skipped.
 """
 
 from __future__ import annotations
@@ -20,28 +20,32 @@ from mbarl_ros.storage.files import lock_file
 
 DOMAINS = range(20, 100)
 """Candidates; 101 is the last whose UDP ports stay below Linux's ephemeral ports."""
+_MAX_DOMAIN = 232
 
 
 def take_domain(environ: Mapping[str, str], namespace: str) -> tuple[int, IO[str]]:
-    """Domain id and the open file that locks it; ``ROS_DOMAIN_ID`` wins where it is set.
+    """Reserve ``ROS_DOMAIN_ID`` where it is set, else a free domain.
 
-    :raises ConfigError: the domain that was asked for holds a run with the same namespace, or
-        none is free.
+    :returns: domain id, and the open file that locks it
+    :raises ConfigError: ``ROS_DOMAIN_ID`` is no domain id, a run with the same namespace uses that
+        domain, or none is free.
     """
-    wanted = environ.get('ROS_DOMAIN_ID', '').strip()
-    if wanted:
-        if not wanted.isdigit() or int(wanted) > 232:
-            raise ConfigError(f"ROS_DOMAIN_ID must be a number from 0 to 232, got '{wanted}'")
+    requested = environ.get('ROS_DOMAIN_ID', '').strip()
+    if requested:
+        if not requested.isdigit() or int(requested) > _MAX_DOMAIN:
+            raise ConfigError(
+                f"ROS_DOMAIN_ID must be a number from 0 to {_MAX_DOMAIN}, got '{requested}'"
+            )
         message = (
-            f'ROS_DOMAIN_ID={wanted}: another mbarl run uses this domain and namespace '
+            f'ROS_DOMAIN_ID={requested}: another mbarl run uses this domain and namespace '
             f"'/{namespace.strip('/')}'; unset it, choose another, or give namespace:=NAME"
         )
-        return int(wanted), lock_file(_lock_path(int(wanted), namespace), message)
+        return int(requested), lock_file(_lock_path(int(requested), namespace), message)
     for domain in DOMAINS:
-        if not _silent(domain):
+        if not _is_unused(domain):
             continue
         try:
-            return domain, lock_file(_lock_path(domain, ''), 'taken')
+            return domain, lock_file(_lock_path(domain, ''), 'in use')
         except ConfigError:
             continue
     raise ConfigError(
@@ -51,27 +55,28 @@ def take_domain(environ: Mapping[str, str], namespace: str) -> tuple[int, IO[str
 
 def running_domains() -> list[int]:
     """Domains in which a graph of this user's ``mbarl up`` is running on this machine."""
-    found = set()
+    domains = set()
     for path in _lock_path(0, '').parent.glob('domain-*.lock'):
         try:
-            lock_file(path, 'taken').close()
+            lock_file(path, 'in use').close()
         except ConfigError:
-            found.add(int(path.name.split('-')[1].split('.')[0]))
-    return sorted(found)
+            domains.add(int(path.name.split('-')[1].split('.')[0]))
+    return sorted(domains)
 
 
 def enter_domain(domain: int | None) -> None:
-    """Put this process into the ROS domain of the running graph, on this machine.
+    """Put this process into the ROS domain of the running graph, limited to this machine.
 
-    What ``domain`` or the environment say wins; else it is that of the one graph which runs.
+    ``domain`` wins, then the environment, then the domain of the only running graph.
 
-    :raises ConfigError: several run, so nobody knows which is meant.
+    :raises ConfigError: graphs run in several domains, and neither argument nor environment says
+        which one is meant.
     """
     if domain is None and 'ROS_DOMAIN_ID' not in os.environ:
         running = running_domains()
         if len(running) > 1:
             known = ', '.join(map(str, running))
-            raise ConfigError(f'graphs run in the domains {known}; give --domain')
+            raise ConfigError(f'graphs run in the domains {known}; choose one with --domain')
         domain = next(iter(running), None)
     if domain is not None:
         os.environ['ROS_DOMAIN_ID'] = str(domain)
@@ -85,8 +90,8 @@ def _lock_path(domain: int, namespace: str) -> Path:
     return folder / (f'domain-{domain}.{name}.lock' if name else f'domain-{domain}.lock')
 
 
-def _silent(domain: int) -> bool:
-    """Whether no first participant listens: its metatraffic port, as DDS-RTPS computes it."""
+def _is_unused(domain: int) -> bool:
+    """Whether the metatraffic port of a first participant (DDS-RTPS 9.6.1.1) is free."""
     port = 7400 + 250 * domain + 10
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

@@ -1,7 +1,8 @@
-"""Which nodes with which parameters make up ``sim``, ``hardware``, ``record`` and so on.
+"""The graphs ``sim``, ``hardware``, ``record``, ``evaluate`` and ``replay`` as data.
 
-Said once, as data: ``launch/*.launch.py`` and ``mbarl up`` both translate a :class:`Plan`.
-Everything a person can get wrong is checked here, before any node starts.
+A :class:`Plan` lists the nodes of a graph with their parameters; ``launch/*.launch.py`` and
+``mbarl up`` both translate it. Arguments and configuration are checked here, before any node
+starts.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from mbarl_ros.task import Task
 class NodeSpec:
     """One process of a graph.
 
-    ``required``: its exit ends the run. ``respawn``: it is started again when it dies, after
-    ``respawn_delay`` seconds. ``optional``: the run goes on without it.
+    ``required``: its exit ends the run. ``respawn``: it is started again after it dies, with a
+    delay of ``respawn_delay`` seconds. ``optional``: the run goes on without it.
     """
 
     executable: str
@@ -44,7 +45,11 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class Plan:
-    """A validated graph: resolved arguments, configuration as used, and the nodes to start."""
+    """A validated graph: resolved arguments, configuration as used, nodes to start.
+
+    ``private_domain``: nothing of this graph concerns other machines or a robot, so it gets a ROS
+    domain of its own.
+    """
 
     graph: str
     arguments: Mapping[str, Value]
@@ -59,14 +64,20 @@ class Plan:
         """Folder of this run, absolute."""
         return Path(str(self.arguments['run_dir']))
 
+    @property
+    def run_end(self) -> tuple[int, float]:
+        """Budget (environment steps) and target (success rate) that end the run; 0: unlimited."""
+        if 'steps' not in self.arguments:
+            return 0, 0.0
+        return self.task.run_end(int(self.arguments['steps']), float(self.arguments['target']))
+
 
 def plan(graph: str, given: Mapping[str, str]) -> Plan:
-    """Validate arguments and configuration and describe the graph.
+    """Validate arguments and configuration, and describe the graph.
 
-    ``given`` maps argument names to text; what is absent takes its default.
-
-    :raises ConfigError: unknown graph, argument or name, or a value that cannot be used; the
-        message lists the known ones.
+    :param given: argument name -> text; an absent argument takes its default
+    :raises ConfigError: unknown graph, argument or name (the message lists the known ones), or a
+        value that cannot be used.
     """
     values = parse(graph, given)
     if graph == 'evaluate':
@@ -77,7 +88,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     robot_name = str(values.get('robot') or task_config.robot)
     robot = load_robot(robot_name)
     agent = load_agent(str(values['agent']))
-    task = Task(task_config, robot)  # layouts must match
+    task = Task(task_config, robot)  # raises if their layouts do not match
     simulated = graph in ('sim', 'replay') or bool(values.get('simulated', False))
     if simulated:
         _check_world(task_config)
@@ -98,7 +109,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
         stamp = time.strftime('%Y%m%d-%H%M%S')
         values['run_dir'] = f'runs/{prefix}{task_config.name}-{agent.name}-{values["seed"]}-{stamp}'
     values['run_dir'] = str(Path(str(values['run_dir'])).expanduser().absolute())
-    nodes = _BUILDERS[graph](values, task_config, agent, simulated)
+    nodes = _BUILDERS[graph](values, agent, simulated)
     return Plan(graph, values, task_config, robot, agent, nodes, private_domain=simulated)
 
 
@@ -106,7 +117,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
 
 
 def _absolute(name: str) -> str:
-    """A path made absolute, since nodes may run elsewhere; a name stays a name."""
+    """A path as an absolute path, since nodes may run in another folder; a name unchanged."""
     return str(Path(name).expanduser().absolute()) if name.endswith(('.yaml', '.yml')) else name
 
 
@@ -115,25 +126,25 @@ def _resolve_mode(values: dict[str, Value], given: Mapping[str, str], simulated:
         return
     if given.get('mode') == 'lockstep':
         who = 'a person' if simulated else 'a robot'
-        raise ConfigError(f'mode:=lockstep: {who} cannot wait for its turn; give mode:=realtime')
+        raise ConfigError(f'mode:=lockstep: {who} cannot wait for a step; give mode:=realtime')
     values['mode'] = 'realtime'
 
 
 def _check_world(task: TaskConfig) -> None:
     if task.world is None:
         raise ConfigError(
-            f"task '{task.name}': key 'world' is not set, so it cannot be simulated; tasks: "
-            f'{", ".join(available("tasks"))}'
+            f"task '{task.name}': key 'world' is not set, so the task cannot be simulated; shipped "
+            f'tasks: {", ".join(available("tasks"))}'
         )
     module = task.world.partition(':')[0]
     try:
-        found = importlib.util.find_spec(module) is not None
+        installed = importlib.util.find_spec(module) is not None
     except ImportError:
-        found = False
-    if not found:
+        installed = False
+    if not installed:
         raise ConfigError(
-            f"task '{task.name}': key 'world': there is no module {module}; install the "
-            "simulation with pip install -e '.[ros,sim]' or correct the path"
+            f"task '{task.name}': key 'world': no module {module}; install the simulation with "
+            "pip install -e '.[ros,sim]' or correct the path"
         )
 
 
@@ -153,12 +164,12 @@ def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConf
     if not path.is_dir():
         raise ConfigError(f'{path}: no such folder of demonstrations; {remedy}')
     if not any(path.iterdir()):
-        raise ConfigError(f'{path}: there is no demonstration in this folder; {remedy}')
+        raise ConfigError(f'{path}: no demonstration in this folder; {remedy}')
 
 
 def _resolve_policy(values: dict[str, Value]) -> None:
     if not values['policy']:
-        raise ConfigError("argument 'policy' is needed: a run folder, like policy:=runs/NAME")
+        raise ConfigError("argument 'policy' is required: a run folder, like policy:=runs/NAME")
     path = Path(str(values['policy'])).expanduser().absolute()
     if path.is_dir():
         path = path / POLICY_FILE
@@ -166,29 +177,30 @@ def _resolve_policy(values: dict[str, Value]) -> None:
         raise ConfigError(f'{path}: no such file; a run writes it after its first policy update')
     values['policy'] = str(path)
     for key in ('task', 'agent', 'robot'):  # a run folder holds the configuration as used
-        beside = path.parent / f'{key}.yaml'
+        used = path.parent / f'{key}.yaml'
         if not values[key]:
-            if not beside.is_file() and key != 'robot':
-                raise ConfigError(f"argument '{key}' is needed: there is no {beside}")
-            values[key] = str(beside) if beside.is_file() else ''
+            if not used.is_file() and key != 'robot':
+                raise ConfigError(f"argument '{key}' is required: there is no {used}")
+            values[key] = str(used) if used.is_file() else ''
 
 
 def _resolve_demo(values: dict[str, Value]) -> None:
-    """Replay in lockstep; where no task is given, it is the one that the demonstration names."""
+    """Set lockstep mode, and the task of the demonstration unless a task is given."""
     values['mode'] = 'lockstep'
     if not values['demo']:
-        raise ConfigError("argument 'demo' is needed: a demonstration or a folder of them")
+        raise ConfigError("argument 'demo' is required: a demonstration or a folder of them")
     path = Path(str(values['demo'])).expanduser().absolute()
     values['demo'] = str(path)
     if values['task']:
         return
-    from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, read_metadata
+    from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, task_and_robot
 
-    found = [path] if (path / METADATA_FILE).exists() else folders(path)
-    if not found:
-        raise ConfigError(f'{path}: there are no demonstrations in it')
+    demonstrations = [path] if (path / METADATA_FILE).exists() else folders(path)
+    if not demonstrations:
+        raise ConfigError(f'{path}: no demonstration in this folder')
     try:
-        values['task'] = read_metadata(found[0]).task
+        values['task'], robot = task_and_robot(demonstrations[0])
+        values['robot'] = values['robot'] or robot
     except DemonstrationError as error:
         raise ConfigError(str(error)) from None
 
@@ -197,7 +209,7 @@ def _resolve_demo(values: dict[str, Value]) -> None:
 
 
 class _Builder:
-    """Gives each node the common parameters, and its own."""
+    """Describes nodes: the common parameters, and those of each node."""
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self.values = values
@@ -224,16 +236,16 @@ class _Builder:
         )
 
     def gate(self, simulated: bool) -> NodeSpec:
-        """The safety gate, which must know how long a second of the robot is."""
+        """The safety gate; its time-outs depend on the real-time factor of a simulation."""
         if not simulated:
             return self.node('safety_gate', **self.sim_time(simulated))
         return self.node('safety_gate', real_time_factor=self.values['real_time_factor'])
 
     def sim_time(self, simulated: bool) -> dict[str, Value]:
-        """In lockstep the nodes go by header stamps; following /clock would only cost time."""
-        asked = simulated or self.values.get('use_sim_time')
-        on = asked and self.common['mode'] == 'realtime'
-        return {'use_sim_time': True} if on else {}
+        """Parameter ``use_sim_time``; in lockstep the nodes use header stamps instead of /clock."""
+        requested = simulated or self.values.get('use_sim_time')
+        follows_clock = requested and self.common['mode'] == 'realtime'
+        return {'use_sim_time': True} if follows_clock else {}
 
     def monitor(self) -> NodeSpec:
         return NodeSpec(
@@ -247,16 +259,16 @@ class _Builder:
 
 
 def _learning(
-    values: Mapping[str, Value], task: TaskConfig, agent: AgentConfig, simulated: bool
+    values: Mapping[str, Value], agent: AgentConfig, simulated: bool
 ) -> tuple[NodeSpec, ...]:
-    """The graphs ``sim`` and ``hardware``: they differ in the robot and the evaluator."""
+    """The graphs ``sim`` and ``hardware``; ``sim`` adds simulated robot and evaluator."""
     build = _Builder(values)
     demos = values['demos']
     nodes = [
         build.gate(simulated),
         build.node(
             'policy_controller',
-            # A real robot does not move again by itself after a crash.
+            # A real robot must not start moving by itself after a crash.
             respawn=simulated or not values['autostart'],
             autostart=values['autostart'],
             **build.sim_time(simulated),
@@ -273,15 +285,15 @@ def _learning(
                 'policy_evaluator',
                 required=True,
                 demonstrations=demos,
-                budget=values['steps'] or task.evaluation.budget,
-                target=values['target'] or task.evaluation.target,
+                budget=values['steps'],
+                target=values['target'],
             )
         )
     return tuple(nodes)
 
 
 def _record(
-    values: Mapping[str, Value], task: TaskConfig, agent: AgentConfig, simulated: bool
+    values: Mapping[str, Value], agent: AgentConfig, simulated: bool
 ) -> tuple[NodeSpec, ...]:
     build = _Builder(values)
     nodes = [
@@ -301,7 +313,7 @@ def _record(
 
 
 def _evaluate(
-    values: Mapping[str, Value], task: TaskConfig, agent: AgentConfig, simulated: bool
+    values: Mapping[str, Value], agent: AgentConfig, simulated: bool
 ) -> tuple[NodeSpec, ...]:
     build = _Builder(values)
     nodes = [
@@ -322,7 +334,7 @@ def _evaluate(
 
 
 def _replay(
-    values: Mapping[str, Value], task: TaskConfig, agent: AgentConfig, simulated: bool
+    values: Mapping[str, Value], agent: AgentConfig, simulated: bool
 ) -> tuple[NodeSpec, ...]:
     build = _Builder(values)
     demos = values['demo']

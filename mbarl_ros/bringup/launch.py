@@ -1,4 +1,4 @@
-"""Translates :mod:`~.graphs` into ``launch_ros`` actions, for ``launch/*.launch.py``."""
+"""Translates the plan of a graph into ``launch_ros`` actions, for ``launch/*.launch.py``."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from launch_ros.parameter_descriptions import ParameterValue
 from mbarl_ros.bringup import graphs
 from mbarl_ros.bringup.arguments import Argument, arguments_of
 from mbarl_ros.bringup.domain import take_domain
+from mbarl_ros.bringup.node_process import default_environment
 from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.bringup.sros2 import enclave
-from mbarl_ros.bringup.supervisor import node_defaults
 from mbarl_ros.bringup.up import check_demonstrations
 from mbarl_ros.storage import lifeline
 
-# Locks and lifelines live as long as the launch process.
-_held: list[RunFolder | IO[str] | int] = []
+# Locks and lifelines are held until the launch process exits.
+_held_open: list[RunFolder | IO[str] | int] = []
 
 
 def launch_description(graph: str) -> LaunchDescription:
     """Launch description of a graph: its arguments and, once they are known, its nodes."""
-    # The view belongs to `mbarl up`; here the monitor node prints its lines.
+    # The screens belong to `mbarl up`; here the monitor node prints the status lines.
     arguments = [argument for argument in arguments_of(graph) if argument.name != 'view']
     return LaunchDescription(
         [
@@ -61,22 +61,23 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     }
     unknown = set(context.launch_configurations) - set(texts)
     plan = graphs.plan(graph, given)
-    check_demonstrations(plan)
+    demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)
-    _held.append(run_dir)
-    # `ros2 topic` and its like look into the domain of the environment, so that one is used.
+    _held_open.append(run_dir)
+    run_dir.keep_decoded(demonstrations)
+    # `ros2 topic` and other tools use the domain of the environment, so the graph does, too.
     environ = {'ROS_DOMAIN_ID': '0', **os.environ}
-    _held.append(take_domain(environ, str(plan.arguments['namespace']))[1])
-    defaults = node_defaults(run_dir.path / 'log', private=plan.private_domain)
-    # `ros2 launch` leaves its nodes behind when it ends by SIGTERM, and the robot moving.
-    thread = run_dir.path / '.lifeline'
-    _held.append(lifeline.offer(thread))
+    _held_open.append(take_domain(environ, str(plan.arguments['namespace']))[1])
+    defaults = default_environment(run_dir.path / 'log', private=plan.private_domain)
+    # After a SIGTERM `ros2 launch` leaves its nodes running, and the robot moving.
+    lifeline_path = run_dir.path / '.lifeline'
+    _held_open.append(lifeline.offer(lifeline_path))
     actions: list[Any] = [
         SetEnvironmentVariable(name, value)
-        for name, value in {lifeline.VARIABLE: str(thread), **defaults}.items()
+        for name, value in {lifeline.VARIABLE: str(lifeline_path), **defaults}.items()
         if name not in os.environ
     ]
-    if unknown:  # not an error, since an including launch file may have arguments of its own
+    if unknown:  # not an error, since a launch file that includes this one has its own arguments
         actions.append(
             LogInfo(
                 msg=f'warning: {graph} has no argument {", ".join(sorted(unknown))}; '
@@ -94,7 +95,7 @@ def _node(spec: graphs.NodeSpec, log_level: str) -> list[Any]:
         executable=spec.executable,
         name=spec.name,
         namespace=spec.namespace,
-        # Typed, since launch would read a text like '0' or '' as YAML.
+        # Typed, since launch would parse a text like '0' or '' as YAML.
         parameters=[
             {
                 name: ParameterValue(value, value_type=type(value))
@@ -110,7 +111,7 @@ def _node(spec: graphs.NodeSpec, log_level: str) -> list[Any]:
     if spec.respawn or spec.optional:
         return [node]
 
-    def ended(event: Any, _context: Any) -> Shutdown:
+    def shut_down(event: Any, _context: Any) -> Shutdown:
         return Shutdown(reason=f'{spec.name} ended with exit code {event.returncode}')
 
-    return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended)), node]
+    return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=shut_down)), node]

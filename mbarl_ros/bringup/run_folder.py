@@ -1,7 +1,8 @@
-"""The run folder as ``mbarl up`` and ``ros2 launch`` prepare it: lock, configuration as used."""
+"""The run folder: lock and configuration as used, for ``mbarl up`` and ``ros2 launch``."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -10,26 +11,28 @@ from typing import Any
 from mbarl_ros import __version__
 from mbarl_ros.bringup.graphs import Plan
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.storage.files import lock_file, unwritable
+from mbarl_ros.storage.files import lock_file, unwritable, write_file
 from mbarl_ros.storage.run_files import (
     ARGUMENTS_FILE,
+    DEMONSTRATIONS_FILE,
     EVALUATIONS_FILE,
     LOCK_FILE,
     RESULT_FILE,
     check_same,
+    read_json_lines,
     write_config,
     write_text,
 )
 
 
 class RunFolder:
-    """A locked run folder, new or resumed, that holds the configuration as used."""
+    """A locked run folder, new or resumed, with the configuration as used."""
 
     def __init__(self, plan: Plan) -> None:
         """Create or resume the folder.
 
-        :raises ConfigError: another process runs in it, it is not a run folder, it was made
-            with another configuration, or it cannot be written.
+        :raises ConfigError: another process uses it, it is not a run folder, it was made with
+            another configuration, or it cannot be written.
         """
         self.path = plan.run_dir
         self._plan = plan
@@ -37,10 +40,10 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / 'log').mkdir(exist_ok=True)
         except OSError as error:
-            raise ConfigError(f'run_dir {self.path}: cannot be made: {error.strerror}') from None
+            raise ConfigError(f'run_dir {self.path}: cannot be created: {error.strerror}') from None
         lock = self.path / LOCK_FILE
         try:
-            self._lock = lock_file(lock, f'run_dir {self.path}: another run is going on in it')
+            self._lock = lock_file(lock, f'run_dir {self.path}: another run uses it')
         except OSError as error:
             raise unwritable(lock, error) from None
         try:
@@ -55,18 +58,24 @@ class RunFolder:
         self._lock.close()
 
     def log_file(self, node: str) -> Path:
-        """Where the output of a node goes."""
+        """Path of the log of a node's output."""
         return self.path / 'log' / f'{node}.log'
 
+    def keep_decoded(self, demonstrations: bytes) -> None:
+        """Write the decoded demonstrations, so that the nodes need not decode them again."""
+        if demonstrations:
+            with contextlib.suppress(OSError):  # a full disk: the nodes decode them
+                write_file(self.path / DEMONSTRATIONS_FILE, demonstrations)
+
     def result(self) -> dict[str, Any] | None:
-        """Parsed ``result.json``, or None where there is none."""
+        """Parsed ``result.json``; None if there is none."""
         try:
             return json.loads((self.path / RESULT_FILE).read_text())
         except (OSError, ValueError):
             return None
 
     def write_interrupted_result(self) -> None:
-        """Write ``result.json`` with reason ``interrupted`` if the evaluator could not.
+        """Write ``result.json`` with reason ``interrupted`` unless the evaluator has written it.
 
         :raises ConfigError: it cannot be written.
         """
@@ -82,18 +91,8 @@ class RunFolder:
         write_text(self.path / RESULT_FILE, json.dumps(line, indent=2) + '\n')
 
     def _last_evaluation(self) -> dict[str, Any] | None:
-        try:
-            lines = (self.path / EVALUATIONS_FILE).read_text(errors='replace').splitlines()
-        except OSError:
-            return None
-        for line in reversed(lines):
-            try:
-                parsed = json.loads(line)
-            except ValueError:  # a torn last line
-                continue
-            if isinstance(parsed, dict):
-                return parsed
-        return None
+        lines = read_json_lines(self.path / EVALUATIONS_FILE)
+        return lines[-1] if lines else None
 
     def _configurations(self) -> dict[str, dict[str, Any]]:
         plan = self._plan
@@ -108,7 +107,7 @@ class RunFolder:
             foreign = {entry.name for entry in self.path.iterdir()} - {LOCK_FILE, 'log'}
             if foreign:
                 raise ConfigError(
-                    f'run_dir {self.path}: is neither empty nor a run folder (it has '
+                    f'run_dir {self.path}: neither empty nor a run folder (it contains '
                     f'{sorted(foreign)[0]}); give a new one'
                 )
             return False
@@ -116,15 +115,15 @@ class RunFolder:
             before = json.loads(record.read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(f'{record}: cannot be read: {error}; give a new run_dir') from None
+        remedy = 'give the same to resume it, or a new run_dir'
         now = {'graph': self._plan.graph, 'seed': self._plan.arguments['seed']}
         for key, value in now.items():
             if before.get(key) != value:
                 raise ConfigError(
                     f"run_dir {self.path}: was made with {key} '{before.get(key)}', not "
-                    f"'{value}'; give the same to resume it, or a new run_dir"
+                    f"'{value}'; {remedy}"
                 )
         for name, config in self._configurations().items():
-            remedy = 'give the same to resume it, or a new run_dir'
             check_same(self.path / name, config, f'run_dir {self.path}', remedy)
         return True
 

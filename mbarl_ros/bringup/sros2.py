@@ -1,8 +1,8 @@
 """SROS2 policy of the hardware graphs: each node may use the topics it needs, and no others.
 
-DDS-Security denies what a policy does not name, and the topics of the robot are its profile's, so
-the policy is made from the profile (``mbarl robot policy``). ``tests/test_security.py`` holds it to
-what the running nodes open.
+DDS-Security denies every topic and service that the policy does not name. The robot's topics are
+named in its profile, so the policy is generated from the profile (``mbarl robot policy``). A test
+compares it with the topics and services that the running nodes open.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PARAMETERS = (
     'set_parameters_atomically',
 )
 OPERATOR = 'operator'
-_TOOLS = ('keyboard_teleop', 'robot_check', 'doctor')  # nodes in a person's terminal
+_TOOLS = ('keyboard_teleop', 'robot_check', 'doctor')  # nodes in the operator's terminal
 _LIFECYCLE = (
     'change_state',
     'get_available_states',
@@ -35,8 +35,8 @@ _LIFECYCLE = (
 
 
 @dataclass(frozen=True)
-class Rights:
-    """What a node does: topics to publish and subscribe to, services to offer and to call."""
+class Permissions:
+    """Topics that a node publishes and subscribes to, services that it offers and calls."""
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
@@ -44,14 +44,14 @@ class Rights:
     request: tuple[str, ...] = ()
 
 
-def rights(robot: RobotConfig) -> dict[str, Rights]:
-    """Rights of each node of the graphs ``hardware`` and ``record``; ``~/`` is its own name."""
+def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
+    """Permissions of each node of the graphs ``hardware`` and ``record``; ``~/`` is its name."""
     state = tuple(topic.topic for topic in robot.state)
     command = tuple(topic.topic for topic in robot.command)
     teleop = _teleop(robot)
     pads = tuple(topic.topic for topic in robot.teleop if topic.buttons)
     return {
-        'safety_gate': Rights(
+        'safety_gate': Permissions(
             publish=(*command, '~/executed', '~/state', '~/clipped'),
             subscribe=(
                 *state,
@@ -62,7 +62,7 @@ def rights(robot: RobotConfig) -> dict[str, Rights]:
             ),
             reply=('~/stop', '~/release'),
         ),
-        'policy_controller': Rights(
+        'policy_controller': Permissions(
             publish=('~/command', '~/alive', '~/transitions', '~/phase', '~/transition_event'),
             subscribe=(
                 *state,
@@ -73,43 +73,43 @@ def rights(robot: RobotConfig) -> dict[str, Rights]:
             ),
             reply=tuple(f'~/{name}' for name in _LIFECYCLE),
         ),
-        'learner': Rights(
+        'learner': Permissions(
             publish=('~/policy', '~/acknowledged'),
             subscribe=(topics.TRANSITIONS, topics.CLASSIFIER),
         ),
-        'state_classifier': Rights(
+        'state_classifier': Permissions(
             publish=('~/classifier', '~/score'),
             subscribe=(topics.TRANSITIONS, topics.ACKNOWLEDGED),
         ),
-        'demo_recorder': Rights(
+        'demo_recorder': Permissions(
             publish=('~/phase', '~/status'),
             subscribe=(*state, *command, *pads, topics.EXECUTED),
             reply=('~/start', '~/stop', '~/success', '~/discard'),
         ),
-        'monitor': Rights(subscribe=(topics.DIAGNOSTICS,)),
+        'monitor': Permissions(subscribe=(topics.DIAGNOSTICS,)),
     }
 
 
-def operator(robot: RobotConfig) -> Rights:
-    """Rights of a person's terminal: to see everything, to drive, activate, stop and release."""
-    nodes = rights(robot)
-    talk = {
+def operator_permissions(robot: RobotConfig) -> Permissions:
+    """Permissions of the operator's terminal: see everything, drive, activate, stop, release."""
+    nodes = node_permissions(robot)
+    node_topics = {
         name.replace('~', node)
         for node, own in nodes.items()
         for name in (*own.publish, *own.subscribe)
     }
     services = [name.replace('~', node) for node, own in nodes.items() for name in own.reply]
-    settings = [f'{node}/{name}' for node in nodes for name in _PARAMETERS]
-    return Rights(
+    parameters = [f'{node}/{name}' for node in nodes for name in _PARAMETERS]
+    return Permissions(
         publish=(*_teleop(robot), topics.ESTOP),
-        subscribe=(topics.DIAGNOSTICS, *sorted(talk)),
+        subscribe=(topics.DIAGNOSTICS, *sorted(node_topics)),
         reply=tuple(f'{tool}/{name}' for tool in _TOOLS for name in _PARAMETERS),
-        request=(*services, *settings),
+        request=(*services, *parameters),
     )
 
 
 def _teleop(robot: RobotConfig) -> tuple[str, ...]:
-    """Topics by which people drive."""
+    """Teleop topics, their deadman switches included."""
     switches = (topic.deadman for topic in robot.teleop)
     return (
         *(topic.topic for topic in robot.teleop),
@@ -118,17 +118,18 @@ def _teleop(robot: RobotConfig) -> tuple[str, ...]:
 
 
 def sros2_policy(robot: RobotConfig, namespace: str = '') -> str:
-    """Policy file for ``ros2 security``: enclaves ``/mbarl/<node>``, and one for a person."""
+    """Policy file for ``ros2 security``: enclaves ``/mbarl/<node>``, and one for the operator."""
     root = ElementTree.Element('policy', version='0.2.0')
     enclaves = ElementTree.SubElement(root, 'enclaves')
-    for node, own in {**rights(robot), OPERATOR: operator(robot)}.items():
+    permissions = {**node_permissions(robot), OPERATOR: operator_permissions(robot)}
+    for node, own in permissions.items():
         element = ElementTree.SubElement(enclaves, 'enclave', path=enclave(node, namespace))
         profiles = ElementTree.SubElement(element, 'profiles')
         names = {'ns': f'/{namespace.strip("/")}', 'node': node}
         profile = ElementTree.SubElement(profiles, 'profile', names)
         common = ('/rosout', '/parameter_events')
-        talks = () if node == 'monitor' else (topics.DIAGNOSTICS,)
-        _allow(profile, 'topic', {'publish': (*common, *talks, *own.publish)})
+        diagnostics = () if node == 'monitor' else (topics.DIAGNOSTICS,)
+        _allow(profile, 'topic', {'publish': (*common, *diagnostics, *own.publish)})
         _allow(profile, 'topic', {'subscribe': (topics.CLOCK, *own.subscribe)})
         parameters = (f'~/{name}' for name in _PARAMETERS)
         _allow(profile, 'service', {'reply': (*parameters, *own.reply)})
@@ -140,7 +141,7 @@ def sros2_policy(robot: RobotConfig, namespace: str = '') -> str:
 
 
 def enclave(node: str, namespace: str = '') -> str:
-    """Enclave of a node: where its keys are in the keystore."""
+    """Enclave of a node: the path of its keys in the keystore."""
     return '/'.join(part for part in ('/mbarl', namespace.strip('/'), node) if part)
 
 

@@ -1,4 +1,4 @@
-"""``mbarl up``: check everything, start a graph, say how it ended."""
+"""``mbarl up``: check the configuration, run a graph, print how it ended."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ from dataclasses import replace
 from mbarl_ros import __version__
 from mbarl_ros.bringup import graphs
 from mbarl_ros.bringup.domain import take_domain
+from mbarl_ros.bringup.node_process import node_command, node_environment
 from mbarl_ros.bringup.run_folder import RunFolder
-from mbarl_ros.bringup.supervisor import Supervisor, node_command, node_environment
+from mbarl_ros.bringup.supervisor import Supervisor
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.environment import DISCOVERY_RANGE
 from mbarl_ros.schema.exit_codes import EXIT_INTERRUPTED
 from mbarl_ros.schema.robot import Switch, TeleopMap, keyboard_topic
 from mbarl_ros.storage.files import unwritable
 from mbarl_ros.task import Task
-from mbarl_ros.view import screens
+from mbarl_ros.view.screens import LineScreen, screen
+from mbarl_ros.view.status import MONITOR, RunInfo
+from mbarl_ros.view.summary import summary
 
 
 def up(graph: str, given: Mapping[str, str]) -> int:
     """Run a graph to its end; returns the exit code.
 
-    :raises ConfigError: before any node starts: a wrong name, value or file, a run folder or
-        domain in use or not writable, ROS 2 or a message package missing.
+    :raises ConfigError: before any node starts: a wrong name, value or file; a run folder or
+        domain that is in use or not writable; ROS 2 or a message package is missing.
     """
     plan = graphs.plan(graph, given)
     check_ros(plan)
-    check_demonstrations(plan)
+    demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)
     try:
+        run_dir.keep_decoded(demonstrations)
         environ = os.environ if plan.private_domain else {'ROS_DOMAIN_ID': '0', **os.environ}
         try:
             domain, domain_lock = take_domain(environ, str(plan.arguments['namespace']))
@@ -47,7 +51,7 @@ def up(graph: str, given: Mapping[str, str]) -> int:
 def check_ros(plan: graphs.Plan) -> None:
     """Check that rclpy and the message packages of the robot profile are installed.
 
-    :raises ConfigError: naming what is missing and how to get it.
+    :raises ConfigError: the message says what is missing and how to install it.
     """
     if importlib.util.find_spec('rclpy') is None:
         raise ConfigError(
@@ -65,85 +69,101 @@ def check_ros(plan: graphs.Plan) -> None:
             )
 
 
-def check_demonstrations(plan: graphs.Plan) -> None:
-    """Read the demonstrations that the run starts from, as its learner will.
+def check_demonstrations(plan: graphs.Plan) -> bytes:
+    """Decode the demonstrations that the run starts from, for :meth:`RunFolder.keep_decoded`.
 
+    :returns: the decoded demonstrations; nothing for a graph that does not learn
     :raises ConfigError: there is none, or one is damaged or of another task.
     """
     if plan.graph not in ('sim', 'hardware'):
-        return
-    from mbarl_ros.demos.reader import DemonstrationError, load_demonstrations
+        return b''
+    from mbarl_ros.demos.reader import DemonstrationError, pack_demonstrations
 
     try:
-        load_demonstrations(str(plan.arguments['demos']), Task(plan.task, plan.robot))
+        task = Task(plan.task, plan.robot)
+        return pack_demonstrations(str(plan.arguments['demos']), task, plan.run_dir)
     except DemonstrationError as error:
         raise ConfigError(str(error)) from None
 
 
 def how_to_drive(plan: graphs.Plan, domain: int) -> str:
-    """What a person can drive the robot with, for the screen."""
+    """The ways in which a person can drive the robot, as one sentence."""
     try:
         keyboard_topic(plan.robot)
-    except ConfigError:  # no keys for positions
-        return f'drive by {" or ".join(_source(source) for source in plan.robot.teleop)}'
+    except ConfigError:  # the keyboard cannot drive positions
+        return f'drive by {" or ".join(_teleop_source(source) for source in plan.robot.teleop)}'
     task = plan.arguments['task']
     return f'drive with a gamepad, or: mbarl teleop --task {task} --domain {domain}'
 
 
-def _source(source: TeleopMap) -> str:
-    pressed = isinstance(source.deadman, Switch)
-    return source.topic + (f' (while {source.deadman.topic} is pressed)' if pressed else '')
+def _teleop_source(source: TeleopMap) -> str:
+    if isinstance(source.deadman, Switch):
+        return f'{source.topic} (while {source.deadman.topic} is pressed)'
+    return source.topic
 
 
 def _run(plan: graphs.Plan, run_dir: RunFolder, domain: int, given: Mapping[str, str]) -> int:
-    required = next((spec.parameters for spec in plan.nodes if spec.required), {})
-    header = screens.Header(
-        graph=plan.graph,
-        task=plan.task.name,
-        agent=plan.agent.name,
-        seed=int(plan.arguments['seed']),
-        run_dir=run_dir.path,
-        budget=int(required.get('budget', 0)),
-        target=float(required.get('target', 0.0)),
-    )
-    screen = screens.screen(str(plan.arguments['view']), header)
+    run = _run_info(plan)
+    view = screen(str(plan.arguments['view']), run)
     log_level = str(plan.arguments['log_level'])
     supervisor = Supervisor(
-        [_for_screen(spec) for spec in plan.nodes if screen.wanted or spec.name != 'monitor'],
+        _supervised_nodes(plan, view.show_status),
         lambda spec: node_command(spec, run_dir.path / 'params', log_level),
-        screen,
+        view,
         environment=node_environment(os.environ, domain, run_dir.path / 'log'),
         log_file=run_dir.log_file,
     )
-    screen.note(
-        f'mbarl {__version__}: {plan.graph}, task {plan.task.name}, agent {plan.agent.name}, '
-        f'seed {plan.arguments["seed"]}'
-    )
-    screen.note(f'run folder {run_dir.path}{" (resumed)" if run_dir.resumed else ""}')
-    screen.note(f'ROS_DOMAIN_ID={domain} (export it to look in with ros2 topic list)')
-    if not plan.private_domain and DISCOVERY_RANGE not in os.environ:
-        screen.note(f'this machine only; for a robot on another: export {DISCOVERY_RANGE}=SUBNET')
-    if plan.arguments.get('operator') == 'none':
-        screen.note(how_to_drive(plan, domain))
+    _introduce(plan, run_dir, domain, view)
     started = time.monotonic()
-    with screen:
+    with view:
         code = supervisor.run()
-    learning = plan.graph in ('sim', 'hardware')
-    if learning and code == EXIT_INTERRUPTED:
-        try:
-            run_dir.write_interrupted_result()
-        except ConfigError as error:
-            screen.note(f'error: {error}')
-    if learning:
-        seconds, again = time.monotonic() - started, {**given, 'run_dir': run_dir.path}
-        print(screens.summary(header, run_dir.result(), code, seconds, again), flush=True)
+    if plan.graph in ('sim', 'hardware'):
+        if code == EXIT_INTERRUPTED:
+            try:
+                run_dir.write_interrupted_result()
+            except ConfigError as error:
+                view.message(f'error: {error}')
+        seconds, resume = time.monotonic() - started, {**given, 'run_dir': run_dir.path}
+        print(summary(run, run_dir.result(), code, seconds, resume), flush=True)
     if plan.graph == 'record':
         print(f'demonstrations are in {plan.arguments["demos"]}', flush=True)
     return code
 
 
-def _for_screen(spec: graphs.NodeSpec) -> graphs.NodeSpec:
-    """The monitor reports to us, once a second, instead of printing lines itself."""
-    if spec.name != 'monitor':
-        return spec
-    return replace(spec, parameters={'format': 'json', 'period': 1.0})
+def _run_info(plan: graphs.Plan) -> RunInfo:
+    budget, target = plan.run_end
+    return RunInfo(
+        graph=plan.graph,
+        task=plan.task.name,
+        agent=plan.agent.name,
+        seed=int(plan.arguments['seed']),
+        run_dir=plan.run_dir,
+        budget=budget,
+        target=target,
+    )
+
+
+def _supervised_nodes(plan: graphs.Plan, show_status: bool) -> list[graphs.NodeSpec]:
+    """Nodes of the plan; the monitor reports JSON to the screen, or is left out."""
+    json_report = {'format': 'json', 'period': 1.0}
+    return [
+        replace(spec, parameters=json_report) if spec.name == MONITOR else spec
+        for spec in plan.nodes
+        if show_status or spec.name != MONITOR
+    ]
+
+
+def _introduce(plan: graphs.Plan, run_dir: RunFolder, domain: int, view: LineScreen) -> None:
+    """Show what is going to run, where its files are, and how to look at it."""
+    view.message(
+        f'mbarl {__version__}: {plan.graph}, task {plan.task.name}, agent {plan.agent.name}, '
+        f'seed {plan.arguments["seed"]}'
+    )
+    view.message(f'run folder {run_dir.path}{" (resumed)" if run_dir.resumed else ""}')
+    view.message(f'ROS_DOMAIN_ID={domain} (export it for ros2 topic list and other tools)')
+    if not plan.private_domain and DISCOVERY_RANGE not in os.environ:
+        view.message(
+            f'this machine only; for a robot on another machine: export {DISCOVERY_RANGE}=SUBNET'
+        )
+    if plan.arguments.get('operator') == 'none':
+        view.message(how_to_drive(plan, domain))

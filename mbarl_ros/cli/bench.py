@@ -1,4 +1,4 @@
-"""``mbarl bench``: agents x tasks x seeds without ROS, in parallel, and what came of it."""
+"""``mbarl bench``: agents x tasks x seeds without ROS, in parallel, and a report."""
 
 from __future__ import annotations
 
@@ -8,40 +8,39 @@ from pathlib import Path
 
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
-from mbarl_ros.studies.bench import run_jobs
-from mbarl_ros.studies.seeds import Seed
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SUCCESS, EXIT_USAGE
+from mbarl_ros.studies.bench import run_seeds
+from mbarl_ros.studies.seeds import SeedRun
 
 _EPILOG = """\
-An agent is the name or path of a preset, or such a one with settings changed, as
-PRESET:key=value,key=value with dotted keys and YAML values (key name: what to call it); `bc` is the
-behaviour clone of the demonstrations. Names may be put together with commas, an agent with settings
-is a word of its own:
+An agent is the name or path of a preset, or a variant of one: PRESET:key=value,key=value with
+dotted keys and YAML values (the key `name` renames it). `bc` is the behaviour clone of the
+demonstrations. Names can be joined by commas; a variant is an argument of its own:
 
   mbarl bench --agents mbarl,medal,bc 'mbarl:name=no model,model=null' mbarl:sac.cloning_weight=0
 
-Each seed is kept in OUT/TASK/AGENT/seed_S: configuration as used, evaluations.jsonl and the policy,
-as in the folder of `mbarl up sim` (try it with `mbarl up evaluate policy:=FOLDER`), metrics.jsonl
-and the log. Finished seeds are not run again, interrupted ones start over; all are deterministic.
-At the end OUT/TASK gets curves.png, table.md and table.json.
+Each seed has a folder OUT/TASK/AGENT/seed_S with the configuration as used, evaluations.jsonl, the
+policy (as in the run folder of `mbarl up sim`: run it with `mbarl up evaluate policy:=FOLDER`),
+metrics.jsonl and the log. Finished seeds are not run again, interrupted ones start over; results
+are deterministic. At the end curves.png, table.md and table.json are written to OUT/TASK.
 """
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; returns the exit code: 0 if every seed came to its end."""
+    """Run the command; returns the exit code: 0 if all seeds finished."""
     options = _parser().parse_args(arguments)
     try:
         if options.report:
             if not _report(Path(options.report)):
-                raise ConfigError(f'{options.report}: there is no finished seed of a bench in it')
-            return 0
-        failed = run_jobs(_jobs(options), options.seeds, options.jobs or 0)
-        for sentence in failed:
-            print(f'error: {sentence}', file=sys.stderr)
+                raise ConfigError(f'{options.report}: no finished seed in this folder')
+            return EXIT_SUCCESS
+        failures = run_seeds(_runs(options), options.seeds, options.jobs or 0)
+        for failure in failures:
+            print(f'error: {failure}', file=sys.stderr)
         _report(Path(options.out))
-        return EXIT_FAILURE if failed else 0
+        return EXIT_FAILURE if failures else EXIT_SUCCESS
     except KeyboardInterrupt:
-        print('interrupted; the same command goes on from here', file=sys.stderr)
+        print('interrupted; the same command continues', file=sys.stderr)
         return EXIT_INTERRUPTED
     except (ConfigError, DemonstrationError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
@@ -51,34 +50,41 @@ def main(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='mbarl bench',
-        description='Agents x tasks x seeds, without ROS, in parallel processes of one thread '
-        'each: the same learner and phases as on the robot.',
+        description='Compare agents on tasks over seeds, without ROS, in parallel processes of one '
+        'thread each. Learner and phases are the same as on the robot.',
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        '--task', nargs='+', default=['tabletop'], help='names or .yaml (default: tabletop)'
+        '--task', nargs='+', default=['tabletop'], help='names or .yaml files (default: tabletop)'
     )
-    parser.add_argument('--agents', nargs='+', default=['mbarl,bc'], metavar='AGENT', help='below')
     parser.add_argument(
-        '--seeds', type=_seeds, default='5', help='how many, or which: 2,7 (default: 5, 0 to 4)'
+        '--agents', nargs='+', default=['mbarl,bc'], metavar='AGENT', help='see below'
+    )
+    parser.add_argument(
+        '--seeds',
+        type=_seeds,
+        default='5',
+        help='how many, or which ones: 2,7 (default: 5, which are 0 to 4)',
     )
     parser.add_argument('--budget', type=_positive, help="environment steps; default: the task's")
-    parser.add_argument('--out', default='runs/bench', help='folder (default: runs/bench)')
+    parser.add_argument('--out', default='runs/bench', help='output folder (default: runs/bench)')
     parser.add_argument(
         '--jobs', type=_positive, help='processes at a time; default: the number of cores'
     )
     parser.add_argument(
-        '--demonstrations', default='', metavar='FOLDER', help="default: the task's own"
+        '--demonstrations', default='', metavar='FOLDER', help="default: the task's"
     )
     parser.add_argument(
         '--demonstrations-per-goal',
         type=_positive,
         metavar='N',
-        help='use only the first N forward ones of each goal and none backward; the agent is then '
-        'called AGENT+demos=N',
+        help='use only the first N forward demonstrations of each goal and no backward ones; the '
+        'agent is then called AGENT+demos=N',
     )
-    parser.add_argument('--report', metavar='OUT', help='only write tables and pictures anew')
+    parser.add_argument(
+        '--report', metavar='OUT', help='only write the tables and plots of OUT again'
+    )
     return parser
 
 
@@ -95,7 +101,7 @@ def _seeds(text: str) -> list[int]:
     chosen = numbers if ',' in text else [seed for count in numbers for seed in range(count)]
     if not chosen:
         raise argparse.ArgumentTypeError(
-            f'{text}: give a number of seeds, or seeds like 2,7; seed 0 alone is 0,'
+            f'{text}: give the number of seeds, or seeds like 2,7 (seed 0 alone: 0,)'
         )
     return chosen
 
@@ -105,9 +111,9 @@ def _agents(words: list[str]) -> list[str]:
     return list(dict.fromkeys(agent for part in split for agent in part if agent))
 
 
-def _jobs(options: argparse.Namespace) -> list[Seed]:
+def _runs(options: argparse.Namespace) -> list[SeedRun]:
     return [
-        Seed(
+        SeedRun(
             out=options.out,
             task=task,
             agent=agent,

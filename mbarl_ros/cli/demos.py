@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mbarl_ros.demos.episodes import SUCCEEDED, VERDICTS, Episode
-from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, read_metadata
+from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, task_and_robot
 from mbarl_ros.demos.reader import check_demonstration, read_episode
 from mbarl_ros.demos.recording import recover, unfinished
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
-from mbarl_ros.schema.findings import Finding
+from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
 from mbarl_ros.storage.transitions import DIRECTIONS
 from mbarl_ros.task import Task
 from mbarl_ros.view.plots import DemonstrationPlot
@@ -40,16 +41,16 @@ def main(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     demos = argparse.ArgumentParser(
         prog='mbarl demos',
-        description='Demonstrations. PATH is one of them or a folder of them; left out, the '
-        "folder of the task's own (--task).",
+        description='List, check, plot, replay, convert and import demonstrations. PATH is a '
+        "demonstration or a folder of them; default: the task's own folder (--task).",
     )
     actions = demos.add_subparsers(dest='action', required=True, metavar='ACTION')
 
     def action(name: str, about: str, run: Callable[[argparse.Namespace], int]):
         parser = actions.add_parser(name, help=about, description=f'{about}.')
         parser.set_defaults(run=run)
-        parser.add_argument('--task', default='', help='name or .yaml; default: the one recorded')
-        parser.add_argument('--robot', default='', help="robot profile; default: the task's own")
+        parser.add_argument('--task', default='', help='name or .yaml; default: as recorded')
+        parser.add_argument('--robot', default='', help='name or .yaml; default: as recorded')
         return parser
 
     def with_path(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -58,35 +59,38 @@ def _parser() -> argparse.ArgumentParser:
 
     with_path(action('list', 'List demonstrations with length, verdict and success', _list))
     with_path(
-        action('check', 'Report gaps, jumps, missing topics and NaN with their times', _check)
+        action('check', 'Report gaps, clock jumps, missing topics and NaN with their times', _check)
     )
     show = with_path(action('show', 'Plot states, actions and rewards against time', _show))
-    show.add_argument('--output', metavar='PNG', help='a picture; default: in the terminal')
+    show.add_argument('--output', metavar='PNG', help='file; default: plot in the terminal')
     replay = with_path(
-        action('replay', 'Replay through the gate on the simulation; report the deviation', _replay)
+        action('replay', 'Replay in simulation through the safety gate; report deviations', _replay)
     )
     replay.add_argument(
-        '--tolerance', type=float, default=0.01, help='accepted share of the range (default 0.01)'
+        '--tolerance',
+        type=float,
+        default=0.01,
+        help='largest accepted deviation, as a share of the range of an entry (default 0.01)',
     )
     convert = with_path(action('convert', 'Export to another format', _convert))
     convert.add_argument('--to', required=True, help='minari, robomimic or lerobot')
     convert.add_argument('--output', required=True, metavar='PATH', help='must not exist yet')
-    bring = action('import', 'Add demonstrations from another format to a folder', _import)
-    bring.add_argument('source', metavar='SOURCE', help='bag, .mcap, .hdf5, Minari folder or .pkl')
-    bring.add_argument('--into', default='', metavar='FOLDER', help="default: the task's own")
-    bring.add_argument(
-        '--format', default=None, help='bag, minari, robomimic or earl; default: seen'
+    add = action('import', 'Add demonstrations of another format to a folder', _import)
+    add.add_argument('source', metavar='SOURCE', help='bag, .mcap, .hdf5, Minari folder or .pkl')
+    add.add_argument('--into', default='', metavar='FOLDER', help="default: the task's own")
+    add.add_argument(
+        '--format', default=None, help='bag, minari, robomimic or earl; default: detected'
     )
-    bring.add_argument('--direction', choices=DIRECTIONS, default=None, help='default: as recorded')
-    bring.add_argument('--verdict', choices=VERDICTS, default=None, help='default: as recorded')
+    add.add_argument('--direction', choices=DIRECTIONS, default=None, help='default: as recorded')
+    add.add_argument('--verdict', choices=VERDICTS, default=None, help='default: as recorded')
     return demos
 
 
 def _folder(options: argparse.Namespace) -> Path:
-    """The folder that PATH or --task means."""
+    """PATH, or the folder of --task."""
     if not options.path:
         if not options.task:
-            raise ConfigError('give a folder of demonstrations, or --task for its own folder')
+            raise ConfigError('give a folder of demonstrations, or --task NAME for its own folder')
         task = Task.load(options.task, options.robot or None)
         if not task.config.demonstrations:
             raise ConfigError(f"task '{task.name}': key 'demonstrations' is not set; give a folder")
@@ -94,45 +98,50 @@ def _folder(options: argparse.Namespace) -> Path:
     return Path(options.path).expanduser()
 
 
-def _found(options: argparse.Namespace) -> tuple[Task, list[Path]]:
-    """The task and the demonstrations that PATH and --task mean."""
+def _selected(options: argparse.Namespace) -> tuple[Task, list[Path]]:
+    """The demonstrations of PATH and their task.
+
+    Fills in ``task`` and ``robot`` of the options as recorded.
+    """
     path = _folder(options)
-    found = [path] if (path / METADATA_FILE).exists() else folders(path)
-    if not found:
+    paths = [path] if (path / METADATA_FILE).exists() else folders(path)
+    if not paths:
         raise DemonstrationError(f'{path}: there are no demonstrations in it')
-    return _task(options, found), found
+    if not options.task:
+        options.task, robot = _recorded_task(paths)
+        options.robot = options.robot or robot
+    return Task.load(options.task, options.robot or None), paths
 
 
-def _task(options: argparse.Namespace, found: list[Path]) -> Task:
-    name = options.task
-    for path in found:
-        if name:
-            break
+def _recorded_task(paths: list[Path]) -> tuple[str, str]:
+    """Task and robot of the first demonstration whose metadata can be read."""
+    first_error: DemonstrationError | None = None
+    for path in paths:
         try:
-            name = read_metadata(path).task
-        except DemonstrationError:
-            continue
-    if not name:
-        raise ConfigError('no demonstration says what task it is of; give --task')
-    return Task.load(name, options.robot or None)
+            return task_and_robot(path)
+        except DemonstrationError as error:
+            first_error = first_error or error
+    assert first_error is not None
+    raise first_error
+
+
+def _print_table(table: Table) -> None:
+    """Print a table as wide as its content: the terminal may wrap lines, but no name is cut."""
+    Console(width=10_000).print(table)
 
 
 def _list(options: argparse.Namespace) -> int:
-    task, found = _found(options)
+    task, paths = _selected(options)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ('demonstration', 'verdict', 'reached', 'steps', 'left out', 'seconds', 'by', ''):
         right = name in ('steps', 'left out', 'seconds')
         table.add_column(name, justify='right' if right else 'left')
     used = 0
-    for path in found:
+    for path in paths:
         episode, findings = check_demonstration(path, task)
-        word = ', '.join(
-            f'{count} {level}{"s" if count > 1 else ""}'
-            for level in ('error', 'warning', 'note')
-            if (count := sum(finding.level == level for finding in findings))
-        )
+        counts = _counts(findings)
         if episode is None:
-            table.add_row(path.name, '', '', '', '', '', '', word)
+            table.add_row(path.name, '', '', '', '', '', '', counts)
             continue
         used += episode.succeeded(task)
         forward = episode.direction == 'forward'
@@ -144,17 +153,28 @@ def _list(options: argparse.Namespace) -> int:
             str((~episode.whole).sum() or ''),
             f'{episode.stamps[-1] - episode.stamps[0]:.1f}',
             episode.operator,
-            word,
+            counts,
         )
-    Console().print(table)
-    print(f'{used} of {len(found)} are learned from (task {task.name})')
-    left = unfinished(found[0].parent)
+    _print_table(table)
+    print(f'{used} of {len(paths)} are used for learning (task {task.name})')
+    left = unfinished(paths[0].parent)
     if left:
         print(
-            f'{left} recordings are going on or were interrupted; `mbarl demos check` finishes '
-            'the latter'
+            f'{left} recordings are in progress or were interrupted; `mbarl demos check` finishes '
+            'interrupted ones'
         )
     return 0
+
+
+def _counts(findings: list[Finding]) -> str:
+    """Number of findings by level, such as ``2 warnings, 1 note``."""
+    words = {ERROR: 'error', WARNING: 'warning', INFO: 'note'}
+    counts = Counter(words[finding.level] for finding in findings)
+    return ', '.join(
+        f'{counts[word]} {word}{"s" if counts[word] > 1 else ""}'
+        for word in words.values()
+        if counts[word]
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -162,13 +182,13 @@ def _check(options: argparse.Namespace) -> int:
     if path.is_dir() and not (path / METADATA_FILE).exists():
         for sentence in recover(path):
             print(sentence)
-    task, found = _found(options)
+    task, paths = _selected(options)
     failed = 0
-    for path in found:
+    for path in paths:
         episode, findings = check_demonstration(path, task)
         failed += episode is None
         _report(path.name, episode, findings)
-    print(f'{len(found)} checked, {failed} cannot be used')
+    print(f'{len(paths)} checked, {failed} cannot be used')
     return EXIT_FAILURE if failed else 0
 
 
@@ -180,17 +200,16 @@ def _report(name: str, episode: Episode | None, findings: list[Finding]) -> None
 
 
 def _show(options: argparse.Namespace) -> int:
-    task, found = _found(options)
-    episodes = [read_episode(path, task) for path in found]
     from mbarl_ros.view.plots import demonstration_lines, plot_demonstrations
 
-    shown = [_plot(episode, task) for episode in episodes]
+    task, paths = _selected(options)
+    plots = [_plot(read_episode(path, task), task) for path in paths]
     if options.output:
-        plot_demonstrations(task.name, shown, Path(options.output))
-        print(f'{options.output}: {len(shown)} demonstrations')
+        plot_demonstrations(task.name, plots, Path(options.output))
+        print(f'{options.output}: {len(plots)} demonstrations')
         return 0
-    for demonstration in shown:
-        print('\n'.join(demonstration_lines(demonstration)))
+    for plot in plots:
+        print('\n'.join(demonstration_lines(plot)))
     return 0
 
 
@@ -210,12 +229,12 @@ def _replay(options: argparse.Namespace) -> int:
     from mbarl_ros.bringup.up import up
     from mbarl_ros.demos.replay import REPLAY_FILE
 
-    task, found = _found(options)
-    path = found[0] if len(found) == 1 else found[0].parent
+    _, paths = _selected(options)
+    path = paths[0] if len(paths) == 1 else paths[0].parent
     with tempfile.TemporaryDirectory(prefix='mbarl-replay-') as run_dir:
         given = {
             'demo': str(path),
-            'task': options.task or task.name,
+            'task': options.task,
             'robot': options.robot,
             'run_dir': run_dir,
             'tolerance': str(options.tolerance),
@@ -225,13 +244,13 @@ def _replay(options: argparse.Namespace) -> int:
         code = up('replay', given)
         result = Path(run_dir) / REPLAY_FILE
         if not result.exists():
-            print('error: the replay did not come to its end; see above', file=sys.stderr)
+            print('error: the replay ended early; see above', file=sys.stderr)
             return EXIT_FAILURE
         replays = json.loads(result.read_text())['replays']
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ('demonstration', 'steps', 'success', 'deviation', 'of', 'at', 'clipped'):
         left = name in ('demonstration', 'of')
-        table.add_column(name, justify='left' if left else 'right', no_wrap=True)
+        table.add_column(name, justify='left' if left else 'right')
     for replay in replays:
         table.add_row(
             replay['name'],
@@ -242,10 +261,10 @@ def _replay(options: argparse.Namespace) -> int:
             f'{replay["at"]:.1f} s',
             str(replay['commands_changed_by_gate']),
         )
-    Console().print(table)
+    _print_table(table)
     print(
-        f'deviation: largest, as a share of the range of the entry; {options.tolerance:.1%} is '
-        f'accepted: {"all well" if code == 0 else "NOT met"}'
+        'deviation: the largest one, as a share of the range of the entry; tolerance '
+        f'{options.tolerance:.1%}: {"met" if code == 0 else "NOT met"}'
     )
     return code
 
@@ -253,17 +272,18 @@ def _replay(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     from mbarl_ros.demos.formats import FormatError, export_episodes
 
-    task, found = _found(options)
-    episodes = [read_episode(path, task) for path in found]
+    task, paths = _selected(options)
+    episodes = [read_episode(path, task) for path in paths]
     kept = [episode for episode in episodes if episode.verdict != 'discarded']
     try:
         export_episodes(options.to, kept, task, Path(options.output).expanduser())
     except FormatError as error:
         raise DemonstrationError(str(error)) from error
     steps = sum(len(episode.actions) for episode in kept)
-    judged = sum(episode.verdict == SUCCEEDED for episode in kept)
+    successes = sum(episode.verdict == SUCCEEDED for episode in kept)
     print(
-        f'{options.output}: {len(kept)} demonstrations ({judged} judged a success), {steps} steps'
+        f'{options.output}: {len(kept)} demonstrations ({successes} with verdict {SUCCEEDED}), '
+        f'{steps} steps'
     )
     return 0
 
@@ -273,7 +293,7 @@ def _import(options: argparse.Namespace) -> int:
     from mbarl_ros.demos.importing import import_demonstrations
 
     if not options.task:
-        raise ConfigError('--task is needed: what task are they demonstrations of?')
+        raise ConfigError('--task is needed: the task of these demonstrations')
     task = Task.load(options.task, options.robot or None)
     folder = options.into or task.config.demonstrations
     if not folder:

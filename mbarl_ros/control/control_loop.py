@@ -166,6 +166,7 @@ class ControlLoop(ABC):
         reset_world = self._connections.reset_world
         if reset_world is None or not self.practice.reset_due:
             return True
+        assert self.measured is not None
         if not reset_world(self.measured[1]):
             self.blocked = f'waiting for {topics.SIM_RESET}'
             return False
@@ -192,6 +193,7 @@ class ControlLoop(ABC):
 
     def _act(self) -> bool:
         """Answer the latest state, once; whether a command was sent."""
+        assert self.measured is not None
         state, stamp = self.measured
         if self.gate_state == ESTOP or not self.active or self._answered == stamp:
             return False
@@ -212,4 +214,5 @@ class ControlLoop(ABC):
 
     def _send(self) -> None:
         """Send the last command, also once more."""
+        assert self._command is not None
         self._connections.send_command(self._command, self._answered)

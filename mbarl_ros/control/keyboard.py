@@ -1,7 +1,6 @@
-"""Keys of a terminal: what is down at the moment, and what that asks of the robot.
+"""Keyboard teleoperation: terminal input -> keys that are down -> commands.
 
-Pure: bytes and times in, keys and commands out; :mod:`mbarl_ros.nodes.keyboard_teleop` owns the
-terminal and the topics.
+No terminal, no ROS and no clock: :mod:`mbarl_ros.nodes.keyboard_teleop` has those.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ from dataclasses import dataclass
 from mbarl_ros.schema.robot import RobotConfig, TeleopMap
 
 PAIRS = (('d', 'a'), ('w', 's'), ('r', 'f'), ('t', 'g'), ('u', 'j'), ('i', 'k'), ('o', 'l'))
-"""Keys that raise and lower the first command entry, the second and so on."""
+"""Keys that raise and lower the first command entry, the second, and so on."""
 _ARROWS = {'C': 'd', 'D': 'a', 'A': 'w', 'B': 's'}
 _NAMES = {'\r': 'enter', '\n': 'enter', '\x7f': 'backspace', '\x08': 'backspace', ' ': 'space'}
 
-# Terminals without the kitty protocol do not say when a key is let go, only that it repeats:
-# usually after 0.25 to 0.5 s, then 25 to 30 times a second.
-FIRST, REPEAT = 0.55, 0.15
-# With it the key that went down last repeats. Where even that falls silent, nobody may be there to
-# let go: a network that hangs tells nobody.
-SILENCE = 1.0
+# A terminal without the kitty protocol does not report that a key is released, only that it
+# repeats: usually after 0.25 to 0.5 s, then 25 to 30 times a second.
+_FIRST_TIMEOUT, _REPEAT_TIMEOUT = 0.55, 0.15  # s; a key that does not repeat counts as released
+# With the kitty protocol the key that was pressed last repeats. If even that one is silent, the
+# connection may have broken while the key was down, and its release will never be reported.
+_SILENCE_TIMEOUT = 1.0  # s
 
 KITTY_ON, KITTY_OFF, KITTY_QUERY = b'\x1b[>15u', b'\x1b[<u', b'\x1b[?u\x1b[c'
-"""Report presses, repeats and releases of all keys; back to what it was; does it know how?"""
-KITTY_KNOWN = re.compile(rb'\x1b\[\?\d*u')
+"""Report press, repeat and release of all keys; restore the former mode; ask whether supported."""
+KITTY_SUPPORTED = re.compile(rb'\x1b\[\?\d*u')
 _SEQUENCE = re.compile(
     r'\x1b\[(?P<code>\d*)(?::(?P<shifted>\d*))?(?::\d*)?(?:;(?P<mods>\d*)(?::(?P<event>\d+))?)?(?:;[\d:]*)?'
     r'(?P<end>[ABCDu~])|\x1bO(?P<arrow>[ABCD])|\x1b\[[?>]?[\d;]*[a-zA-Z]'
 )
 _SHIFT, _CTRL = 1, 4
-PRESS, AGAIN, RELEASE = 'press', 'repeat', 'release'
-_EVENTS = {None: PRESS, '1': PRESS, '2': AGAIN, '3': RELEASE}
+PRESS, REPEAT, RELEASE = 'press', 'repeat', 'release'
+_EVENTS = {None: PRESS, '1': PRESS, '2': REPEAT, '3': RELEASE}
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Key:
 
 
 def parse(text: str) -> tuple[list[Key], str]:
-    """Keys in what a terminal sent, and the rest that may be the beginning of a sequence."""
+    """Parse terminal input: its keys, and a rest that may be the start of an escape sequence."""
     keys, at = [], 0
     while at < len(text):
         if text[at] != '\x1b':
@@ -72,7 +71,7 @@ def _key(match: re.Match) -> list[Key]:
         return []
     modifiers = int(match['mods'] or 1) - 1
     letter = _character(match['code'])
-    # A letter is the same key with shift: it may be pressed without and let go with it.
+    # A letter with shift is the same key: it may be pressed without shift and released with it.
     if modifiers & _SHIFT and match['shifted'] and not letter.isalpha():
         letter = _character(match['shifted'])
     letter = letter.lower()
@@ -86,59 +85,59 @@ def _character(code: str) -> str:
     return chr(number) if number < 0x110000 else ''
 
 
-class Held:
+class HeldKeys:
     """Which keys are down."""
 
     def __init__(self, releases: bool) -> None:
-        """``releases``: the terminal says when a key is let go."""
+        """``releases``: the terminal reports when a key is released."""
         self.releases = releases
-        self._until: dict[str, float] = {}
-        self._heard = float('-inf')
+        self._down_until: dict[str, float] = {}
+        self._last_received = float('-inf')
 
-    def feed(self, keys: Iterable[Key], now: float) -> None:
-        """Take note of keys at ``now`` s."""
+    def receive(self, keys: Iterable[Key], now: float) -> None:
+        """Receive keys at ``now`` s."""
         for key in keys:
-            if self._silent(now):
-                self.let_go()
-            self._heard = now
+            if self._timed_out(now):
+                self.release_all()
+            self._last_received = now
             if key.event == RELEASE:
-                self._until.pop(key.name, None)
+                self._down_until.pop(key.name, None)
             elif self.releases:
-                self._until[key.name] = float('inf')
+                self._down_until[key.name] = float('inf')
             else:
-                repeats = self._until.get(key.name, -1.0) > now
-                self._until[key.name] = now + (REPEAT if repeats else FIRST)
+                repeats = self._down_until.get(key.name, -1.0) > now
+                self._down_until[key.name] = now + (_REPEAT_TIMEOUT if repeats else _FIRST_TIMEOUT)
 
-    def let_go(self) -> None:
-        """Forget all keys."""
-        self._until.clear()
+    def release_all(self) -> None:
+        """Count all keys as released."""
+        self._down_until.clear()
 
     def down(self, now: float) -> set[str]:
         """Keys that are down at ``now`` s."""
-        if self._silent(now):
+        if self._timed_out(now):
             return set()
-        return {name for name, until in self._until.items() if until > now}
+        return {name for name, until in self._down_until.items() if until > now}
 
-    def _silent(self, now: float) -> bool:
-        return now - self._heard > SILENCE
+    def _timed_out(self, now: float) -> bool:
+        return now - self._last_received > _SILENCE_TIMEOUT
 
 
 class Steering:
     """Keys -> commands on one teleop topic, within the robot's limits.
 
-    Entries that the topic latches (a gripper) keep the side that was pressed last; before one
-    was, they are sent as 0, which there means: as it is.
+    Entries that the topic latches (a gripper) keep the side of the last key pressed. Before the
+    first press they are sent as 0, which means no change on such a topic.
     """
 
     def __init__(self, robot: RobotConfig, source: TeleopMap) -> None:
-        """Steer the entries of ``source``, of which the keys reach as many as there are pairs."""
+        """Steer the first entries of ``source``, as many as there are pairs of keys."""
         self.speed = 0.5
         self.pairs = dict(zip(source.fields, PAIRS, strict=False))
         self._limits = {name: robot.limits[name] for name in source.fields}
         self._latched = dict.fromkeys(source.latch, 0.0)
 
     def press(self, key: str) -> None:
-        """Latch what latches; a digit sets the speed."""
+        """Handle a key press: a digit sets the speed, a gripper key latches its side."""
         if key in set('0123456789'):
             self.speed = (int(key) or 10) / 10
         for name in self._latched:
@@ -147,14 +146,15 @@ class Steering:
                 self._latched[name] = limit.high if key == self.pairs[name][0] else limit.low
 
     def moving(self, down: set[str]) -> bool:
-        """Whether a key that drives is down."""
+        """Whether a steering key is down."""
         return any(key in down for pair in self.pairs.values() for key in pair)
 
     def command(self, down: set[str]) -> dict[str, float]:
-        """Command by name, physical units; with no key down the stop."""
+        """Command by name, in physical units; with no key down, the stop command."""
         values = dict.fromkeys(self._limits, 0.0) | self._latched
-        for name, (up, lower) in self.pairs.items():
-            if name not in self._latched and (up in down) != (lower in down):
+        for name, (raise_key, lower_key) in self.pairs.items():
+            raised, lowered = raise_key in down, lower_key in down
+            if name not in self._latched and raised != lowered:
                 limit = self._limits[name]
-                values[name] = self.speed * (limit.high if up in down else limit.low)
+                values[name] = self.speed * (limit.high if raised else limit.low)
         return values

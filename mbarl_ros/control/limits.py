@@ -1,6 +1,6 @@
-"""Limits of one command entry: what may follow what was commanded last, whatever is asked.
+"""Limits on one entry of the command vector: range, rate, rate of change of the rate, workspace.
 
-Plain floats: an entry is limited a thousand times a second, and NumPy takes longer for one number.
+Plain floats: a limiter runs about a thousand times a second, and NumPy is slower on single numbers.
 """
 
 from __future__ import annotations
@@ -13,133 +13,144 @@ _TINY = 1e-9  # rounding, in the unit of the command
 
 
 class EntryLimiter:
-    """One command entry: its last value, how fast that was changing, and its limits.
+    """The last command of one entry, its slope (change per second), and the limits on the next one.
 
-    A value that is not known yet, because nothing was measured, is NaN.
+    The value is NaN while a position is to be held that has not been measured yet.
     """
 
     def __init__(
         self, limit: Limit, box: Bounds | None, horizon: float, unknown: bool = False
     ) -> None:
-        """``box``: bounds of the state entry that the command moves or that measures it.
+        """``box``: workspace bounds of the state entry that the command moves or that measures it.
 
-        :param horizon: s for which a velocity may stay in force when nobody speaks again
-        :param unknown: nothing tells where it stands, until somebody has asked for it
+        :param horizon: s for which a velocity may stay in force if no further command comes
+        :param unknown: nothing measures this entry, and no command has set it yet
         """
         self.unknown = unknown
         self._low, self._high = limit.low, limit.high
         self._rate = limit.rate or math.inf
         self._rate_change = limit.rate_change or math.inf
-        self._rest = None if limit.stop == 'hold' else float(limit.stop)
+        self._stop_value = float(limit.stop) if isinstance(limit.stop, int | float) else None
         self._tracking_error = limit.tracking_error
         self._box = box if limit.moves else None
         self._horizon = horizon
         if limit.measured and box:
             self._low, self._high = max(limit.low, box[0]), min(limit.high, box[1])
-        self.value = self._neutral() if limit.measured is None else math.nan
+        self.value = self._initial_value() if limit.measured is None else math.nan
         self._slope = 0.0
-        self._position = math.nan  # measured, and reckoned on from there
+        self._position = math.nan  # last measurement, extrapolated since
 
-    def _neutral(self) -> float:
-        return min(max(0.0, self._low), self._high) if self._rest is None else self._rest
+    def _initial_value(self) -> float:
+        if self._stop_value is not None:
+            return self._stop_value
+        return min(max(0.0, self._low), self._high)
 
-    def observe(self, position: float) -> None:
-        """Take note of the measured position of an entry that has one."""
+    def receive_position(self, position: float) -> None:
+        """Store the measured position of an entry that has one."""
         self._position = position
 
-    def advance(self, elapsed: float) -> None:
-        """``elapsed`` robot seconds have passed with the last command in force."""
+    def extrapolate(self, elapsed: float) -> None:
+        """Move the position on by ``elapsed`` robot seconds with the velocity in force."""
         if self._box:
             self._position += self.value * elapsed
 
-    def settle(self, elapsed: float, anew: bool) -> None:
-        """A robot that stands still was measured, ``elapsed`` robot seconds after the last time.
+    def follow_measured(self, elapsed: float, after_gap: bool) -> None:
+        """Update the held position of a stopped robot from a new measurement.
 
-        What was commanded last is held, not what is measured again and again: under load an arm
-        stands a little below what it is told, and would creep down. Where it is further away than
-        the lead, somebody has moved it, or the reading is wrong: the hold goes there no faster
-        than ``rate``, so that one wrong reading throws no arm. ``anew``: nothing was measured for
-        a while, and it is where it is.
+        The hold keeps the last command and ignores a gap within the tracking error: a loaded arm
+        settles a little below its command, so holding the measurement would let it creep down.
+        A larger gap means that the arm was moved by hand or the reading is wrong. The hold then
+        follows the measurement at most at ``rate``, so that one wrong reading throws no arm.
+
+        :param elapsed: robot seconds since the last measurement
+        :param after_gap: there was no recent measurement; the hold goes to this one at once
         """
         gap = self._position - self.value
         if self._tracking_error and not abs(gap) <= self._tracking_error:
-            reach = math.inf if anew or math.isnan(gap) else self._rate * elapsed
-            far = abs(gap) > reach  # nothing is further than infinitely far, and NaN is not
-            self.value = self.value + math.copysign(reach, gap) if far else self._position
+            reach = math.inf if after_gap or math.isnan(gap) else self._rate * elapsed
+            limited = abs(gap) > reach  # False for NaN: the first measurement is taken as it is
+            self.value = self.value + math.copysign(reach, gap) if limited else self._position
 
-    def start(self) -> None:
-        """A robot that nobody has told anything for a while begins to move: from where it is."""
+    def start_from_measured(self) -> None:
+        """Start the next motion where the arm is measured, if within the tracking error."""
         if self._tracking_error and abs(self._position - self.value) <= self._tracking_error:
             self.value = self._position
 
     def stop(self, measured: bool) -> None:
-        """Stop; the hold of a position is the ``measured`` one, if it is fresh and can be right."""
-        if self._rest is not None:
-            self.value = self._rest
+        """Set the stop command.
+
+        :param measured: the measurement is fresh; a position is held there, if it is within the
+            tracking error
+        """
+        if self._stop_value is not None:
+            self.value = self._stop_value
         elif measured:
-            self.start()
+            self.start_from_measured()
         self._slope = 0.0
 
-    def limit(self, asked: float, elapsed: float, paused: bool) -> float | None:
-        """What becomes of a command; None where only a stop can keep the hard limits.
+    def limit(self, requested: float, elapsed: float, paused: bool) -> float | None:
+        """The requested value within all limits; None if only a stop keeps the hard limits.
 
-        Hard are ``low`` and ``high``, the box and the lead; ``rate`` and ``rate_change`` hold
-        unless the command stops. Near a bound, and near what is asked, it brakes in time.
+        ``low`` and ``high``, the workspace and the tracking error are hard limits. ``rate`` and
+        ``rate_change`` hold for every command but a stop. The command brakes in time before a
+        bound and before the requested value.
 
-        :param elapsed: robot seconds of change that are granted
-        :param paused: nobody spoke for longer than that, and the command has stood still since
+        :param elapsed: robot seconds over which the value may change
+        :param paused: the last command is older than that, and its slope counts as 0
         """
         if self.unknown:
-            return min(max(asked, self._low), self._high)
+            return min(max(requested, self._low), self._high)
         low, high = self._bounds()
         slope = 0.0 if paused else self._slope
         change = self._rate_change * elapsed if elapsed else 0.0
         down = elapsed * max(slope - change, -self._rate) if elapsed else 0.0
         up = elapsed * min(slope + change, self._rate) if elapsed else 0.0
-        down = max(down, -self._reach(self.value - low, elapsed))
-        up = min(up, self._reach(high - self.value, elapsed))
+        down = max(down, -self._max_step(self.value - low, elapsed))
+        up = min(up, self._max_step(high - self.value, elapsed))
         if down > up + _TINY:
             return None
-        wanted = asked - self.value
-        reach = self._reach(abs(wanted), elapsed)
-        step = min(max(math.copysign(reach, wanted), down), up)
-        return asked if step == wanted else min(max(self.value + step, low), high)
+        difference = requested - self.value
+        reach = self._max_step(abs(difference), elapsed)
+        step = min(max(math.copysign(reach, difference), down), up)
+        return requested if step == difference else min(max(self.value + step, low), high)
 
     def accept(self, value: float, elapsed: float) -> None:
-        """``value`` was sent."""
+        """Store ``value`` as the command in force."""
         if elapsed and not self.unknown:
             self._slope = (value - self.value) / elapsed
         self.value, self.unknown = value, False
 
     def _bounds(self) -> tuple[float, float]:
-        """Hard bounds of the next value; from outside of them only the way back is open."""
+        """Hard bounds of the next value; outside of them only the way back is open."""
         low, high = min(self._low, self.value), max(self._high, self.value)
         if self._tracking_error:
             low = max(low, self._position - self._tracking_error)
             high = min(high, self._position + self._tracking_error)
         if self._box:
-            low = max(low, -self._speed(self._position - self._box[0]))
-            high = min(high, self._speed(self._box[1] - self._position))
+            low = max(low, -self._max_speed(self._position - self._box[0]))
+            high = min(high, self._max_speed(self._box[1] - self._position))
         return low, high
 
-    def _speed(self, room: float) -> float:
-        """Velocity that is safe before a wall at distance ``room``.
+    def _max_speed(self, distance: float) -> float:
+        """Highest velocity towards a workspace bound at ``distance``.
 
-        It may last for the horizon, and the brake at ``rate`` must still fit in:
-        v * horizon + v^2 / (2 * rate) = room.
+        It may stay in force for the horizon, and the braking distance at ``rate`` must still fit:
+        v * horizon + v^2 / (2 * rate) = distance.
         """
-        if room <= 0:
+        if distance <= 0:
             return 0.0
         if math.isinf(self._rate):
-            return room / self._horizon
-        return self._rate * (math.sqrt(self._horizon**2 + 2 * room / self._rate) - self._horizon)
+            return distance / self._horizon
+        return self._rate * (
+            math.sqrt(self._horizon**2 + 2 * distance / self._rate) - self._horizon
+        )
 
-    def _reach(self, room: float, elapsed: float) -> float:
-        """Largest step towards a bound at distance ``room`` from which one can still brake.
+    def _max_step(self, distance: float, elapsed: float) -> float:
+        """Largest step towards a bound at ``distance`` that leaves room to brake.
 
-        After the step with slope s, room - s * elapsed >= s^2 / (2 * rate_change) must be left.
+        After a step with slope s, distance - s * elapsed >= s^2 / (2 * rate_change) must hold.
         """
-        if room <= 0 or math.isinf(self._rate_change):
-            return room
+        if distance <= 0 or math.isinf(self._rate_change):
+            return distance
         change = self._rate_change
-        return elapsed * change * (math.sqrt(elapsed**2 + 2 * room / change) - elapsed)
+        return elapsed * change * (math.sqrt(elapsed**2 + 2 * distance / change) - elapsed)

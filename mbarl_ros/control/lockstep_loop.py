@@ -40,7 +40,7 @@ class LockstepLoop(ControlLoop):
     def receive_executed(self, command: np.ndarray, source: str, stamp: int) -> None:
         """It may complete a step."""
         self._executed_at = self._monotonic()
-        self._pairing.execute(command, source, stamp)
+        self._pairing.receive_executed(command, source, stamp)
         self.proceed()
 
     def proceed(self) -> None:
@@ -66,18 +66,18 @@ class LockstepLoop(ControlLoop):
             self._act_now()
 
     def _start(self) -> None:
-        self._pairing.forget()
+        self._pairing.reset()
 
     def _restart_from_latest_state(self) -> None:
-        self._pairing.forget()
+        self._pairing.reset()
 
     def _on_state(self, state: np.ndarray, stamp: int, repeated: bool) -> None:
         now = self._monotonic()
         if not repeated:
             self._new_state_at = now
-        self._pairing.observe(state, stamp)
+        self._pairing.receive_state(state, stamp)
         if not self.active:
-            self._pairing.forget()
+            self._pairing.reset()
             return
         if repeated and self._answered == stamp:
             # The world repeats its state for want of a command: unless ours is only on its way,
@@ -90,7 +90,7 @@ class LockstepLoop(ControlLoop):
             waited = now - max(self._new_state_at, self._executed_at)
             if self._pairing.waiting and waited < _EXECUTED_TIMEOUT:
                 return  # the executed command of the last step, or its next state, may yet come
-            self._pairing.forget()
+            self._pairing.reset()
         self.proceed()
 
     def _reason_to_wait(self) -> str:

@@ -1,4 +1,4 @@
-"""How steadily a control loop runs."""
+"""Measures how steadily a control loop runs."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ from collections import deque
 
 import numpy as np
 
-_WINDOW = 10.0  # seconds
+_WINDOW = 10.0  # s
 
 
 class LoopTiming:
     """Rate and jitter of a periodic loop over its last ten seconds."""
 
     def __init__(self, period: float) -> None:
-        """``period``: s from one turn to the next, as it should be."""
+        """``period``: nominal s from one cycle to the next."""
         self._period = period
         self._periods: deque[float] = deque(maxlen=max(round(_WINDOW / period), 2))
         self._last: float | None = None
-        self.turns = 0
         self.missed = 0
 
     def tick(self, now: float) -> None:
-        """A turn begins at ``now`` s."""
+        """A cycle starts at ``now`` s."""
         if self._last is not None:
             elapsed = now - self._last
             self._periods.append(elapsed)
             self.missed += max(round(elapsed / self._period) - 1, 0)
         self._last = now
-        self.turns += 1
 
     def pause(self) -> None:
-        """The time until the next turn is none of the loop's."""
+        """Do not count the time until the next cycle."""
         self._last = None
 
     def values(self) -> dict[str, str]:
-        """Rate in Hz, periods missed since the start, and 99th percentile and greatest deviation
-        from the period in ms.
+        """Values for /diagnostics, empty before the second cycle.
+
+        Rate in Hz, 99th percentile and maximum of the deviation from the period in ms, and the
+        number of periods missed since the start.
         """
         if not self._periods:
             return {}

@@ -21,18 +21,18 @@ from mbarl_ros.control.policy import (
     policy_names,
 )
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, POLICY, SAFETY
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, POLICY
 from mbarl_ros.task import Task
 
 
 class Practice:
     """Forward until success or its step limit, then backward until its limit, and so on.
 
-    With decoupled exploration a phase of that, as long as a forward phase, comes after backward.
-    The backward phase ends early, too, where it has a goal of its own to reach; and both do where
-    RISC's success critic says that they might as well. A phase switch changes policy and goal; the
-    world is never touched. ``steps`` counts recorded transitions. With a preset that resets, the
-    caller does so whenever it finds ``reset_due``, and clears that.
+    With decoupled exploration a third phase, as long as a forward phase, follows the backward one.
+    A backward phase that has a goal of its own ends early when it reaches it; and RISC's success
+    critic may end a phase early. A phase switch changes policy and goal; the world is never
+    touched. ``steps`` counts recorded transitions. With a preset that resets, the caller resets the
+    world whenever ``reset_due`` is set, and clears the flag.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Practice:
     ) -> None:
         """Start in the forward phase; every random stream comes from ``seed``.
 
-        :param evaluation: try forward with the deployed policy, without noise, to the end; the
-            backward policy, if there is one, puts the world back
+        :param evaluation: forward phases run the deployed policy, without noise, to their end;
+            the backward policy, if there is one, puts the world back
         """
         self.task = task
         self.has_backward = agent.backward != 'none'
@@ -59,7 +59,7 @@ class Practice:
         self._switching = None if evaluation else agent.switching
         self._success_critic: Network | None = None
         self._backward_goals: np.ndarray | None = None
-        self._aims: np.ndarray | None = None  # [n, state_dim] one of which is to be reached
+        self._reach_states: np.ndarray | None = None  # [n, state_dim], any of which ends the phase
         self._resets = agent.resets
         self.reset_due = False
         self.steps = self.attempts = self.successes = 0
@@ -86,11 +86,11 @@ class Practice:
         return bool(self._policies)
 
     def observe(self, robot_state: np.ndarray) -> np.ndarray:
-        """Observation [O] of a robot state [S] with the goal of the present phase."""
+        """Observation [O] of a robot state [S] with the goal of the current phase."""
         return self.task.observation(robot_state, self.goal)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
-        """Action [A] in [-1, 1] of the present phase's policy."""
+        """Action [A] in [-1, 1] of the current phase's policy."""
         if not self._policies:
             return self.rng.uniform(-1, 1, self.task.action_dim).astype(np.float32)
         policy = self._policies[min(self.phase, len(self._policies) - 1)]
@@ -108,6 +108,9 @@ class Practice:
     ) -> dict[str, Any]:
         """Transition of one step with the executed action; switches the phase where due.
 
+        A step is ``terminated`` or ``truncated`` if and only if its phase ends with it. A safety
+        stop does not end a phase: the robot stands still for some steps, which ``source`` tells.
+
         :param next_state: robot state [S] after the step
         :param stamp: robot time of ``observation``, seconds
         """
@@ -116,7 +119,7 @@ class Practice:
         terminated = success if self.phase == FORWARD else self._is_back(next_observation)
         self.phase_steps += 1
         over = not terminated and (
-            self.phase_steps >= self._limits[self.phase] or self._gives_way(next_observation)
+            self.phase_steps >= self._limits[self.phase] or self._switches_early(next_observation)
         )
         row = {
             'observation': observation,
@@ -124,7 +127,7 @@ class Practice:
             'next_observation': next_observation,
             'reward': float(self.task.reward(next_observation)),
             'terminated': terminated,
-            'truncated': (over or source == SAFETY) and not terminated,
+            'truncated': over,
             'phase': self.phase,
             'source': source,
             'stamp': stamp,
@@ -136,14 +139,14 @@ class Practice:
         return row
 
     def _is_back(self, observation: np.ndarray) -> bool:
-        """Whether a backward phase has reached what it was sent to, if anything."""
-        if self._aims is None:
+        """Whether a backward phase has reached a state that it was sent to."""
+        if self._reach_states is None:
             return False
-        distance = self.task.apart(observation[: self.task.state_dim], self._aims)
+        distance = self.task.state_distance(observation[: self.task.state_dim], self._reach_states)
         return bool(distance.min() <= self.task.config.success.tolerance)
 
-    def _gives_way(self, observation: np.ndarray) -> bool:
-        """RISC (Patil et al. 2024): where the goal is as good as reached, practise elsewhere."""
+    def _switches_early(self, observation: np.ndarray) -> bool:
+        """RISC (Patil et al. 2024): switch where success is likely, to practise elsewhere."""
         rule = self._switching
         if rule is None or self._success_critic is None:
             return False
@@ -160,20 +163,20 @@ class Practice:
             self._choose_goal()
         self.phase = self._phases[(self._phases.index(self.phase) + 1) % len(self._phases)]
         self.phase_steps = 0
-        self.goal, self._aims = self._task_goal, None
+        self.goal, self._reach_states = self._task_goal, None
         if self.phase == BACKWARD and self._backward_goals is not None:
-            self._aim()
+            self._choose_backward_goal()
 
     def _choose_goal(self) -> None:
-        """The goal of the next forward phase, for which the backward phase before it prepares."""
+        """Choose the goal of the next forward phase; the backward phase before it prepares it."""
         goals = self.task.goals
         self._goal_index = int(self.rng.integers(len(goals))) if len(goals) else 0
         self._task_goal = goals[self._goal_index] if len(goals) else None
 
-    def _aim(self) -> None:
-        """Backward to one of the candidates, which is the goal; without goals, to any of them."""
+    def _choose_backward_goal(self) -> None:
+        """One of the candidates becomes the goal; without goals, any of them may be reached."""
         assert self._backward_goals is not None
-        self._aims = self._backward_goals[:, self._goal_index]
+        self._reach_states = self._backward_goals[:, self._goal_index]
         if self.task.goal_conditioned:
-            self._aims = self._aims[[self.rng.integers(len(self._aims))]]
-            self.goal = self._aims[0]
+            self._reach_states = self._reach_states[[self.rng.integers(len(self._reach_states))]]
+            self.goal = self._reach_states[0]

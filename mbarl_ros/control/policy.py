@@ -23,11 +23,11 @@ DEPLOYED = 'deployed'
 SUCCESS_CRITIC = 'success'
 GOALS = 'backward_goals'
 MAX_CANDIDATES = 64
-_HEADER_BYTES = 16384  # more than the names, shapes and metadata of a policy message take
+_MAX_HEADER_BYTES = 16384  # of a policy message; names, shapes and metadata take about 2000
 
 
 def policy_names(agent: AgentConfig) -> tuple[str, ...]:
-    """Policies of a policy message: one for each phase, or for all, and the deployed one."""
+    """Policies of a policy message: one for each phase or one for all, and the deployed one."""
     own = [PHASES[phase] for phase in phases(agent) if phase == FORWARD or not agent.shared]
     return (*own, DEPLOYED)
 
@@ -42,10 +42,10 @@ class Network:
     """A ReLU MLP of an observation, from the arrays of a policy message."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], name: str) -> None:
-        """Take the layers ``NAME/0/weight``, ``NAME/0/bias``, ... and ``offset``, ``scale``."""
+        """Read the layers ``NAME/0/weight``, ``NAME/0/bias``, ... and ``offset``, ``scale``."""
         self._offset = arrays['offset'].astype(np.float32)
         self._inverse_scale = (1.0 / arrays['scale']).astype(np.float32)
-        self._layers = []
+        self._layers: list[tuple[np.ndarray, np.ndarray]] = []
         while f'{name}/{len(self._layers)}/weight' in arrays:
             prefix = f'{name}/{len(self._layers)}'
             self._layers.append((arrays[f'{prefix}/weight'], arrays[f'{prefix}/bias']))
@@ -87,10 +87,10 @@ def policy_shapes(
 
 
 def phase_shapes(task: Task, agent: AgentConfig) -> dict[str, tuple[int | None, ...]]:
-    """Shape of what a policy message says about phases beside the policies.
+    """Shape of the arrays that a policy message has for phases, beside the policies.
 
-    ``backward_goals`` [candidates, goals, state_dim]: states to go back to, for each of the task's
-    goals (one where it has none) when that comes next. ``success``: network of RISC's critic.
+    ``backward_goals`` [candidates, goals, state_dim]: states to go back to before the next attempt
+    at each of the task's goals (1 where it has none). ``success``: network of RISC's critic.
     """
     shapes: dict[str, tuple[int | None, ...]] = {}
     if agent.reaches:
@@ -114,15 +114,15 @@ def check_policy(
     observation_dim: int,
     action_dim: int,
     hidden: list[int],
-    more: Mapping[str, tuple[int | None, ...]] | None = None,
+    phase_arrays: Mapping[str, tuple[int | None, ...]] | None = None,
 ) -> None:
-    """Refuse weights of another layout, type or with values that are not finite.
+    """Refuse weights of another layout or type, or with values that are not finite.
 
-    :param more: shapes of :func:`phase_shapes`
+    :param phase_arrays: shapes of :func:`phase_shapes`
     :raises WireError: naming the array at fault.
     """
     shapes = policy_shapes(names, observation_dim, action_dim, hidden)
-    require(arrays, {**shapes, **(more or {})}, 'policy')
+    require(arrays, {**shapes, **(phase_arrays or {})}, 'policy')
     if GOALS in arrays and not 1 <= len(arrays[GOALS]) <= MAX_CANDIDATES:
         raise WireError(
             f"policy: array '{GOALS}' has {len(arrays[GOALS])} candidates, not 1 to "
@@ -161,19 +161,20 @@ def unpack_policy(
 
     :raises WireError: anything but weights for this task and agent.
     """
-    names, more = policy_names(agent), phase_shapes(task, agent)
+    names, phase_arrays = policy_names(agent), phase_shapes(task, agent)
     sizes = (task.observation_dim, task.action_dim, agent.sac.hidden)
-    shapes = {**policy_shapes(names, *sizes), **more}.values()
+    shapes = {**policy_shapes(names, *sizes), **phase_arrays}.values()
     entries = sum(math.prod(n or MAX_CANDIDATES for n in shape) for shape in shapes)
-    arrays, meta = unpack(data, 'policy', max_bytes=_HEADER_BYTES + 4 * entries)
+    arrays, meta = unpack(data, 'policy', max_bytes=_MAX_HEADER_BYTES + 4 * entries)
     spec = task.spec_hash(agent)
     if meta.get('spec_hash') != spec:
         raise WireError(f"policy is for '{meta.get('spec_hash')}', this side is '{spec}'")
-    check_policy(arrays, names, *sizes, more)
+    check_policy(arrays, names, *sizes, phase_arrays)
     keys = ('version', 'environment_steps', 'applies_from', 'valid_until')
-    numbers = {key: meta.get(key) for key in keys}
-    if not all(map(whole_number, numbers.values())):
-        raise WireError(f'policy: {", ".join(keys)} must be whole numbers, got {numbers}')
+    numbers = {key: value for key in keys if whole_number(value := meta.get(key))}
+    if len(numbers) < len(keys):
+        given = {key: meta.get(key) for key in keys}
+        raise WireError(f'policy: {", ".join(keys)} must be whole numbers, got {given}')
     version, steps, applies_from, valid_until = numbers.values()
     horizon = version + 2 * agent.chunk
     if steps != version or applies_from > horizon or not version <= valid_until <= horizon:
@@ -195,7 +196,7 @@ def read_policy(path: str | Path, task: Task, agent: AgentConfig) -> dict[str, n
 class PinkNoise:
     """Temporally correlated noise with power 1/f (Eberhard et al. 2023), unit variance.
 
-    Covers more of a room than white noise of the same size; drawn in blocks of ``horizon`` steps.
+    Covers more ground than white noise of the same size. Drawn in blocks of ``horizon`` steps.
     """
 
     def __init__(self, dim: int, rng: np.random.Generator, horizon: int) -> None:

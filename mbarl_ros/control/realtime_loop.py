@@ -44,8 +44,8 @@ class RealtimeLoop(ControlLoop):
         """Keep it for the record of the control period in which it was in force."""
         now = self._monotonic()
         if self.active:
-            self._pairing.execute(command, source, stamp, now)
-        self._watchdog.hear_executed(now, refused=source == STOP_SOURCE)
+            self._pairing.receive_executed(command, source, stamp, now)
+        self._watchdog.receive_executed(now, refused=source == STOP_SOURCE)
 
     def proceed(self) -> None:
         """Do nothing: in real time only the clock says when to act."""
@@ -64,7 +64,7 @@ class RealtimeLoop(ControlLoop):
             return
         self._record(self._pairing.tick(self._monotonic()))
         if self._world_is_ready() and self._act():
-            self._watchdog.commanded = self._monotonic()
+            self._watchdog.last_command = self._monotonic()
 
     def objections(self) -> list[str]:
         """A gate that would not pass commands on, or errors that ``mbarl robot check`` reports."""
@@ -92,16 +92,17 @@ class RealtimeLoop(ControlLoop):
     def _start(self) -> None:
         """Begin with the state that is measured next."""
         self.measured = None
-        self._pairing.forget()
+        self._pairing.reset()
         self._timing.pause()
-        self._watchdog.renew()
+        self._watchdog.reset()
 
     def _restart_from_latest_state(self) -> None:
-        self._pairing.forget()
-        self._pairing.observe(*self.measured)
+        assert self.measured is not None
+        self._pairing.reset()
+        self._pairing.receive_state(*self.measured)
 
     def _on_state(self, state: np.ndarray, stamp: int, repeated: bool) -> None:
         if not repeated:
-            self._watchdog.hear_state(self._monotonic())
+            self._watchdog.receive_state(self._monotonic())
         if self.active and not self.practice.reset_due:
-            self._pairing.observe(state, stamp)
+            self._pairing.receive_state(state, stamp)

@@ -1,7 +1,8 @@
-"""Which command was executed in which state: states and echoes of the safety gate, paired.
+"""Pairs each measured state with the command that was executed in it, and with the next state.
 
-Pure and clockless, like the gate's logic. A step is complete, and only then recorded, when its
-state, what was executed in it, whoever asked for that, and the state that it led to are known.
+States come from the robot, executed commands from the safety gate; they may arrive in any order.
+A step is complete, and only then recorded, when its state, the executed command with its source,
+and the next state are known. No ROS and no clock, like the gate's logic.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from mbarl_ros.control.safety import TELEOP_SOURCE
+from mbarl_ros.schema.robot import LONGEST_STEP, SHORTEST_STEP
 
-_SHORTEST, _LONGEST = 0.5, 1.5  # control periods: what is none of these is no step
+StampedState = tuple[np.ndarray, int]  # state [S], stamp in ns
 
 
 @dataclass(frozen=True)
 class Step:
-    """Robot ``state`` [S] at ``stamp`` ns, executed ``command`` [C] by ``source``, next state."""
+    """Robot ``state`` [S] at ``stamp`` ns, executed ``command`` [C] from ``source``, next state."""
 
     state: np.ndarray
     stamp: int
@@ -29,58 +31,57 @@ class Step:
 
 
 class LockstepPairing:
-    """In lockstep every executed command made exactly one step of the world.
+    """Pairing in lockstep, where every executed command makes exactly one step of the world.
 
-    State and echo come from different processes, so either may be heard first; and a person may
-    answer a state before or instead of the policy.
+    State and executed command come from different processes, so either may arrive first. A person
+    may answer a state before the policy does, or instead of it.
     """
 
     def __init__(self) -> None:
-        """Nothing heard."""
+        """Start without any state or command."""
         self._states: dict[int, np.ndarray] = {}
         self._executed: dict[int, tuple[np.ndarray, str]] = {}
 
-    def observe(self, state: np.ndarray, stamp: int) -> None:
-        """A state was measured."""
-        if self._states and stamp < max(self._states):  # the world was started anew
+    def receive_state(self, state: np.ndarray, stamp: int) -> None:
+        """Receive a measured state."""
+        if self._states and stamp < max(self._states):  # the world was restarted
             self._states.clear()
             self._executed.clear()
         self._states[stamp] = state
 
-    def execute(self, command: np.ndarray, source: str, stamp: int) -> None:
-        """The gate passed on an answer to the state of ``stamp``."""
+    def receive_executed(self, command: np.ndarray, source: str, stamp: int) -> None:
+        """Receive the command that the gate sent in answer to the state of ``stamp``."""
         if self._states and stamp >= min(self._states):
             self._executed[stamp] = command, source
 
     def completed(self) -> list[Step]:
-        """Steps that have become complete, in order."""
+        """Take the steps that have become complete, in order."""
         steps = []
         stamps = sorted(self._states)
-        for stamp, following in itertools.pairwise(stamps):
+        for stamp, next_stamp in itertools.pairwise(stamps):
             if stamp not in self._executed:
                 if stamp > max(self._executed, default=-1):
                     break
-                # The gate is heard in order: if not by now, what was executed is never known.
+                # Messages of the gate arrive in order: a later one is here, so this one is lost.
                 del self._states[stamp]
                 continue
             command, source = self._executed.pop(stamp)
-            steps.append(
-                Step(self._states.pop(stamp), stamp, command, source, self._states[following])
-            )
+            state, next_state = self._states.pop(stamp), self._states[next_stamp]
+            steps.append(Step(state, stamp, command, source, next_state))
         return steps
 
     @property
     def waiting(self) -> bool:
-        """Whether something about an earlier step is still to come, or the last is answered."""
+        """Whether a step is incomplete, or the last state has been answered already."""
         return self.incomplete or any(stamp in self._executed for stamp in self._states)
 
     @property
     def incomplete(self) -> bool:
-        """Whether a step was made of which it is not known yet what was executed."""
+        """Whether the world made a step whose executed command has not arrived yet."""
         return len(self._states) > 1
 
-    def forget(self) -> None:
-        """Keep nothing but the latest state."""
+    def reset(self) -> None:
+        """Forget all but the latest state."""
         if self._states:
             latest = max(self._states)
             self._states = {latest: self._states[latest]}
@@ -88,91 +89,94 @@ class LockstepPairing:
 
 
 class RealtimePairing:
-    """In real time a step is one control period, with the command last executed in it.
+    """Pairing in real time, where a step is one control period with the last command in it.
 
-    It begins at the state that control acted on. Where control is late, the states that came in
-    between divide the time into periods; where none came in time, there was no step.
+    A step begins at the state that control acted on. If control is late, the states that arrived
+    meanwhile divide the time into periods. If none arrived in time, there was no step.
     """
 
     def __init__(self, period: float, teleop_timeout: float) -> None:
-        """``period``: s; ``teleop_timeout``: s that the gate ignores the policy after a person."""
+        """``period``: s; ``teleop_timeout``: s for which a person has priority over the policy."""
         self._period = period * 1e9
         self._timeout = teleop_timeout
-        self._states: list[tuple[np.ndarray, int]] = []  # that the period began with, and later
-        self._begun = False
-        self._echoes: list[tuple[int, np.ndarray, str]] = []
-        self._by_hand_until = -np.inf
+        self._states: list[StampedState] = []  # the start of the period, and all states since
+        self._started = False
+        self._executed: list[tuple[int, np.ndarray, str]] = []
+        self._teleop_until = -np.inf
 
-    def observe(self, state: np.ndarray, stamp: int) -> None:
-        """A state was measured; with the same stamp once more, it is more complete."""
+    def receive_state(self, state: np.ndarray, stamp: int) -> None:
+        """Receive a measured state; one with the same stamp again is more complete."""
         if self._states and stamp < self._states[-1][1]:
-            self.forget()  # another clock
+            self.reset()  # another clock
         if self._states and stamp == self._states[-1][1]:
-            if self._begun and len(self._states) == 1:
-                return  # control has acted on what was known
+            if self._started and len(self._states) == 1:
+                return  # control has already acted on the state as it was
             self._states.pop()  # another topic has completed it
         self._states.append((state, stamp))
 
-    def execute(self, command: np.ndarray, source: str, stamp: int, now: float) -> None:
-        """The gate passed on a command at ``now`` s; its stamp is of the gate's latest state."""
+    def receive_executed(self, command: np.ndarray, source: str, stamp: int, now: float) -> None:
+        """Receive at ``now`` s an executed command, stamped with the gate's latest state."""
         if source == TELEOP_SOURCE:
-            self._by_hand_until = now + self._timeout
-        self._echoes.append((stamp, command, source))
+            self._teleop_until = now + self._timeout
+        self._executed.append((stamp, command, source))
 
     def tick(self, now: float) -> list[Step]:
-        """Control is about to act on the latest state; the steps that end with it, in order."""
-        if not self._begun:
-            self._states, self._begun = self._states[-1:], bool(self._states)
+        """Control is about to act on the latest state; the steps that end there, in order."""
+        if not self._started:
+            self._states, self._started = self._states[-1:], bool(self._states)
             return []
-        if self._since_begun(self._states[-1]) < _SHORTEST:
+        if self._periods_since_start(self._states[-1]) < SHORTEST_STEP:
             return []  # no new state: the period goes on
-        begun, steps = self._states[0][1], []
-        for (state, stamp), (following, until) in itertools.pairwise(self._divided()):
-            past = [echo for echo in self._echoes if echo[0] < until]
-            # The last is kept: while a person drives, the gate ignores us and it stays in force,
-            # also where control runs faster than the person's hand.
-            self._echoes = [echo for echo in self._echoes if echo[0] >= until or echo is past[-1]]
-            # The gate is heard in order: by a later word it said none in between.
-            reach = round(_LONGEST * self._period) if len(self._echoes) > 1 else 0
-            known = past and (past[-1][0] >= begun - reach or now < self._by_hand_until)
-            if known and _SHORTEST <= (until - stamp) / self._period < _LONGEST:
+        start, steps = self._states[0][1], []
+        for (state, stamp), (next_state, end) in itertools.pairwise(self._divided()):
+            past = [executed for executed in self._executed if executed[0] < end]
+            # The last one is kept. It stays in force while a person drives and the gate ignores
+            # the policy, also if control runs faster than the person's commands come.
+            self._executed = [
+                executed
+                for executed in self._executed
+                if executed[0] >= end or executed is past[-1]
+            ]
+            # Messages of the gate arrive in order: a later one shows that none came in between.
+            reach = round(LONGEST_STEP * self._period) if len(self._executed) > 1 else 0
+            known = past and (past[-1][0] >= start - reach or now < self._teleop_until)
+            if known and SHORTEST_STEP <= (end - stamp) / self._period < LONGEST_STEP:
                 _, command, source = past[-1]
-                steps.append(Step(state, stamp, command, source, following))
+                steps.append(Step(state, stamp, command, source, next_state))
         self._states = self._states[-1:]
         return steps
 
-    def _divided(self) -> list[tuple[np.ndarray, int]]:
-        """The first state, the last, and in between where periods began, if there is such a way."""
-        total = self._since_begun(self._states[-1])
+    def _divided(self) -> list[StampedState]:
+        """The first and the last state, and between them the states that begin control periods."""
+        total = self._periods_since_start(self._states[-1])
         fewest = math.floor(total + 0.5)
-        most = min(math.floor(total / _SHORTEST), len(self._states) - 1)
+        most = min(math.floor(total / SHORTEST_STEP), len(self._states) - 1)
         for periods in range(fewest, most + 1):
-            chosen = self._evenly(periods, total)
+            chosen = self._evenly_divided(periods, total)
             stamps = [stamp for _, stamp in chosen]
             longest = max(after - before for before, after in itertools.pairwise(stamps))
-            if longest < _LONGEST * self._period:
+            if longest < LONGEST_STEP * self._period:
                 return chosen
-        return self._evenly(fewest, total)  # states were lost
+        return self._evenly_divided(fewest, total)  # states were lost
 
-    def _evenly(self, periods: int, total: float) -> list[tuple[np.ndarray, int]]:
-        """The first state, the last, and the nearest to each whole share of the time."""
+    def _evenly_divided(self, periods: int, total: float) -> list[StampedState]:
+        """The first and the last state, and between them those nearest to an even division."""
 
-        def at(measured: tuple[np.ndarray, int]) -> float:
-            return self._since_begun(measured) * periods / total
+        def position(measured: StampedState) -> float:
+            return self._periods_since_start(measured) * periods / total
 
-        def nearest(measured: tuple[np.ndarray, int]) -> int:
-            return math.floor(at(measured) + 0.5)
+        def nearest(measured: StampedState) -> int:
+            return math.floor(position(measured) + 0.5)
 
         groups = itertools.groupby(self._states, nearest)
-        chosen = [min(group, key=lambda one: abs(at(one) - number)) for number, group in groups]
+        chosen = [min(group, key=lambda one: abs(position(one) - n)) for n, group in groups]
         return [*chosen[:-1], self._states[-1]]
 
-    def _since_begun(self, measured: tuple[np.ndarray, int]) -> float:
-        """Periods since the first state."""
+    def _periods_since_start(self, measured: StampedState) -> float:
         return (measured[1] - self._states[0][1]) / self._period
 
-    def forget(self) -> None:
-        """Begin anew with the next state."""
+    def reset(self) -> None:
+        """Forget everything; the next state starts a period."""
         self._states.clear()
-        self._begun = False
-        self._echoes.clear()
+        self._started = False
+        self._executed.clear()

@@ -1,7 +1,7 @@
 """Teleoperation: messages of gamepads and other sources -> commands and button presses.
 
-Pure: works on any object with the message's attributes. The safety gate drives by it and the
-recorder listens to its buttons.
+Works on any object with the message's attributes. The safety gate uses the commands, the
+demonstration recorder the buttons.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 from mbarl_ros.schema.message_fields import TopicCodec
 from mbarl_ros.schema.robot import Switch, TeleopMap, TopicMap
 
-PRESSED = 0.5  # value from which a button, or a trigger that is used as one, is down
+_PRESSED_ABOVE = 0.5  # value of a button, or of a trigger that is used as one
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a person asked for with one message.
+class TeleopCommand:
+    """What one teleop message commands.
 
-    ``values``: command name -> physical units, without what is to stay as it is; None while the
-    dead-man switch is open.
-    ``released``: it has just been opened. ``pressed``: recorder buttons that went down.
+    ``values``: command name -> physical units, without entries that keep their value; None while
+    the deadman switch is released. ``released``: the deadman switch was released by this message.
+    ``pressed``: recorder buttons that were pressed by this message.
     """
 
     values: dict[str, float] | None
@@ -30,39 +30,39 @@ class Asked:
     pressed: tuple[str, ...] = ()
 
 
-class DeadMan:
-    """A dead-man switch on a topic of its own; it is open until it was heard to be pressed."""
+class DeadmanSwitch:
+    """A deadman switch on a topic of its own; released until a message says otherwise."""
 
     def __init__(self, switch: Switch, timeout: float) -> None:
-        """``timeout``: s of silence that open it."""
+        """``timeout``: s without a message after which the switch counts as released."""
         fields = {'deadman': switch.field}
         self._codec = TopicCodec(TopicMap(topic=switch.topic, type=switch.type, fields=fields))
         self._timeout = timeout
-        self._pressed_at = -math.inf
+        self._last_pressed = -math.inf
 
-    def hear(self, message: Any, now: float) -> bool:
-        """What it says at ``now`` s; whether that releases it.
+    def receive(self, message: Any, now: float) -> bool:
+        """Receive a message at ``now`` s; whether it releases the switch.
 
         :raises ValueError: the message lacks the field that the profile names.
         """
-        was_closed = self.closed(now)
+        was_pressed = self.pressed(now)
         (value,) = self._codec.decode(message)
-        self._pressed_at = now if value > PRESSED else -math.inf
-        return was_closed and not self.closed(now)
+        self._last_pressed = now if value > _PRESSED_ABOVE else -math.inf
+        return was_pressed and not self.pressed(now)
 
-    def closed(self, now: float) -> bool:
-        """Whether it is pressed."""
-        return now - self._pressed_at <= self._timeout
+    def pressed(self, now: float) -> bool:
+        """Whether the switch is pressed at ``now`` s."""
+        return now - self._last_pressed <= self._timeout
 
 
 class TeleopSource:
-    """One entry of a robot profile's ``teleop``, from message to message."""
+    """Reads the messages of one entry of a robot profile's ``teleop``."""
 
     def __init__(self, source: TeleopMap) -> None:
-        """Nothing is pressed, and no button counts before it has been seen released."""
+        """Start with all buttons down, so that each has to be released before a press counts."""
         self.source = source
         self._codec = TopicCodec(source)
-        switches = dict(source.buttons)
+        switches = {str(name): field for name, field in source.buttons.items()}
         if isinstance(source.deadman, str):
             switches['deadman'] = source.deadman
         self._switches = (
@@ -72,29 +72,30 @@ class TeleopSource:
         )
         self._down = dict.fromkeys(switches, True)
 
-    def read(self, message: Any) -> Asked:
-        """What a message asks for.
+    def read(self, message: Any) -> TeleopCommand:
+        """The command of a message.
 
-        :raises ValueError: it lacks an axis or a button that the profile names.
+        :raises ValueError: the message lacks an axis or a button that the profile names.
         """
-        before, now = self._down, self._read_switches(message)
-        self._down = now
-        pressed = tuple(name for name in self.source.buttons if now[name] and not before[name])
-        if not now.get('deadman', True):
-            return Asked(None, released=before['deadman'], pressed=pressed)
+        before, down = self._down, self._read_switches(message)
+        self._down = down
+        pressed = tuple(name for name in self.source.buttons if down[name] and not before[name])
+        if not down.get('deadman', True):
+            return TeleopCommand(None, released=before['deadman'], pressed=pressed)
         values = {
             name: self._scaled(name, value)
             for name, value in zip(self._codec.names, self._codec.decode(message), strict=True)
             if value != 0 or name not in self.source.latch
         }
-        return Asked(values, pressed=pressed)
+        return TeleopCommand(values, pressed=pressed)
 
     def _read_switches(self, message: Any) -> dict[str, bool]:
         if self._switches is None:
             return {}
         values = self._switches.decode(message)
         return {
-            name: value > PRESSED for name, value in zip(self._switches.names, values, strict=True)
+            name: value > _PRESSED_ABOVE
+            for name, value in zip(self._switches.names, values, strict=True)
         }
 
     def _scaled(self, name: str, value: float) -> float:

@@ -1,4 +1,4 @@
-"""What is heard of a robot's state topics, and whether that is fit to control by."""
+"""Statistics of a robot's state topics, and whether the robot may be controlled by them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mbarl_ros.schema.findings import ERROR, WARNING, Finding
-from mbarl_ros.schema.robot import MAX_REORDERING, RobotConfig, TopicMap
+from mbarl_ros.schema.robot import LONGEST_STEP, MAX_REORDERING, RobotConfig, TopicMap
 
-_KEPT = 5000  # messages and faults, of each topic
-_SLOW = 1.5  # control periods between two messages from which a topic is too slow
+_HISTORY = 5000  # messages and faults kept of each topic
 
 
 @dataclass(frozen=True)
 class _Message:
     received: float  # s, steady clock
-    stamp: int | None  # ns, of the header
+    stamp: int | None  # ns, from the header
     age: float  # s, by the node's clock; 0 without a stamp
 
 
@@ -26,10 +25,13 @@ def _rate(times: Sequence[float]) -> float:
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
 
-def too_seldom(stamps: Sequence[int], robot: RobotConfig) -> bool:
-    """Whether states of these stamps, ns, leave most of the time without control steps."""
+def states_too_sparse(stamps: Sequence[int], robot: RobotConfig) -> bool:
+    """Whether states with these stamps (ns) are too far apart for control steps most of the time.
+
+    Two states further apart than ``LONGEST_STEP`` control periods make no step.
+    """
     gaps = [after - before for before, after in itertools.pairwise(stamps) if after > before]
-    covered = sum(gap for gap in gaps if gap < _SLOW * 1e9 / robot.control_rate)
+    covered = sum(gap for gap in gaps if gap < LONGEST_STEP * 1e9 / robot.control_rate)
     return len(gaps) > 1 and covered < 0.5 * sum(gaps)
 
 
@@ -37,16 +39,18 @@ class TopicHealth:
     """The last messages of one state topic; times are those of a steady clock, in s."""
 
     def __init__(self, topic: TopicMap, robot: RobotConfig) -> None:
-        """Nothing heard."""
+        """Start without any message."""
         self.topic, self._robot = topic, robot
-        self._messages: deque[_Message] = deque(maxlen=_KEPT)
-        self._faults: deque[tuple[float, str]] = deque(maxlen=_KEPT)
-        self._overtaken: deque[float] = deque(maxlen=_KEPT)
+        self._messages: deque[_Message] = deque(maxlen=_HISTORY)
+        self._faults: deque[tuple[float, str]] = deque(maxlen=_HISTORY)
+        self._out_of_order: deque[float] = deque(maxlen=_HISTORY)
 
-    def hear(self, now: float, clock: int, stamp: int | None, values: Sequence[float]) -> bool:
-        """A message with ``values`` in the order of the profile; ``clock`` is ROS time in ns.
+    def receive(self, now: float, clock: int, stamp: int | None, values: Sequence[float]) -> bool:
+        """Receive a message; False if it should be ignored, because a newer one came before it.
 
-        False: it is no news, since a newer one has overtaken it on its way.
+        :param clock: ROS time in ns
+        :param stamp: header stamp in ns; None for a message without a header
+        :param values: in the order of the profile
         """
         bad = [
             name
@@ -56,22 +60,22 @@ class TopicHealth:
         if bad:
             self._faults.append((now, f'{", ".join(bad)} not finite (NaN or infinite)'))
         last = self._messages[-1].stamp if self._messages else None
-        back = last - stamp if stamp and last else 0
-        if 0 < back < MAX_REORDERING * 1e9:
-            self._overtaken.append(now)
+        step_back = last - stamp if stamp and last else 0
+        if 0 < step_back < MAX_REORDERING * 1e9:
+            self._out_of_order.append(now)
             return False
-        if back > 0:
-            self._faults.append((now, 'stamps run back'))
+        if step_back > 0:
+            self._faults.append((now, 'stamps run backwards'))
         age = 0.0 if stamp is None else (clock - stamp) * 1e-9
         self._messages.append(_Message(now, stamp, age))
         return True
 
-    def fault(self, now: float, text: str) -> None:
-        """A message that cannot be read."""
+    def add_fault(self, now: float, text: str) -> None:
+        """Record a message that cannot be read, and why."""
         self._faults.append((now, text))
 
     def silent(self, now: float) -> bool:
-        """Whether nothing was heard within the state time-out, not even what cannot be read."""
+        """Whether no message, readable or not, came within the state time-out."""
         last = [m.received for m in self._messages][-1:] + [when for when, _ in self._faults][-1:]
         return now - max(last, default=-math.inf) > self._robot.state_timeout
 
@@ -80,7 +84,7 @@ class TopicHealth:
         return _rate([m.received for m in self._recent(now, window)])
 
     def age(self, now: float, window: float) -> float | None:
-        """Median age by the stamps of the last ``window`` s' messages, s; None without stamps."""
+        """Median age (s) by the stamps of the last ``window`` s' messages; None without stamps."""
         ages = sorted(m.age for m in self._recent(now, window) if m.stamp is not None)
         return ages[len(ages) // 2] if ages else None
 
@@ -90,58 +94,71 @@ class TopicHealth:
     def findings(self, now: float, window: float, sim_time: bool) -> list[Finding]:
         """What was wrong in the last ``window`` s; an error is a reason not to move.
 
-        :param sim_time: this node follows /clock, whose seconds may be short ones
+        :param sim_time: this node follows /clock, whose seconds may be shorter than real ones
         """
-        name, found = self.topic.topic, []
         faults = [text for when, text in self._faults if now - when <= window]
-        for text in dict.fromkeys(faults):
-            times = faults.count(text)
-            found.append(Finding(ERROR, f'{name}: {text}' + (f' ({times} x)' if times > 1 else '')))
-        overtaken = sum(now - when <= window for when in self._overtaken)
-        if overtaken:
-            text = f'{name}: {overtaken} messages came after newer ones, and are ignored'
-            found.append(Finding(WARNING, text))
+        findings = [*self._fault_findings(faults), *self._order_findings(now, window)]
         times = [m.received for m in self._recent(now, window)]
         if not times or now - times[-1] > self._robot.state_timeout:
             if not faults:
-                silent = f' for {now - times[-1]:.1f} s' if times else ''
-                found.append(Finding(ERROR, f'{name}: nothing is heard{silent}; is the robot on?'))
-            return found
-        found += self._pace(times)
+                since = f' for {now - times[-1]:.1f} s' if times else ''
+                text = f'{self.topic.topic}: no message received{since}; is the robot on?'
+                findings.append(Finding(ERROR, text))
+            return findings
+        findings += self._rate_findings(times)
         age = self.age(now, window)
         if age is not None and abs(age) > self._robot.state_timeout:
-            found.append(_apart(name, age, sim_time))
-        return found
+            findings.append(_clock_finding(self.topic.topic, age, sim_time))
+        return findings
 
-    def _pace(self, times: list[float]) -> list[Finding]:
-        name, found = self.topic.topic, []
+    def _fault_findings(self, faults: list[str]) -> list[Finding]:
+        """One finding for each kind of fault, with its count."""
+        findings = []
+        for text in dict.fromkeys(faults):
+            count = faults.count(text)
+            repeated = f' ({count} x)' if count > 1 else ''
+            findings.append(Finding(ERROR, f'{self.topic.topic}: {text}{repeated}'))
+        return findings
+
+    def _order_findings(self, now: float, window: float) -> list[Finding]:
+        count = sum(now - when <= window for when in self._out_of_order)
+        if not count:
+            return []
+        text = f'{self.topic.topic}: {count} messages came after newer ones and are ignored'
+        return [Finding(WARNING, text)]
+
+    def _rate_findings(self, times: list[float]) -> list[Finding]:
+        name, findings = self.topic.topic, []
         if len(times) < 3:
             text = f'{name}: too few messages to tell a rate; raise it, or listen for longer'
-            found.append(Finding(WARNING, text))
-        elif _rate(times) * _SLOW < self._robot.control_rate:
+            findings.append(Finding(WARNING, text))
+        elif _rate(times) * LONGEST_STEP < self._robot.control_rate:
             text = (
                 f'{name}: comes at {_rate(times):.1f} Hz, control runs at '
                 f'{self._robot.control_rate:g} Hz; raise its rate or lower control_rate'
             )
-            found.append(Finding(WARNING, text))
+            findings.append(Finding(WARNING, text))
         gaps = [after - before for before, after in itertools.pairwise(times)]
         longest = max(gaps, default=0.0)
         if longest > self._robot.state_timeout:
-            text = f'{name}: nothing for {longest:.2f} s in between; the gate would have stopped'
-            found.append(Finding(WARNING, text))
-        return found
+            text = f'{name}: nothing for {longest:.2f} s; the safety gate would have stopped'
+            findings.append(Finding(WARNING, text))
+        return findings
 
 
-def _apart(name: str, age: float, sim_time: bool) -> Finding:
-    """That stamps and the clock of this node are far apart."""
-    apart = f'{abs(age):.3g} s {"behind" if age > 0 else "ahead of"}'
+def _clock_finding(name: str, age: float, sim_time: bool) -> Finding:
+    """The finding that stamps differ from this node's clock by more than the state time-out."""
+    difference = f'{abs(age):.3g} s {"behind" if age > 0 else "ahead of"}'
     if sim_time:
-        text = f'{name}: stamps are {apart} /clock; let what publishes /clock stamp the states too'
+        text = (
+            f'{name}: stamps are {difference} /clock; stamp the states with the same clock that '
+            'is published on /clock'
+        )
         return Finding(WARNING, text)
-    # Also if somebody publishes /clock: that may be a bag, and this robot a real one.
+    # Also while /clock is published: that may come from a bag, and this robot may be a real one.
     text = (
-        f"{name}: stamps are {apart} this machine's clock; synchronise the clocks (chrony), look "
-        'for what holds the messages up, or, if the robot is simulated, set use_sim_time to true '
-        '(robot check: --sim-time)'
+        f"{name}: stamps are {difference} this machine's clock; synchronise the clocks (chrony), "
+        'find out what delays the messages, or, if the robot is simulated, set use_sim_time to '
+        'true (robot check: --sim-time)'
     )
     return Finding(ERROR, text)

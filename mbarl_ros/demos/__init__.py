@@ -1,1 +1,1 @@
-"""Recording and reading demonstrations: one rosbag2 folder each, never pickle."""
+"""Recording, reading, importing and exporting demonstrations: one rosbag2 folder each."""

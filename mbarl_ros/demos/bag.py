@@ -1,4 +1,4 @@
-"""Messages of a demonstration's bag, and bags that others recorded."""
+"""Reads the bags of demonstrations, and imports bags of other recorders."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from mbarl_ros.schema.topics import EXECUTED
 from mbarl_ros.storage.transitions import DIRECTIONS
 from mbarl_ros.task import Task
 
-_BATCH = 2048  # messages decoded at a time: large enough to be fast, small enough for memory
+_BATCH = 2048  # messages decoded at once: a trade-off of speed and memory
 
 
 def read_series(
     folder: Path, maps: list[TopicMap], names: dict[str, str], clock: str
 ) -> list[Series]:
-    """The wanted topics of a bag, in the order of ``maps``; a topic may be empty.
+    """Topics of a bag, in the order of ``maps``; a topic may be empty.
 
     :param maps: topics of the robot profile with the fields to read
     :param names: profile topic -> name in the bag
-    :param clock: date messages by their ``header``, where they have one, or by the ``log``
-    :raises DemonstrationError: the bag is damaged, or a message is not what the profile says.
+    :param clock: date messages by their ``header``, if they have one, or by the ``log``
+    :raises DemonstrationError: the bag is damaged, or a message does not match the profile.
     """
     wanted = {names[topic.topic]: topic for topic in maps if topic.topic in names}
     decoders: dict[str, TopicDecoder] = {}
@@ -79,14 +79,14 @@ def read_series(
             decode(name)
     except (DecodeError, McapFileError, OSError, OverflowError) as error:
         raise DemonstrationError(
-            f'{folder}: {error}; if the bag is torn, `mbarl demos import {folder}` saves what can '
-            'be read; else record it again and remove it'
+            f'{folder}: {error}; if the bag is torn, `mbarl demos import {folder}` recovers what '
+            'can be read; else record it again and remove this folder'
         ) from error
     return _dated([_series(topic, parts.get(names.get(topic.topic, ''), [])) for topic in maps])
 
 
 def executed_map(names: tuple[str, ...]) -> TopicMap:
-    """The topic of executed commands, by the names of the robot's command."""
+    """Topic map of the executed commands, with the robot's names of the command entries."""
     fields = {name: f'position[{name}]' for name in names}
     return TopicMap(topic=EXECUTED, type=EXECUTED_TYPE, fields=fields)
 
@@ -97,6 +97,7 @@ def bag_messages(
     """Yield (topic, log time in ns, serialised message) of a rosbag2 folder or one of its files.
 
     :param wanted: names of the topics; None: all
+    :param torn: end at the first torn record instead of raising
     :raises McapFileError: damaged, empty, or not a bag.
     """
     for path in _files(folder):
@@ -109,14 +110,14 @@ def bag_messages(
 
 
 def import_bag(source: Path, task: Task, staging: Path, direction: str | None = None) -> Path:
-    """Make a demonstration of a bag that somebody else recorded, for example ``ros2 bag record``.
+    """Make a demonstration from a bag of another recorder, for example ``ros2 bag record``.
 
-    Topics are found by the names of the robot profile, in any one namespace. Where nobody
-    recorded ``safety_gate/executed``, the robot's command topics say what was executed. A torn
-    bag is read up to where it is torn.
+    Topics are found by their names in the robot profile, in any namespace. Without
+    ``safety_gate/executed`` in the bag, the robot's command topics count as executed. A torn bag is
+    read up to the torn record.
 
     :param staging: existing folder in which the demonstration is made
-    :returns: its folder in there
+    :returns: the folder of the demonstration
     :raises DemonstrationError: a topic is missing, or the bag is damaged.
     """
     target = staging / 'demonstration'
@@ -126,9 +127,9 @@ def import_bag(source: Path, task: Task, staging: Path, direction: str | None = 
     except (McapFileError, DecodeError, OSError) as error:
         raise DemonstrationError(f'{source}: {error}') from error
     if not types:
-        raise DemonstrationError(f'{source}: there is no message in it')
+        raise DemonstrationError(f'{source}: contains no message')
     names = _match(source, task, types)
-    old = _old_note(source)
+    old = _old_metadata(source)
     robot = task.robot
     stamped = all(
         'header' in dict(typestore().fielddefs.get(types[name], ([], []))[1])
@@ -165,9 +166,9 @@ def _series(topic: TopicMap, parts: list[tuple[np.ndarray, ...]]) -> Series:
 
 
 def _dated(series: list[Series]) -> list[Series]:
-    """Date what has no header as the running graph does: by the newest header that came before.
+    """Date messages without header by the newest header before them, as the running graph does.
 
-    By the log where nothing has one: two clocks would make steps of their differences.
+    Where no topic has a header, date all by the log: a mixture of two clocks would be wrong.
     """
     stamped = [one for one in series if _has_header(one)]
     if not stamped:
@@ -189,7 +190,7 @@ def _has_header(series: Series) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Files of a bag in the order of recording; only real files that lie in the folder itself."""
+    """Files of a bag in the order of recording; only regular files in the folder itself."""
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
@@ -205,14 +206,14 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _sqlite(folder: Path, wanted: set[str] | None) -> Iterator[tuple[Topic, int, bytes]]:
-    """An older bag (SQLite), by rosbags."""
+    """Messages of an older bag (SQLite), read by rosbags."""
     try:
         with Reader(folder) as reader:
-            found = [c for c in reader.connections if wanted is None or c.topic in wanted]
-            topics = {c.id: Topic(c.topic, c.msgtype, c.msgdef.data) for c in found}
-            for connection, stamp, data in reader.messages(found) if found else ():
+            chosen = [c for c in reader.connections if wanted is None or c.topic in wanted]
+            topics = {c.id: Topic(c.topic, c.msgtype, c.msgdef.data) for c in chosen}
+            for connection, stamp, data in reader.messages(chosen) if chosen else ():
                 yield topics[connection.id], stamp, data
-    except Exception as error:  # damage makes rosbags and SQLite raise anything
+    except Exception as error:  # damaged files make rosbags and SQLite raise any exception
         raise McapFileError(f'{folder}: cannot be read as a bag ({error!r})') from error
 
 
@@ -240,8 +241,8 @@ def _match(source: Path, task: Task, types: dict[str, str]) -> dict[str, str]:
     return names
 
 
-def _old_note(source: Path) -> dict[str, object]:
-    """What an older version of this package wrote beside its bag, as far as it is plausible."""
+def _old_metadata(source: Path) -> dict[str, object]:
+    """Metadata beside the bag, of any version of this package; empty if there is none."""
     with suppress(OSError, ValueError, RecursionError):
         raw = json.loads((source / METADATA_FILE).read_text())
         if isinstance(raw, dict) and raw.get('direction') in DIRECTIONS:

@@ -1,8 +1,8 @@
-"""Serialised messages (CDR) -> numbers, thousands at a time.
+"""Decodes serialised messages (CDR) to numbers, thousands at a time.
 
-Messages of one topic mostly have one layout: only their numbers differ. So the layout is worked
-out once, from one message, and all messages of the same layout are read as columns of a matrix,
-several times as fast as making an object of each (``benchmarks/demos.py``).
+Most messages of a topic have the same layout and differ in their numbers only. The layout is
+derived from one message, and all messages of this layout are read as columns of a matrix, several
+times as fast as making an object of each (``benchmarks/demos.py``).
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _KINDS = {
     },
 }
 _STAMP = ('header.stamp.sec', 'header.stamp.nanosec')
-_MAX_TEMPLATES = 64  # a topic whose texts change with each message would only fill memory
+_MAX_TEMPLATES = 64  # kept per message size; texts that differ in each message would fill memory
 
 
 class DecodeError(ValueError):
-    """Messages that are not what the profile says; the message names topic and reason."""
+    """Messages that do not match the robot profile; names the topic and the reason."""
 
 
 def typestore(definitions: dict[str, str] | None = None) -> Typestore:
-    """Message types of ROS 2 Jazzy's common packages and those that a bag defines itself.
+    """Message types of the common packages of ROS 2 Jazzy, and those defined in a bag.
 
-    :param definitions: type -> text of its definition, as in a bag; only unknown ones are used
+    :param definitions: type -> text of its definition in a bag; used for unknown types only
     """
     unknown = {
         kind: text for kind, text in (definitions or {}).items() if kind not in _common().types
@@ -56,7 +56,7 @@ def typestore(definitions: dict[str, str] | None = None) -> Typestore:
         try:
             types = get_types_from_msg(text, kind)
             store.register({name: of for name, of in types.items() if name not in store.types})
-        except Exception as error:  # rosbags' parser raises anything on what it cannot read
+        except Exception as error:  # the parser of rosbags raises any exception
             raise DecodeError(
                 f"message type '{kind}': its definition is not understood ({error!r})"
             ) from error
@@ -72,7 +72,7 @@ class TopicDecoder:
     """Reads the named values of one topic, and its header stamp, from serialised messages."""
 
     def __init__(self, topic: TopicMap, store: Typestore) -> None:
-        """Prepare for the fields of a topic map.
+        """Compile the fields of a topic map.
 
         :raises DecodeError: the message type is not known.
         """
@@ -117,7 +117,7 @@ class TopicDecoder:
         stamps: np.ndarray,
         values: np.ndarray,
     ) -> np.ndarray:
-        """Read the messages that have the template's layout; which ones are left."""
+        """Read the messages with the template's layout; returns the rows that remain."""
         same = (block[left][:, template.fixed] == template.text).all(1)
         mine, where = block[left[same]], rows[left[same]]
         for column, number in enumerate(template.wanted):
@@ -146,7 +146,7 @@ class TopicDecoder:
 
 @dataclass(frozen=True)
 class _Number:
-    """Where a number, or the first of several, is in a message."""
+    """Position of a number, or of the first of several, in a message."""
 
     offset: int
     kind: np.dtype
@@ -160,7 +160,7 @@ class _Number:
 
 @dataclass(frozen=True)
 class _Template:
-    """A layout: bytes ``fixed`` of all its messages equal ``text``."""
+    """A message layout: in all its messages, the bytes at ``fixed`` equal ``text``."""
 
     wanted: list[_Number]
     stamp: tuple[_Number, ...] | None
@@ -170,7 +170,7 @@ class _Template:
 
 @dataclass
 class _Walk:
-    """Walks through one message as CDR lays it out (OMG DDS-RTPS 2.3, section 10)."""
+    """Parses one message in CDR (OMG DDS-RTPS 2.3, section 10)."""
 
     store: Typestore
     message: bytes
@@ -185,7 +185,7 @@ class _Walk:
         self.order = '<' if self.message[1] else '>'
 
     def visit(self, kind: str, prefix: str) -> None:
-        """Walk through the fields of a message of type ``kind``."""
+        """Parse the fields of a message of type ``kind``."""
         for name, node in self.store.fielddefs[kind][1]:
             self._node(node, f'{prefix}{name}')
 

@@ -1,4 +1,4 @@
-"""Episodes: demonstrations in a task's own terms, whatever they were read from."""
+"""Episodes: demonstrations as observations and actions of a task, from any format."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SUCCEEDED, DISCARDED, UNKNOWN = VERDICTS = ('success', 'discarded', 'unknown')
 
 @dataclass(frozen=True)
 class Episode:
-    """One demonstration at the task's control steps: what every format is read into.
+    """One demonstration at the task's control steps; every format is read into it.
 
     ``states`` [n + 1, task.state_dim] float32, physical units, without the goal; ``actions``
     [n, action_dim] float32 in [-1, 1], as executed; ``stamps`` [n + 1] float64, s; ``whole`` [n]
-    is False for a step over which messages were lost, which is not a transition. Goal and reward
-    are not stored, since they follow from the states (:func:`transitions`).
+    is False for a step in which messages were lost: it makes no transition. Goal and reward are not
+    stored, because they follow from the states (:func:`transitions`).
     """
 
     states: np.ndarray
@@ -42,10 +42,10 @@ class Episode:
     origin: dict[str, Any] = field(default_factory=dict)
 
     def check(self, task: Task) -> Episode:
-        """Return self if it is an episode of the task.
+        """Return self if it is a valid episode of the task.
 
-        :raises ValueError: a shape, type, direction or verdict that is wrong, or a value that is
-            not finite; the message names it.
+        :raises ValueError: a wrong shape, type, direction or verdict, or a value that is not
+            finite; the message names it.
         """
         n = len(self.actions)
         if n < 1:
@@ -75,11 +75,11 @@ class Episode:
 
     @property
     def is_forward(self) -> bool:
-        """Whether it shows the task and not how to undo it."""
+        """Whether it demonstrates the task, not the way back."""
         return self.direction == DIRECTIONS[0]
 
     def goal(self, task: Task) -> np.ndarray | None:
-        """Goal [state_dim] of a goal-conditioned task that it reached, or, backward, undid."""
+        """Goal [state_dim] nearest to its end (backward: to its start); None without goals."""
         if not task.goal_conditioned:
             return None
         return nearest_goal(task, self.states[-1 if self.is_forward else 0])
@@ -93,7 +93,7 @@ class Episode:
         return bool(task.success(_observations(self, task, self.goal(task))[-1]))
 
     def signals(self, task: Task) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Name -> times (s) and values of states, actions and reward; NaN over left-out steps."""
+        """Name -> times (s) and values of states, actions and reward; NaN in left-out steps."""
         times = self.stamps - self.stamps[0]
         gap = np.where(self.whole, 0.0, np.nan)
         signals = {}
@@ -105,9 +105,9 @@ class Episode:
         return signals
 
     def succeeded(self, task: Task) -> bool:
-        """Whether to learn from it: as judged, or if nobody judged, a forward one that got there.
+        """Whether to learn from it: its verdict is success.
 
-        A forward demonstration without verdict counts if its last state is a success.
+        Without a verdict: it is a forward demonstration, and its last state is a success.
         """
         if self.verdict != UNKNOWN:
             return self.verdict == SUCCEEDED
@@ -144,12 +144,12 @@ def episode(
 def transitions(task: Task, demonstration: Episode) -> Transitions:
     """Transitions of one demonstration; ``sequence`` counts from 0.
 
-    A forward demonstration ends with its first success, as the robot's own forward phase does;
-    on a goal-conditioned task it is labelled with the goal it came nearest to at its end. A
-    backward one is repeated once per goal, as in MEDAL (Sharma et al. 2022), and rewarded, like
-    all transitions, by the task's reward for that goal.
+    A forward demonstration ends at its first success, as the robot's own forward phase does. On a
+    goal-conditioned task its goal is the one nearest to its end. A backward one is repeated once
+    per goal, as in MEDAL (Sharma et al. 2022). All rewards are the task's, for the goal in the
+    observation.
 
-    :returns: transitions of at most n rows, or n rows per goal
+    :returns: transitions, at most n rows per goal
     """
     goals: Sequence[np.ndarray | None] = [demonstration.goal(task)]
     if not demonstration.is_forward and task.goal_conditioned:
@@ -159,14 +159,14 @@ def transitions(task: Task, demonstration: Episode) -> Transitions:
 
 
 def join(parts: list[Transitions]) -> Transitions:
-    """Demonstrations one after the other, ``sequence`` numbered anew from 0."""
+    """Concatenate demonstrations; ``sequence`` counts from 0 again."""
     rows = concatenate(parts)
     rows['sequence'] = np.arange(len(rows['reward']), dtype=DTYPES['sequence'])
     return rows
 
 
 def nearest_goal(task: Task, state: np.ndarray) -> np.ndarray:
-    """The task's goal [state_dim] to which a state [state_dim] is nearest, by its measure."""
+    """The goal [state_dim] nearest to a state [state_dim], by the task's distance to success."""
     candidates = np.stack([np.concatenate([state, goal]) for goal in task.goals])
     return task.goals[int(np.argmin(task.distance(candidates)))]
 

@@ -1,4 +1,4 @@
-"""Imported demonstrations on disk: ``episode.safetensors`` beside the note."""
+"""Imported demonstrations on disk: ``episode.safetensors`` beside ``demonstration.json``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MAX_BYTES = 256 << 20
 
 
 def save_episode(folder: Path, episode: Episode, task: Task) -> None:
-    """Write an episode into an existing folder, and the note of what it is."""
+    """Write an episode and its metadata into an existing folder."""
     arrays = {name: getattr(episode, name) for name in _DTYPES}
     meta = {'layout': _layout(task), 'origin': {**episode.origin, 'name': episode.name}}
     write_file(folder / EPISODE_FILE, pack(arrays, meta, _KIND))
@@ -56,12 +56,12 @@ def save_episode(folder: Path, episode: Episode, task: Task) -> None:
 
 
 def load_episode(folder: Path, task: Task) -> Episode:
-    """Read an episode, named after its folder; direction, verdict and operator are the note's.
+    """Read an episode; its name is that of its folder, other attributes are in the metadata.
 
     :raises DemonstrationError: missing, damaged, or of another layout than the task has now.
     """
     path = folder / EPISODE_FILE
-    note = read_metadata(folder)
+    metadata = read_metadata(folder)
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f'is larger than {_MAX_BYTES} bytes')
@@ -75,9 +75,9 @@ def load_episode(folder: Path, task: Task) -> Episode:
         origin = meta.get('origin')
         episode = Episode(
             **arrays,
-            direction=note.direction,
-            verdict=note.verdict,
-            operator=note.operator,
+            direction=metadata.direction,
+            verdict=metadata.verdict,
+            operator=metadata.operator,
             origin=origin if isinstance(origin, dict) else {},
         ).check(task)
     except (OSError, ValueError, TypeError) as error:

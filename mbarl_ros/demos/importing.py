@@ -1,8 +1,8 @@
-"""Import of demonstrations that are not trusted, in a process of its own.
+"""Import of demonstrations from untrusted files, in a process of its own.
 
-``python -m mbarl_ros.demos.importing`` reads with limits on memory, time and file size, and puts
-what it read into a hidden folder beside the demonstrations. Whatever a file does to its reader
-ends there: the importer checks each demonstration, and only then gives it its name.
+``python -m mbarl_ros.demos.importing`` reads a source under limits on memory, time and file size,
+and writes its demonstrations to a hidden folder. A malicious file can harm only that process: the
+importer checks each demonstration before it gets its name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from mbarl_ros.demos.formats.common import FormatError
 from mbarl_ros.demos.metadata import (
     DemonstrationError,
+    file_of,
     folders,
     publish,
     read_metadata,
@@ -45,19 +46,20 @@ def import_demonstrations(
     direction: str | None = None,
     verdict: str | None = None,
 ) -> list[Path]:
-    """Add what another program recorded to a folder of demonstrations; all of it, or nothing.
+    """Add demonstrations of another format to a folder; all of them, or none.
 
     No demonstration gets its name before all of them were checked.
 
-    :param task_name: name or path of the task they are demonstrations of
-    :param robot: name or path of a robot profile; empty: the task's own
-    :param kind: bag, minari, robomimic or earl; None: by what is in the source
-    :param direction: forward or backward, whatever the source says
-    :param verdict: success, discarded or unknown, whatever the source says
+    :param task_name: name or path of their task
+    :param robot: name or path of their robot profile; empty: the task's own
+    :param kind: bag, minari, robomimic or earl; None: detect it
+    :param direction: forward or backward; None: as in the source
+    :param verdict: success, discarded or unknown; None: as in the source
     :returns: folders of the new demonstrations
-    :raises FormatError: the source cannot be read, which the message explains.
+    :raises FormatError: the source cannot be imported; the message says why.
     """
     task = Task.load(task_name, robot or None)
+    robot_name = robot or task.config.robot
     folder.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
     try:
@@ -67,9 +69,12 @@ def import_demonstrations(
             raise FormatError(_explained(source, code, message))
         staged = [(path, read_episode(path, task).direction) for path in folders(staging)]
         if not staged:
-            raise FormatError(f'{source}: there is no demonstration in it')
-        for path, _ in staged if verdict else ():
-            write_metadata(path, replace(read_metadata(path), verdict=verdict))
+            raise FormatError(f'{source}: contains no demonstration')
+        for path, _ in staged:
+            metadata = read_metadata(path)
+            files = {'task_file': file_of(task_name), 'robot_file': file_of(robot_name)}
+            verdict_kept = verdict or metadata.verdict
+            write_metadata(path, replace(metadata, verdict=verdict_kept, **files))
         return [publish(path, folder, direction) for path, direction in staged]
     except DemonstrationError as error:
         raise FormatError(f'{source}: {error}') from error
@@ -78,8 +83,11 @@ def import_demonstrations(
 
 
 def run_limited(given: list[str]) -> tuple[int, str]:
-    """Run :func:`main` in a process of its own; its exit code, negative for a signal, and words."""
-    # -P: what lies in the working folder, perhaps beside the file, is not to be imported as code.
+    """Run :func:`main` in a process of its own.
+
+    :returns: exit code, negative for a signal, and the text of stderr
+    """
+    # -P: no module is imported from the working folder, where the untrusted file may lie.
     command = [sys.executable, '-P', '-m', 'mbarl_ros.demos.importing', *given]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
     try:
@@ -99,7 +107,7 @@ def run_limited(given: list[str]) -> tuple[int, str]:
 
 
 def main(given: list[str]) -> int:
-    """Read a source into a staging folder, one folder for each demonstration; the exit code."""
+    """Read a source into a staging folder, one folder per demonstration; returns the exit code."""
     source, task_name, robot, staging, kind, direction = given
     for what, limit in (
         (resource.RLIMIT_AS, MAX_MEMORY),
@@ -119,7 +127,7 @@ def main(given: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(' '.join(str(error).split()), file=sys.stderr)
         return _REFUSED
-    except Exception as error:  # damage makes the libraries raise anything
+    except Exception as error:  # damaged files make libraries raise any exception
         print(f'{source}: cannot be read: {type(error).__name__}', file=sys.stderr)
         return _REFUSED
     return 0
@@ -146,16 +154,16 @@ def _stage(source: Path, task: Task, staging: Path, kind: str, direction: str | 
 
 
 def _explained(source: Path, code: int, message: str) -> str:
-    """One sentence on how the reading process ended."""
+    """Why the reading process failed, in one sentence."""
     if code == _REFUSED and message.strip():
         return message.strip().splitlines()[-1]
     if code == -signal.SIGXCPU or code == -signal.SIGKILL:
-        return f'{source}: reading took more than {MAX_SECONDS} s or too much memory; is it a bomb?'
+        return f'{source}: reading took more than {MAX_SECONDS} s or too much memory'
     if code < 0:
         name = signal.Signals(-code).name
-        return f'{source}: its reader crashed ({name}); the file is damaged'
+        return f'{source}: the reader crashed ({name}); the file is damaged'
     words = (message.strip().splitlines() or [''])[-1][:200]
-    return f'{source}: cannot be read: {words or f"its reader ended with code {code}"}'
+    return f'{source}: cannot be read: {words or f"the reader ended with code {code}"}'
 
 
 if __name__ == '__main__':

@@ -1,11 +1,10 @@
-"""The folder of demonstrations, and the metadata that says what each of them is of."""
+"""Folders of demonstrations, and the metadata of each demonstration."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 
 from mbarl_ros import __version__
 from mbarl_ros.demos.episodes import VERDICTS
+from mbarl_ros.schema.load import available, is_path
 from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.storage.files import sync_path, write_file
 from mbarl_ros.storage.transitions import DIRECTIONS
 
 SCHEMA = 2
@@ -22,18 +23,19 @@ HEADER, LOG = CLOCKS = ('header', 'log')
 
 
 class DemonstrationError(ValueError):
-    """A demonstration that cannot be used; the message names the folder and the remedy."""
+    """A demonstration that cannot be used; the message names its folder and the remedy."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a demonstration is of: ``demonstration.json`` beside the data.
+    """Content of ``demonstration.json``, beside the data.
 
-    ``spec`` is the layout of the robot's state and command and ``profile`` its hash. ``topics``
-    maps the profile's topics to the names in the bag (namespaces and remappings). ``lockstep``
-    says that each executed command made the world take exactly one step; ``clock`` whether
-    messages are dated by their ``header`` or by the ``log`` time of the bag; ``interrupted`` that
-    the recorder died, and the end is missing.
+    ``spec`` is the layout of the robot's state and command, ``profile`` its hash. ``topics`` maps
+    topics of the robot profile to names in the bag (namespaces and remappings). ``lockstep``: each
+    executed command made the world take exactly one step. ``clock``: messages are dated by their
+    ``header`` or by the ``log`` time of the bag. ``interrupted``: the recorder died, and the end is
+    missing. ``task_file`` and ``robot_file`` are absolute paths; empty for shipped files, and in
+    older metadata.
     """
 
     task: str
@@ -51,10 +53,15 @@ class Metadata:
     origin: str = 'demo_recorder'
     version: str = __version__
     schema: int = SCHEMA
+    task_file: str = ''
+    robot_file: str = ''
+
+
+_OPTIONAL = {'task_file', 'robot_file'}
 
 
 def layout(robot: RobotConfig) -> dict[str, Any]:
-    """What a demonstration and the robot profile that reads it must agree on."""
+    """The part of a robot profile in which recording and reading must agree."""
     return {
         'state': {name: path for topic in robot.state for name, path in topic.fields.items()},
         'command': list(robot.command_names),
@@ -63,14 +70,14 @@ def layout(robot: RobotConfig) -> dict[str, Any]:
 
 
 def profile_hash(robot: RobotConfig) -> str:
-    """Hash of :func:`layout`, in which the order of names counts."""
+    """Hash of :func:`layout`; the order of names matters."""
     return hashlib.sha256(json.dumps(layout(robot)).encode()).hexdigest()[:16]
 
 
 def check_profile(folder: Path, metadata: Metadata, robot: RobotConfig) -> None:
-    """Check that a demonstration is of this robot.
+    """Check that a demonstration was recorded with this robot profile.
 
-    :raises DemonstrationError: it is not; the message names what differs.
+    :raises DemonstrationError: with another one; the message names the difference.
     """
     if metadata.profile == profile_hash(robot):
         return
@@ -78,13 +85,13 @@ def check_profile(folder: Path, metadata: Metadata, robot: RobotConfig) -> None:
     key = next((key for key in expected if metadata.spec.get(key) != expected[key]), 'state')
     raise DemonstrationError(
         f'{folder}: was recorded with another robot profile: {key} is {metadata.spec.get(key)}, '
-        f"robot '{robot.name}' has {expected[key]}; give the profile that it has (robot:=), "
+        f"robot '{robot.name}' has {expected[key]}; give the profile of the recording (robot:=), "
         'or record it again'
     )
 
 
 def folders(folder: Path) -> list[Path]:
-    """Finished demonstrations in a folder, by name; hidden folders are unfinished ones."""
+    """Finished demonstrations in a folder, by name; unfinished ones are in hidden folders."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -93,7 +100,7 @@ def folders(folder: Path) -> list[Path]:
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """Parse and check ``demonstration.json``.
+    """Read and check ``demonstration.json``.
 
     :raises DemonstrationError: it is missing, damaged or of another schema.
     """
@@ -107,9 +114,11 @@ def read_metadata(folder: Path) -> Metadata:
     except (OSError, ValueError, RecursionError) as error:
         raise DemonstrationError(f'{path}: cannot be read: {error}; remove {folder}') from error
     kinds = {field.name: field.type for field in fields(Metadata)}
+    if isinstance(raw, dict):
+        raw = {**dict.fromkeys(_OPTIONAL, ''), **raw}
     if not isinstance(raw, dict) or raw.get('schema') != SCHEMA or set(raw) != set(kinds):
         raise DemonstrationError(
-            f'{path}: is not metadata of schema {SCHEMA}; add the bag anew with `mbarl demos '
+            f'{path}: is not metadata of schema {SCHEMA}; import the bag again with `mbarl demos '
             f'import {folder}`, or remove it'
         )
     for name, kind in kinds.items():
@@ -129,43 +138,61 @@ def read_metadata(folder: Path) -> Metadata:
 
 
 def write_metadata(folder: Path, metadata: Metadata) -> None:
-    """Write ``demonstration.json`` into a folder, whole or not at all."""
-    beside = folder / f'.{METADATA_FILE}.tmp'
-    beside.write_text(json.dumps(asdict(metadata), indent=2) + '\n')
-    sync(beside)
-    beside.rename(folder / METADATA_FILE)
+    """Write ``demonstration.json`` into a folder, atomically."""
+    write_file(folder / METADATA_FILE, (json.dumps(asdict(metadata), indent=2) + '\n').encode())
+
+
+def file_of(name: str) -> str:
+    """Absolute path of a task or robot that is named by its path; empty for a shipped name."""
+    return str(Path(name).expanduser().absolute()) if is_path(name) else ''
+
+
+def task_and_robot(folder: Path) -> tuple[str, str]:
+    """Task and robot profile of a demonstration, each a shipped name or a path.
+
+    The robot is empty where only the task can name it.
+
+    :raises DemonstrationError: no metadata, or a task that cannot be found.
+    """
+    metadata = read_metadata(folder)
+    file = Path(metadata.task_file)
+    if metadata.task_file and not file.is_file():
+        raise DemonstrationError(
+            f"{folder}: is of task '{metadata.task}', whose file {file} does not exist any more; "
+            'give the task (--task or task:=)'
+        )
+    if not metadata.task_file and metadata.task not in available('tasks'):
+        raise DemonstrationError(
+            f"{folder}: is of task '{metadata.task}', which is none of the shipped tasks "
+            f'({", ".join(available("tasks"))}); give the path of its file (--task or task:=)'
+        )
+    robot = metadata.robot if metadata.robot in available('robots') else ''
+    if Path(metadata.robot_file).is_file():
+        robot = metadata.robot_file
+    return metadata.task_file or metadata.task, robot
 
 
 def publish(staged: Path, folder: Path, direction: str) -> Path:
-    """Move a finished demonstration to its numbered name in ``folder``; its path there.
+    """Move a finished demonstration to its numbered name in ``folder``; returns its path there.
 
-    It is on disk before it appears under its name, and never takes the place of another.
+    It is on disk before it has its name, and never replaces another demonstration.
     """
     for path in (*staged.iterdir(), staged):
-        sync(path)
+        sync_path(path)
     while True:
         final = folder / free_name(folder, direction)
         try:
             staged.rename(final)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                continue  # somebody else, who adds to the same folder, was faster
+                continue  # another process took this number
             raise
-        sync(folder)
+        sync_path(folder)
         return final
 
 
 def free_name(folder: Path, direction: str) -> str:
-    """``<direction>_<number>``, one above the highest number there is."""
+    """``<direction>_<number>``, one above the highest number in use."""
     pattern = re.compile(rf'{direction}_(\d+)')
     numbers = [int(m[1]) for path in folder.iterdir() if (m := pattern.fullmatch(path.name))]
     return f'{direction}_{max(numbers, default=-1) + 1:03d}'
-
-
-def sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

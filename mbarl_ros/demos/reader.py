@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mbarl_ros.demos.align import Series, UnusableError, align
-from mbarl_ros.demos.bag import executed_map, read_series
+from mbarl_ros.demos.cache import fingerprint, pack_decoded, read_decoded
 from mbarl_ros.demos.episodes import (
     DISCARDED,
     SUCCEEDED,
@@ -37,13 +37,13 @@ from mbarl_ros.task import Task
 class Demonstration:
     """One recorded demonstration at the robot's control steps.
 
-    ``states`` [n + 1, robot dim], ``commands`` [n, action_dim] in physical units and ``stamps``
-    [n + 1] in s; ``whole`` [n] is False for a step over which messages were lost; ``findings``
-    say what was wrong with the recording.
+    ``states`` [n + 1, robot dim] and ``commands`` [n, action_dim] in physical units, ``stamps``
+    [n + 1] in s; ``whole`` [n] is False for a step in which messages were lost; ``findings`` are
+    the defects of the recording.
     """
 
     folder: Path
-    note: Metadata
+    metadata: Metadata
     states: np.ndarray
     commands: np.ndarray
     stamps: np.ndarray
@@ -57,54 +57,77 @@ class Demonstration:
             self.states,
             self.commands,
             self.stamps,
-            self.note.direction,
+            self.metadata.direction,
             self.whole,
-            verdict=self.note.verdict,
-            operator=self.note.operator,
+            verdict=self.metadata.verdict,
+            operator=self.metadata.operator,
             name=self.folder.name,
         )
 
 
-def load_demonstrations(folder: str | Path, task: Task, per_goal: int | None = None) -> Transitions:
-    """Transitions of all demonstrations in a folder that succeeded, forward ones first.
+def load_demonstrations(
+    folder: str | Path, task: Task, per_goal: int | None = None, *, run_dir: Path | None = None
+) -> Transitions:
+    """Transitions of all successful demonstrations in a folder, forward ones first.
 
-    Where nobody gave a verdict, a forward demonstration counts if its last state is a success.
+    Without a verdict, a forward demonstration is successful if its last state is a success.
 
-    :param per_goal: take only the first so many forward ones of each goal, none backward
+    :param per_goal: use only the first so many forward ones of each goal, and no backward ones
+    :param run_dir: run folder that may hold these demonstrations decoded (see
+        :func:`pack_demonstrations`), which saves decoding them again
     :raises DemonstrationError: no folder, no successful forward demonstration, or one that is
-        damaged or of another task; the message names it and says what to do.
+        damaged or of another task; the message names it and the remedy.
     """
     folder = Path(folder).expanduser()
+    if run_dir is not None and per_goal is None:
+        decoded = read_decoded(run_dir, folder, task)
+        if decoded is not None:
+            return decoded
+    episodes = _successful_episodes(folder, task)
+    if per_goal is not None:
+        episodes = _first_of_each_goal(episodes, task, per_goal)
+    return join([transitions(task, demonstration) for demonstration in episodes])
+
+
+def pack_demonstrations(folder: str | Path, task: Task, run_dir: Path) -> bytes:
+    """Decoded demonstrations as the content of ``DEMONSTRATIONS_FILE`` in a run folder.
+
+    :raises DemonstrationError: as :func:`load_demonstrations`.
+    """
+    # Before they are read: a folder that changes meanwhile no longer fits, and is decoded again.
+    before = fingerprint(Path(folder).expanduser(), task)
+    return pack_decoded(load_demonstrations(folder, task, run_dir=run_dir), before)
+
+
+def _successful_episodes(folder: Path, task: Task) -> list[Episode]:
     remedy = f'record some with `mbarl up record task:={task.name} demos:={folder}`'
-    found = folders(folder)
-    if not found:
+    paths = folders(folder)
+    if not paths:
         raise DemonstrationError(f'{folder}: there are no demonstrations; {remedy}')
-    kept = [
+    episodes = [
         demonstration
-        for path in found
+        for path in paths
         if read_metadata(path).verdict != DISCARDED
         and (demonstration := read_episode(path, task)).succeeded(task)
     ]
-    kept.sort(key=lambda demonstration: DIRECTIONS.index(demonstration.direction))
-    if not kept or not kept[0].is_forward:
+    episodes.sort(key=lambda demonstration: DIRECTIONS.index(demonstration.direction))
+    if not episodes or not episodes[0].is_forward:
         raise DemonstrationError(
-            f'{folder}: none of {len(found)} demonstrations is a successful forward one; {remedy}'
+            f'{folder}: none of {len(paths)} demonstrations is a successful forward one; {remedy}'
         )
-    if per_goal is not None:
-        kept = _first_of_each_goal(kept, task, per_goal)
-    return join([transitions(task, demonstration) for demonstration in kept])
+    return episodes
 
 
 def _first_of_each_goal(episodes: list[Episode], task: Task, number: int) -> list[Episode]:
-    taken: Counter[bytes] = Counter()
-    kept = []
+    count: Counter[bytes] = Counter()
+    first = []
     for demonstration in episodes:
         goal = demonstration.goal(task)
-        name = b'' if goal is None else goal.tobytes()
-        if demonstration.is_forward and taken[name] < number:
-            taken[name] += 1
-            kept.append(demonstration)
-    return kept
+        key = b'' if goal is None else goal.tobytes()
+        if demonstration.is_forward and count[key] < number:
+            count[key] += 1
+            first.append(demonstration)
+    return first
 
 
 def read_episode(folder: Path, task: Task) -> Episode:
@@ -126,27 +149,30 @@ def read_episode(folder: Path, task: Task) -> Episode:
 def read_demonstration(folder: Path, task: Task) -> Demonstration:
     """Read one recorded demonstration.
 
-    :raises DemonstrationError: damaged, of another task or robot, without a needed topic, or with
-        what makes all of it doubtful (see :mod:`mbarl_ros.demos.align`).
+    :raises DemonstrationError: damaged, of another task or robot, without a required topic, or
+        with a defect that makes all of it unusable (see :mod:`mbarl_ros.demos.align`).
     """
-    note = read_metadata(folder)
-    _check_task(folder, note, task)
-    check_profile(folder, note, task.robot)
+    # Imported late: rosbags takes longer to import than a run folder's decoded ones to read.
+    from mbarl_ros.demos.bag import executed_map, read_series
+
+    metadata = read_metadata(folder)
+    _check_task(folder, metadata, task)
+    check_profile(folder, metadata, task.robot)
     robot = task.robot
-    by_gate = EXECUTED in note.topics
-    asked = [executed_map(robot.command_names)] if by_gate else robot.command
-    series = read_series(folder, [*robot.state, *asked], note.topics, note.clock)
-    _check_heard(folder, series, [*robot.state, *asked])
+    by_gate = EXECUTED in metadata.topics
+    commands = [executed_map(robot.command_names)] if by_gate else robot.command
+    series = read_series(folder, [*robot.state, *commands], metadata.topics, metadata.clock)
+    _check_received(folder, series, [*robot.state, *commands])
     states, executed = series[: len(robot.state)], series[len(robot.state) :]
     try:
-        steps, findings = align(states, _joined(executed), robot, note.lockstep)
+        steps, findings = align(states, _merged(executed), robot, metadata.lockstep)
     except UnusableError as error:
         raise DemonstrationError(f'{folder}: {error}; record it again and remove it') from error
-    if note.interrupted:
+    if metadata.interrupted:
         findings.insert(0, Finding(INFO, 'the recorder died; the end is missing'))
     return Demonstration(
         folder,
-        note,
+        metadata,
         steps.states,
         steps.commands,
         steps.stamps * 1e-9,
@@ -156,7 +182,7 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
 
 
 def check_demonstration(folder: Path, task: Task) -> tuple[Episode | None, list[Finding]]:
-    """Everything to know about a demonstration; no episode if it cannot be used."""
+    """A demonstration and its findings; no episode if it cannot be used."""
     findings: list[Finding] = []
     try:
         if (folder / EPISODE_FILE).exists():
@@ -171,37 +197,38 @@ def check_demonstration(folder: Path, task: Task) -> tuple[Episode | None, list[
     if checked.is_forward:
         reached = checked.reached(task)
         if checked.verdict == SUCCEEDED and not reached:
-            text = "judged a success, but the last state is none by the task's measure"
+            text = "the verdict is success, but the task's success test fails in the last state"
             findings.append(Finding(WARNING, text))
         if checked.verdict not in (SUCCEEDED, DISCARDED):
-            text = f'no verdict; by its last state it is {"a" if reached else "no"} success'
+            text = f'no verdict; the last state is {"a" if reached else "no"} success'
             findings.append(Finding(INFO, text))
     return checked, findings
 
 
-def _check_task(folder: Path, note: Metadata, task: Task) -> None:
-    if note.task != task.name:
+def _check_task(folder: Path, metadata: Metadata, task: Task) -> None:
+    if metadata.task != task.name:
         raise DemonstrationError(
-            f"{folder}: is a demonstration of task '{note.task}', not of '{task.name}'; give the "
-            "folder of this task's demonstrations (key 'demonstrations' of the task, or demos:=)"
+            f"{folder}: is a demonstration of task '{metadata.task}', not of '{task.name}'; give "
+            "the folder of this task's demonstrations (key 'demonstrations' of the task, or "
+            'demos:=)'
         )
 
 
-def _check_heard(folder: Path, series: list[Series], maps: list[TopicMap]) -> None:
+def _check_received(folder: Path, series: list[Series], maps: list[TopicMap]) -> None:
     silent = [
         f'{topic.topic} ({topic.type})'
-        for heard, topic in zip(series, maps, strict=True)
-        if not len(heard.stamps)
+        for received, topic in zip(series, maps, strict=True)
+        if not len(received.stamps)
     ]
     if silent:
         raise DemonstrationError(
-            f'{folder}: no messages on {", ".join(silent)}; is it published, and under the name in '
-            'the robot profile? Record again and remove it'
+            f'{folder}: no messages on {", ".join(silent)}; check that the topic is published, and '
+            'under its name in the robot profile; then record again and remove this folder'
         )
 
 
-def _joined(commands: list[Series]) -> Series:
-    """Several command topics as one: of each the latest value, from when all were heard."""
+def _merged(commands: list[Series]) -> Series:
+    """Several command topics as one: the latest value of each, once all were received."""
     if len(commands) == 1:
         return commands[0]
     stamps = np.unique(np.concatenate([series.stamps for series in commands]))

@@ -1,15 +1,14 @@
-"""Recording a demonstration so that nothing is lost, whenever the recorder dies.
+"""Recording of demonstrations that survives the death of the recorder.
 
-While it is recorded, a demonstration is a plain MCAP file in a hidden folder: each message is
-handed to the operating system at once and forced to disk once a second. When finished it is
-rewritten, compressed and indexed, as a rosbag2 folder, and appears under its name. What a dead
-recorder left behind, :func:`recover` finishes in its place.
+During recording, a demonstration is an uncompressed MCAP file in a hidden folder: each message is
+passed to the operating system at once, and the file is synced to disk every second. A finished
+recording is written again, compressed and indexed, as a rosbag2 folder, and gets its name.
+:func:`recover` finishes the recordings of recorders that died.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -37,13 +36,14 @@ from mbarl_ros.demos.metadata import (
 )
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.topics import EXECUTED, RECORDER_PHASE
+from mbarl_ros.storage.files import try_lock
 
 EXECUTED_TYPE = 'sensor_msgs/msg/JointState'
 PHASE_TYPE = 'std_msgs/msg/String'
 RAW = 'raw.mcap'
 _HIDDEN = '.recording-'
 _LOCK = 'lock'
-_SYNC_EVERY = 1.0  # s; what a power cut may cost. A killed recorder costs nothing
+_SYNC_EVERY = 1.0  # s that a power cut may cost; a killed recorder costs nothing
 
 
 def topic_types(robot: RobotConfig) -> dict[str, str]:
@@ -53,31 +53,31 @@ def topic_types(robot: RobotConfig) -> dict[str, str]:
 
 
 class Recording:
-    """A demonstration being written; it appears under its name only when finished."""
+    """A demonstration that is being recorded; it gets its name when it is finished."""
 
-    def __init__(self, folder: Path, note: Metadata, types: dict[str, str]) -> None:
+    def __init__(self, folder: Path, metadata: Metadata, types: dict[str, str]) -> None:
         """Begin in a hidden folder inside ``folder``.
 
-        :param note: its verdict is filled in by :meth:`finish`
-        :param types: message type of each of the note's topics
-        :raises DemonstrationError: a message type whose definition is not known.
+        :param metadata: :meth:`finish` fills in its verdict
+        :param types: message type of each topic of the metadata
+        :raises DemonstrationError: the definition of a message type is unknown.
         :raises OSError: the folder cannot be written.
         """
-        topics = {name: _topic(note.topics[name], kind) for name, kind in types.items()}
-        self._folder, self._note = folder, note
+        topics = {name: _topic(metadata.topics[name], kind) for name, kind in types.items()}
+        self._folder, self._metadata = folder, metadata
         folder.mkdir(parents=True, exist_ok=True)
-        self.name = free_name(folder, note.direction)  # as it looks now; see publish()
+        self.name = free_name(folder, metadata.direction)  # publish() may have to take another
         self._hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=folder))
         self._lock = _locked(self._hidden)
         self._file = (self._hidden / RAW).open('wb')
-        # Without chunks a message is in the file, whole, as soon as it is written.
+        # Without chunks, each message is complete in the file as soon as it is written.
         self._writer = McapWriter(
             self._file, compression=CompressionType.NONE, use_chunking=False, enable_crcs=False
         )
         self._writer.start(profile='ros2', library='mbarl_ros')
         self._channels = {name: _register(self._writer, topic) for name, topic in topics.items()}
         self._file.flush()
-        write_metadata(self._hidden, replace(note, interrupted=True))
+        write_metadata(self._hidden, replace(metadata, interrupted=True))
         self.counts = dict.fromkeys(types, 0)
         self._done = threading.Event()
         threading.Thread(target=self._sync, name='sync', daemon=True).start()
@@ -85,7 +85,7 @@ class Recording:
     def write(self, topic: str, stamp: int, data: bytes) -> None:
         """Append a serialised (CDR) message of a topic at ``stamp`` ns.
 
-        :raises OSError: the disk is full or gone; what was written before can be recovered.
+        :raises OSError: the disk is full or gone; earlier messages can be recovered.
         """
         stamp = max(stamp, 0)
         self._writer.add_message(self._channels[topic], stamp, data, stamp, self.counts[topic])
@@ -93,25 +93,25 @@ class Recording:
         self.counts[topic] += 1
 
     def finish(self, verdict: str) -> Path:
-        """Put the demonstration on disk and return its folder.
+        """Seal the demonstration and return its folder.
 
-        :raises OSError: the disk is full; what was written can be recovered.
+        :raises OSError: the disk is full; the messages can be recovered.
         """
         self.abandon(keep_lock=True)
-        path = _finished(self._hidden, self._folder, replace(self._note, verdict=verdict))
+        path = _finished(self._hidden, self._folder, replace(self._metadata, verdict=verdict))
         self._lock.close()
         return path
 
     def discard(self) -> None:
-        """Forget the demonstration."""
+        """Delete the demonstration."""
         self.abandon(keep_lock=True)
         _remove(self._hidden)
         self._lock.close()
 
     def abandon(self, *, keep_lock: bool = False) -> None:
-        """Leave it as it is, for :func:`recover`."""
+        """Close the recording unfinished, for :func:`recover`."""
         self._done.set()
-        with contextlib.suppress(OSError):  # a full disk; all whole messages are there
+        with contextlib.suppress(OSError):  # a full disk; all complete messages are in the file
             self._file.close()
         if not keep_lock:
             self._lock.close()
@@ -119,36 +119,35 @@ class Recording:
     def _sync(self) -> None:
         handle = self._file.fileno()
         while not self._done.wait(_SYNC_EVERY):
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with contextlib.suppress(OSError):  # the file was closed meanwhile
                 os.fdatasync(handle)
 
 
 def recover(folder: Path) -> list[str]:
-    """Finish what dead recorders left in a folder; a sentence about each.
+    """Finish the interrupted recordings in a folder; returns a sentence about each.
 
-    A recording that is still going on is left alone. One that never held an executed command is
-    removed: nothing can be learned from it.
+    A recording in progress is left alone. One without an executed command is removed, because
+    nothing can be learned from it.
     """
-    said = []
+    sentences = []
     for hidden in sorted(folder.glob(f'{_HIDDEN}*')):
-        try:
-            lock = _locked(hidden)
-        except BlockingIOError:
-            continue
-        with lock:
-            said.append(_recovered(hidden, folder))
-    return said
+        lock = _locked(hidden)
+        if lock is not None:
+            with lock:
+                sentences.append(_recovered(hidden, folder))
+    return sentences
 
 
 def unfinished(folder: Path) -> int:
-    """How many recordings in a folder are going on or were interrupted."""
+    """Number of recordings in a folder that are in progress or were interrupted."""
     return len(list(folder.glob(f'{_HIDDEN}*')))
 
 
 def seal(messages: Iterable[tuple[Topic, int, bytes]], target: Path) -> dict[str, str]:
-    """Write messages as a compressed and indexed rosbag2 folder; its topics and their types.
+    """Write messages as a compressed and indexed rosbag2 folder.
 
-    :raises DecodeError: a message type that is not known.
+    :returns: topic -> type
+    :raises DecodeError: an unknown message type.
     """
     connections = {}
     writer = Writer(target, version=9, storage_plugin=StoragePlugin.MCAP)
@@ -166,72 +165,67 @@ def seal(messages: Iterable[tuple[Topic, int, bytes]], target: Path) -> dict[str
 def _recovered(hidden: Path, folder: Path) -> str:
     raw = hidden / RAW
     if not (hidden / METADATA_FILE).exists() or not raw.exists():
-        _remove(hidden)  # it had not begun, or was being removed
+        _remove(hidden)  # its recorder died at the beginning, or while removing it
         return f'{hidden}: an interrupted recording without a message; removed'
     try:
-        note = read_metadata(hidden)
-        if published := _published(folder, note):  # it died between publishing and cleaning up
+        metadata = read_metadata(hidden)
+        if published := _published(folder, metadata):
             _remove(hidden)
             return f'{published}: was finished before the recorder died'
-        executed = note.topics.get(EXECUTED)
+        executed = metadata.topics.get(EXECUTED)
         stamps = [at for topic, at, _ in read_mcap(raw, torn=True) if topic.name == executed]
         if not stamps:
             _remove(hidden)
             return f'{hidden}: an interrupted recording without an executed command; removed'
-        path = _finished(hidden, folder, note)
+        path = _finished(hidden, folder, metadata)
     except (DemonstrationError, DecodeError, McapFileError) as error:
         return f'{hidden}: an interrupted recording that cannot be recovered: {error}'
     return (
         f'{path}: recovered from an interrupted recording, {len(stamps)} executed commands, '
-        f'{(max(stamps) - min(stamps)) * 1e-9:.1f} s; its verdict is {note.verdict}'
+        f'{(max(stamps) - min(stamps)) * 1e-9:.1f} s; its verdict is {metadata.verdict}'
     )
 
 
-def _published(folder: Path, note: Metadata) -> Path | None:
-    """The finished demonstration of a recording: no other was begun at that microsecond."""
+def _published(folder: Path, metadata: Metadata) -> Path | None:
+    """The finished demonstration of a recording, found by its start time in microseconds."""
     for path in folders(folder):
         with contextlib.suppress(DemonstrationError):
-            if note.recorded and read_metadata(path).recorded == note.recorded:
+            if metadata.recorded and read_metadata(path).recorded == metadata.recorded:
                 return path
     return None
 
 
-def _finished(hidden: Path, folder: Path, note: Metadata) -> Path:
+def _finished(hidden: Path, folder: Path, metadata: Metadata) -> Path:
     sealed = hidden / 'demonstration'
     shutil.rmtree(sealed, ignore_errors=True)
     seal(read_mcap(hidden / RAW, torn=True), sealed)
-    write_metadata(sealed, note)
-    path = publish(sealed, folder, note.direction)
+    write_metadata(sealed, metadata)
+    path = publish(sealed, folder, metadata.direction)
     _remove(hidden)
     return path
 
 
 def _remove(hidden: Path) -> None:
-    # The note first: without it, what is left is known to be rubbish.
+    # The metadata first: recover() removes a folder without it.
     (hidden / METADATA_FILE).unlink(missing_ok=True)
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _locked(hidden: Path) -> IO[bytes]:
-    """Hold the lock of a recording: the system frees it when we die.
-
-    :raises BlockingIOError: somebody else holds it.
-    """
+def _locked(hidden: Path) -> IO[bytes] | None:
+    """Take the lock of a recording; None while its recorder lives."""
     lock = (hidden / _LOCK).open('wb')
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise
-    return lock
+    if try_lock(lock):
+        return lock
+    lock.close()
+    return None
 
 
 def _topic(name: str, kind: str) -> Topic:
     store = typestore()
     if kind not in store.types:
         raise DemonstrationError(
-            f"topic '{name}': message type '{kind}' cannot be recorded: rosbags knows the common "
-            'packages of ROS 2 Jazzy; relay the topic as one of their types'
+            f"topic '{name}': message type '{kind}' cannot be recorded: only types of the common "
+            'packages of ROS 2 Jazzy can; relay the topic as one of these'
         )
     return Topic(name, kind, store.generate_msgdef(kind, ros_version=2)[0])
 

@@ -1,4 +1,4 @@
-"""Demonstrations to be replayed, and how far a replay strays from the recording."""
+"""Replay of demonstrations: commands to send, and the deviation from the recording."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ REPLAY_FILE = 'replay.json'
 
 @dataclass(frozen=True)
 class Replay:
-    """What to send and what to expect.
+    """One demonstration to replay.
 
-    ``commands`` [n, action_dim] in physical units; ``states`` [n + 1, robot dim], NaN for what an
-    imported demonstration does not know of the robot.
+    ``commands`` [n, action_dim] in physical units; ``states`` [n + 1, robot dim], NaN for robot
+    state entries that an imported demonstration lacks.
     """
 
     name: str
@@ -30,17 +30,17 @@ class Replay:
     commands: np.ndarray
     states: np.ndarray
 
-    def start(self, otherwise: np.ndarray) -> np.ndarray:
-        """First robot state [robot dim]; entries that are not known are those of ``otherwise``."""
-        return np.where(np.isnan(self.states[0]), otherwise, self.states[0])
+    def start(self, default: np.ndarray) -> np.ndarray:
+        """First robot state [robot dim]; unknown entries are those of ``default``."""
+        return np.where(np.isnan(self.states[0]), default, self.states[0])
 
     def measure(self, task: Task, states: np.ndarray) -> dict[str, Any]:
         """Compare robot states [n + 1, robot dim] of the replay with the recorded ones.
 
-        ``deviation`` is the largest difference of an entry of the task's success (where the robot
-        and its objects are), as a share of the entry's range; ``other_deviation`` that of the
-        other entries of the observation (velocities, contacts). ``success`` is whether a forward
-        demonstration ends in success, None for a backward one.
+        ``deviation`` is the largest difference in an entry of the success test (positions of the
+        robot and its objects), as a share of the entry's range; ``other_deviation`` that in the
+        other observation entries (velocities, contacts). ``success``: a forward demonstration ends
+        in success; None for a backward one.
         """
         difference = np.abs(task.state(states) - self.episode.states)
         share = difference / (task.state_high - task.state_low)
@@ -65,14 +65,14 @@ class Replay:
 
 
 def load_replays(path: Path, task: Task) -> list[Replay]:
-    """Replays of one demonstration or of all in a folder.
+    """Replays of one demonstration, or of all in a folder.
 
     :raises DemonstrationError: there is none, or one cannot be read.
     """
-    found = [path] if (path / METADATA_FILE).exists() else folders(path)
-    if not found:
+    paths = [path] if (path / METADATA_FILE).exists() else folders(path)
+    if not paths:
         raise DemonstrationError(f'{path}: there are no demonstrations in it')
-    return [_load(folder, task) for folder in found]
+    return [_load(folder, task) for folder in paths]
 
 
 def _load(folder: Path, task: Task) -> Replay:

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a crash at any moment: three are kept, the newest whole one is read."""
+"""Checkpoints that survive a crash at any time: three are kept, the newest intact one is read."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ KEPT = 3
 
 
 class CheckpointError(ConfigError):
-    """No checkpoint could be used; the message names the files and what was wrong with each."""
+    """No checkpoint could be used; the message names each file and what is wrong with it."""
 
 
 def files(path: Path) -> list[Path]:
-    """Where the checkpoints lie, newest first."""
+    """Paths of the checkpoints, newest first."""
     return [path, *(path.with_name(f'{path.stem}.{age}{path.suffix}') for age in range(1, KEPT))]
 
 
 def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Write a checkpoint; those that were there become older by one.
+    """Write a checkpoint and rename the existing ones; the oldest is dropped.
 
-    It is on disk under another name before any of them is touched.
+    The new one is on disk under a temporary name before any of them is renamed.
 
-    :raises OSError: disk full or read-only; the checkpoints that were there stay.
+    :raises OSError: disk full or read-only; the existing checkpoints stay.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,12 +54,12 @@ def load(
     on_damage: Callable[[str], None],
     suits: Callable[[dict[str, Any]], bool] = lambda meta: True,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and metadata of the newest checkpoint that is whole.
+    """Arrays and metadata of the newest checkpoint that is intact.
 
-    :param on_damage: told of each newer one that is passed over, and why
-    :param suits: whether one with these metadata can be used
-    :raises FileNotFoundError: there is none at all.
-    :raises CheckpointError: there are, but none of them can be used.
+    :param on_damage: called with a message for each newer one that is skipped
+    :param suits: whether a checkpoint with these metadata can be used
+    :raises FileNotFoundError: there is no checkpoint.
+    :raises CheckpointError: there are checkpoints, but none can be used.
     """
     problems = []
     for candidate in files(Path(path)):
@@ -77,8 +77,8 @@ def load(
         return arrays, meta
     if problems:
         raise CheckpointError(
-            f'no usable checkpoint: {"; ".join(problems)}; remove these files to train anew on '
-            'the data that are there'
+            f'no usable checkpoint: {"; ".join(problems)}; remove these files to train '
+            'from scratch on the recorded transitions'
         )
     raise FileNotFoundError(f'{path}: no checkpoint')
 

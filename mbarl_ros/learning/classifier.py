@@ -13,31 +13,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp
+from mbarl_ros.learning.optimiser import Adam
 from mbarl_ros.learning.replay import Replay
-from mbarl_ros.learning.state import (
-    Adam,
+from mbarl_ros.learning.state_arrays import (
     Arrays,
-    descend,
-    fast_floats,
     generator_arrays,
     load_generator,
     load_tensors,
     tensor_arrays,
 )
+from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.storage.transitions import BACKWARD, FORWARD, shown_by_hand
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, human_forward_steps
 from mbarl_ros.storage.wire import WireError, check_floats, pack, require, unpack, whole_number
 from mbarl_ros.task import Task
 
-# A reward of -log(1 - C) is unbounded where C is sure; C = 0.993 is sure enough. Its value at
-# C = 0.5 is subtracted: the best policy stays the same (a backward return never ends), but values
-# need not first climb from 0 to there while states that were not visited lag behind.
+# The reward -log(1 - C) is unbounded; it is capped at 5, which is C = 0.993. Its value at C = 0.5
+# is subtracted: the best policy stays the same (a backward return never ends), but values need
+# not first climb from 0 to there while those of unvisited states lag behind.
 MIN_REWARD = -math.log(2.0)
 MAX_REWARD = 5.0 + MIN_REWARD
-_HEADER_BYTES = 4096  # more than the names, shapes and metadata of a classifier message take
+_MAX_HEADER_BYTES = 4096  # of a classifier message; names, shapes and metadata take about 500
 
 
 def pack_classifier(arrays: Mapping[str, np.ndarray], spec_hash: str, steps: int) -> bytes:
@@ -60,7 +60,7 @@ def unpack_classifier(data: bytes, task: Task, agent: AgentConfig) -> tuple[Arra
         '1/bias': (1,),
     }
     entries = sum(math.prod(shape) for shape in shapes.values())
-    arrays, meta = unpack(data, 'classifier', max_bytes=_HEADER_BYTES + 4 * entries)
+    arrays, meta = unpack(data, 'classifier', max_bytes=_MAX_HEADER_BYTES + 4 * entries)
     spec = task.spec_hash(agent)
     if meta.get('spec_hash') != spec:
         raise WireError(f"classifier is for '{meta.get('spec_hash')}', this side is '{spec}'")
@@ -83,8 +83,24 @@ def backward_reward(logit: np.ndarray) -> np.ndarray:
     return np.minimum(np.logaddexp(0.0, logit) + MIN_REWARD, MAX_REWARD).astype(np.float32)
 
 
+def classifier_loss(logit: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of C with (mixed) labels, a scalar: Sharma et al. 2022, eq. 4."""
+    return functional.binary_cross_entropy_with_logits(logit, target)
+
+
+def mixup(inputs: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Inputs [n, entries] and labels [n] mixed with those of random partners (Zhang et al. 2018).
+
+    Shares are uniform, which is Beta(1, 1).
+    """
+    partner = torch.from_numpy(rng.permutation(len(inputs)))
+    share = torch.from_numpy(rng.random((len(inputs), 1)).astype(np.float32))
+    mixed = torch.lerp(inputs[partner], inputs, share)
+    return mixed, torch.lerp(labels[partner], labels, share[:, 0])
+
+
 class ClassifierTrainer:
-    """Trains C on everything it is given; the node and the direct loop both use it."""
+    """Trains C on demonstrated and visited states, for the node and for studies without ROS."""
 
     def __init__(
         self, task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
@@ -110,17 +126,17 @@ class ClassifierTrainer:
         self.steps = 0
 
     def add(self, transitions: Mapping[str, np.ndarray]) -> None:
-        """Add transitions: backward phases are negatives, a person's forward steps positives."""
+        """Add transitions: backward steps are negatives, a person's forward steps positives."""
         backward = np.asarray(transitions['phase']) == BACKWARD
-        shown = shown_by_hand(transitions)['next_observation']
-        if len(shown):
-            self._positives = torch.cat([self._positives, self._inputs(shown)])
+        demonstrated = human_forward_steps(transitions)['next_observation']
+        if len(demonstrated):
+            self._positives = torch.cat([self._positives, self._inputs(demonstrated)])
         if backward.any():
             self._visited.add({name: array[backward] for name, array in transitions.items()})
 
     def train(self, steps: int) -> dict[str, float]:
-        """Do ``steps`` gradient steps; without negatives there is nothing to learn yet."""
-        fast_floats()
+        """Do ``steps`` gradient steps, none before there are negatives; mean metrics."""
+        set_up_torch()
         losses, correct = [], []
         for _ in range(steps if len(self._visited) else 0):
             loss, accuracy = self._train_step()
@@ -134,19 +150,16 @@ class ClassifierTrainer:
             'classifier/accuracy': float(torch.stack(correct).mean()),
         }
 
-    def _train_step(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _train_step(self) -> tuple[Tensor, Tensor]:
         half = self.config.batch_size
         positives = self._positives[self._rng.integers(len(self._positives), size=half)]
         rows = self._visited.rows(self._visited.sample(self._rng, (half,)))
         inputs = torch.cat([positives, self._inputs(rows['next_observation'])])
         labels = torch.cat([torch.ones(half), torch.zeros(half)])
-        partner = torch.from_numpy(self._rng.permutation(2 * half))
-        share = torch.from_numpy(self._rng.random((2 * half, 1)).astype(np.float32))  # Beta(1, 1)
-        mixed = torch.lerp(inputs[partner], inputs, share)
-        target = torch.lerp(labels[partner], labels, share[:, 0])
+        mixed, target = mixup(inputs, labels, self._rng)
         logit = mlp(self._parameters, mixed[None])[0, :, 0]
-        loss = functional.binary_cross_entropy_with_logits(logit, target)
-        descend(self._optimiser, loss)
+        loss = classifier_loss(logit, target)
+        self._optimiser.minimise(loss)
         accuracy = ((logit.detach() > 0) == (target > 0.5)).float().mean()
         return loss.detach(), accuracy
 
@@ -173,6 +186,6 @@ class ClassifierTrainer:
         self._rng.bit_generator.state = meta['rng']
         self.steps = meta['steps']
 
-    def _inputs(self, observation: np.ndarray) -> torch.Tensor:
+    def _inputs(self, observation: np.ndarray) -> Tensor:
         scaled = self._task.scaled(np.asarray(observation, np.float32))
         return torch.from_numpy(scaled)

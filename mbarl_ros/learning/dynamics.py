@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mbarl_ros.learning.networks import forward, mlp, stacked_mlp, with_relations, with_waves
-from mbarl_ros.learning.state import (
-    Adam,
+from mbarl_ros.learning.networks import (
+    mlp,
+    stacked_mlp,
+    with_fourier_features,
+    with_pairwise_differences,
+)
+from mbarl_ros.learning.optimiser import Adam
+from mbarl_ros.learning.state_arrays import (
     Arrays,
-    descend,
     generator_arrays,
     load_generator,
     load_tensors,
@@ -29,32 +33,56 @@ from mbarl_ros.schema.agent import ModelConfig
 from mbarl_ros.task import Task
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -10.0, 1.0
+MAX_BAD_CHECKS = 3  # held-out checks in a row without an improvement of 1 % end a fit
+
+
+def gaussian_nll(mean: Tensor, log_variance: Tensor, target: Tensor) -> Tensor:
+    """Negative log-likelihood without its constants (Chua et al. 2018, eq. 1), weighted.
+
+    The weight is beta-NLL's (Seitzer et al. 2022) with beta 1: without it, rows that are certain
+    (a robot that leans against a wall does not move) drown the gradient of all others.
+    """
+    weight = log_variance.detach().exp()
+    return weight * ((mean - target).square() * (-log_variance).exp() + log_variance)
+
+
+def bernoulli_nll(logit: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of binary entries."""
+    return functional.softplus(logit) - target * logit
+
+
+def choose_elites(error: Tensor, elites: int) -> Tensor:
+    """Numbers of the members with the least mean error, ascending, of errors [members, entries]."""
+    return error.mean(-1).argsort()[:elites].sort().values
 
 
 class Ensemble:
     """``members`` networks in one stack; rollouts route each state to one of the elites."""
 
     def __init__(self, task: Task, config: ModelConfig, seed: int) -> None:
-        """Fresh networks, nothing is trusted before the first :meth:`fit`."""
+        """New networks; ``error`` stays 1 until the first :meth:`fit`."""
         self.config = config
         self._task = task
         names = [entry.name for entry in task.config.observation]
         # `attached` of the tabletop is listed twice: model the first, copy it to the second
         self.index = np.array([i for i, name in enumerate(names) if names.index(name) == i])
         self._expand = np.array([list(self.index).index(names.index(name)) for name in names])
-        # an unknown reward is an entry that starts from 0 and has no limits
-        self._rewarded = not task.reward_known
-        extra = [0.0] * self._rewarded
+        self._models_reward = not task.reward_known
+        # The modelled reward is an entry that starts from 0 and has no limits.
+        extra = [0.0] * self._models_reward
         self._binary = torch.tensor([*task.binary[self.index], *extra], dtype=torch.bool)
-        self._low = torch.tensor([*task.state_low[self.index], *([-math.inf] * self._rewarded)])
-        self._high = torch.tensor([*task.state_high[self.index], *([math.inf] * self._rewarded)])
+        unlimited = [math.inf] * self._models_reward
+        self._low = torch.tensor([*task.state_low[self.index], *(-limit for limit in unlimited)])
+        self._high = torch.tensor([*task.state_high[self.index], *unlimited])
         self._offset = torch.from_numpy(task.offset[self.index])
         self._scale = torch.from_numpy(task.scale[self.index])
         self.generator = torch.Generator().manual_seed(seed)
-        self._relations = torch.from_numpy(task.state_relations[:, self.index])
-        seen = sum(self._relations.shape)
+        self._pairwise_differences = torch.from_numpy(
+            task.state_pairwise_differences[:, self.index]
+        )
+        entries = sum(self._pairwise_differences.shape)
         sizes = [
-            seen * (1 + 2 * config.fourier_features) + task.action_dim,
+            entries * (1 + 2 * config.fourier_features) + task.action_dim,
             *config.hidden,
             2 * len(self._binary),
         ]
@@ -62,9 +90,9 @@ class Ensemble:
         self._optimiser = Adam(self._parameters, config.learning_rate, weight_decay=1e-5)
         self._change_scale = torch.ones(len(self._binary))
         self.elites = torch.arange(config.elites)
-        self._elect()
+        self._copy_elites()
         self.fits = 0
-        # share of each entry's change (binary: of its information) that is NOT explained
+        # Share of each entry's change (binary: of its information) that is NOT explained.
         self.error = np.ones(len(self._binary), np.float32)
 
     def fit(
@@ -74,31 +102,36 @@ class Ensemble:
 
         Arguments are transitions (``observation``, ``action``, ``next_observation`` and, where it
         is not known, ``reward``); metrics are the held-out error of every entry, 0 = perfect,
-        1 = as bad as predicting the mean.
+        1 = as bad as predicting the mean. Without held-out data it is unknown and counts as 1.
         """
-        inputs, change, following = self._tensors(train)
+        inputs, change, next_state = self._tensors(train)
         self._change_scale.copy_(change.std(0).clamp(min=1e-4))
-        if self._rewarded:
+        if self._models_reward:
             rewards = change[:, -1]
-            self._reward_is_binary(bool(((rewards == 0) | (rewards == 1)).all()))
-        target = self._target(change, following)
-        best, bad, done = np.inf, 0, 0
-        while done < steps and bad < 3:
+            self._set_reward_binary(bool(((rewards == 0) | (rewards == 1)).all()))
+        target = self._target(change, next_state)
+        best, bad_checks, done = np.inf, 0, 0
+        while done < steps and bad_checks < MAX_BAD_CHECKS:
             for _ in range(min(self.config.holdout_interval, steps - done)):
                 shape = (self.config.members, self.config.batch_size)
                 rows = torch.randint(len(inputs), shape, generator=self.generator)
-                loss = self._loss(inputs[rows], target[rows])
-                descend(self._optimiser, loss.mean(-1).sum())
+                self._optimiser.minimise(self.loss(inputs[rows], target[rows]).mean(-1).sum())
                 done += 1
-            score = self._evaluate(held_out)
-            best, bad = (score, 0) if score < 0.99 * best else (best, bad + 1)
+            score = self._validate(held_out)
+            best, bad_checks = (score, 0) if score < 0.99 * best else (best, bad_checks + 1)
         self.fits += 1
         names = [self._task.config.observation[i].name for i in self.index]
-        names += ['reward'] * self._rewarded
+        names += ['reward'] * self._models_reward
         metrics = {
             f'model/error/{name}': float(e) for name, e in zip(names, self.error, strict=True)
         }
         return {**metrics, 'model/steps': float(done)}
+
+    def loss(self, inputs: Tensor, target: Tensor) -> Tensor:
+        """Negative log-likelihood [members, batch] of each member's own batch."""
+        mean, log_variance = self._predict(self._parameters, inputs)
+        binary, continuous = bernoulli_nll(mean, target), gaussian_nll(mean, log_variance, target)
+        return torch.where(self._binary, binary, continuous).sum(-1)
 
     @torch.no_grad()
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,89 +145,90 @@ class Ensemble:
         order = torch.randperm(len(state), generator=self.generator)
         state = state[order][:, self.index]
         inputs = self._inputs(state, action[order]).unflatten(0, (len(self.elites), -1))
-        output = forward(self._elected, inputs, 'silu')
-        mean, log_variance = self._head(output.flatten(0, 1))
+        mean, log_variance = self._predict(self._elite_parameters, inputs)
+        mean, log_variance = mean.flatten(0, 1), log_variance.flatten(0, 1)
         noise = torch.randn(mean.shape, generator=self.generator)
         change = (mean + (0.5 * log_variance).exp() * noise) * self._change_scale
         uniform = torch.rand(mean.shape, generator=self.generator)
         flag = torch.where(uniform < torch.sigmoid(mean), self._high, self._low)
         moved = (self._extended(state) + change).clamp(self._low, self._high)
-        following = torch.empty_like(moved)
-        following[order] = torch.where(self._binary, flag, moved)
-        reward = following[:, -1] if self._rewarded else torch.zeros(len(state))
-        return following[:, self._expand], reward
+        next_state = torch.empty_like(moved)
+        next_state[order] = torch.where(self._binary, flag, moved)
+        reward = next_state[:, -1] if self._models_reward else torch.zeros(len(state))
+        return next_state[:, self._expand], reward
 
     def _extended(self, state: Tensor, reward: Tensor | None = None) -> Tensor:
-        """States with the entry of the reward, where there is one: 0 before the step."""
-        if not self._rewarded:
+        """States and, where it is modelled, the reward entry: 0 before the step."""
+        if not self._models_reward:
             return state
         return torch.cat([state, torch.zeros(len(state), 1) if reward is None else reward], 1)
 
-    def _reward_is_binary(self, binary: bool) -> None:
+    def _set_reward_binary(self, binary: bool) -> None:
         self._binary[-1] = binary
         self._low[-1], self._high[-1] = (0.0, 1.0) if binary else (-math.inf, math.inf)
 
-    def _elect(self) -> None:
+    def _copy_elites(self) -> None:
         """Copy the elites' weights, which :meth:`step` uses until the next fit."""
-        self._elected = [p.detach()[self.elites] for p in self._parameters]
+        self._elite_parameters = [p.detach()[self.elites] for p in self._parameters]
 
-    def _target(self, change: Tensor, following: Tensor) -> Tensor:
+    def _target(self, change: Tensor, next_state: Tensor) -> Tensor:
         """Scaled changes, and of binary entries 1 where the value is the high one."""
-        label = (following > (self._low + self._high) / 2).float()
+        label = (next_state > (self._low + self._high) / 2).float()
         return torch.where(self._binary, label, change / self._change_scale)
 
-    def _loss(self, inputs: Tensor, target: Tensor) -> Tensor:
-        """Negative log-likelihood [members, batch]."""
-        mean, log_variance = self._head(mlp(self._parameters, inputs, 'silu'))
-        error = (mean - target).square()
-        # beta-NLL (Seitzer et al. 2022) with beta 1: else rows that are sure (a robot that leans
-        # against a wall does not move) drown the gradient of all others
-        weight = log_variance.detach().exp()
-        gaussian = weight * (error * (-log_variance).exp() + log_variance)
-        bernoulli = functional.softplus(mean) - target * mean
-        return torch.where(self._binary, bernoulli, gaussian).sum(-1)
-
-    def _head(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        mean, raw = output.chunk(2, -1)
-        # soft bounds: outside the data the variance must neither explode nor vanish
+    def _predict(self, parameters: list[Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (or logit) and log variance [stack, batch, entries] of the scaled change."""
+        mean, raw = mlp(parameters, inputs, 'silu').chunk(2, -1)
+        # Soft limits (Chua et al. 2018, app. A): outside the data the variance must neither
+        # explode nor vanish.
         log_variance = MAX_LOG_VARIANCE - functional.softplus(MAX_LOG_VARIANCE - raw)
         log_variance = MIN_LOG_VARIANCE + functional.softplus(log_variance - MIN_LOG_VARIANCE)
         return mean, log_variance
 
-    def _evaluate(self, held_out: Mapping[str, np.ndarray]) -> float:
-        """Mean held-out error; chooses the elites and updates ``error``.
+    @torch.no_grad()
+    def _validate(self, held_out: Mapping[str, np.ndarray]) -> float:
+        """Choose the elites on held-out rows and update ``error``; its mean."""
+        error = self._unexplained(held_out)
+        self.elites.copy_(choose_elites(error, self.config.elites))
+        self._copy_elites()
+        self.error = error[self.elites].mean(0).numpy()
+        return float(self.error.mean())
+
+    def _unexplained(self, rows: Mapping[str, np.ndarray]) -> Tensor:
+        """Unexplained share [members, entries] of the variance of scaled changes and flags.
+
+        1 where there are no rows to tell.
 
         Squared error, not likelihood, as in MBPO's code: the likelihood of an entry that hardly
         changes outweighs all others.
         """
-        inputs, change, following = self._tensors(held_out)
-        with torch.no_grad():
-            stacked = inputs.expand(self.config.members, -1, -1)
-            mean, _ = self._head(forward(self._parameters, stacked, 'silu'))
-            target = self._target(change, following)
-            rate = target.mean(0)
-            spread = (target - rate).square().mean(0).clamp(min=1e-3)
-            chance = (rate * (1 - rate)).clamp(min=1e-2)
-            flag = (torch.sigmoid(mean) - target).square().mean(1) / chance
-            moved = (mean - target).square().mean(1) / spread
-            error = torch.where(self._binary, flag, moved)
-            order = error.mean(-1).argsort()[: self.config.elites]
-            self.elites.copy_(order.sort().values)
-            self._elect()
-            self.error = error[self.elites].mean(0).numpy()
-        return float(self.error.mean())
+        if not len(rows['observation']):
+            return torch.ones(self.config.members, len(self._binary))
+        inputs, change, next_state = self._tensors(rows)
+        mean, _ = self._predict(self._parameters, inputs.expand(self.config.members, -1, -1))
+        target = self._target(change, next_state)
+        rate = target.mean(0)
+        variance = (target - rate).square().mean(0).clamp(min=1e-3)
+        flag_variance = (rate * (1 - rate)).clamp(min=1e-2)
+        flag_error = (torch.sigmoid(mean) - target).square().mean(1) / flag_variance
+        change_error = (mean - target).square().mean(1) / variance
+        return torch.where(self._binary, flag_error, change_error)
 
     def _tensors(self, rows: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+        """Network inputs, changes and next states [n, ...] of transitions."""
         state = torch.from_numpy(rows['observation'][:, self.index])
-        reward = torch.from_numpy(rows['reward'])[:, None] if self._rewarded else None
-        following = torch.from_numpy(rows['next_observation'][:, self.index])
-        following = self._extended(following, reward)
+        reward = torch.from_numpy(rows['reward'])[:, None] if self._models_reward else None
+        next_state = torch.from_numpy(rows['next_observation'][:, self.index])
+        next_state = self._extended(next_state, reward)
         inputs = self._inputs(state, torch.from_numpy(rows['action']))
-        return inputs, following - self._extended(state), following
+        return inputs, next_state - self._extended(state), next_state
 
     def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
-        scaled = with_relations((state - self._offset) / self._scale, self._relations)
-        return torch.cat([with_waves(scaled, self.config.fourier_features), action], -1)
+        scaled = (state - self._offset) / self._scale
+        differences = with_pairwise_differences(scaled, self._pairwise_differences)
+        return torch.cat(
+            [with_fourier_features(differences, self.config.fourier_features), action], -1
+        )
 
     def state_arrays(self) -> Arrays:
         """Everything that an exact resume needs."""
@@ -212,9 +246,9 @@ class Ensemble:
         load_tensors('model/network', self._parameters, arrays)
         load_tensors('model/adam', self._optimiser.tensors(), arrays)
         load_tensors('model/normaliser', [self._change_scale, self.elites], arrays)
-        self._elect()
-        if self._rewarded:
-            self._reward_is_binary(bool(arrays['model/binary'][-1]))
+        self._copy_elites()
+        if self._models_reward:
+            self._set_reward_binary(bool(arrays['model/binary'][-1]))
         load_generator('model', self.generator, arrays)
         self.error = np.array(arrays['model/error'])
         self.fits = int(arrays['model/fits'])

@@ -1,4 +1,4 @@
-"""The deployed protocol: how often the deterministic policy reaches the goal from given starts."""
+"""The deployed protocol: success rate of the deterministic policy from given starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mbarl_ros.control.policy import Policy
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.task import Task
 
-WIDE_SEED = 20220513  # of the wide starts, which are the same for all agents and seeds
+WIDE_SEED = 20220513
 
 
 def evaluate(task: Task, world: Any, policy: Policy, episodes: int, start: int = 0) -> float:
@@ -35,31 +35,31 @@ def attempts(
 ) -> np.ndarray:
     """Deployed episodes side by side, with one batched policy call a step.
 
-    :param worlds: one for each episode, already placed
-    :param states: robot states [n, S] that they are in
-    :param indices: number [n] of each episode, which decides on its goal
-    :returns: whether each succeeds, bool [n]; an episode that does is stepped no further
+    :param worlds: one for each episode, already at its start state
+    :param states: robot states [n, S] of the worlds
+    :param indices: number [n] of each episode, which selects its goal
+    :returns: whether each succeeds, bool [n]; an episode is not stepped after its success
     """
     goals = task.goals[indices % len(task.goals)] if task.goal_conditioned else None
     succeeded = np.zeros(len(worlds), bool)
-    going = np.arange(len(worlds))
+    running = np.arange(len(worlds))
     for step in range(task.config.evaluation.horizon + 1):
-        observation = task.observation(states, None if goals is None else goals[going])
+        observation = task.observation(states, None if goals is None else goals[running])
         reached = task.success(observation)
-        succeeded[going[reached]] = True
-        going, observation = going[~reached], observation[~reached]
-        if step == task.config.evaluation.horizon or not len(going):
+        succeeded[running[reached]] = True
+        running, observation = running[~reached], observation[~reached]
+        if step == task.config.evaluation.horizon or not len(running):
             break
         commands = task.command(policy.mean_action(observation))
-        rows = zip(going, commands, strict=True)
+        rows = zip(running, commands, strict=True)
         states = np.stack([worlds[episode].step(command) for episode, command in rows])
     return succeeded
 
 
 class WideStarts:
-    """Key ``evaluation.wide`` of a task: starts all over the place, the same for everybody.
+    """Key ``evaluation.wide`` of a task: starts in wide ranges, the same for all agents and seeds.
 
-    Keeps one world for each episode, so it is for worlds that are light.
+    Keeps one world for each episode, so it is for worlds that need little memory.
     """
 
     def __init__(self, task: Task) -> None:

@@ -1,8 +1,8 @@
 """Decoupled exploration: cover states, but stay where demonstrations are.
 
-pi_exp maximises H(rho_exp) subject to KL(rho_exp || rho*) < epsilon; what it sees is learned from
-off-policy by the policies that exploit. Entropy is rewarded by the distance to the nearest
-particles, a sample of all that was visited (APT, Liu and Abbeel 2021; RE3, Seo et al. 2021). The
+pi_exp maximises H(rho_exp) subject to KL(rho_exp || rho*) < epsilon; the policies that exploit
+learn from its transitions off-policy. Entropy is rewarded by the distance to the nearest
+particles, a sample of all visited states (APT, Liu and Abbeel 2021; RE3, Seo et al. 2021). The
 density ratio comes from a classifier C between demonstrated and explored states,
 KL = E_exp[-logit C(s)], and the Lagrange multiplier from dual ascent. Both densities are blurred:
 a handful of demonstrations has next to no volume, and the KL to it would be infinite.
@@ -20,13 +20,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mbarl_ros.learning.networks import mlp, stacked_mlp
-from mbarl_ros.learning.objective import Objective, demonstrated_states, few
+from mbarl_ros.learning.objective import Objective, demonstrated_states, evenly_spaced
+from mbarl_ros.learning.optimiser import Adam
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
-from mbarl_ros.learning.state import (
-    Adam,
+from mbarl_ros.learning.state_arrays import (
     Arrays,
-    descend,
     generator_arrays,
     load_generator,
     load_tensors,
@@ -39,7 +38,7 @@ from mbarl_ros.task import Task
 RECENT = 1000  # explored states that rho_exp is estimated from: the policy changes
 NEAREST = 0.01  # scaled distance below which states count as the same
 FIRST_DUAL, MAX_DUAL = 2.0, 20.0
-AIM = 0.85  # share of epsilon that the multiplier aims at: the policy follows it with a lag
+TARGET_SHARE = 0.85  # of epsilon, which the multiplier aims at: the policy follows it with a lag
 MAX_LOGIT = 10.0
 
 
@@ -50,12 +49,12 @@ class Exploration(Objective):
     by 1 + dual keeps the scale of values while the multiplier moves.
     """
 
-    bounds = (-np.inf, np.inf)
+    return_range = (-np.inf, np.inf)
 
     def __init__(
         self, task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
     ) -> None:
-        """Fresh classifier; nothing has been explored."""
+        """New classifier; nothing has been explored."""
         super().__init__(task, agent, demonstrations, seed)
         assert agent.exploration is not None
         self.settings = agent.exploration
@@ -66,16 +65,16 @@ class Exploration(Objective):
         self._classifier = stacked_mlp(1, sizes, self._generator, last_scale=0.01)
         self._optimiser = Adam(self._classifier, self.settings.learning_rate, weight_decay=1e-3)
         self._explored = torch.zeros(0, task.state_dim)
-        self._seen = 0
+        self._taken = 0
         self._particles = torch.zeros(0, task.state_dim)
         self.dual = FIRST_DUAL
 
     def train(self, replay: Replay) -> dict[str, float]:
         """Take new states, fit C, move the multiplier; entropy (nats), KL (nats) and dual."""
-        rows = replay.since(self._seen)
-        steps = replay.total // self.settings.every - self._seen // self.settings.every
-        self._seen = replay.total
-        self._particles = self._evenly(replay)
+        rows = replay.since(self._taken)
+        steps = replay.total // self.settings.every - self._taken // self.settings.every
+        self._taken = replay.total
+        self._particles = self._sample_particles(replay)
         states = rows['next_observation'][rows['phase'] == EXPLORE]
         self._explored = torch.cat([self._explored, self._scaled(states)])[-RECENT:]
         if len(self._explored) <= self.settings.neighbours:
@@ -85,7 +84,8 @@ class Exploration(Objective):
         with torch.no_grad():
             divergence = float(-self._logit(self._explored).mean())
         if len(states):  # rho_exp is only known while it is being visited
-            dual = self.dual + self.settings.dual_rate * (divergence - AIM * self.settings.epsilon)
+            excess = divergence - TARGET_SHARE * self.settings.epsilon
+            dual = self.dual + self.settings.dual_rate * excess
             self.dual = float(np.clip(dual, 0.0, MAX_DUAL))
         return {
             'explore/entropy': self._entropy(),
@@ -93,12 +93,12 @@ class Exploration(Objective):
             'explore/dual': self.dual,
         }
 
-    def reward(self, following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Zero as long as nothing was visited; never ends."""
-        shape = following.shape[:-1]
+    def reward(self, next_observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Zero as long as nothing was visited; the return never ends."""
+        shape = next_observation.shape[:-1]
         reward = np.zeros(shape, np.float32)
         if len(self._particles) > self.settings.neighbours:
-            states = self._scaled(following[..., : self.task.state_dim]).flatten(0, -2)
+            states = self._scaled(next_observation).flatten(0, -2)
             with torch.no_grad():
                 logit = self._logit(states).clamp(-MAX_LOGIT, MAX_LOGIT)
                 novelty = torch.log(self._distance(states, self._particles) + NEAREST)
@@ -107,6 +107,7 @@ class Exploration(Objective):
         return reward.astype(np.float32), np.zeros(shape, bool)
 
     def _fit(self) -> None:
+        """One gradient step of C on blurred demonstrated and explored states."""
         half = self.settings.batch_size // 2
         parts = []
         for states in (self._positives, self._explored):
@@ -115,27 +116,26 @@ class Exploration(Objective):
             parts.append(states[index] + self.settings.width * noise)
         label = torch.cat([torch.ones(half), torch.zeros(half)])
         logit = self._logit(torch.cat(parts))
-        loss = functional.binary_cross_entropy_with_logits(logit, label)
-        descend(self._optimiser, loss)
+        self._optimiser.minimise(functional.binary_cross_entropy_with_logits(logit, label))
 
     def _logit(self, states: Tensor) -> Tensor:
         """Log of demonstrated over explored density [n] of scaled states [n, d]."""
         return mlp(self._classifier, states[None])[0, :, 0]
 
-    def _evenly(self, replay: Replay) -> Tensor:
-        """Particles: states from all over the stream of all phases."""
-        order = few(np.arange(len(replay)), self.settings.particles)
+    def _sample_particles(self, replay: Replay) -> Tensor:
+        """States evenly spaced over the stream of all phases."""
+        order = evenly_spaced(np.arange(len(replay)), self.settings.particles)
         return self._scaled(replay.rows(order)['next_observation'])
 
     def _distance(self, states: Tensor, particles: Tensor) -> Tensor:
         """Mean distance [n] of states [n, d] to their nearest particles."""
-        apart = torch.cdist(states, particles)
-        return apart.topk(self.settings.neighbours, largest=False).values.mean(-1)
+        distances = torch.cdist(states, particles)
+        return distances.topk(self.settings.neighbours, largest=False).values.mean(-1)
 
     def _entropy(self) -> float:
         """Kozachenko-Leonenko estimate of H(rho_exp), nats in scaled units."""
-        states = few(self._explored, self.settings.particles)
-        # of those neighbours the nearest is the state itself
+        states = evenly_spaced(self._explored, self.settings.particles)
+        # The nearest of these neighbours is the state itself.
         d, k = self.task.state_dim, self.settings.neighbours - 1
         distance = torch.cdist(states, states).topk(k + 1, largest=False).values[:, -1]
         ball = 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1.0)
@@ -147,7 +147,7 @@ class Exploration(Objective):
         return torch.from_numpy(np.asarray(self.task.scaled(states[..., :dim]), np.float32))
 
     def policy_arrays(self, sac: Sac) -> Arrays:
-        """Nothing: the robot runs the policy, that is all."""
+        """Nothing: the robot needs only the policy."""
         return {}
 
     def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
@@ -156,7 +156,7 @@ class Exploration(Objective):
         arrays |= tensor_arrays('explore/classifier', self._classifier)
         arrays |= tensor_arrays('explore/adam', self._optimiser.tensors())
         arrays['explore/states'] = self._explored.numpy().copy()
-        return arrays, {'seen': self._seen, 'dual': self.dual}
+        return arrays, {'seen': self._taken, 'dual': self.dual}
 
     def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
@@ -164,4 +164,4 @@ class Exploration(Objective):
         load_tensors('explore/adam', self._optimiser.tensors(), arrays)
         load_generator('explore', self._generator, arrays)
         self._explored = torch.from_numpy(np.array(arrays['explore/states']))
-        self._seen, self.dual = meta['seen'], meta['dual']
+        self._taken, self.dual = meta['seen'], meta['dual']

@@ -10,20 +10,19 @@ import torch
 from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
-from mbarl_ros.learning.state import Arrays
+from mbarl_ros.learning.state_arrays import Arrays
 from mbarl_ros.schema.agent import ModelConfig
 from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.task import Task
 
-HOLD_OUT_BLOCK = 10  # neighbours in a stream are alike: hold out whole blocks, every tenth
-FIT_ROWS, HELD_OUT_ROWS = 50_000, 2_000
+FIT_ROWS, HELD_OUT_ROWS = 50_000, 2_000  # most that one fit uses
 STEP = ('observation', 'action', 'next_observation', 'reward', 'terminated')
-IMAGINED = (*STEP, 'left')
-DISTRUST = 0.5  # unexplained share of an entry's change beyond which the model is not trusted
+IMAGINED = (*STEP, 'steps_to_end')
+MAX_TRUSTED_ERROR = 0.5  # unexplained share of an entry's change
 
 
 class Imagination:
-    """The dynamics model, when it is fitted, and one ageing buffer of imagined rows per policy."""
+    """The dynamics model, when to fit it, and a ring of imagined transitions for each policy."""
 
     def __init__(self, task: Task, config: ModelConfig, policies: int, seed: int) -> None:
         """Nothing is imagined before the first fit."""
@@ -38,8 +37,8 @@ class Imagination:
 
     @property
     def distrusted(self) -> bool:
-        """Whether the held-out error of any entry says that the model is bad."""
-        return bool(self.ensemble.error.max() > DISTRUST)
+        """Whether the held-out error of any entry is too large, NaN included."""
+        return not self.ensemble.error.max() <= MAX_TRUSTED_ERROR
 
     @property
     def length(self) -> int:
@@ -60,16 +59,16 @@ class Imagination:
         demonstrations: Replay,
         phase_starts: Sequence[np.ndarray],
     ) -> dict[str, float]:
-        """Fit when due, then imagine the practice that the new real steps have earned."""
+        """Fit the model when due, then do ``rollouts`` rollouts per new real step; metrics."""
         metrics = {}
         if replay.total - self.fitted_at >= self.config.every:
             metrics = self._fit(replay, demonstrations)
             self.fitted_at = replay.total
         if self.ensemble.fits and replay.total > self.rolled_at:
-            starts = (replay.total - self.rolled_at) * self.config.rollouts
+            count = (replay.total - self.rolled_at) * self.config.rollouts
             # After a backlog: no more than the buffers hold.
-            starts = min(starts, max(self.config.buffer_capacity // self.length, 1))
-            self._imagine(sac, self._starts(replay, demonstrations, phase_starts, starts))
+            count = min(count, max(self.config.buffer_capacity // self.length, 1))
+            self._rollout(sac, self._starts(replay, demonstrations, phase_starts, count))
         self.rolled_at = replay.total
         metrics['model/length'] = float(self.length)
         metrics['model/fraction'] = self.fraction
@@ -79,15 +78,14 @@ class Imagination:
     def _fit(self, replay: Replay, demonstrations: Replay) -> dict[str, float]:
         train, held_out = [], []
         for source in (replay, demonstrations):
-            age = np.arange(len(source))
-            apart = (age + source.total - len(source)) // HOLD_OUT_BLOCK % 10 == 9
-            train.append(source.rows(self._few(age[~apart], FIT_ROWS)))
-            held_out.append(source.rows(self._few(age[apart], HELD_OUT_ROWS)))
+            mask = source.held_out()
+            train.append(source.rows(self._at_most(FIT_ROWS, np.flatnonzero(~mask))))
+            held_out.append(source.rows(self._at_most(HELD_OUT_ROWS, np.flatnonzero(mask))))
         steps = self.config.max_gradient_steps
-        return self.ensemble.fit(_joined(train), _joined(held_out), steps)
+        return self.ensemble.fit(_concatenate(train), _concatenate(held_out), steps)
 
-    def _few(self, age: np.ndarray, rows: int) -> np.ndarray:
-        return age if len(age) <= rows else self._rng.choice(age, rows, replace=False)
+    def _at_most(self, limit: int, order: np.ndarray) -> np.ndarray:
+        return order if len(order) <= limit else self._rng.choice(order, limit, replace=False)
 
     def _starts(
         self,
@@ -137,38 +135,49 @@ class Imagination:
     def _goals(self, shape: tuple[int, ...]) -> np.ndarray:
         return self.task.goals[self._rng.integers(len(self.task.goals), size=shape)]
 
-    def _imagine(self, sac: Sac, observation: np.ndarray) -> None:
-        """Roll out both policies; a rollout that succeeds goes on to another goal or ends."""
-        policies, count, _ = observation.shape
-        alive = np.ones((policies, count), bool)
-        steps = []
+    def _rollout(self, sac: Sac, observation: np.ndarray) -> None:
+        """Roll out both policies for ``length`` steps and keep the imagined transitions.
+
+        A forward rollout that succeeds goes on to another goal or, without goals, ends.
+
+        :param observation: starts [policies, n, observation_dim]
+        """
+        alive = np.ones(observation.shape[:2], bool)
+        steps, alive_at_step = [], []
         for _ in range(self.length):
-            scaled = self.task.scaled(observation)
-            action = sac.act(torch.from_numpy(scaled))
-            state = torch.from_numpy(observation[..., : self.task.state_dim])
-            following, reward = self.ensemble.step(state.flatten(0, 1), action.flatten(0, 1))
-            next_observation = observation.copy()
-            next_observation[..., : self.task.state_dim] = following.view(
-                policies, count, -1
-            ).numpy()
-            success = self.task.success(next_observation)
-            rewards = reward.view(policies, count).numpy()
-            row = (observation, action.numpy(), next_observation, rewards, success)
-            steps.append((*row, alive.copy()))
-            observation, success = next_observation, success[FORWARD]
+            step = self._step(sac, observation)
+            steps.append(step)
+            alive_at_step.append(alive.copy())
+            observation, success = step['next_observation'], step['terminated'][FORWARD]
             if self.task.goal_conditioned:
                 observation = observation.copy()
                 goals = self._goals((int(success.sum()),))
                 observation[FORWARD, success, self.task.state_dim :] = goals
             else:
                 alive[FORWARD] &= ~success
-        # [policies, count, length, ...]: a rollout is a chain of neighbours in the buffer
-        *rows, kept = (np.stack(parts, 2) for parts in zip(*steps, strict=True))
+        # [policies, n, length, ...]: the steps of a rollout are neighbours in the buffer
+        rows = {name: np.stack([step[name] for step in steps], 2) for name in STEP}
+        kept = np.stack(alive_at_step, 2)
         ends = kept & ~np.concatenate([kept[..., 1:], np.zeros_like(kept[..., :1])], -1)
         for phase, buffer in enumerate(self.buffers):
             chosen = kept[phase]
-            parts = {n: row[phase][chosen] for n, row in zip(STEP, rows, strict=True)}
+            parts = {name: array[phase][chosen] for name, array in rows.items()}
             buffer.add(parts, ends[phase][chosen])
+
+    def _step(self, sac: Sac, observation: np.ndarray) -> dict[str, np.ndarray]:
+        """One imagined transition of each policy from observations [policies, n, O]."""
+        action = sac.act(torch.from_numpy(self.task.scaled(observation)))
+        state = torch.from_numpy(observation[..., : self.task.state_dim])
+        next_state, reward = self.ensemble.step(state.flatten(0, 1), action.flatten(0, 1))
+        next_observation = observation.copy()
+        next_observation[..., : self.task.state_dim] = next_state.view(state.shape).numpy()
+        return {
+            'observation': observation,
+            'action': action.numpy(),
+            'next_observation': next_observation,
+            'reward': reward.view(observation.shape[:2]).numpy(),
+            'terminated': self.task.success(next_observation),
+        }
 
     def state_dict(self) -> tuple[Arrays, dict]:
         """Arrays and metadata for an exact resume, imagined rows included."""
@@ -194,5 +203,5 @@ class Imagination:
         self.fitted_at, self.rolled_at = meta['fitted_at'], meta['rolled_at']
 
 
-def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _concatenate(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,4 +1,4 @@
-"""Behaviour cloning: the honest floor that autonomous practice must beat."""
+"""Behaviour cloning: the baseline that autonomous practice must beat."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp, with_relations
-from mbarl_ros.learning.state import Adam, Arrays, descend, fast_floats
+from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp, with_pairwise_differences
+from mbarl_ros.learning.optimiser import Adam
+from mbarl_ros.learning.state_arrays import Arrays
+from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.task import Task
 
@@ -25,23 +27,24 @@ def clone(
 ) -> Arrays:
     """Policy message with only ``deployed``: tanh-mean regression on the forward demonstrations.
 
-    A tenth of the rows is held out (in blocks, neighbours are alike) and the weights with the
-    least held-out error are kept, so that the floor is neither under- nor overfitted.
+    A tenth of the rows is held out (in blocks, since neighbours are alike) and the weights with
+    the least held-out error are kept, so that the baseline is neither under- nor overfitted.
 
     :raises ValueError: there is no forward demonstration.
     """
-    fast_floats()
+    set_up_torch()
     forward = np.flatnonzero(np.asarray(demonstrations['phase']) == FORWARD)
     if not len(forward):
         raise ValueError(f"task '{task.name}': cloning needs a forward demonstration")
     scaled = task.scaled(demonstrations['observation'][forward])
     inputs = torch.from_numpy(np.asarray(scaled, np.float32))
     actions = torch.from_numpy(np.asarray(demonstrations['action'][forward], np.float32))
-    apart = torch.from_numpy(np.arange(len(forward)) // 10 % 10 == 9)
-    train = torch.nonzero(~apart)[:, 0]
+    holdout_mask = torch.from_numpy(np.arange(len(forward)) // 10 % 10 == 9)
+    train = torch.nonzero(~holdout_mask)[:, 0]
     generator = torch.Generator().manual_seed(seed)
-    relations = torch.from_numpy(task.relations)  # as the learner sees them: a fair floor
-    inputs = with_relations(inputs, relations)
+    # The same inputs as the learner's, for a fair comparison.
+    differences = torch.from_numpy(task.pairwise_differences)
+    inputs = with_pairwise_differences(inputs, differences)
     sizes = [inputs.shape[-1], *hidden, 2 * task.action_dim]
     network = stacked_mlp(1, sizes, generator, last_scale=0.01)
     optimiser = Adam(network, 1e-3, weight_decay=1e-5)
@@ -53,14 +56,14 @@ def clone(
     best, kept = np.inf, [p.detach().clone() for p in network]
     for step in range(1, steps + 1):
         rows = torch.randint(len(train), (batch,), generator=generator)
-        descend(optimiser, error(train[rows]))
+        optimiser.minimise(error(train[rows]))
         if step % CHECK_EVERY == 0 or step == steps:
             with torch.no_grad():
-                score = float(error(apart if bool(apart.any()) else train))
+                score = float(error(holdout_mask if bool(holdout_mask.any()) else train))
             if score < best:
                 best, kept = score, [p.detach().clone() for p in network]
     return {
         'offset': task.offset.copy(),
         'scale': task.scale.copy(),
-        **layer_arrays(kept, 0, 'deployed', relations),
+        **layer_arrays(kept, 0, 'deployed', differences),
     }

@@ -9,22 +9,23 @@ import numpy as np
 import torch
 
 from mbarl_ros.control.policy import policy_names
+from mbarl_ros.learning.batches import BatchSampler
+from mbarl_ros.learning.holdout import demonstration_holdout_mask, holdout_mask
 from mbarl_ros.learning.imagination import Imagination
 from mbarl_ros.learning.objectives import objectives
-from mbarl_ros.learning.replay import Replay
+from mbarl_ros.learning.replay import Demonstrations, Replay
 from mbarl_ros.learning.sac import Sac
-from mbarl_ros.learning.state import Arrays, fast_floats
+from mbarl_ros.learning.state_arrays import Arrays
 from mbarl_ros.learning.success import SuccessCritic
+from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, shown_by_hand
+from mbarl_ros.storage.transitions import PHASES, human_forward_steps
 from mbarl_ros.task import Task
 
 BLOCK = 64  # updates whose batches are drawn at once
-RECENT = 2000  # half of the real rows are that new: what goes wrong now is corrected soon
 PHASE_STARTS = 100  # latest starts of each phase that are kept for imagined rollouts
-HUMAN_ROWS = 100_000  # room for what a person shows while the robot practises
-HINDSIGHT_DELAY = 4  # mean delay of a hindsight goal: a phase limit divided by this
+HUMAN_ROWS = 100_000  # room for what a person demonstrates while the robot practises
 
 
 class Learner:
@@ -36,7 +37,7 @@ class Learner:
     def __init__(
         self, task: Task, agent: AgentConfig, demonstrations: Mapping[str, np.ndarray], seed: int
     ) -> None:
-        """Fresh networks; ``demonstrations`` are transitions of whole demonstrations in order.
+        """New networks; ``demonstrations`` are transitions of whole demonstrations in order.
 
         :raises ConfigError: the preset needs goals, a known reward or demonstrations.
         """
@@ -50,26 +51,31 @@ class Learner:
         self.policies = policy_names(agent)[:-1]
         self._objectives = objectives(task, agent, demonstrations, seed)
         task_range = (0.0, 1.0) if task.reward_known else (-np.inf, np.inf)
-        ranges = [task_range, *(objective.bounds for objective in self._objectives.values())]
-        bounds = np.array(ranges[: len(self.policies)])
-        self._sac = Sac(agent.sac, self.policies, task.relations, task.action_dim, bounds, seed)
-        self._success = SuccessCritic(agent.sac, task.relations, seed) if agent.switching else None
-        self._replay = Replay(agent.replay_capacity, task.observation_dim, task.action_dim)
-        self._demonstrations = Replay(rows + HUMAN_ROWS, task.observation_dim, task.action_dim)
-        self._show(demonstrations)
+        ranges = [task_range, *(each.return_range for each in self._objectives.values())]
+        return_range = np.array(ranges[: len(self.policies)])
+        differences = task.pairwise_differences
+        self._sac = Sac(agent.sac, self.policies, differences, task.action_dim, return_range, seed)
+        self._success = SuccessCritic(agent.sac, differences, seed) if agent.switching else None
+        sizes = task.observation_dim, task.action_dim
+        self._replay = Replay(agent.replay_capacity, *sizes)
+        self._demonstrations = Demonstrations(rows + HUMAN_ROWS, *sizes)
+        held_out = demonstration_holdout_mask(demonstrations, task.state_dim)
+        self._demonstrations.add_demonstrations(demonstrations, held_out, task.state_dim)
         self._phase_starts: list[list[np.ndarray]] = [[] for _ in self.policies]
-        self._phase_ended = True
+        self._attempt_ended = True
         self._imagination = (
             Imagination(task, agent.model, len(self.policies), seed) if agent.model else None
         )
-        limit = task.config.phases.forward_limit
-        fade = agent.sac.cloning_phases
-        self._cloning_steps = fade * limit if fade else np.inf
-        self._limits = task.config.phases.limits
-        forward_discount = agent.sac.discount or 1.0 - 2.0 / limit
-        own = {phase: objective.discount for phase, objective in self._objectives.items()}
-        self._discounts = {FORWARD: forward_discount, **own}
-        self._rng = np.random.default_rng([seed, 1])
+        self.batches = BatchSampler(
+            task,
+            agent,
+            len(self.policies),
+            self._replay,
+            self._demonstrations,
+            self._imagination,
+            self._objectives,
+            seed,
+        )
         self.updates = 0
 
     @property
@@ -83,46 +89,24 @@ class Learner:
         What a person did in a forward phase joins the demonstrations.
         """
         ended = np.asarray(transitions['truncated']) | np.asarray(transitions['terminated'])
-        self._append(self._replay, transitions, ended.astype(bool) & self.agent.resets)
+        ended = ended.astype(bool)
+        held_out = holdout_mask(self._replay.total + np.arange(len(ended)))
+        state_dim = self.task.state_dim
+        self._replay.add_steps(transitions, ended & self.agent.resets, held_out, state_dim)
+        self._keep_phase_starts(transitions, ended)
+        demonstrated = human_forward_steps({**transitions, 'held_out': held_out})
+        if len(demonstrated['phase']):
+            held_out = demonstrated.pop('held_out')
+            self._demonstrations.add_demonstrations(demonstrated, held_out, state_dim)
+
+    def _keep_phase_starts(self, transitions: Mapping[str, np.ndarray], ended: np.ndarray) -> None:
+        """Keep the first observation of each phase, which imagined rollouts may start from."""
         for row, phase in enumerate(transitions['phase']):
-            if self._phase_ended and phase < len(self._phase_starts):
+            if self._attempt_ended and phase < len(self._phase_starts):
                 starts = self._phase_starts[phase]
                 starts.append(np.array(transitions['observation'][row], np.float32))
                 del starts[:-PHASE_STARTS]
-            self._phase_ended = bool(ended[row])
-
-        shown = shown_by_hand(transitions)
-        if len(shown['phase']):
-            self._show(shown)
-
-    def _show(self, demonstrations: Mapping[str, np.ndarray]) -> None:
-        """Add demonstrations, by which direction they are drawn; a full buffer takes no more."""
-        room = self._demonstrations.capacity - len(self._demonstrations)
-        rows = {name: array[:room] for name, array in demonstrations.items()}
-        ended = np.asarray(rows['truncated'], bool) | np.asarray(rows['terminated'], bool)
-        self._append(self._demonstrations, rows, ended)
-        phase = self._demonstrations.held()['phase']
-        self._directions = [np.flatnonzero(phase == p) for p in np.unique(phase)]
-
-    def _append(self, buffer: Replay, rows: Mapping[str, np.ndarray], ended: np.ndarray) -> None:
-        """Add rows; chains end where ``ended``, and where a row begins elsewhere than one ended.
-
-        Between the two somebody moved the robot or its world, or steps are missing, as where a
-        person let go: what came later was not reached from there.
-        """
-        if not len(ended):
-            return
-        begun, reached = (
-            np.asarray(rows[name], np.float32)[:, : self.task.state_dim]
-            for name in ('observation', 'next_observation')
-        )
-        if len(buffer):
-            before = buffer.rows(np.array([len(buffer) - 1]))['next_observation'][0]
-            if (before[: self.task.state_dim] != begun[0]).any():
-                buffer.close_chain()
-        ends = ended.copy()
-        ends[:-1] |= (reached[:-1] != begun[1:]).any(axis=-1)
-        buffer.add(rows, ends if ends.any() else None)
+            self._attempt_ended = bool(ended[row])
 
     def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take a classifier message; rewards of the backward policy follow it at once."""
@@ -134,7 +118,7 @@ class Learner:
 
         Before them, when due, the model is fitted and practice imagined.
         """
-        fast_floats()
+        set_up_torch()
         metrics = {}
         for objective in self._objectives.values():
             metrics |= objective.train(self._replay)
@@ -143,148 +127,40 @@ class Learner:
             metrics |= self._imagination.update(
                 self._sac, self._replay, self._demonstrations, starts
             )
+        return metrics | self._train_policies(updates)
+
+    def _train_policies(self, updates: int) -> dict[str, float]:
         sums: dict[str, torch.Tensor] = {}
         done = 0
         while done < updates:
-            block = min(BLOCK, updates - done)
-            batches = self._batches(block)
-            for number in range(block):
-                batch = {name: tensor[number] for name, tensor in batches.items()}
-                found = self._sac.update(batch)
+            block = self.batches.draw(min(BLOCK, updates - done))
+            for number in range(len(block.reward)):
+                batch = block[number]
+                step_metrics = self._sac.update(batch)
                 if self._success is not None:
-                    found |= self._success.update(batch)
-                for name, value in found.items():
+                    step_metrics |= self._success.update(batch)
+                for name, value in step_metrics.items():
                     sums[name] = sums[name] + value if name in sums else value
-            done += block
+            done += len(block.reward)
         self.updates += updates
-        for name, total in sums.items():
-            for policy, value in zip(self.policies, (total / updates).tolist(), strict=True):
-                metrics[f'{policy}/{name}'] = value
-        return metrics
-
-    def _batches(self, updates: int) -> dict[str, torch.Tensor]:
-        parts = [self._policy_batches(phase, updates) for phase in range(len(self.policies))]
         return {
-            name: torch.from_numpy(np.stack([part[name] for part in parts], axis=1))
-            for name in parts[0]
+            f'{policy}/{name}': value
+            for name, total in sums.items()
+            for policy, value in zip(self.policies, (total / updates).tolist(), strict=True)
         }
-
-    def _policy_batches(self, phase: int, updates: int) -> dict[str, np.ndarray]:
-        """Batches [updates, batch, ...] of one policy: demonstrations, then real, then imagined."""
-        batch = self.agent.sac.batch_size
-        imagined = round(batch * (self._imagination.fraction if self._imagination else 0.0))
-        shown = round(batch * self.agent.demonstration_fraction)
-        if not len(self._replay):
-            shown = batch - imagined
-        parts = []
-        for source, rows in (
-            (self._demonstrations, shown),
-            (self._replay, batch - shown - imagined),
-        ):
-            if rows:
-                parts.append(self._drawn(source, phase, (updates, rows)))
-        if imagined and self._imagination:
-            parts.append(self._drawn(self._imagination.buffers[phase], phase, (updates, imagined)))
-        rows = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
-        reward, ends = self._reward(phase, rows)
-        if not self.agent.bootstrap_truncation:
-            ends = ends | rows['truncated'].astype(bool)
-        clone = np.zeros((updates, shown), np.float32)
-        if shown and phase == FORWARD:
-            left = max(0.0, 1.0 - self.environment_steps / self._cloning_steps)
-            clone[:] = left * (parts[0]['phase'] == FORWARD)
-        return {
-            'observation': self.task.scaled(rows['observation']),
-            'next_observation': self.task.scaled(rows['next_observation']),
-            'action': rows['action'],
-            'reward': reward,
-            'bound': rows['bound'],
-            'discount': (self._discounts[phase] * ~ends).astype(np.float32),
-            'clone': clone,
-        }
-
-    def _reward(self, phase: int, rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Reward as of now and whether the return ends; it never ends at a truncation."""
-        following = rows['next_observation']
-        if phase in self._objectives:
-            return self._objectives[phase].reward(following)
-        if not self.task.reward_known:
-            ends = (rows['terminated'] > 0) & (rows['phase'] == FORWARD)
-            return rows['reward'], ends
-        success = self.task.success(following)
-        return success.astype(np.float32), success
-
-    def _drawn(self, source: Replay, phase: int, shape: tuple[int, int]) -> dict[str, np.ndarray]:
-        """Rows of a stream; where there are goals, real rows get task goals and later states.
-
-        ``bound``: the return that was attained from there, for the goal that the row now has.
-        """
-        if source is self._demonstrations:
-            order = self._shown(shape)
-        else:
-            order = source.sample(self._rng, shape, RECENT if source is self._replay else None)
-        rows = source.rows(order)
-        rows['bound'] = np.full(shape, -np.inf, np.float32)
-        if self.task.goal_conditioned:
-            self._aim(rows, np.ones(shape, bool), self._goals(source, phase, rows))
-        reaches = phase == FORWARD or (phase == BACKWARD and self.agent.reaches)
-        if not reaches or not self.task.reward_known:
-            return rows
-        if source is self._demonstrations and (phase == FORWARD or self.task.goal_conditioned):
-            left = source.left(order)
-            end = source.rows(order + left)['next_observation']
-            end[..., self.task.state_dim :] = rows['observation'][..., self.task.state_dim :]
-            attained = self.task.success(end)
-            rows['bound'][attained] = self._discounts[phase] ** left[attained]
-        if self.task.goal_conditioned and self.agent.hindsight_fraction > 0:
-            later, delay = source.later(order, self._rng, self._limits[phase] / HINDSIGHT_DELAY)
-            relabelled = self._rng.random(shape) < self.agent.hindsight_fraction
-            # what was shown for the demonstrated goal is shown for a state on its way, too
-            self._aim(rows, relabelled, later[relabelled, : self.task.state_dim])
-            rows['bound'][relabelled] = self._discounts[phase] ** delay[relabelled]
-        return rows
-
-    def _goals(self, source: Replay, phase: int, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Goals [..., state_dim] for drawn rows: their own, the task's or the objective's."""
-        shape = rows['phase'].shape
-        goals = rows['observation'][..., self.task.state_dim :]
-        # A reward that was measured is that of the goal which there was.
-        if source is self._replay and self.task.reward_known:
-            goals = self.task.goals[self._rng.integers(len(self.task.goals), size=shape)]
-        back = self._objectives.get(BACKWARD)
-        own = None if back is None else back.goals
-        if own is not None and (phase == BACKWARD or self.agent.shared):
-            backward = (rows['phase'] == BACKWARD) | (phase == BACKWARD)
-            drawn = own[self._rng.integers(len(own), size=shape)]
-            goals = np.where(backward[..., None], drawn, goals)
-        return goals
-
-    def _aim(self, rows: Mapping[str, np.ndarray], which: np.ndarray, goals: np.ndarray) -> None:
-        for name in ('observation', 'next_observation'):
-            rows[name][which, self.task.state_dim :] = goals.reshape(-1, self.task.state_dim)
-
-    def _shown(self, shape: tuple[int, int]) -> np.ndarray:
-        """Demonstrated rows, as many of one direction as of the other: there are several times
-        more backward rows where the reader relabels them for every goal.
-        """
-        drawn = [rows[self._rng.integers(len(rows), size=shape)] for rows in self._directions]
-        return np.stack(drawn)[self._rng.integers(len(drawn), size=shape), *np.indices(shape)]
 
     def policy_arrays(self) -> Arrays:
-        """The policy message: ``offset``, ``scale``, each policy, ``deployed``, and what is said
-        of phases (:func:`mbarl_ros.control.policy.phase_shapes`).
+        """Arrays of the policy message: ``offset``, ``scale``, each policy and ``deployed``.
+
+        And what it says about phases (:func:`mbarl_ros.control.policy.phase_shapes`).
         """
-        return {
-            'offset': self.task.offset.copy(),
-            'scale': self.task.scale.copy(),
-            **self._sac.policy_arrays(),
-            **{
-                name: array
-                for objective in self._objectives.values()
-                for name, array in objective.policy_arrays(self._sac).items()
-            },
-            **(self._success.policy_arrays() if self._success else {}),
-        }
+        arrays = {'offset': self.task.offset.copy(), 'scale': self.task.scale.copy()}
+        arrays |= self._sac.policy_arrays()
+        for objective in self._objectives.values():
+            arrays |= objective.policy_arrays(self._sac)
+        if self._success is not None:
+            arrays |= self._success.policy_arrays()
+        return arrays
 
     def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
         """Arrays and JSON-able metadata for an exact resume; real rows come back by add()."""
@@ -293,12 +169,12 @@ class Learner:
             'spec': self.task.spec_hash(self.agent),
             'environment_steps': self.environment_steps,
             'updates': self.updates,
-            'rng': self._rng.bit_generator.state,
+            'rng': self.batches.rng.bit_generator.state,
+            'objectives': {},
         }
-        meta['objectives'] = {}
         for phase, objective in self._objectives.items():
-            own, meta['objectives'][PHASES[phase]] = objective.state_dict()
-            arrays |= own
+            objective_arrays, meta['objectives'][PHASES[phase]] = objective.state_dict()
+            arrays |= objective_arrays
         if self._success is not None:
             arrays |= self._success.state_arrays()
         if self._imagination is not None:
@@ -322,7 +198,7 @@ class Learner:
         if (self._imagination is None) != ('imagination' not in meta):
             raise ValueError("checkpoint and preset disagree on 'model'")
         self._sac.load_state_arrays(arrays)
-        self._rng.bit_generator.state = meta['rng']
+        self.batches.rng.bit_generator.state = meta['rng']
         self.updates = meta['updates']
         for phase, objective in self._objectives.items():
             objective.load_state_dict(arrays, meta['objectives'][PHASES[phase]])

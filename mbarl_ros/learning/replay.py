@@ -12,7 +12,8 @@ OPEN = np.iinfo(np.int32).max  # the chain of this row has no end yet
 class Replay:
     """The latest ``capacity`` transitions in the order in which they were added.
 
-    They form chains: from a row every later row of its chain was reached.
+    They form chains: every row was reached from each earlier row of its chain. Rows are addressed
+    by age rank: 0 is the oldest row that is held.
     """
 
     def __init__(self, capacity: int, observation_dim: int, action_dim: int) -> None:
@@ -27,18 +28,25 @@ class Replay:
             'terminated': np.zeros(capacity, np.uint8),
             'truncated': np.zeros(capacity, np.uint8),
             'phase': np.zeros(capacity, np.uint8),
-            'left': np.zeros(capacity, np.int32),  # rows of the chain that follow
+            'steps_to_end': np.zeros(capacity, np.int32),  # rows of the chain that follow
         }
-        self._chain = 0  # where the open chain began, counted like ``total``
+        self._held_out = np.zeros(capacity, bool)
+        self._chain_start = 0  # number of the open chain's first row, counted like ``total``
 
     def __len__(self) -> int:
-        """Rows that are held."""
+        """Number of rows that are held."""
         return min(self.total, self.capacity)
 
-    def add(self, transitions: Mapping[str, np.ndarray], ends: np.ndarray | None = None) -> None:
-        """Append rows; fields that are absent stay zero, the oldest rows make room.
+    def add(
+        self,
+        transitions: Mapping[str, np.ndarray],
+        ends: np.ndarray | None = None,
+        held_out: np.ndarray | None = None,
+    ) -> None:
+        """Append rows; fields that are absent stay zero, and new rows replace the oldest.
 
         :param ends: bool [rows], where a chain ends; without it the open chain goes on
+        :param held_out: bool [rows], see :mod:`~.holdout`; without it none is held out
         """
         rows = len(transitions['observation'])
         kept = min(rows, self.capacity)
@@ -46,32 +54,61 @@ class Replay:
         for name, array in self._arrays.items():
             if name in transitions:
                 array[index] = transitions[name][rows - kept :]
+        self._held_out[index] = False if held_out is None else held_out[rows - kept :]
         first, self.total = self.total, self.total + rows
-        begun = max(self._chain if ends is not None else first, self.total - self.capacity)
-        at = np.arange(begun, self.total)
+        start = max(self._chain_start if ends is not None else first, self.total - self.capacity)
+        numbers = np.arange(start, self.total)
         last = first + np.flatnonzero(ends if ends is not None else [])
-        following = np.append(last, OPEN + self.total)[np.searchsorted(last, at)]
-        self._arrays['left'][at % self.capacity] = np.minimum(following - at, OPEN)
+        end = np.append(last, OPEN + self.total)[np.searchsorted(last, numbers)]
+        self._arrays['steps_to_end'][numbers % self.capacity] = np.minimum(end - numbers, OPEN)
         if len(last):
-            self._chain = int(last[-1]) + 1
+            self._chain_start = int(last[-1]) + 1
+
+    def add_steps(
+        self,
+        transitions: Mapping[str, np.ndarray],
+        ends: np.ndarray,
+        held_out: np.ndarray,
+        state_dim: int,
+    ) -> None:
+        """Append steps of a robot; chains also end where a step begins in another state.
+
+        Between the two somebody moved the robot or its world, or steps are missing, as where a
+        person let go: the later state was not reached from the earlier one.
+
+        :param ends: bool [rows], where a chain ends in any case
+        :param held_out: bool [rows], see :mod:`~.holdout`
+        :param state_dim: number of leading observation entries that are the state
+        """
+        if not len(ends):
+            return
+        state, next_state = (
+            np.asarray(transitions[name], np.float32)[:, :state_dim]
+            for name in ('observation', 'next_observation')
+        )
+        if len(self):
+            newest = self.rows(np.array([len(self) - 1]))['next_observation'][0]
+            if (newest[:state_dim] != state[0]).any():
+                self.close_chain()
+        ends = ends.copy()
+        ends[:-1] |= (next_state[:-1] != state[1:]).any(axis=-1)
+        self.add(transitions, ends if ends.any() else None, held_out)
 
     def close_chain(self) -> None:
         """End the open chain: what is added next does not follow from what was added last."""
-        at = np.arange(max(self._chain, self.total - self.capacity), self.total)
-        self._arrays['left'][at % self.capacity] = self.total - 1 - at
-        self._chain = self.total
+        numbers = np.arange(max(self._chain_start, self.total - self.capacity), self.total)
+        self._arrays['steps_to_end'][numbers % self.capacity] = self.total - 1 - numbers
+        self._chain_start = self.total
 
     def rows(self, order: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows by age: 0 is the oldest that is held."""
+        """Rows by age rank, of any shape."""
         index = self._index(order)
         return {name: array[index] for name, array in self._arrays.items()}
 
     def sample(
         self, rng: np.random.Generator, size: tuple[int, ...], recent: int | None = None
     ) -> np.ndarray:
-        """Drawn ages, to be given to :meth:`rows` or :meth:`later`: uniform, or half of them
-        among the ``recent`` newest rows.
-        """
+        """Age ranks, drawn uniformly, or half of them among the ``recent`` newest rows."""
         order = rng.integers(len(self), size=size)
         if recent is None or recent >= len(self):
             return order
@@ -87,22 +124,27 @@ class Replay:
         valid goal for any transition (Andrychowicz et al. 2017), and what follows can be reached.
         """
         delay = rng.exponential(mean_delay, order.shape).astype(np.int64)
-        delay = np.minimum(delay, self.left(order))
+        delay = np.minimum(delay, self.steps_to_end(order))
         return self._arrays['next_observation'][self._index(order + delay)], delay
 
-    def left(self, order: np.ndarray) -> np.ndarray:
-        """How many held rows of the same chain follow."""
-        return np.minimum(self._arrays['left'][self._index(order)], len(self) - 1 - order)
+    def steps_to_end(self, order: np.ndarray) -> np.ndarray:
+        """How many held rows of the same chain follow each row."""
+        steps = self._arrays['steps_to_end'][self._index(order)]
+        return np.minimum(steps, len(self) - 1 - order)
 
     def first(self) -> np.ndarray:
-        """Ages of the rows with which chains begin."""
-        left = self._arrays['left'][self._index(np.arange(len(self)))]
-        return np.flatnonzero(np.append(0, left)[: len(self)] == 0)
+        """Age ranks of the rows with which chains begin."""
+        steps = self._arrays['steps_to_end'][self._index(np.arange(len(self)))]
+        return np.flatnonzero(np.append(0, steps)[: len(self)] == 0)
+
+    def held_out(self) -> np.ndarray:
+        """Whether each held row is held out from the model, bool, by age rank."""
+        return self._held_out[self._index(np.arange(len(self)))]
 
     def since(self, total: int) -> dict[str, np.ndarray]:
         """Rows that were added after the first ``total``, as far as they are held; oldest first."""
-        fresh = min(self.total - total, len(self))
-        return self.rows(np.arange(len(self) - fresh, len(self)))
+        new = min(self.total - total, len(self))
+        return self.rows(np.arange(len(self) - new, len(self)))
 
     def held(self) -> dict[str, np.ndarray]:
         """Copies of the rows that are held, oldest first."""
@@ -110,8 +152,35 @@ class Replay:
 
     def restore(self, rows: Mapping[str, np.ndarray], total: int) -> None:
         """Inverse of :meth:`held` together with ``total``, for an exact resume."""
-        self.total = self._chain = total - len(rows['observation'])
-        self.add(rows, rows['left'] == 0)
+        self.total = self._chain_start = total - len(rows['observation'])
+        self.add(rows, rows['steps_to_end'] == 0)
 
     def _index(self, order: np.ndarray) -> np.ndarray:
         return (max(self.total - self.capacity, 0) + order) % self.capacity
+
+
+class Demonstrations(Replay):
+    """Demonstrated transitions; unlike a replay, a full one takes no more.
+
+    Both directions are drawn equally often: there are several times more backward rows where the
+    reader repeats them for every goal.
+    """
+
+    def add_demonstrations(
+        self, transitions: Mapping[str, np.ndarray], held_out: np.ndarray, state_dim: int
+    ) -> None:
+        """Append whole demonstrations, or what a person demonstrated during practice.
+
+        :param held_out: bool [rows], see :mod:`~.holdout`
+        """
+        room = self.capacity - len(self)
+        rows = {name: array[:room] for name, array in transitions.items()}
+        ended = np.asarray(rows['truncated'], bool) | np.asarray(rows['terminated'], bool)
+        self.add_steps(rows, ended, held_out[:room], state_dim)
+        phase = self.held()['phase']
+        self._rows_by_direction = [np.flatnonzero(phase == p) for p in np.unique(phase)]
+
+    def sample_directions(self, rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+        """Age ranks, drawn equally often from each direction."""
+        drawn = [rows[rng.integers(len(rows), size=size)] for rows in self._rows_by_direction]
+        return np.stack(drawn)[rng.integers(len(drawn), size=size), *np.indices(size)]

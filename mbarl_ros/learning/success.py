@@ -1,4 +1,4 @@
-"""RISC's success critic: how surely the goal is reached from here (Patil et al. 2024, ICLR)."""
+"""RISC's success critic: the discounted probability of reaching the goal (Patil et al. 2024)."""
 
 from __future__ import annotations
 
@@ -8,45 +8,56 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp, with_relations
-from mbarl_ros.learning.state import Adam, Arrays, descend, group_arrays, load_groups
+from mbarl_ros.learning.batch import Batch
+from mbarl_ros.learning.networks import (
+    layer_arrays,
+    mlp,
+    stacked_mlp,
+    with_pairwise_differences,
+)
+from mbarl_ros.learning.optimiser import Adam
+from mbarl_ros.learning.state_arrays import Arrays, group_arrays, load_groups
 from mbarl_ros.schema.agent import SacConfig
 
 
 class SuccessCritic:
-    """F(s, g), trained to ``success + (1 - success) * discount * F(s', g)`` on what was done.
+    """F(s, g), trained to ``success + (1 - success) * discount * F(s', g)`` on real actions.
 
-    One network, where RISC takes the lesser of two: nothing maximises over F, so that it has no
-    reason to be too high. A plain ReLU network, since the robot evaluates it in NumPy.
+    One network, where RISC takes the lesser of two: nothing maximises over F, so that it is not
+    overestimated. A plain ReLU network, since the robot evaluates it in NumPy.
     """
 
-    def __init__(self, config: SacConfig, relations: np.ndarray, seed: int) -> None:
-        """Fresh networks; nothing counts as reached yet. ``relations`` as in :class:`Sac`."""
+    def __init__(self, config: SacConfig, pairwise_differences: np.ndarray, seed: int) -> None:
+        """New networks with values near 0; ``pairwise_differences`` as in :class:`Sac`."""
         generator = torch.Generator().manual_seed(seed)
-        self._relations = torch.from_numpy(relations)
-        sizes = [sum(relations.shape), *config.hidden, 1]
+        self._pairwise_differences = torch.from_numpy(pairwise_differences)
+        sizes = [sum(pairwise_differences.shape), *config.hidden, 1]
         self._network = stacked_mlp(1, sizes, generator, last_scale=0.01)
         self._target = [p.detach().clone() for p in self._network]
         self._tau = config.tau
         self._optimiser = Adam(self._network, config.learning_rate)
 
-    def update(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step on the batch of the shared policy; metrics [1]."""
-        with torch.no_grad():
-            following = mlp(self._target, self._seen(batch['next_observation']))[..., 0]
-            target = (batch['reward'][:1] + batch['discount'][:1] * following).clamp(0.0, 1.0)
-        found = mlp(self._network, self._seen(batch['observation']))[..., 0]
-        descend(self._optimiser, (found - target).square().mean())
+        value = self._values(self._network, batch.observation)
+        self._optimiser.minimise((value - self.td_target(batch)).square().mean())
         with torch.no_grad():
             torch._foreach_lerp_(self._target, [p.detach() for p in self._network], self._tau)
-        return {'success': found.detach().mean(-1)}
+        return {'success': value.detach().mean(-1)}
 
-    def _seen(self, observation: Tensor) -> Tensor:
-        return with_relations(observation[:1], self._relations)
+    @torch.no_grad()
+    def td_target(self, batch: Batch) -> Tensor:
+        """[1, batch], within [0, 1]; ``discount`` is 0 on success."""
+        next_value = self._values(self._target, batch.next_observation)
+        return (batch.reward[:1] + batch.discount[:1] * next_value).clamp(0.0, 1.0)
+
+    def _values(self, network: list[Tensor], observation: Tensor) -> Tensor:
+        inputs = with_pairwise_differences(observation[:1], self._pairwise_differences)
+        return mlp(network, inputs)[..., 0]
 
     def policy_arrays(self) -> Arrays:
         """``success/LAYER/weight|bias`` of the policy message."""
-        return layer_arrays(self._network, 0, 'success', self._relations)
+        return layer_arrays(self._network, 0, 'success', self._pairwise_differences)
 
     def state_arrays(self) -> Arrays:
         """Everything that an exact resume needs."""

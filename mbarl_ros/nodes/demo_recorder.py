@@ -18,7 +18,7 @@ from std_srvs.srv import Trigger
 
 from mbarl_ros.control.teleop import TeleopSource
 from mbarl_ros.demos.episodes import SUCCEEDED, UNKNOWN
-from mbarl_ros.demos.metadata import DemonstrationError, Metadata, layout, profile_hash
+from mbarl_ros.demos.metadata import DemonstrationError, Metadata, file_of, layout, profile_hash
 from mbarl_ros.demos.recording import Recording, recover, topic_types
 from mbarl_ros.nodes.support.qos import LATCHED, SENSOR
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
@@ -289,6 +289,8 @@ class DemoRecorder(BaseNode):
                 },
                 RECORDER_PHASE: self._phase.topic_name,
             },
+            task_file=file_of(self.value('task')),
+            robot_file=file_of(self.value('robot') or self.task.config.robot),
         )
 
     def _check_parameters(self, parameters: list[Any]) -> None:

@@ -23,12 +23,12 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from mbarl_ros.control.keyboard import (
-    KITTY_KNOWN,
     KITTY_OFF,
     KITTY_ON,
     KITTY_QUERY,
+    KITTY_SUPPORTED,
     RELEASE,
-    Held,
+    HeldKeys,
     Key,
     Steering,
     parse,
@@ -79,7 +79,7 @@ class Terminal:
         answer, deadline = b'', time.monotonic() + 0.5
         while time.monotonic() < deadline and not answer.endswith(b'c'):
             answer += self.read(0.1) or b''
-        if not KITTY_KNOWN.search(answer):
+        if not KITTY_SUPPORTED.search(answer):
             return False
         os.write(self._out, KITTY_ON)
         return True
@@ -154,7 +154,7 @@ class KeyboardTeleop(BaseNode):
         self._stops_due = 0  # above 0 while this node drives, or has just stopped
         self._sent: dict[str, float] = {}
         self._terminal = Terminal()
-        self._held = Held(self._terminal.reports_releases)
+        self._held = HeldKeys(self._terminal.reports_releases)
         signal.signal(signal.SIGHUP, self._on_hangup)
         self.create_timer(1.0 / RATE, self._tick, clock=self.steady)
         self.create_timer(0.1, self._show, clock=self.steady)
@@ -178,7 +178,7 @@ class KeyboardTeleop(BaseNode):
             self.finished = True
             return
         keys, self._unread = parse(self._unread + data.decode(errors='ignore'))
-        self._held.feed(keys, now)
+        self._held.receive(keys, now)
         for key in keys:
             if key.event != RELEASE:
                 self._press(key)
@@ -194,7 +194,7 @@ class KeyboardTeleop(BaseNode):
         if key.name in ('q', 'interrupt'):
             self.finished = True
         elif key.name == 'space':
-            self._held.let_go()
+            self._held.release_all()
             self._stops_due = _STOPS
         elif key.name == 'b':
             if key.event == 'press':

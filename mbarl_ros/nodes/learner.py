@@ -35,8 +35,8 @@ from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.storage.transitions import (
     Transitions,
     concatenate,
-    log_record,
     pack_acknowledgement,
+    pack_log_record,
     select,
 )
 
@@ -76,7 +76,7 @@ class LearnerNode(BaseNode):
             give_way()
         torch.set_num_threads(self.value('threads'))
         folder = demonstrations_folder(self)
-        demonstrations = load_demonstrations(folder, self.task)
+        demonstrations = load_demonstrations(folder, self.task, self.run_dir)
         self._learner = Learner(self.task, self.agent, demonstrations, self.seed)
         self._tracker = SequenceTracker()
         self._log: RecordLog | None = None
@@ -140,9 +140,9 @@ class LearnerNode(BaseNode):
         self._checkpoint = self.run_dir / 'checkpoint' / 'learner.safetensors'
         path = self.run_dir / TRANSITIONS_FILE
         self._log = RecordLog(path)
-        if self._log.torn:
-            self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn} bytes')
-        stored = self._tracker.replay(path, self.task, self.spec_hash)
+        if self._log.torn_bytes:
+            self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn_bytes} bytes')
+        stored = self._tracker.load_log(path, self.task, self.spec_hash)
         total = self._tracker.total
         with contextlib.suppress(FileNotFoundError):
             arrays, meta = checkpoint.load(
@@ -166,11 +166,11 @@ class LearnerNode(BaseNode):
             return
         rows, session, first = received
         sent = len(rows['sequence'])
-        rows = self._tracker.fresh(rows, session, first)
+        rows = self._tracker.new_rows(rows, session, first)
         count = 0 if rows is None else len(rows['sequence'])
         self._duplicates += 0 if rows is None else sent - count
         if count and self._store(rows, session):
-            self._tracker.count(session, count)
+            self._tracker.record_received(session, count)
             with self._changed:
                 self._inbox.append(rows)
                 self._changed.notify()
@@ -180,8 +180,8 @@ class LearnerNode(BaseNode):
         """Write rows to the log; False: not possible, and the controller will send them again."""
         if self._log is None:
             return True
-        first = self._tracker.stored.get(session, 0)
-        record = log_record(rows, self.task, self.spec_hash, session, first)
+        first = self._tracker.received.get(session, 0)
+        record = pack_log_record(rows, self.task, self.spec_hash, session, first)
         return self._written(TRANSITIONS_FILE, lambda: self._log.append(record))
 
     def _written(self, what: str, write: Callable[[], None]) -> bool:
@@ -198,7 +198,7 @@ class LearnerNode(BaseNode):
 
     def _acknowledge(self) -> None:
         session = self._tracker.last_session
-        stored = self._tracker.stored.get(session, 0)
+        stored = self._tracker.received.get(session, 0)
         data = pack_acknowledgement(session, stored, self._tracker.total)
         self._acknowledged.publish(bytes_message(data, 'acknowledged'))
 

@@ -12,7 +12,7 @@ from rclpy.qos import QoSProfile
 from mbarl_ros.nodes.support import runtime
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.executables import NODES
-from mbarl_ros.view import screens
+from mbarl_ros.view.status import status_line
 
 
 class Monitor(runtime.BaseNode):
@@ -51,7 +51,7 @@ class Monitor(runtime.BaseNode):
                 }
 
     def _report(self) -> None:
-        text = json.dumps(self._status) if self._json else screens.status_line(self._status)
+        text = json.dumps(self._status) if self._json else status_line(self._status)
         print(text, flush=True)
 
 

@@ -53,11 +53,12 @@ class PolicyController(BaseLifecycleNode):
     never sent, its liveliness tells the gate that the process lives). Calls ``robot_sim/reset``.
     Parameters: ``autostart``, ``policy``, ``episodes``, ``learner_timeout``.
 
-    ``configure`` makes what belongs to the robot: command and phase publishers, state and gate
-    subscriptions, the control timer, the practice. ``cleanup`` destroys it. The learner's topics
-    and timers live as long as the process, as do the spool, liveliness and diagnostics: a
-    transition that was executed must reach the learner's disk in whatever state this node is.
-    After ``shutdown`` nothing is sent any more; the connections end with the process.
+    ``configure`` makes what moves the robot: command and phase publishers, the control timer, the
+    practice. ``cleanup`` destroys it. Two things live as long as the process. The subscriptions to
+    robot and gate: whether the robot is fit is known from what was received before, so that
+    ``activate`` may follow ``configure`` at once. And the learner's topics and timers, the spool,
+    liveliness and diagnostics: an executed transition must reach the learner's disk in whatever
+    state this node is. After ``shutdown`` nothing is sent any more.
     """
 
     def __init__(self) -> None:
@@ -83,12 +84,18 @@ class PolicyController(BaseLifecycleNode):
             else self._last_good_policy()
         )
         self._loop: ControlLoop | None = None  # while configured
+        self._measured: tuple[np.ndarray, int] | None = None  # latest state [S], its stamp in ns
+        self._gate_state = ''
         self._undo = ExitStack()  # destroys what `configure` has made
         self._objection = ''  # why the last activation was refused
         self._gave_up = ''
         self._configure_error: Exception | None = None
         self._alive = self.create_publisher(Empty, topics.private(topics.CONTROLLER_ALIVE), ALIVE)
         self._learner_link = LearnerLink(self, self._proceed)
+        # In this order: whoever receives the gate's state receives executed commands as well.
+        self.create_subscription(JointState, topics.EXECUTED, self._on_executed, RELIABLE_STEPS)
+        self.create_subscription(String, topics.GATE_STATE, self._on_gate_state, LATCHED)
+        self._states = StateListener(self, self.task.robot, self.lockstep, self._on_state)
         self.request_real_time(CONTROLLER_PRIORITY)
         self._autostart_timer: Timer | None = None
         if self.value('autostart'):
@@ -121,7 +128,7 @@ class PolicyController(BaseLifecycleNode):
     # --- lifecycle ---------------------------------------------------------------------------
 
     def on_configure(self, _state: State) -> TransitionCallbackReturn:
-        """Connect to robot and gate; practice begins in the forward phase.
+        """Make the publishers and the control timer; practice begins in the forward phase.
 
         Environment steps go on counting.
         """
@@ -155,7 +162,7 @@ class PolicyController(BaseLifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: State) -> TransitionCallbackReturn:
-        """Disconnect from robot and gate; from now on nothing is activated automatically."""
+        """Destroy publishers and control timer; from now on nothing is activated automatically."""
         self._cancel_autostart()
         result = super().on_cleanup(state)
         self._disconnect()
@@ -180,7 +187,7 @@ class PolicyController(BaseLifecycleNode):
         self._learner_link.close()
 
     def _connect(self) -> None:
-        """Make everything that commands the robot or is only of use for that."""
+        """Make everything that commands the robot."""
         weights = self._learner_link.weights or self._initial_policy
         practice = Practice(self.task, self.agent, self.seed, evaluation=self._episodes > 0)
         if weights is not None:
@@ -198,14 +205,9 @@ class PolicyController(BaseLifecycleNode):
         if world_reset is not None:
             undo(world_reset.destroy)
         self._loop = self._make_loop(practice, world_reset)
-        # In this order: once the gate's state is received, executed commands are as well.
-        for kind, topic, callback, qos in (
-            (JointState, topics.EXECUTED, self._on_executed, RELIABLE_STEPS),
-            (String, topics.GATE_STATE, self._on_gate_state, LATCHED),
-        ):
-            undo(self.destroy_subscription, self.create_subscription(kind, topic, callback, qos))
-        self._states = StateListener(self, self.task.robot, self.lockstep, self._on_state)
-        undo(self._states.destroy)
+        self._loop.gate_state = self._gate_state
+        if self._measured is not None:
+            self._loop.receive_state(*self._measured)
         # A clock that somebody sets must not stall control; simulated time is the robot's.
         clock = None if self._follows_sim_time else self.steady
         undo(self.destroy_timer, self.create_timer(self._loop.period, self._loop.tick, clock=clock))
@@ -255,7 +257,9 @@ class PolicyController(BaseLifecycleNode):
                 throttle_duration_sec=5.0,
             )
             return
-        self._loop.receive_state(state, stamp)
+        self._measured = (state, stamp)
+        if self._loop is not None:
+            self._loop.receive_state(state, stamp)
 
     def _on_executed(self, message: JointState) -> None:
         command, source = np.array(message.position), message.header.frame_id
@@ -266,10 +270,13 @@ class PolicyController(BaseLifecycleNode):
         if not np.isfinite(command).all():
             self.refuse(ValueError(f'command {command} is not finite'), topics.EXECUTED)
             return
-        self._loop.receive_executed(command, source, stamp_ns(message))
+        if self._loop is not None:
+            self._loop.receive_executed(command, source, stamp_ns(message))
 
     def _on_gate_state(self, message: String) -> None:
-        self._loop.receive_gate_state(message.data)
+        self._gate_state = message.data
+        if self._loop is not None:
+            self._loop.receive_gate_state(message.data)
 
     def _proceed(self) -> None:
         """The learner or the simulated world has answered."""

@@ -20,15 +20,19 @@ from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_d
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, latched
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_bytes
 from mbarl_ros.schema import topics
-from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.exit_codes import EXIT_BUDGET, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_TARGET
+from mbarl_ros.schema.exit_codes import EXIT_BUDGET, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SUCCESS
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import unwritable, write_file
-from mbarl_ros.storage.run_files import EVALUATIONS_FILE, RESULT_FILE, TRANSITIONS_FILE
+from mbarl_ros.storage.run_files import (
+    EVALUATIONS_FILE,
+    RESULT_FILE,
+    TRANSITIONS_FILE,
+    read_json_lines,
+)
 
 TARGET_REACHED, BUDGET, INTERRUPTED = 'target_reached', 'budget', 'interrupted'
-EXIT_CODES = {TARGET_REACHED: EXIT_TARGET, BUDGET: EXIT_BUDGET, INTERRUPTED: EXIT_INTERRUPTED}
+EXIT_CODES = {TARGET_REACHED: EXIT_SUCCESS, BUDGET: EXIT_BUDGET, INTERRUPTED: EXIT_INTERRUPTED}
 _LINE_KEYS = {'environment_steps', 'wall_seconds', 'training_resets', 'deployed_success'}
 _POLICIES_KEPT = 20  # of the learner; an evaluation may take longer than training a chunk
 
@@ -59,9 +63,9 @@ class PolicyEvaluator(BaseNode):
                 'target': (0.0, "Deployed success that ends the run; 0: the task's"),
             }
         )
-        evaluation = self.task.config.evaluation
-        self._budget = self.value('budget') or evaluation.budget
-        self._target = self.value('target') or evaluation.target
+        self._budget, self._target = self.task.config.run_end(
+            self.value('budget'), self.value('target')
+        )
         self._lines: list[dict[str, Any]] = []
         self._disk_problem = ''  # lines that could not be written stay in _lines
         self._clone_success: float | None = None
@@ -89,9 +93,7 @@ class PolicyEvaluator(BaseNode):
         """Read the lines of an interrupted run; the next writing leaves out a torn last one."""
         if self.run_dir is None:
             return
-        path = self._file(EVALUATIONS_FILE)
-        if path.exists():
-            self._lines = _read_lines(path)
+        self._lines = read_json_lines(self._file(EVALUATIONS_FILE), _LINE_KEYS)
         if self._lines:
             self._start -= self._lines[-1]['wall_seconds']
             self._earlier_resets = self._lines[-1]['training_resets']
@@ -140,7 +142,7 @@ class PolicyEvaluator(BaseNode):
         torch.set_num_threads(1)
         if not (self.value('demonstrations') or self.task.config.demonstrations):
             return
-        demonstrations = load_demonstrations(demonstrations_folder(self), self.task)
+        demonstrations = load_demonstrations(demonstrations_folder(self), self.task, self.run_dir)
         policy = Policy(clone(self.task, demonstrations, self.seed), DEPLOYED)
         episodes = self.task.config.evaluation.episodes
         self._clone_success = evaluate(self.task, self._world, policy, episodes)
@@ -266,29 +268,6 @@ class PolicyEvaluator(BaseNode):
         if not self.finished:
             self._end(INTERRUPTED)
         self._close_board()
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of an ``evaluations.jsonl``; a torn last one is left out.
-
-    :raises ConfigError: it cannot be read, or a line is damaged.
-    """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{path}: cannot be read: {error}; give another run_dir') from error
-    lines = []
-    for number, row in enumerate(text.rpartition('\n')[0].splitlines(), 1):
-        try:
-            line = json.loads(row)
-            if not isinstance(line, dict) or not _LINE_KEYS <= set(line):
-                raise ValueError('not an evaluation')
-        except ValueError as error:
-            raise ConfigError(
-                f'{path}: line {number} is damaged ({error}); remove it or give another run_dir'
-            ) from error
-        lines.append(line)
-    return lines
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import Trigger
 
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE, TELEOP_SOURCE, Decision, SafetyGate
-from mbarl_ros.control.teleop import Asked, DeadMan, TeleopSource
+from mbarl_ros.control.teleop import DeadmanSwitch, TeleopCommand, TeleopSource
 from mbarl_ros.nodes.support.qos import (
     LATCHED,
     RELIABLE,
@@ -91,13 +91,13 @@ class SafetyGateNode(BaseNode):
             REQUESTED_ALIVE,
             event_callbacks=SubscriptionEventCallbacks(liveliness=self._on_liveliness),
         )
-        self._deadmen: dict[str, DeadMan] = {}  # by the teleop topic that they belong to
+        self._deadmen: dict[str, DeadmanSwitch] = {}  # by the teleop topic that they belong to
         qos = RELIABLE if self.lockstep else SENSOR  # SENSOR is compatible with every publisher
         for entry in robot.teleop:
             kind, source = message_class(entry.type), TeleopSource(entry)
             subscribe(self, kind, entry.topic, partial(self._on_teleop, source), qos)
             if isinstance(switch := entry.deadman, Switch):
-                self._deadmen[entry.topic] = DeadMan(switch, robot.teleop_timeout)
+                self._deadmen[entry.topic] = DeadmanSwitch(switch, robot.teleop_timeout)
                 receive = partial(self._on_deadman, entry.topic)
                 subscribe(self, message_class(switch.type), switch.topic, receive, qos)
         # Accept any QoS of the button: best-effort ones, and latched before this node started.
@@ -115,7 +115,7 @@ class SafetyGateNode(BaseNode):
     def _on_state(self, state: np.ndarray, stamp: int) -> None:
         now = time.monotonic()
         self._stamp = stamp
-        self._gate.observe(state, now, self._listener.since, stamp)
+        self._gate.receive_state(state, now, self._listener.since, stamp)
         self._pending_is_due = self._pending_teleop is not None and not self._is_answered(stamp)
         if self.lockstep:
             self._send_pending_teleop()
@@ -165,7 +165,7 @@ class SafetyGateNode(BaseNode):
             self._lose_policy('gone')
 
     def _lose_policy(self, why: str) -> None:
-        self._execute(self._gate.lose_policy(why, time.monotonic()))
+        self._execute(self._gate.stop_policy(why, time.monotonic()))
         self._publish_new_state()
 
     def _is_answered(self, stamp: int) -> bool:
@@ -181,17 +181,17 @@ class SafetyGateNode(BaseNode):
             asked = source.read(message)
         except ValueError as error:
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
-            asked = Asked(dict.fromkeys(self._names, math.nan))  # becomes a stop
+            asked = TeleopCommand(dict.fromkeys(self._names, math.nan))  # becomes a stop
         topic, now = source.source.topic, time.monotonic()
         deadman = self._deadmen.get(topic)
-        if asked.values is None or (deadman and not deadman.closed(now)):
+        if asked.values is None or (deadman and not deadman.pressed(now)):
             self._end_teleop(topic, asked.released)
             return
         if self._is_repeated(topic, stamp_ns(message) or 0):
             return
         # A command sent between two states could take effect before or after the robot's next step.
         # So a person's command is sent when a state arrives, as a policy's is.
-        waits = self._stamp == self._answered if self.lockstep else self._gate.fresh(now)
+        waits = self._stamp == self._answered if self.lockstep else self._gate.state_is_fresh(now)
         if waits:
             self._pending_teleop = topic, now, asked.values
         else:
@@ -200,17 +200,17 @@ class SafetyGateNode(BaseNode):
     def _on_deadman(self, topic: str, message: Any) -> None:
         deadman = self._deadmen[topic]
         try:
-            released = deadman.hear(message, time.monotonic())
+            released = deadman.receive(message, time.monotonic())
         except ValueError as error:  # it soon counts as released
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
-        if not deadman.closed(time.monotonic()):
+        if not deadman.pressed(time.monotonic()):
             self._end_teleop(topic, released)
 
     def _end_teleop(self, topic: str, released: bool) -> None:
         """Nobody drives by this topic; ``released``: its dead-man switch was just released."""
         if released and not self.lockstep:  # in lockstep the world stands still anyway
-            self._execute(self._gate.stop('dead-man released', time.monotonic()))
+            self._execute(self._gate.stop('deadman released', time.monotonic()))
         if self._pending_teleop is not None and self._pending_teleop[0] == topic:
             self._pending_teleop = None
 
@@ -225,12 +225,12 @@ class SafetyGateNode(BaseNode):
         return False
 
     def _drive(self, requested: dict[str, float]) -> None:
-        defaults = zip(self._names, self._gate.rest, strict=True)
+        defaults = zip(self._names, self._gate.idle_command, strict=True)
         values = [requested.get(name, default) for name, default in defaults]
         self._execute(self._gate.request(TELEOP_SOURCE, values, time.monotonic()))
 
     def _on_estop(self, message: Bool) -> None:
-        decision = self._gate.hear_estop(message.data, time.monotonic())
+        decision = self._gate.receive_estop(message.data, time.monotonic())
         if decision is not None:
             self._engage_estop(decision)
 
@@ -271,14 +271,14 @@ class SafetyGateNode(BaseNode):
             self._answered_at = time.monotonic() if self._robot.has_subscribers else -math.inf
         stamp = min(max(stamp, 0), _MAX_STAMP)
         self._robot.publish(decision.values, stamp)
-        self._gate.sent(time.monotonic())
-        values = self._gate.assumed(decision.values)
-        if decision.restated or not np.isfinite(values).all():
+        self._gate.mark_sent(time.monotonic())
+        values = self._gate.fill_unknown(decision.values)
+        if decision.repeated or not np.isfinite(values).all():
             return
         self._executed.publish(command_message(self._names, values, stamp, decision.source))
         if decision.clipped and self._clipped.get_subscription_count():
             names, excess = list(decision.clipped), list(decision.clipped.values())
-            self._clipped.publish(command_message(names, excess, stamp, decision.asked_by))
+            self._clipped.publish(command_message(names, excess, stamp, decision.requested_by))
         if decision.reason:
             self.get_logger().warning(
                 f'{decision.source}: {decision.reason}', throttle_duration_sec=5.0

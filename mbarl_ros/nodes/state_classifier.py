@@ -56,7 +56,7 @@ class StateClassifierNode(BaseNode):
         if not self.lockstep:
             give_way()
         torch.set_num_threads(1)
-        demonstrations = load_demonstrations(demonstrations_folder(self), self.task)
+        demonstrations = load_demonstrations(demonstrations_folder(self), self.task, self.run_dir)
         self._trainer = ClassifierTrainer(self.task, self.agent, demonstrations, self.seed)
         self._tracker = SequenceTracker()
         self._acknowledged = ('', 0)  # session, transitions of it
@@ -92,7 +92,7 @@ class StateClassifierNode(BaseNode):
         self._on_disk = total
         if session:
             self._acknowledged = session, stored
-            self._tracker.rebase(session, total - stored)
+            self._tracker.set_session_start(session, total - stored)
         self._save_if_due()
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
@@ -101,17 +101,17 @@ class StateClassifierNode(BaseNode):
             return
         rows, session, first = received
         stored = self._acknowledged[1] if session == self._acknowledged[0] else 0
-        if first > max(stored, self._tracker.stored.get(session, 0)) + WINDOW:
+        if first > max(stored, self._tracker.received.get(session, 0)) + WINDOW:
             error = wire.WireError(f'number {first}, but only {stored} are acknowledged')
             self.refuse(error, topics.TRANSITIONS)
             return
-        missed = self._tracker.skip(session, first)
+        missed = self._tracker.skip_missing(session, first)
         if missed:
             self.get_logger().warning(f'{missed} transitions missed; only the learner has them')
-        rows = self._tracker.fresh(rows, session, first)
+        rows = self._tracker.new_rows(rows, session, first)
         if not len(rows['sequence']):
             return
-        self._tracker.count(session, len(rows['sequence']))
+        self._tracker.record_received(session, len(rows['sequence']))
         logit = logits(self._trainer.arrays(), rows['next_observation'][-1])
         self._score = 0.5 * (1.0 + math.tanh(0.5 * float(logit)))  # a sigmoid without overflow
         self._scores.publish(Float64(data=self._score))
@@ -146,7 +146,7 @@ class StateClassifierNode(BaseNode):
         self._checkpoint = self.run_dir / 'checkpoint' / 'classifier.safetensors'
         log = self.run_dir / TRANSITIONS_FILE
         try:
-            stored = self._tracker.replay(log, self.task, self.spec_hash)
+            stored = self._tracker.load_log(log, self.task, self.spec_hash)
         except OSError as error:
             raise ConfigError(f'{log}: cannot be read: {error.strerror}') from error
         self._on_disk = total = self._tracker.total

@@ -11,61 +11,106 @@ from mbarl_ros.schema.base import Strict
 
 
 class SacConfig(Strict):
-    """Soft actor-critic (Haarnoja et al. 2018), both policies."""
+    """Soft actor-critic (Haarnoja et al. 2018): the networks and optimisers of each policy."""
 
     OLD_KEYS: ClassVar = {
         'batch': "is now called 'batch_size'",
         'frequencies': "is now called 'fourier_features'",
         'value_scale': "is now called 'reward_scale'",
         'temperature_rate': "is now called 'temperature_learning_rate'",
-        'precision': 'was removed: products are float32',
+        'precision': 'was removed; delete it, all products are float32',
     }
 
-    hidden: list[int] = Field(default=[128, 128], min_length=1)
-    critics: int = Field(default=2, ge=2)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    batch_size: int = Field(default=128, gt=0)
+    hidden: list[int] = Field(
+        default=[128, 128], min_length=1, description='Units in each hidden layer.'
+    )
+    critics: int = Field(
+        default=2, ge=2, description='Number of critics; the value is the least of theirs.'
+    )
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description='Learning rate of actor and critics (Adam).'
+    )
+    batch_size: int = Field(
+        default=128, gt=0, description='Transitions in one gradient step of one policy.'
+    )
     reward_scale: float = Field(
-        default=10.0, gt=0, description='critics see rewards times this, as in MEDAL'
+        default=10.0, gt=0, description='Critics see rewards times this factor, as in MEDAL.'
     )
     discount: float | None = Field(
-        default=None, gt=0, lt=1, description="forward; null: 1 - 2 / the task's forward_limit"
+        default=None,
+        gt=0,
+        lt=1,
+        description='Discount of the forward policy per step; null: 1 - 2 / `forward_limit` of '
+        'the task.',
     )
-    backward_discount: float = Field(default=0.99, gt=0, lt=1)
+    backward_discount: float = Field(
+        default=0.99, gt=0, lt=1, description='Discount of the backward policy per step.'
+    )
     fourier_features: int = Field(
-        default=3, ge=0, description='Fourier features of the observation for the critics'
+        default=3,
+        ge=0,
+        description='Frequencies of the Fourier features that critics see beside the '
+        'observation; 0: none.',
     )
-    tau: float = Field(default=0.01, gt=0, le=1)
+    tau: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description='Share by which target critics follow the critics in each gradient step.',
+    )
     deployed_tau: float = Field(
-        default=0.003, gt=0, le=1, description='averaging of the deployed policy'
+        default=0.003,
+        gt=0,
+        le=1,
+        description='Share by which the deployed policy, an average over time, follows the actor '
+        'in each gradient step.',
     )
-    initial_temperature: float = Field(default=0.01, gt=0)
-    temperature_learning_rate: float = Field(default=1e-3, gt=0)
-    target_entropy: float = Field(default=0.0, description='nats for each action entry')
+    initial_temperature: float = Field(
+        default=0.01, gt=0, description='Entropy temperature at the start of the run.'
+    )
+    temperature_learning_rate: float = Field(
+        default=1e-3, gt=0, description='Learning rate of the temperature (Adam).'
+    )
+    target_entropy: float = Field(
+        default=0.0,
+        description='Policy entropy that the temperature aims at, in nats per action entry.',
+    )
     cloning_weight: float = Field(
-        default=1.0, ge=0, description='behaviour cloning on the demonstration part of the batch'
+        default=1.0,
+        ge=0,
+        description='Weight of behaviour cloning of the forward demonstrations in the batch; 0: '
+        'none.',
     )
     cloning_phases: int | None = Field(
-        default=50, gt=0, description='it fades to zero in so many forward_limits; null: never'
+        default=50,
+        gt=0,
+        description='Behaviour cloning fades linearly to zero over this many times `forward_limit` '
+        'environment steps; null: it never fades.',
     )
 
 
 class ClassifierConfig(Strict):
-    """MEDAL's state classifier (Sharma et al. 2022)."""
+    """State classifier of MEDAL (Sharma et al. 2022): demonstrated against visited states."""
 
     OLD_KEYS: ClassVar = {'batch': "is now called 'batch_size'"}
 
-    hidden: int = Field(default=128, gt=0)
-    learning_rate: float = Field(default=3e-4, gt=0)
-    batch_size: int = Field(default=400, gt=0, description='positives; as many negatives')
-    every: int = Field(default=10, gt=0, description='environment steps per gradient step')
+    hidden: int = Field(default=128, gt=0, description='Units in the hidden layer.')
+    learning_rate: float = Field(default=3e-4, gt=0, description='Learning rate (Adam).')
+    batch_size: int = Field(
+        default=400,
+        gt=0,
+        description='Demonstrated states in one gradient step, and as many visited ones.',
+    )
+    every: int = Field(
+        default=10, gt=0, description='Environment steps between two gradient steps.'
+    )
 
 
 StartKind = Literal['replay', 'demonstrations', 'phase_starts', 'range']
 
 
 class ModelConfig(Strict):
-    """Dynamics ensemble and hallucinated practice (Janner et al. 2019)."""
+    """Ensemble dynamics model and its rollouts (MBPO, Janner et al. 2019), for both policies."""
 
     OLD_KEYS: ClassVar = {
         'batch': "is now called 'batch_size'",
@@ -75,28 +120,47 @@ class ModelConfig(Strict):
         'buffer': "is now called 'buffer_capacity'",
     }
 
-    members: int = Field(default=5, gt=0)
-    elites: int = Field(default=3, gt=0)
-    hidden: list[int] = Field(default=[128, 128], min_length=1)
-    fourier_features: int = Field(default=3, ge=0, description='Fourier features of the state')
-    learning_rate: float = Field(default=2e-3, gt=0)
-    batch_size: int = Field(default=128, gt=0)
-    every: int = Field(default=250, gt=0, description='environment steps between fits')
-    max_gradient_steps: int = Field(default=300, gt=0, description='cap on one fit')
+    members: int = Field(default=5, gt=0, description='Networks in the ensemble.')
+    elites: int = Field(
+        default=3, gt=0, description='Members with the least held-out error; only they predict.'
+    )
+    hidden: list[int] = Field(
+        default=[128, 128], min_length=1, description='Units in each hidden layer of a member.'
+    )
+    fourier_features: int = Field(
+        default=3,
+        ge=0,
+        description='Frequencies of the Fourier features of the state; 0: none.',
+    )
+    learning_rate: float = Field(default=2e-3, gt=0, description='Learning rate (Adam).')
+    batch_size: int = Field(
+        default=128, gt=0, description='Transitions in one gradient step of one member.'
+    )
+    every: int = Field(default=250, gt=0, description='Environment steps between two fits.')
+    max_gradient_steps: int = Field(
+        default=300, gt=0, description='Largest number of gradient steps in one fit.'
+    )
     holdout_interval: int = Field(
-        default=50, gt=0, description='gradient steps between held-out checks'
+        default=50,
+        gt=0,
+        description='Gradient steps between two evaluations on held-out data; a fit ends early '
+        'when they show no improvement.',
     )
     rollouts: int = Field(
-        default=2, gt=0, description='start states per environment step and policy'
+        default=2, gt=0, description='Rollouts started per environment step, for each policy.'
     )
-    rollout_length: int = Field(default=50, gt=0, description='steps of one hallucinated rollout')
+    rollout_length: int = Field(default=50, gt=0, description='Steps of one rollout.')
     start_weights: dict[StartKind, float] = Field(
         default={'replay': 0.3, 'demonstrations': 0.2, 'phase_starts': 0.1, 'range': 0.4},
-        description='range: anywhere within the observation range, else as a demonstration starts',
+        description='Where rollouts start, by relative weight: in states of the `replay` buffer, '
+        'of the `demonstrations`, in `phase_starts`, or anywhere in the `range` of the '
+        'observation (binary entries as where a demonstration starts).',
     )
-    fraction: float = Field(default=0.3, ge=0, lt=1, description='share of each batch')
+    fraction: float = Field(
+        default=0.3, ge=0, lt=1, description='Share of model transitions in each batch of SAC.'
+    )
     buffer_capacity: int = Field(
-        default=200_000, gt=0, description='model transitions kept per policy'
+        default=200_000, gt=0, description='Model transitions kept for each policy.'
     )
 
     @field_validator('start_weights')
@@ -114,93 +178,172 @@ class ModelConfig(Strict):
 
 
 class NoveltyConfig(Strict):
-    """Random network distillation (Burda et al. 2018) of R3L's perturbation controller."""
+    """Random network distillation (Burda et al. 2018), the novelty reward of R3L."""
 
     OLD_KEYS: ClassVar = {'batch': "is now called 'batch_size'"}
 
-    hidden: int = Field(default=128, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    batch_size: int = Field(default=256, gt=0)
-    every: int = Field(default=10, gt=0, description='environment steps per gradient step')
+    hidden: int = Field(default=128, gt=0, description='Units in each hidden layer.')
+    learning_rate: float = Field(default=1e-3, gt=0, description='Learning rate (Adam).')
+    batch_size: int = Field(default=256, gt=0, description='States in one gradient step.')
+    every: int = Field(
+        default=10, gt=0, description='Environment steps between two gradient steps.'
+    )
 
 
 class SwitchingConfig(Strict):
-    """RISC's switch: a phase of n steps ends with probability F(s, g) * (1 - decay ** n)."""
+    """Phase switching of RISC (Patil et al. 2024).
+
+    After n steps a phase ends with probability F(s, g) * (1 - decay ** n), where F is the success
+    critic.
+    """
 
     minimum_share: float = Field(
-        default=0.5, ge=0, le=1, description="not before this share of the phase's limit"
+        default=0.5,
+        ge=0,
+        le=1,
+        description='A phase does not end before this share of its step limit.',
     )
-    decay: float = Field(default=0.9, ge=0, lt=1)
+    decay: float = Field(
+        default=0.9,
+        ge=0,
+        lt=1,
+        description='Base of the term that keeps short phases from ending; 0: no such term.',
+    )
 
 
 class ExplorationConfig(Strict):
-    """Decoupled exploration: a third policy and phase, see :mod:`~.learning.exploration`."""
+    """Decoupled exploration: a third policy and phase that covers states near demonstrated ones.
+
+    See :mod:`mbarl_ros.learning.exploration`.
+    """
 
     OLD_KEYS: ClassVar = {'batch': "is now called 'batch_size'"}
 
-    epsilon: float = Field(default=4.5, gt=0, description='bound on KL(rho_exp || rho*), nats')
-    width: float = Field(
-        default=0.2, gt=0, description='of the blur of states, in half ranges of their entries'
+    epsilon: float = Field(
+        default=4.5,
+        gt=0,
+        description='Bound on the KL divergence of explored from demonstrated states, in nats.',
     )
-    dual_rate: float = Field(default=0.2, gt=0, description='dual ascent, each chunk')
-    neighbours: int = Field(default=4, gt=1, description='of a state among the particles')
-    particles: int = Field(default=500, gt=0, description='visited states that stand for all')
-    hidden: int = Field(default=64, gt=0, description='of the density ratio classifier')
-    learning_rate: float = Field(default=1e-3, gt=0)
-    batch_size: int = Field(default=256, gt=0)
-    every: int = Field(default=2, gt=0, description='environment steps per gradient step')
+    width: float = Field(
+        default=0.2,
+        gt=0,
+        description='Standard deviation of the noise that blurs both sets of states, in half '
+        'ranges of an observation entry.',
+    )
+    dual_rate: float = Field(
+        default=0.2, gt=0, description='Step size of dual ascent on the multiplier of the bound.'
+    )
+    neighbours: int = Field(
+        default=4,
+        gt=1,
+        description='Nearest particles whose distance to a state estimates its density.',
+    )
+    particles: int = Field(
+        default=500, gt=0, description='Sample of visited states that stands for all of them.'
+    )
+    hidden: int = Field(
+        default=64, gt=0, description='Units in each hidden layer of the density ratio classifier.'
+    )
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description='Learning rate of the density ratio classifier (Adam).'
+    )
+    batch_size: int = Field(
+        default=256,
+        gt=0,
+        description='Demonstrated states in one gradient step, and as many explored ones.',
+    )
+    every: int = Field(default=2, gt=0, description='Environment steps between two gradient steps.')
 
 
-# Backward objectives: class in mbarl_ros.learning.objectives, and whether it sets goals that the
-# backward phase is to reach. Said here, since the robot's side needs it and has no torch.
-OBJECTIVES = {
-    'classifier': ('DemonstrationMatching', False),
-    'initial_state': ('InitialState', True),
-    'novelty': ('Novelty', False),
-    'curriculum': ('Curriculum', True),
-}
+# Backward objectives, and whether each sets goals for the backward phase to reach. Their classes
+# are in mbarl_ros.learning.objectives; this table is here because the robot's side has no torch.
+OBJECTIVES = {'classifier': False, 'initial_state': True, 'novelty': False, 'curriculum': True}
 
 
 class AgentConfig(Strict):
-    """A preset: which parts the learner is composed of, and their settings."""
+    """An agent preset: the parts of the learner and their settings.
+
+    All keys but `name` have a default. A key that is absent keeps it; for the parts `switching`
+    and `exploration` that means: no such part.
+    """
 
     OLD_KEYS: ClassVar = {
         'solvable': "is now called 'value_threshold'",
         'replay': "is now called 'replay_capacity'",
-        'exploration_noise': 'was removed: noise is pink',
+        'exploration_noise': 'was removed; delete it, exploration noise is always pink',
     }
 
-    name: str
-    description: str = ''
-    backward: str = Field(default='classifier', description="one of OBJECTIVES, or 'none'")
-    shared: bool = Field(default=False, description='one policy that is told its goal, both phases')
+    name: str = Field(description='Name of the preset, shown in results and spec hashes.')
+    description: str = Field(default='', description='One line for people.')
+    backward: str = Field(
+        default='classifier',
+        description='Objective of the backward policy: `classifier` (match demonstrated states, '
+        'MEDAL), `initial_state` (reach a state in which a demonstration starts, FBRL), `novelty` '
+        '(R3L), `curriculum` (VaPRL), or `none` (no backward phase).',
+    )
+    shared: bool = Field(
+        default=False,
+        description='One goal-conditioned policy for both phases in place of one for each.',
+    )
     resets: bool = Field(
-        default=False, description='the simulated world is reset after each attempt'
+        default=False,
+        description='Reset the simulated world after each forward phase (episodic baselines).',
     )
-    switching: SwitchingConfig | None = None
-    sac: SacConfig = SacConfig()
-    classifier: ClassifierConfig = ClassifierConfig()
-    novelty: NoveltyConfig = NoveltyConfig()
-    exploration: ExplorationConfig | None = None
+    switching: SwitchingConfig | None = Field(
+        default=None, description='Learned phase switching; null: phases end by success or limit.'
+    )
+    sac: SacConfig = Field(default=SacConfig(), description='Soft actor-critic.')
+    classifier: ClassifierConfig = Field(
+        default=ClassifierConfig(),
+        description='State classifier; used with `backward: classifier`.',
+    )
+    novelty: NoveltyConfig = Field(
+        default=NoveltyConfig(),
+        description='Random network distillation; used with `backward: novelty`.',
+    )
+    exploration: ExplorationConfig | None = Field(
+        default=None, description='Third policy that explores; null: none.'
+    )
     value_threshold: float = Field(
-        default=0.1, description='curriculum: value from which on a goal counts as in reach'
+        default=0.1,
+        description='With `backward: curriculum`: a goal from whose state the forward policy has '
+        'at least this value counts as within reach.',
     )
-    model: ModelConfig | None = ModelConfig()
+    model: ModelConfig | None = Field(
+        default=ModelConfig(), description='Dynamics model and its rollouts; null: model-free.'
+    )
     bootstrap_truncation: bool = Field(
-        default=True, description='false: a phase limit or switch ends the return (an ablation)'
+        default=True,
+        description='Bootstrap values through phase limits and switches; false: they end the '
+        'return (an ablation).',
     )
-    updates_per_step: float = Field(default=2.0, gt=0)
-    demonstration_fraction: float = Field(default=0.4, ge=0, lt=1)
+    updates_per_step: float = Field(
+        default=2.0, gt=0, description='Gradient steps of each policy per environment step.'
+    )
+    demonstration_fraction: float = Field(
+        default=0.4, ge=0, lt=1, description='Share of demonstrations in each batch of SAC.'
+    )
     hindsight_fraction: float = Field(
-        default=0.5, ge=0, lt=1, description='share of real samples relabelled with later states'
+        default=0.5,
+        ge=0,
+        lt=1,
+        description='Share of real transitions whose goal is replaced by a state reached later '
+        '(hindsight relabelling); only in tasks with goals.',
     )
-    chunk: int = Field(default=50, gt=0, description='lockstep: steps between policy updates')
-    replay_capacity: int = Field(default=1_000_000, gt=0)
+    chunk: int = Field(
+        default=50,
+        gt=0,
+        description='Environment steps that the learner trains on at once (real time: at least '
+        'this many); it publishes a policy after each chunk.',
+    )
+    replay_capacity: int = Field(
+        default=1_000_000, gt=0, description='Real transitions kept in the replay buffer.'
+    )
 
     @property
     def reaches(self) -> bool:
         """Whether the backward phase has goals to reach."""
-        return self.backward != 'none' and OBJECTIVES[self.backward][1]
+        return self.backward != 'none' and OBJECTIVES[self.backward]
 
     # Both count from the start of the run, so that what is no whole step is made up for later.
 

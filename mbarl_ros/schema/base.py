@@ -1,4 +1,4 @@
-"""What all schemas share: the error, sections that know their keys, and checks of names."""
+"""Base of all schemas: the error, sections that refuse unknown keys, and checks of names."""
 
 from __future__ import annotations
 
@@ -12,19 +12,28 @@ class ConfigError(ValueError):
     """A configuration mistake; the message names the file, the key and the remedy."""
 
 
+class OldKeyError(ValueError):
+    """A key that was renamed or removed."""
+
+    def __init__(self, key: str, remedy: str) -> None:
+        """``remedy`` completes the sentence that begins with the key."""
+        super().__init__(f"'{key}' {remedy}")
+        self.key, self.remedy = key, remedy
+
+
 class Strict(BaseModel):
     """A section in which an unknown key is an error, not a silent default."""
 
     model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
     OLD_KEYS: ClassVar[Mapping[str, str]] = {}
-    """Keys that this section had before, and what a person is told to do about each."""
+    """Key of an earlier version -> what became of it, as :class:`OldKeyError` says it."""
 
     @model_validator(mode='before')
     @classmethod
     def _refuse_old_keys(cls, raw: Any) -> Any:
         for key in raw if isinstance(raw, dict) else ():
             if key in cls.OLD_KEYS:
-                raise ValueError(f'{key}: {cls.OLD_KEYS[key]}')
+                raise OldKeyError(key, cls.OLD_KEYS[key])
         return raw
 
 

@@ -16,11 +16,12 @@ import yaml
 from pydantic import ValidationError
 
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.schema.base import ConfigError, Strict
+from mbarl_ros.schema.base import ConfigError, OldKeyError, Strict
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
 
 Config = TypeVar('Config', bound=Strict)
+_KINDS = {list: 'list', int: 'number', float: 'number', str: 'text'}
 
 
 def config_dir() -> Path:
@@ -47,10 +48,18 @@ def available(kind: str) -> list[str]:
     return sorted(path.stem for path in (config_dir() / kind).glob('*.yaml'))
 
 
+def is_path(name: str) -> bool:
+    """Whether a robot, task or agent is named by the path of its file, not by a shipped name."""
+    return name.endswith(('.yaml', '.yml'))
+
+
 def find(kind: str, name: str) -> Path:
-    """Path of a shipped file by name, or of a user's own file by path."""
-    path = Path(name).expanduser()
-    if path.suffix in ('.yaml', '.yml'):
+    """Path of a shipped file by name, or of a user's own file by path.
+
+    :raises ConfigError: there is no such file; the message lists the shipped names.
+    """
+    if is_path(name):
+        path = Path(name).expanduser()
         if not path.is_file():
             raise ConfigError(f'{path}: no such file')
         return path
@@ -69,14 +78,23 @@ def load_robot(name: str) -> RobotConfig:
 
 
 def load_task(name: str) -> TaskConfig:
-    """Load a task by name or path; ``demonstrations`` becomes an absolute path."""
+    """Load a task by name or path.
+
+    ``robot``, where it is a path, and ``demonstrations`` are relative to the task file and become
+    absolute.
+    """
     path = find('tasks', name)
     task = _load(TaskConfig, path)
-    if task.demonstrations is None:
-        return task
-    return task.model_copy(
-        update={'demonstrations': str((path.parent / task.demonstrations).resolve())}
-    )
+
+    def absolute(relative: str) -> str:
+        return str((path.parent / Path(relative).expanduser()).resolve())
+
+    changes = {}
+    if is_path(task.robot):
+        changes['robot'] = absolute(task.robot)
+    if task.demonstrations is not None:
+        changes['demonstrations'] = absolute(task.demonstrations)
+    return task.model_copy(update=changes)
 
 
 def load_agent(name: str) -> AgentConfig:
@@ -124,7 +142,9 @@ def _load(model: type[Config], path: Path) -> Config:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f'{path}: cannot be read as YAML: {error}') from error
     if not isinstance(raw, dict):
-        raise ConfigError(f'{path}: must hold keys and values, got {type(raw).__name__}')
+        content = 'is empty' if raw is None else f'is a {_KINDS.get(type(raw), "single value")}'
+        keys = [key for key, field in model.model_fields.items() if field.is_required()]
+        raise ConfigError(f'{path}: {content}; it needs at least the keys {", ".join(keys)}')
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -134,7 +154,12 @@ def _load(model: type[Config], path: Path) -> Config:
 def _sentence(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
-        key = '.'.join(str(part) for part in item['loc'])
+        location = [str(part) for part in item['loc']]
+        cause = item.get('ctx', {}).get('error')
+        if isinstance(cause, OldKeyError):
+            parts.append(f"key '{'.'.join([*location, cause.key])}' {cause.remedy}")
+            continue
+        key = '.'.join(location)
         message = item['msg'].removeprefix('Value error, ')
         if item['type'] == 'extra_forbidden':
             message = 'unknown key'

@@ -13,50 +13,81 @@ Bounds = tuple[float, float]
 Constant = bool | int | float | str | list[str] | list[float]
 JOY = 'sensor_msgs/msg/Joy'
 
-# A step is one control period: two states this many periods apart. Anything else is no step.
+# Two states form a step if they are this many control periods apart.
 SHORTEST_STEP, LONGEST_STEP = 0.5, 1.5
-MAX_REORDERING = 1.0  # s by which stamps of reordered messages run back; more is another clock
+# s by which stamps may run back because messages overtook each other; beyond, the clock was reset.
+MAX_REORDERING = 1.0
 
 
 class TopicMap(Strict):
-    """One ROS topic and which of its message fields carry which named values.
+    """A ROS topic and the message fields that carry named values.
 
-    ``fields`` maps a value's name to a path in the message: ``pose.pose.position.x``,
-    ``position[elbow]`` (by joint name), ``data[0]`` (by index), ``points[0].positions[1]``.
-    ``constants`` maps paths to what always stands there: a frame, joint names, a duration or
-    stamp in seconds. It is written into commands; a state that differs is not believed.
+    A path names a field of the message: `pose.pose.position.x`, `position[elbow]` (by joint name),
+    `data[0]` (by index), `points[0].positions[1]`.
     """
 
-    topic: str
-    type: str = Field(pattern=r'^\w+/msg/\w+$')
-    fields: dict[str, str] = Field(min_length=1)
-    constants: dict[str, Constant] = Field(default={})
+    topic: str = Field(description='Topic name, relative to the namespace unless it begins with /.')
+    type: str = Field(
+        pattern=r'^\w+/msg/\w+$', description='Message type, such as `nav_msgs/msg/Odometry`.'
+    )
+    fields: dict[str, str] = Field(
+        min_length=1, description='Name of a value -> path of its field in the message.'
+    )
+    constants: dict[str, Constant] = Field(
+        default={},
+        description='Path -> value that always stands there: a frame, joint names, a duration or '
+        'stamp in seconds. It is written into commands; a state message with another value is '
+        'rejected. Default: none.',
+    )
 
 
 class Switch(Strict):
-    """A field of a topic that is true, or more than a half, while a switch is pressed."""
+    """A switch on a topic of its own; pressed while its field is true or above 0.5."""
 
-    topic: str
-    type: str = Field(pattern=r'^\w+/msg/\w+$')
-    field: str
+    topic: str = Field(description='Topic name.')
+    type: str = Field(
+        pattern=r'^\w+/msg/\w+$', description='Message type, such as `std_msgs/msg/Bool`.'
+    )
+    field: str = Field(description='Path of the field in the message.')
 
 
 class TeleopMap(TopicMap):
-    """A teleop source: a topic whose fields a person moves, for example by a gamepad.
+    """A teleoperation source: a topic whose fields command the robot, such as a gamepad's.
 
-    A field's value is multiplied by ``scale`` (default 1) after values below ``deadzone`` count
-    as 0; ``levels`` instead gives the command at 0 and at 1, for buttons. An entry in ``latch``
-    stays as it is where the field is 0. While ``deadman`` is not pressed nothing is commanded: a
-    field of a gamepad's message, or a switch on a topic of its own, whose silence opens it, too.
-    ``buttons`` are those of the demonstration recorder.
+    `fields` maps names of command entries to paths in the message.
     """
 
-    scale: dict[str, float] = Field(default={})
-    deadzone: float = Field(default=0.0, ge=0, lt=1)
-    levels: dict[str, Bounds] = Field(default={})
-    latch: list[str] = Field(default=[])
-    deadman: str | Switch | None = None
-    buttons: dict[Literal['start', 'success', 'stop', 'discard'], str] = Field(default={})
+    scale: dict[str, float] = Field(
+        default={},
+        description='Command entry -> factor on the field, in units of the command. Default: 1.',
+    )
+    deadzone: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description='Fields below this magnitude count as 0, before `scale`. Default: none do.',
+    )
+    levels: dict[str, Bounds] = Field(
+        default={},
+        description='For buttons, in place of `scale`: command entry -> [command while the field '
+        'is 0, command while it is 1]. Default: none.',
+    )
+    latch: list[str] = Field(
+        default=[],
+        description='Command entries that keep their last command while the field is 0. Default: '
+        'none.',
+    )
+    deadman: str | Switch | None = Field(
+        default=None,
+        description='Dead-man switch; nothing is commanded while it is released. A path in a Joy '
+        'message, or a switch on a topic of its own, which is released after `teleop_timeout` '
+        'without a message. null: none.',
+    )
+    buttons: dict[Literal['start', 'success', 'stop', 'discard'], str] = Field(
+        default={},
+        description='Buttons of the demonstration recorder: action -> path in a Joy message. '
+        'Default: none.',
+    )
 
     @model_validator(mode='after')
     def _consistent(self) -> TeleopMap:
@@ -74,24 +105,47 @@ class TeleopMap(TopicMap):
 
 
 class Limit(Strict):
-    """Bounds of one command entry, in its own unit.
+    """Limits of one command entry, which the safety gate enforces.
 
-    ``rate`` is the largest change per second, ``rate_change`` the largest change of that per
-    second: acceleration and jerk of a velocity command, velocity and acceleration of a position
-    command. ``moves`` names the state entry whose velocity is commanded, ``measured`` the one that
-    measures a commanded position; the command stays within ``lead`` of it.
+    Units are those of the command entry.
     """
 
     OLD_KEYS: ClassVar = {'lead': "is now called 'tracking_error'"}
 
-    low: float
-    high: float
-    rate: float | None = Field(default=None, gt=0)
-    rate_change: float | None = Field(default=None, gt=0)
-    stop: float | Literal['hold'] | None = None
-    moves: str | None = None
-    measured: str | None = None
-    tracking_error: float | None = Field(default=None, gt=0)
+    low: float = Field(description='Least command.')
+    high: float = Field(description='Greatest command.')
+    rate: float | None = Field(
+        default=None,
+        gt=0,
+        description='Largest change per second: the acceleration of a velocity command, the '
+        'velocity of a position command. null: unlimited.',
+    )
+    rate_change: float | None = Field(
+        default=None,
+        gt=0,
+        description='Largest change of `rate` per second: the jerk of a velocity command, the '
+        'acceleration of a position command. null: unlimited.',
+    )
+    stop: float | Literal['hold'] | None = Field(
+        default=None,
+        description='Command of a stop: a number (0.0 for a velocity) or `hold` (stay where it is, '
+        'for a position or gripper). Required, except that it is 0.0 with `moves`.',
+    )
+    moves: str | None = Field(
+        default=None,
+        description='For a velocity: the state entry (a position) that it moves, so that '
+        '`workspace` can slow it down in time. null: unknown.',
+    )
+    measured: str | None = Field(
+        default=None,
+        description='For a position: the state entry that measures it; needs `stop: hold`, `rate` '
+        'and `tracking_error`. null: not measured.',
+    )
+    tracking_error: float | None = Field(
+        default=None,
+        gt=0,
+        description='Largest distance of a position command from `measured`; needed with it.',
+    )
 
     @model_validator(mode='before')
     @classmethod
@@ -102,7 +156,7 @@ class Limit(Strict):
     def _consistent(self) -> Limit:
         if not self.low < self.high:
             raise ValueError(f'low ({self.low}) must be less than high ({self.high})')
-        if self.stop is None:  # 0.0 would send a joint to its origin
+        if self.stop is None:  # 0.0 as a default would send a joint to its origin
             raise ValueError('stop: give hold for a position, 0.0 for a velocity')
         if self.stop != 'hold' and not self.low <= self.stop <= self.high:
             raise ValueError(f'stop ({self.stop:g}) must lie within {self.low:g} to {self.high:g}')
@@ -114,26 +168,58 @@ class Limit(Strict):
             raise ValueError('measured and tracking_error: are needed together')
         if self.measured and self.rate is None:
             raise ValueError(
-                'measured: a position needs rate, its velocity: drives go there at once'
+                'measured: needs rate, the velocity limit: drives go to a position at once'
             )
         return self
 
 
 class RobotConfig(Strict):
-    """A robot profile: topics to the state vector, the command vector to topics, and limits."""
+    """A robot profile: topics -> state vector, command vector -> topics, limits and time-outs."""
 
-    name: str
-    description: str = ''
-    control_rate: float = Field(gt=0, le=1000, description='Hz')
-    state: list[TopicMap] = Field(min_length=1)
-    command: list[TopicMap] = Field(min_length=1)
-    teleop: list[TeleopMap] = Field(default=[])
-    limits: dict[str, Limit]
-    workspace: dict[str, Bounds] = Field(default={})
-    command_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
-    state_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
-    teleop_timeout: float = Field(default=0.5, gt=0, description='seconds, steady clock')
-    estop_timeout: float | None = Field(default=None, gt=0, description='seconds, steady clock')
+    name: str = Field(description='Name of the robot.')
+    description: str = Field(default='', description='One line for people.')
+    control_rate: float = Field(gt=0, le=1000, description='Control steps per second, in Hz.')
+    state: list[TopicMap] = Field(
+        min_length=1, description='Topics that make up the state vector, in this order.'
+    )
+    command: list[TopicMap] = Field(
+        min_length=1, description='Topics that carry the command vector, in this order.'
+    )
+    teleop: list[TeleopMap] = Field(
+        default=[],
+        description='Teleoperation sources; each of them overrides the policy. Default: none.',
+    )
+    limits: dict[str, Limit] = Field(description='Limits of each command entry.')
+    workspace: dict[str, Bounds] = Field(
+        default={},
+        description='State entry -> [low, high] in which commands must keep it, those of people '
+        'too. An entry that no `moves` or `measured` names can only be watched: outside, the '
+        'policy is stopped. Default: unlimited.',
+    )
+    command_timeout: float = Field(
+        default=0.5,
+        gt=0,
+        description='Seconds without a command after which the safety gate stops the robot '
+        '(steady clock).',
+    )
+    state_timeout: float = Field(
+        default=0.5,
+        gt=0,
+        description='Seconds without a message on any one state topic after which the safety gate '
+        'stops the robot (steady clock).',
+    )
+    teleop_timeout: float = Field(
+        default=0.5,
+        gt=0,
+        description='Seconds without a teleoperation message after which the policy has the robot '
+        'again (steady clock).',
+    )
+    estop_timeout: float | None = Field(
+        default=None,
+        gt=0,
+        description='Seconds without a message on `safety_gate/estop` that count as an emergency '
+        'stop (steady clock); null: nobody needs to publish there.',
+    )
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -149,15 +235,15 @@ class RobotConfig(Strict):
     def _consistent(self) -> RobotConfig:
         check_unique('state', self.state_names)
         check_unique('command', self.command_names)
-        _same('limits', self.limits, 'command', self.command_names)
+        _check_same_names('limits', self.limits, 'command', self.command_names)
         check_known('workspace', self.workspace, 'state', self.state_names)
         self._check_positions()
         for topic in self.command:
             _check_complete(topic)
         if self.command_timeout <= 1.0 / self.control_rate:
             raise ValueError(
-                f'command_timeout: {self.command_timeout:g} s is no longer than a control period '
-                f'({1.0 / self.control_rate:g} s): the safety gate would stop the robot in each'
+                f'command_timeout: {self.command_timeout:g} s must be longer than a control period '
+                f'({1.0 / self.control_rate:g} s), or the safety gate stops the robot in each one'
             )
         for source in self.teleop:
             check_known('teleop', source.fields, 'command', self.command_names)
@@ -168,7 +254,7 @@ class RobotConfig(Strict):
         return self
 
     def _check_positions(self) -> None:
-        """Check what limits and workspace say of the state."""
+        """Check the state entries that limits and workspace name."""
         for name, (low, high) in self.workspace.items():
             if not low < high:
                 raise ValueError(f'workspace.{name}: low ({low}) must be less than high ({high})')
@@ -177,10 +263,11 @@ class RobotConfig(Strict):
             check_known(f'limits.*.{key}', named, 'state', self.state_names)
             check_unique(f'limits.*.{key}', named)
         for name, limit in self.limits.items():
-            low, high = self.workspace.get(limit.measured, (limit.low, limit.high))
+            low, high = self.workspace.get(limit.measured or '', (limit.low, limit.high))
             if max(low, limit.low) >= min(high, limit.high):
                 raise ValueError(
-                    f'workspace.{limit.measured}: has nothing in common with limits.{name}'
+                    f'workspace.{limit.measured}: does not overlap limits.{name} ({limit.low:g} to '
+                    f'{limit.high:g})'
                 )
 
 
@@ -188,27 +275,28 @@ _ELEMENT = re.compile(r'([^\[]+)\[([^\]]+)\]')
 
 
 def _check_complete(topic: TopicMap) -> None:
-    """Refuse a command with a gap: what nobody names would be sent as 0, whatever its limits."""
+    """Refuse a command with a gap: an element without an entry would be sent as 0, unlimited."""
     paths = [*topic.fields.values(), *topic.constants]
     check_unique(f"command: topic '{topic.topic}'", paths)
-    found = [
+    indexed = [
         (path[: match.end(1)], match[2]) for path in paths for match in _ELEMENT.finditer(path)
     ]
-    joints = list(dict.fromkeys(index for _, index in found if not index.isdigit()))
+    joints = list(dict.fromkeys(index for _, index in indexed if not index.isdigit()))
     elements: dict[str, set[int]] = {}
-    for name, index in found:
+    for name, index in indexed:
         number = int(index) if index.isdigit() else joints.index(index)
         elements.setdefault(name, set()).add(number)
     for name, numbers in elements.items():
         for number in sorted(set(range(max(numbers))) - numbers):
             element = f'{name}[{joints[number] if joints else number}]'
             raise ValueError(
-                f"command: topic '{topic.topic}': nothing is said of {element}, which would be "
-                'sent as 0 whatever its limits; give it an entry, or a constant'
+                f"command: topic '{topic.topic}': {element} has no entry and would be sent as 0; "
+                'add it to fields or constants'
             )
 
 
-def _same(key: str, names: Any, where: str, known: Any) -> None:
+def _check_same_names(key: str, names: Any, where: str, known: Any) -> None:
+    """Refuse names that are unknown or missing."""
     check_known(key, names, where, known)
     missing = [name for name in known if name not in names]
     if missing:
@@ -216,7 +304,7 @@ def _same(key: str, names: Any, where: str, known: Any) -> None:
 
 
 def keyboard_topic(robot: RobotConfig) -> TeleopMap:
-    """The first topic on which 0 is no motion: keys do not say where to, only which way.
+    """The first teleoperation topic that a keyboard can drive: one on which 0 means no motion.
 
     :raises ConfigError: there is none.
     """
@@ -225,7 +313,7 @@ def keyboard_topic(robot: RobotConfig) -> TeleopMap:
         if source.type != JOY and set(positions) <= set(source.latch):
             return source
     raise ConfigError(
-        f"robot '{robot.name}': key 'teleop': a keyboard needs a topic of velocities that is no "
-        'Joy, for example a geometry_msgs/msg/Twist with the command entries as fields; drive '
-        'positions with a leader arm, or let MoveIt Servo make them of velocities (arm_servo)'
+        f"robot '{robot.name}': key 'teleop': a keyboard needs a topic of velocities other than "
+        'Joy, for example a geometry_msgs/msg/Twist with the command entries as fields; command '
+        'positions with a leader arm, or through MoveIt Servo (robot profile arm_servo)'
     )

@@ -10,18 +10,21 @@ from mbarl_ros.schema.base import Strict, check_known, check_unique
 
 
 class Entry(Strict):
-    """One entry of the observation or action vector and the range that is scaled to [-1, 1].
+    """One entry of the observation or action vector; its range is scaled to [-1, 1]."""
 
-    ``binary`` says that the entry takes only the values ``low`` and ``high`` (a contact, a grasp).
-    Entries with the same ``axis`` are positions along one line in one frame: networks also see
-    their differences (where the gripper is, seen from the mug), the goal's included.
-    """
-
-    name: str
-    low: float
-    high: float
-    binary: bool = False
-    axis: str | None = None
+    name: str = Field(description='Name of an entry of the state or command of the robot.')
+    low: float = Field(description="Lower end of the range, in the entry's unit.")
+    high: float = Field(description="Upper end of the range, in the entry's unit.")
+    binary: bool = Field(
+        default=False,
+        description='The entry takes only the values `low` and `high` (a contact, a grasp).',
+    )
+    axis: str | None = Field(
+        default=None,
+        description='Entries with the same axis are positions along one line in one frame; '
+        'networks also see their pairwise differences (gripper minus mug), those to the goal '
+        'included. null: no differences.',
+    )
 
     @model_validator(mode='after')
     def _ordered(self) -> Entry:
@@ -31,21 +34,21 @@ class Entry(Strict):
 
 
 class Success(Strict):
-    """Success: the Euclidean distance of ``entries`` to ``target`` is at most ``tolerance``.
+    """Success: `entries` are within Euclidean distance `tolerance` of `target`, or of the goal."""
 
-    Without ``target`` the distance is taken to the goal part of the observation.
-    """
-
-    entries: list[str] = Field(min_length=1)
-    target: list[float] | None = None
-    tolerance: float = Field(gt=0)
+    entries: list[str] = Field(min_length=1, description='Observation entries that are compared.')
+    target: list[float] | None = Field(
+        default=None,
+        description='One number per entry, in its unit; null: the goal part of the observation.',
+    )
+    tolerance: float = Field(gt=0, description="Largest distance, in the entries' unit.")
 
 
 class Phases(Strict):
-    """Step limits of the forward and the backward phase."""
+    """Step limits of the phases; one that reaches its limit is truncated."""
 
-    forward_limit: int = Field(gt=0)
-    backward_limit: int = Field(gt=0)
+    forward_limit: int = Field(gt=0, description='Control steps of a forward phase at most.')
+    backward_limit: int = Field(gt=0, description='Control steps of a backward phase at most.')
 
     @property
     def limits(self) -> tuple[int, int, int]:
@@ -54,14 +57,15 @@ class Phases(Strict):
 
 
 class Wide(Strict):
-    """Evaluation from starts all over the place, every so many environment steps.
+    """A second, harder evaluation from a wide range of start states (`mbarl bench` only)."""
 
-    Observation entries in ``ranges`` start uniformly in them, all others as the world places them.
-    """
-
-    episodes: int = Field(gt=0)
-    every: int = Field(gt=0)
-    ranges: dict[str, tuple[float, float]] = Field(min_length=1)
+    episodes: int = Field(gt=0, description='Episodes of one evaluation.')
+    every: int = Field(gt=0, description='Environment steps between two evaluations.')
+    ranges: dict[str, tuple[float, float]] = Field(
+        min_length=1,
+        description='Observation entry -> [low, high] in which it starts, uniformly; the other '
+        'entries start as the world resets them.',
+    )
 
     @field_validator('ranges')
     @classmethod
@@ -73,31 +77,57 @@ class Wide(Strict):
 
 
 class Evaluation(Strict):
-    """The deployed protocol and the end of a run; ``every`` and ``budget`` in environment steps."""
+    """Evaluation of the deployed policy, and the end of a run."""
 
-    episodes: int = Field(default=50, gt=0)
-    horizon: int = Field(gt=0)
-    every: int = Field(gt=0)
-    target: float = Field(default=0.9, gt=0, le=1)
-    budget: int = Field(gt=0)
-    wide: Wide | None = None
+    episodes: int = Field(default=50, gt=0, description='Episodes of one evaluation.')
+    horizon: int = Field(gt=0, description='Control steps of one episode at most.')
+    every: int = Field(gt=0, description='Environment steps between two evaluations.')
+    target: float = Field(
+        default=0.9, gt=0, le=1, description='Success rate at which a run ends as a success.'
+    )
+    budget: int = Field(gt=0, description='Environment steps after which a run ends in any case.')
+    wide: Wide | None = Field(default=None, description='Second evaluation; null: none.')
 
 
 class TaskConfig(Strict):
-    """A task: observation and action layout, goals, reward and success, phase limits."""
+    """A task: observation and action layout, goals, reward and success, phases, evaluation."""
 
-    name: str
-    description: str = ''
-    robot: str
-    world: str | None = Field(default=None, pattern=r'^[\w.]+:\w+$')
-    observation: list[Entry] = Field(min_length=1)
-    action: list[Entry] = Field(min_length=1)
-    goals: list[list[float]] = Field(default=[])
-    success: Success
-    reward: Literal['success'] | str = Field(default='success', pattern=r'^(success|topic:.+)$')
-    phases: Phases
-    evaluation: Evaluation
-    demonstrations: str | None = None
+    name: str = Field(description='Name of the task; demonstrations and runs carry it.')
+    description: str = Field(default='', description='One line for people.')
+    robot: str = Field(
+        description='Robot profile: a shipped name, or the path of a .yaml file, relative to the '
+        'task file.'
+    )
+    world: str | None = Field(
+        default=None,
+        pattern=r'^[\w.]+:\w+$',
+        description='Class of the simulated world, as `package.module:Class`; null: the task '
+        'cannot be simulated.',
+    )
+    observation: list[Entry] = Field(
+        min_length=1, description='State part of the observation vector, in this order.'
+    )
+    action: list[Entry] = Field(
+        min_length=1, description='Action vector: the command of the robot, in its order.'
+    )
+    goals: list[list[float]] = Field(
+        default=[],
+        description='Goals, one number per observation entry; each forward phase draws one, and '
+        'the observation ends with it. Default: the task has no goals.',
+    )
+    success: Success = Field(description='When an observation is a success.')
+    reward: Literal['success'] | str = Field(
+        default='success',
+        pattern=r'^(success|topic:.+)$',
+        description='`success` (1 on success, else 0), or `topic:NAME` for the one observation '
+        'entry that comes from this state topic.',
+    )
+    phases: Phases = Field(description='Step limits of the phases.')
+    evaluation: Evaluation = Field(description='Evaluation, and the end of a run.')
+    demonstrations: str | None = Field(
+        default=None,
+        description='Folder of demonstrations, relative to the task file; null: none.',
+    )
 
     @model_validator(mode='after')
     def _consistent(self) -> TaskConfig:
@@ -119,3 +149,10 @@ class TaskConfig(Strict):
                     f'observation entry), got {len(goal)}'
                 )
         return self
+
+    def run_end(self, budget: int = 0, target: float = 0.0) -> tuple[int, float]:
+        """Budget (environment steps) and target (success rate) that end a run of this task.
+
+        Those of ``evaluation``, unless the arguments replace them; 0 replaces nothing.
+        """
+        return budget or self.evaluation.budget, target or self.evaluation.target

@@ -1,8 +1,9 @@
-"""Names of the files in a run folder, and its configuration as used."""
+"""Files of a run folder: their names, its configuration as used, files of JSON lines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,34 @@ LOCK_FILE = '.lock'
 POLICY_FILE = 'policy.safetensors'
 """The policy message that the learner published last."""
 TRANSITIONS_FILE = 'transitions.log'
-"""Every transition that the learner has acknowledged."""
+"""All transitions that the learner has acknowledged."""
+DEMONSTRATIONS_FILE = 'demonstrations.safetensors'
+"""The demonstrations as transitions, so that each process need not decode the bags again."""
 
 
 def check_same(path: Path, config: Mapping[str, Any], folder: str, remedy: str) -> None:
-    """Refuse to go on in a folder whose configuration file ``path`` holds other settings.
+    """Refuse to resume in a folder whose configuration file ``path`` holds other settings.
 
-    :raises ConfigError: ``folder``, the first key that differs, and ``remedy``.
+    A missing file is fine: a start was interrupted before it was written.
+
+    :raises ConfigError: names ``folder``, the first key that differs, and ``remedy``; or the file,
+        if it is damaged.
     """
     try:
         before = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError):
-        return  # an interrupted start; it is written again
-    # The name first: it says most.
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        before = None
+    if not isinstance(before, dict):
+        raise ConfigError(
+            f'{path}: is empty or damaged; remove this file (the next start writes it again), or '
+            'use a new folder'
+        )
+    # The name first: it is the most telling difference.
     for key in sorted({*before, *config}, key=lambda key: (key != 'name', key)):
-        # Where demonstrations lie may change; who they are, the demonstration reader checks.
-        if key != 'demonstrations' and before.get(key) != config.get(key):
+        # These paths may change; demonstrations and robot profile are checked by their content.
+        if key not in ('demonstrations', 'robot') and before.get(key) != config.get(key):
             what = f"key '{key}'"
             if key == 'name':
                 what += f" '{before.get(key)}' in place of '{config.get(key)}'"
@@ -42,8 +55,34 @@ def check_same(path: Path, config: Mapping[str, Any], folder: str, remedy: str) 
             )
 
 
+def read_json_lines(path: Path, required: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Records of a file of JSON lines; none if it is missing.
+
+    A last line without line break was torn by a crash and is left out.
+
+    :param required: keys that each record must have
+    :raises ConfigError: a complete line is damaged; names file and line.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    records = []
+    for number, line in enumerate(data.split(b'\n')[:-1], 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or not record.keys() >= set(required):
+            raise ConfigError(
+                f'{path}: line {number} is damaged; remove this line, or use a new folder'
+            )
+        records.append(record)
+    return records
+
+
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Write a configuration file that :func:`check_same` reads, whole or not at all.
+    """Write a configuration file for :func:`check_same`, atomically.
 
     :raises ConfigError: it cannot be written.
     """
@@ -51,7 +90,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
+    """Write a text file atomically.
 
     :raises ConfigError: it cannot be written.
     """

@@ -1,7 +1,8 @@
-"""Executed transitions, kept in memory and on disk until the learner has them on its disk.
+"""The controller's side of the data path: transitions that the learner has not acknowledged.
 
-A killed process loses nothing that was added, since the operating system has it. Nobody waits for
-the disk, so a power cut may cost what Linux had not yet written: by default its last half minute.
+See :mod:`mbarl_ros.storage` for the whole path. The spool keeps each transition in memory and on
+disk. The control loop never waits for the disk: a crash of the process loses no transition, and a
+power cut loses what Linux had not written yet, by default those of the last half minute.
 """
 
 from __future__ import annotations
@@ -24,157 +25,168 @@ from mbarl_ros.storage.transitions import MAX_ROWS, Transitions, from_rows, row_
 from mbarl_ros.task import Task
 
 SPOOL_FOLDER = 'spool'
-"""Folder in a run folder."""
+"""Name of the folder in a run folder."""
 _IN_MEMORY = 'transitions are in memory only'
-_CATCH_UP = 1000  # rows written at once, after a disk was full: about 3 ms
-_SEGMENT_ROWS = 1000  # rows of a file, which is deleted once all of them are acknowledged
+_MAX_WRITE_ROWS = 1000  # rows written at once after a disk was full; takes about 3 ms
+_SEGMENT_ROWS = 1000  # rows per file; a file is deleted once all its rows are acknowledged
 
 
 class Session:
-    """Rows of a controller session that are not acknowledged, and the files that hold them."""
+    """The unacknowledged rows of one run of a controller, and the files that hold them.
+
+    Sequence numbers count the rows of a session from 0. Rows below ``acknowledged`` are on the
+    learner's disk; rows below ``sent`` were published, and are published again if ``sent`` is set
+    back; ``max_sent`` is the highest value that ``sent`` has had.
+    """
 
     def __init__(self, name: str, first: int = 0) -> None:
-        """No rows yet; the next one is number ``first``."""
+        """Start without rows; the next row gets sequence number ``first``."""
         self.name = name
         self.rows: deque[bytes] = deque()
-        self.stored = self.sent = first  # rows below are on the learner's disk; on their way
-        self.most_sent = first
-        self.files: deque[tuple[int, Path]] = deque()  # number after the last row in it, path
+        self.acknowledged = self.sent = self.max_sent = first
+        self.files: deque[tuple[int, Path]] = deque()  # number after the last row, path
 
     @property
     def end(self) -> int:
-        """Number of the next row."""
-        return self.stored + len(self.rows)
+        """Sequence number of the next row."""
+        return self.acknowledged + len(self.rows)
 
-    def acknowledge(self, stored: int) -> None:
-        """Forget rows below ``stored``, and files that have no others."""
-        for _ in range(stored - self.stored):
+    def acknowledge(self, end: int) -> None:
+        """Drop rows below sequence number ``end``, and files that hold only such rows."""
+        for _ in range(end - self.acknowledged):
             self.rows.popleft()
-        self.stored, self.sent = stored, max(stored, self.sent)
-        with contextlib.suppress(OSError):  # a folder that is read-only by now: try again next time
-            while self.files and self.files[0][0] <= stored:
+        self.acknowledged, self.sent = end, max(end, self.sent)
+        with contextlib.suppress(OSError):  # the folder is read-only now; the next call tries again
+            while self.files and self.files[0][0] <= end:
                 self.files[0][1].unlink(missing_ok=True)
                 self.files.popleft()
 
 
 class Spool:
-    """Sessions in their order: what earlier processes left behind, then this one's own."""
+    """Sessions in order of time: those that earlier processes left behind, then our own."""
 
     def __init__(self, task: Task, spec_hash: str, folder: Path | None) -> None:
-        """Take over what lies in ``folder``; None keeps all in memory.
+        """Load what earlier sessions left in ``folder``; None keeps everything in memory.
 
-        :raises ConfigError: another controller uses the folder, or what lies there is of another
-            task or agent.
+        :raises ConfigError: another controller uses the folder, or its files belong to another task
+            or agent.
         """
         self._dtype: np.dtype = row_dtype(task)
         self._spec_hash = spec_hash
         self._folder = folder
-        # Names sort by time, so that sessions are counted in their order.
+        # Names sort by time, so that sessions are sent in order.
         name = f'{time.strftime("%Y%m%dT%H%M%S", time.gmtime())}-{uuid.uuid4().hex[:12]}'
         self.own = Session(name)
         self._log: RecordLog | None = None
-        self._written = 0  # rows of the own session that are in files
-        self._opened_at = 0
+        self._written = 0  # rows of our own session that are in files
+        self._segment_start = 0
         self._fault = ''
         self._sessions: deque[Session] = deque()
         try:
-            self._sessions.extend(self._left_behind())
+            self._sessions.extend(self._load_sessions())
             self.retry()
         except OSError as error:
-            self._say(error)
-        self.recovered = self.waiting
+            self._set_fault(error)
+        self.recovered = self.unacknowledged
         self._sessions.append(self.own)
 
     @property
     def head(self) -> Session:
-        """The session that is to be sent now: the next begins when this one is acknowledged."""
+        """The session that is being sent; the next one follows when all of it is acknowledged."""
         return self._sessions[0]
 
     @property
-    def waiting(self) -> int:
-        """Rows that are not acknowledged."""
+    def unacknowledged(self) -> int:
+        """Number of unacknowledged rows in all sessions."""
         return sum(len(session.rows) for session in self._sessions)
 
     @property
     def problem(self) -> str:
-        """Why rows are in memory alone, as safe as this process; empty: they are on disk, too."""
-        behind = self._folder is not None and max(self._written, self.own.stored) < self.own.end
+        """Why some rows are in memory only and would die with this process; empty: none are."""
+        on_disk = max(self._written, self.own.acknowledged)
+        behind = self._folder is not None and on_disk < self.own.end
         return self._fault or (f'{self._folder}: catching up: {_IN_MEMORY}' if behind else '')
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Keep a transition; its ``sequence`` becomes its number in this session."""
+        """Append a transition; its ``sequence`` becomes its sequence number in our session."""
         self.own.rows.append(row_bytes({**row, 'sequence': self.own.end}, self._dtype))
         if self._folder is not None and not self._fault:
             self._write()
 
     def retry(self) -> None:
-        """Write what could not be written; not for the control loop: a bad disk may be slow."""
+        """Write rows that could not be written; not in the control loop: a bad disk may be slow."""
         self._fault = ''
         if self._folder is not None:
             self._write()
 
     def next_rows(self) -> tuple[Transitions, int]:
-        """At most a message of the head's rows that were not sent, and the number of the first."""
-        head = self.head
-        first = head.sent
-        start = first - head.stored
-        rows = from_rows(itertools.islice(head.rows, start, start + MAX_ROWS), self._dtype)
-        head.sent = first + len(rows['sequence'])
-        head.most_sent = max(head.most_sent, head.sent)
-        return rows, first
+        """Take the next rows of the head to send, at most one message of them.
 
-    def acknowledge(self, stored: int) -> None:
-        """The learner has rows below ``stored`` of the head on disk.
-
-        :raises ValueError: it cannot.
+        :returns: the rows and the sequence number of the first
         """
         head = self.head
-        # An earlier process may have sent more than a power cut left of it here.
-        if head is self.own and stored > head.most_sent:
+        first = head.sent
+        start = first - head.acknowledged
+        rows = from_rows(itertools.islice(head.rows, start, start + MAX_ROWS), self._dtype)
+        head.sent = first + len(rows['sequence'])
+        head.max_sent = max(head.max_sent, head.sent)
+        return rows, first
+
+    def acknowledge(self, end: int) -> None:
+        """The learner has all rows of the head below sequence number ``end`` on disk.
+
+        :raises ValueError: that is impossible.
+        """
+        head = self.head
+        # An earlier process may have sent more rows than a power cut left here.
+        if head is self.own and end > head.max_sent:
             raise ValueError(
-                f'{stored} transitions acknowledged, but only {head.most_sent} were ever sent'
+                f'{end} transitions acknowledged, but only {head.max_sent} were ever sent'
             )
-        if stored < head.stored:
+        if end < head.acknowledged:
             raise ValueError(
-                f'{stored} transitions acknowledged, after {head.stored} of session {head.name}: '
-                'is it another learner, or its run folder a new one? Restart the controller; '
-                f'{head.files[0][1] if head.files else "memory"} has what is waiting'
+                f'{end} transitions acknowledged, after {head.acknowledged} of session '
+                f'{head.name}: is it another learner, or does it use a new run folder? Restart the '
+                f'controller; {head.files[0][1] if head.files else "its memory"} holds the '
+                'transitions that wait for acknowledgement'
             )
-        head.acknowledge(min(stored, head.end))
+        head.acknowledge(min(end, head.end))
         if head is not self.own and not head.rows:
             self._sessions.popleft()
 
     def close(self) -> None:
-        """Leave on disk only what is not acknowledged."""
+        """Close the files, and keep only those that hold unacknowledged rows."""
         self._end_segment()
-        self.own.acknowledge(self.own.stored)
+        self.own.acknowledge(self.own.acknowledged)
 
     # --- files -------------------------------------------------------------------------------
 
     def _write(self) -> None:
         own = self.own
         try:
-            full = self._written - self._opened_at >= _SEGMENT_ROWS
-            if self._log is None or full or self._written < own.stored:
-                self._begin_segment()
-            if self._written == own.end - 1:  # the usual case must not walk along a long deque
+            full = self._written - self._segment_start >= _SEGMENT_ROWS
+            log = self._log
+            if log is None or full or self._written < own.acknowledged:
+                log = self._begin_segment()
+            if self._written == own.end - 1:  # the usual case, fast also for a long deque
                 rows = [own.rows[-1]]
             else:
-                start = self._written - own.stored
-                rows = list(itertools.islice(own.rows, start, start + _CATCH_UP))
+                start = self._written - own.acknowledged
+                rows = list(itertools.islice(own.rows, start, start + _MAX_WRITE_ROWS))
             for row in rows:
-                self._log.append(row, sync=False)
+                log.append(row, sync=False)
                 self._written += 1
         except OSError as error:
-            self._say(error)
+            self._set_fault(error)
             self._end_segment()
 
-    def _say(self, error: OSError) -> None:
+    def _set_fault(self, error: OSError) -> None:
         self._fault = f'{self._folder}: {error.strerror}: {_IN_MEMORY}'
 
-    def _begin_segment(self) -> None:
+    def _begin_segment(self) -> RecordLog:
+        assert self._folder is not None
         self._end_segment()
-        self._written = self._opened_at = max(self._written, self.own.stored)
+        self._written = self._segment_start = max(self._written, self.own.acknowledged)
         log = RecordLog(self._folder / f'{self.own.name}-{self._written:012d}.log')
         header = {'session': self.own.name, 'first': self._written, 'spec_hash': self._spec_hash}
         try:
@@ -184,6 +196,7 @@ class Spool:
             log.path.unlink(missing_ok=True)
             raise
         self._log = log
+        return log
 
     def _end_segment(self) -> None:
         if self._log is not None:
@@ -191,12 +204,12 @@ class Spool:
             self.own.files.append((self._written, self._log.path))
             self._log = None
 
-    def _left_behind(self) -> list[Session]:
+    def _load_sessions(self) -> list[Session]:
         sessions: list[Session] = []
         if self._folder is None or not self._folder.is_dir():
             return sessions
         for path in sorted(self._folder.glob('*.log')):
-            RecordLog(path).close()  # refuses a file that a living controller holds
+            RecordLog(path).close()  # raises if a running controller has the file open
             header, *rows = list(read_records(path)) or [b'']
             if not rows:
                 path.unlink()
@@ -205,11 +218,11 @@ class Spool:
                 meta = json.loads(header)
                 name, first, spec_hash = meta['session'], meta['first'], meta['spec_hash']
             except (ValueError, KeyError, TypeError):
-                raise ConfigError(f'{path}: is no spool of this package; move it away') from None
+                raise ConfigError(f'{path}: is not a spool file; move it away') from None
             if spec_hash != self._spec_hash:
                 raise ConfigError(
                     f"{path}: transitions of '{spec_hash}' are waiting here, this run is "
-                    f"'{self._spec_hash}'; give the settings they were made with, or move it away"
+                    f"'{self._spec_hash}'; use the task and agent that made them, or move it away"
                 )
             last = sessions[-1] if sessions else None
             if last is None or last.name != name or last.end != first:

@@ -1,4 +1,4 @@
-"""Transitions: the one layout on the wire, in the log, in demonstrations and in the learner."""
+"""Transitions: one layout on the wire, in the log, in demonstrations and in the learner."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ POLICY, HUMAN, DEMONSTRATION, SAFETY = 0, 1, 2, 3
 
 Transitions = dict[str, np.ndarray]
 
-MAX_ROWS = 1000  # of a message
-# Rows on their way, unacknowledged: a learner that comes back after hours must not get them all in
-# one breath.
+MAX_ROWS = 1000  # of one message
+# Most rows that are sent ahead of their acknowledgement: a learner that returns after hours must
+# not receive the whole backlog at once.
 WINDOW = 10 * MAX_ROWS
-_HEADER_BYTES = 4096  # more than the names, shapes and metadata of a message take
+_HEADER_BYTES = 4096  # upper bound for the names, shapes and metadata of a message
 _SESSION_CHARACTERS = 64
 
-# The action is the executed one. `terminated` says that the phase reached its goal: forward the
-# task's, backward the state that it was sent to, if to any. A phase switch, a time limit or a
-# safety stop is `truncated`, and values bootstrap through it. `reward` is the task's, for the goal
-# in the observation; what policies are rewarded for, and where that ends, is recomputed from rows.
+# `action` is the executed one. `terminated`: the phase reached its goal (forward, that of the task;
+# backward, the state that it was to reach, if any). `truncated`: the phase ended without that, at
+# its step limit or because it gave way to the next; values bootstrap through it. A safety stop is
+# neither: the phase goes on. `reward` is that of the task, for the goal in the observation; the
+# rewards of other objectives are recomputed from these rows.
 DTYPES = {
     'observation': np.float32,
     'action': np.float32,
@@ -54,17 +55,17 @@ def shapes(task: Task) -> dict[str, tuple[int | None, ...]]:
 
 
 def row_dtype(task: Task) -> np.dtype:
-    """One transition as a packed record: how single ones are kept, in memory and on disk."""
+    """Structured dtype of one transition, the layout of single ones in memory and on disk."""
     return np.dtype([(name, DTYPES[name], shape[1:]) for name, shape in shapes(task).items()])
 
 
 def row_bytes(row: Mapping[str, Any], dtype: np.dtype) -> bytes:
-    """A transition as :func:`row_dtype` lays it out."""
+    """One transition as bytes of :func:`row_dtype`."""
     return np.array(tuple(row[name] for name in DTYPES), dtype).tobytes()
 
 
 def from_rows(rows: Iterable[bytes], dtype: np.dtype) -> Transitions:
-    """Transitions of rows of :func:`row_bytes`."""
+    """Transitions from rows of :func:`row_bytes`."""
     records = np.frombuffer(b''.join(rows), dtype)
     return {name: records[name].copy() for name in DTYPES}
 
@@ -89,14 +90,14 @@ def select(transitions: Transitions, index: Any) -> Transitions:
     return {name: array[index] for name, array in transitions.items()}
 
 
-def shown_by_hand(transitions: Mapping[str, np.ndarray]) -> Transitions:
-    """Rows of forward phases in which a person drove: they are demonstrations as well."""
-    by_hand = (transitions['source'] == HUMAN) & (transitions['phase'] == FORWARD)
-    return {name: np.asarray(array)[by_hand] for name, array in transitions.items()}
+def human_forward_steps(transitions: Mapping[str, np.ndarray]) -> Transitions:
+    """Steps of forward phases that a person drove; they count as demonstrations, too."""
+    rows = (transitions['source'] == HUMAN) & (transitions['phase'] == FORWARD)
+    return {name: np.asarray(array)[rows] for name, array in transitions.items()}
 
 
 def pack_transitions(transitions: Transitions, spec_hash: str, session: str, first: int) -> bytes:
-    """Message of contiguous transitions ``first``, ``first + 1``, ... of a controller session."""
+    """Message of transitions ``first``, ``first + 1``, ... of a controller session."""
     meta = {'spec_hash': spec_hash, 'session': session, 'first': first}
     return pack(transitions, meta, 'transitions')
 
@@ -104,8 +105,8 @@ def pack_transitions(transitions: Transitions, spec_hash: str, session: str, fir
 def unpack_transitions(data: bytes, task: Task, spec_hash: str) -> tuple[Transitions, str, int]:
     """Parse and check a message: (transitions, session, first sequence number in the session).
 
-    :raises WireError: anything but at most ``MAX_ROWS`` finite rows of the task's layout; both
-        spec hashes are named where they differ.
+    :raises WireError: not a message of at most ``MAX_ROWS`` finite rows of the task's layout; names
+        both spec hashes where they differ.
     """
     max_bytes = _HEADER_BYTES + MAX_ROWS * row_dtype(task).itemsize
     arrays, meta = unpack(data, 'transitions', max_bytes)
@@ -118,7 +119,7 @@ def unpack_transitions(data: bytes, task: Task, spec_hash: str) -> tuple[Transit
     if not isinstance(session, str) or not 0 < len(session) <= _SESSION_CHARACTERS:
         raise WireError('transitions: session is missing or too long')
     if not whole_number(first):
-        raise WireError('transitions: first sequence number is missing or cannot be')
+        raise WireError('transitions: first sequence number is missing or invalid')
     require(arrays, shapes(task), 'transitions')
     for name, dtype in DTYPES.items():
         if arrays[name].dtype != dtype:
@@ -131,12 +132,12 @@ def unpack_transitions(data: bytes, task: Task, spec_hash: str) -> tuple[Transit
     return arrays, session, first
 
 
-def log_record(
+def pack_log_record(
     transitions: Transitions, task: Task, spec_hash: str, session: str, first: int
 ) -> bytes:
-    """The same for a log: a line of JSON, then rows of :func:`row_dtype`.
+    """Record of the transition log: a line of JSON, then rows of :func:`row_dtype`.
 
-    In a message of one row, names and shapes take ten times the room of the row.
+    More compact than a message, where names and shapes take ten times the space of one row.
     """
     rows = np.empty(len(transitions['phase']), row_dtype(task))
     for name in DTYPES:
@@ -144,27 +145,27 @@ def log_record(
     return json.dumps([spec_hash, session, first]).encode() + b'\n' + rows.tobytes()
 
 
-def open_record(record: bytes, dtype: np.dtype, spec_hash: str) -> tuple[bytes, str, int]:
-    """Parse a record of a log: (rows of ``dtype``, session, number of the first row in it).
+def unpack_log_record(record: bytes, dtype: np.dtype, spec_hash: str) -> tuple[bytes, str, int]:
+    """Parse a record of the log: (rows of ``dtype``, session, number of the first row in it).
 
-    :raises WireError: it is none, damaged, or of another task or agent.
+    :raises WireError: not such a record, damaged, or of another task or agent.
     """
     head, _, rows = record.partition(b'\n')
     try:
-        found, session, first = json.loads(head)
+        recorded_hash, session, first = json.loads(head)
     except (ValueError, TypeError):
-        raise WireError('is no log of transitions, or one of another version') from None
-    if found != spec_hash:
-        raise WireError(f"is of '{found}', this run is '{spec_hash}'")
+        raise WireError('is not a transition log of this version') from None
+    if recorded_hash != spec_hash:
+        raise WireError(f"is of '{recorded_hash}', this run is '{spec_hash}'")
     if not isinstance(session, str) or not whole_number(first) or len(rows) % dtype.itemsize:
-        raise WireError('is damaged: a record that cannot be')
+        raise WireError('is damaged: a record with an invalid session, number or length')
     return rows, session, first
 
 
-def from_log(rows: Iterable[bytes], task: Task) -> Transitions:
-    """Transitions of rows of :func:`open_record`, checked like those of a message.
+def unpack_log_rows(rows: Iterable[bytes], task: Task) -> Transitions:
+    """Transitions from rows of :func:`unpack_log_record`, checked like those of a message.
 
-    :raises WireError: values that cannot be.
+    :raises WireError: a value that is not finite or out of range.
     """
     transitions = from_rows(rows, row_dtype(task))
     require(transitions, shapes(task), 'transitions')
@@ -184,18 +185,19 @@ def _check_values(arrays: Transitions) -> None:
 
 
 def pack_acknowledgement(session: str, stored: int, total: int) -> bytes:
-    """Message that ``stored`` transitions of a session are on disk, ``total`` of all sessions."""
+    """Message: ``stored`` transitions of a session are on disk, ``total`` of all sessions."""
     return pack({}, {'session': session, 'stored': stored, 'total': total}, 'acknowledged')
 
 
 def unpack_acknowledgement(data: bytes) -> tuple[str, int, int]:
-    """Parse and check an acknowledgement: (session or '', transitions of it, of all sessions).
+    """Parse and check an acknowledgement: (session, or '', its transitions, those of all sessions).
 
-    :raises WireError: it cannot be.
+    :raises WireError: not an acknowledgement, or with invalid counts.
     """
     _, meta = unpack(data, 'acknowledged', _HEADER_BYTES)
     session, stored, total = meta.get('session'), meta.get('stored'), meta.get('total')
-    counts = whole_number(stored) and whole_number(total) and stored <= total
-    if not counts or not isinstance(session, str) or len(session) > _SESSION_CHARACTERS:
-        raise WireError(f'acknowledged: {stored} of {total} cannot be')
+    if not whole_number(stored) or not whole_number(total) or stored > total:
+        raise WireError(f'acknowledged: {stored} of {total} is invalid')
+    if not isinstance(session, str) or len(session) > _SESSION_CHARACTERS:
+        raise WireError('acknowledged: session is missing or too long')
     return session, stored, total

@@ -1,1 +1,1 @@
-"""Experiments without ROS in the loop, with the very same learner."""
+"""Experiments without ROS in the loop, with the same learner as in the ROS graph."""

@@ -1,6 +1,6 @@
-"""Agents x tasks x seeds in parallel processes of one thread each: the work of ``mbarl bench``.
+"""``mbarl bench``: agents x tasks x seeds in a pool of processes of one thread each.
 
-Light: this process only starts and watches the workers, and needs no torch.
+This process only starts and monitors the workers; it does not load torch.
 """
 
 from __future__ import annotations
@@ -17,113 +17,118 @@ from pathlib import Path
 
 from mbarl_ros.storage import lifeline
 from mbarl_ros.studies import seeds
-from mbarl_ros.studies.seeds import Seed
+from mbarl_ros.studies.seeds import SeedRun
 
-POLL = 0.2  # s
+_POLL_PERIOD = 0.2  # s
 
 
 @dataclass
-class _Run:
-    """A seed on its way: its process, folder, and how many of its lines have been shown."""
+class _Worker:
+    """The process of one seed, its folder, and how many of its evaluations have been printed."""
 
     title: str
-    job: Seed
+    run: SeedRun
     folder: Path
-    shown: int = field(default=0, init=False)
+    printed: int = field(default=0, init=False)
     process: subprocess.Popen | None = field(default=None, init=False)
 
 
-def run_jobs(jobs: Sequence[Seed], seeds_wanted: Sequence[int], processes: int) -> list[str]:
-    """Run the seeds of jobs that are not finished yet; a sentence about each that failed.
+def run_seeds(runs: Sequence[SeedRun], seed_numbers: Sequence[int], processes: int) -> list[str]:
+    """Run all seeds that are not finished yet; returns a sentence about each that failed.
 
-    :param jobs: one for each agent and task; ``budget`` 0 is the task's own
+    :param runs: one for each agent and task; its ``seed`` is not used, ``budget`` 0 is the task's
     :param processes: how many at a time; 0: the number of cores
-    :raises ConfigError: a job's folder was made with other settings.
+    :raises ConfigError: the folder of a seed was made with other settings.
     """
-    waiting = [run for job in jobs for run in _unfinished(job, seeds_wanted)]
-    # all agents of a seed before the next one: something to compare, soon
-    waiting.sort(key=lambda run: run.job.seed)
+    waiting = [worker for run in runs for worker in _unfinished(run, seed_numbers)]
+    # All agents with one seed before the next seed, so that there is something to compare early.
+    waiting.sort(key=lambda worker: worker.run.seed)
     failed = _run_all(waiting, processes or len(os.sched_getaffinity(0)))
-    return [f'{run.title} failed: {_last_words(run)}' for run in failed]
+    return [f'{worker.title} failed: {_failure(worker)}' for worker in failed]
 
 
-def _unfinished(job: Seed, seeds_wanted: Sequence[int]) -> list[_Run]:
-    """Seeds of an agent that have to be run; their folders are checked."""
-    task, agent, demonstrations = job.load()
-    budget = job.budget or task.config.evaluation.budget
-    runs = []
-    for seed in seeds_wanted:
-        folder = seeds.seed_folder(job.out, task, agent, seed)
+def _unfinished(run: SeedRun, seed_numbers: Sequence[int]) -> list[_Worker]:
+    """Workers for the seeds of an agent that are not finished; checks their folders."""
+    task, agent, demonstrations = run.load()
+    budget, _ = task.config.run_end(run.budget)
+    workers = []
+    for seed in seed_numbers:
+        folder = seeds.seed_folder(run.out, task, agent, seed)
         seeds.check_folder(folder, seeds.configurations(task, agent, demonstrations, seed))
         title = f'{task.name} {agent.name} seed {seed}'
-        if seeds.finished(folder, agent, budget):
-            print(f'{title}: finished before')
+        if seeds.is_finished(folder, agent, budget):
+            print(f'{title}: already finished')
         else:
-            runs.append(_Run(title, replace(job, seed=seed, budget=budget), folder))
-    return runs
+            workers.append(_Worker(title, replace(run, seed=seed, budget=budget), folder))
+    return workers
 
 
-def _run_all(waiting: list[_Run], jobs: int) -> list[_Run]:
-    """Run them, so many at a time; those that failed. None outlives this process."""
+def _run_all(waiting: list[_Worker], processes: int) -> list[_Worker]:
+    """Run the workers, ``processes`` at a time; returns those that failed.
+
+    None outlives this process.
+    """
     read_end, write_end = os.pipe()
-    going: list[_Run] = []
+    running: list[_Worker] = []
     failed = []
     try:
-        while waiting or going:
-            while waiting and len(going) < jobs:
-                run = waiting.pop(0)
-                run.process = _start(run, read_end)
-                going.append(run)
-            time.sleep(POLL)
-            for run in going:
-                _show(run)
-            ended = [run for run in going if run.process.poll() is not None]
-            going = [run for run in going if run not in ended]
-            failed += [run for run in ended if run.process.returncode]
+        while waiting or running:
+            while waiting and len(running) < processes:
+                worker = waiting.pop(0)
+                worker.process = _start(worker, read_end)
+                running.append(worker)
+            time.sleep(_POLL_PERIOD)
+            # Exit codes first: output that is read after an exit is complete.
+            ended = [worker for worker in running if worker.process.poll() is not None]
+            for worker in running:
+                _print_evaluations(worker)
+            running = [worker for worker in running if worker not in ended]
+            failed += [worker for worker in ended if worker.process.returncode]
     finally:
-        for run in going:
-            run.process.kill()
-            run.process.wait()
+        for worker in running:
+            worker.process.kill()
+            worker.process.wait()
         os.close(read_end)
         os.close(write_end)
     return failed
 
 
-def _start(run: _Run, read_end: int) -> subprocess.Popen:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    run.shown = len(seeds.read_lines(run.folder))
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', lifeline.VARIABLE: str(read_end)}
-    with (run.folder / seeds.LOG_FILE).open('w') as log:
+def _start(worker: _Worker, lifeline_end: int) -> subprocess.Popen:
+    worker.folder.mkdir(parents=True, exist_ok=True)
+    worker.printed = len(seeds.read_evaluations(worker.folder))
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', lifeline.VARIABLE: str(lifeline_end)}
+    with (worker.folder / seeds.LOG_FILE).open('w') as log:
         return subprocess.Popen(
-            [sys.executable, '-m', 'mbarl_ros.studies.worker', json.dumps(asdict(run.job))],
+            [sys.executable, '-m', 'mbarl_ros.studies.worker', json.dumps(asdict(worker.run))],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
-            pass_fds=(read_end,),
+            pass_fds=(lifeline_end,),
         )
 
 
-def _show(run: _Run) -> None:
-    """Print the evaluations of a seed that are new."""
-    lines = seeds.read_lines(run.folder)
-    if len(lines) < run.shown:  # it has started over
-        run.shown = 0
-    for line in lines[run.shown :]:
+def _print_evaluations(worker: _Worker) -> None:
+    """Print the new evaluations of a seed."""
+    evaluations = seeds.read_evaluations(worker.folder)
+    if len(evaluations) < worker.printed:  # the seed has started over
+        worker.printed = 0
+    for line in evaluations[worker.printed :]:
         wide = line['wide_success']
         print(
-            f'{run.title}: {line["environment_steps"]} steps, '
+            f'{worker.title}: {line["environment_steps"]} steps, '
             f'deployed {line["deployed_success"]:.2f}'
             + ('' if wide is None else f', wide {wide:.3f}')
             + f', {line["wall_seconds"]:.0f} s',
             flush=True,
         )
-    run.shown = len(lines)
+    worker.printed = len(evaluations)
 
 
-def _last_words(run: _Run) -> str:
-    log = run.folder / seeds.LOG_FILE
-    words = ''
+def _failure(worker: _Worker) -> str:
+    """Last line of a worker's log, or its exit code."""
+    log = worker.folder / seeds.LOG_FILE
+    last_line = ''
     with contextlib.suppress(OSError):
-        words = log.read_text(errors='replace').strip().rpartition('\n')[2]
-    return f'{words or f"exit code {run.process.returncode}"}; see {log}'
+        last_line = log.read_text(errors='replace').strip().rpartition('\n')[2]
+    return f'{last_line or f"exit code {worker.process.returncode}"}; see {log}'

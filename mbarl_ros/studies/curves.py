@@ -1,4 +1,4 @@
-"""Picture of ``mbarl bench``: success against environment steps, beside the published record."""
+"""Plot of ``mbarl bench``: success against environment steps, beside the published curves."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mbarl_ros.studies.summary import LEVELS, Agent, Curve, smooth
+from mbarl_ros.studies.summary import LEVELS, AgentResult, Curve, smooth
 from mbarl_ros.view.plots import save_figure
 
-# One colour for each method, ours thick and the published ones thin; the rest for what else is run.
+# A method has the same colour in the bench (thick lines) and in the literature (thin lines).
 _METHODS = {
     'mbarl': '#1f5fa8',
     'medal': '#c8553d',
@@ -31,11 +31,14 @@ _STYLES = ('-', (0, (3, 1)), (0, (4, 1, 1, 1)))
 _LEVEL = LEVELS[-1]
 
 
-def plot_curves(task: str, agents: Sequence[Agent], record: dict[str, Curve], path: Path) -> None:
-    """Deployed success on a logarithmic axis with the published curves, wide success beside it.
+def plot_curves(
+    task: str, agents: Sequence[AgentResult], published_curves: dict[str, Curve], path: Path
+) -> None:
+    """Plot deployed success with the published curves, and wide success beside it, as PNG.
 
-    Means over seeds in a band of one standard deviation. Deployed success is smoothed; agents
-    that do not practise are level dashed lines.
+    Means over seeds within a band of one standard deviation. Deployed success is smoothed, and its
+    axis is logarithmic if there are published curves. Agents that do not practise are horizontal
+    dashed lines.
     """
     import matplotlib
 
@@ -48,25 +51,25 @@ def plot_curves(task: str, agents: Sequence[Agent], record: dict[str, Curve], pa
     )
     left = grid[0, 0]
     deployed = [(agent, _smoothed(agent.deployed)) for agent in agents]
-    ours = _draw_agents(left, deployed)
+    handles = _draw_agents(left, deployed)
     left.set_title(f'{task}: success of the deployed policy', fontsize=10, loc='left')
     left.axhline(_LEVEL, color='#bbbbbb', linewidth=0.8, linestyle=':')
-    if record:
+    if published_curves:
         first = min((a.deployed.steps[1] for a in agents if a.practises), default=1000)
         left.set_xscale('log')
-        left.set_xlim(first, max(curve.steps[-1] for curve in record.values()))
-        ours += _draw_record(left, record)
+        left.set_xlim(first, max(curve.steps[-1] for curve in published_curves.values()))
+        handles += _draw_published(left, published_curves)
     if wide:
         right = grid[0, 1]
         _draw_agents(right, [(agent, agent.wide) for agent in agents if agent.wide])
         right.set_title('the same from wide starts', fontsize=10, loc='left')
-    for axes in grid[0, bool(record) :]:
-        axes.set_xlim(0, _last(deployed))
+    for axes in grid[0, bool(published_curves) :]:
+        axes.set_xlim(0, _last_step(deployed))
     for axes in grid.flat:
         axes.set(xlabel='environment steps', ylabel='success rate', ylim=(0, 1.02))
         axes.grid(alpha=0.25)
     figure.legend(
-        handles=ours,
+        handles=handles,
         loc='outside lower center',
         ncols=5 if wide else 3,
         fontsize=8.5,
@@ -78,10 +81,10 @@ def plot_curves(task: str, agents: Sequence[Agent], record: dict[str, Curve], pa
     save_figure(figure, path)
 
 
-def _draw_agents(axes: Any, shown: Sequence[tuple[Agent, Curve]]) -> list[Any]:
+def _draw_agents(axes: Any, curves: Sequence[tuple[AgentResult, Curve]]) -> list[Any]:
     lines = []
     others = 0
-    for agent, curve in shown:
+    for agent, curve in curves:
         colour, style = _METHODS.get(agent.name), '-'
         if colour is None:
             colour = _OTHERS[others % len(_OTHERS)]
@@ -89,9 +92,9 @@ def _draw_agents(axes: Any, shown: Sequence[tuple[Agent, Curve]]) -> list[Any]:
             others += agent.practises
         label = f'{agent.name} ({len(agent.seeds)})'
         if agent.practises:
-            label += f': {_thousands(agent.deployed.reach(_LEVEL))}'
+            label += f': {_thousands(agent.deployed.steps_to(_LEVEL))}'
         else:
-            ends = np.array([1, _last(shown)])  # a logarithmic axis has no 0
+            ends = np.array([1, _last_step(curves)])  # a logarithmic axis has no 0
             curve = Curve(
                 ends, *(np.repeat(v[-1], 2) for v in (curve.mean, curve.std)), curve.seeds
             )
@@ -100,11 +103,11 @@ def _draw_agents(axes: Any, shown: Sequence[tuple[Agent, Curve]]) -> list[Any]:
     return lines
 
 
-def _draw_record(axes: Any, record: dict[str, Curve]) -> list[Any]:
+def _draw_published(axes: Any, published_curves: dict[str, Curve]) -> list[Any]:
     lines = []
-    ranked = sorted(record.items(), key=lambda item: item[1].reach(_LEVEL) or np.inf)
+    ranked = sorted(published_curves.items(), key=lambda item: item[1].steps_to(_LEVEL) or np.inf)
     for number, (name, curve) in enumerate(ranked):
-        label = f'{name}, published ({curve.seeds}): {_thousands(curve.reach(_LEVEL))}'
+        label = f'{name}, published ({curve.seeds}): {_thousands(curve.steps_to(_LEVEL))}'
         method = _PUBLISHED_AS.get(name, name.lower())
         colour = _METHODS.get(method, _OTHERS[number % len(_OTHERS)])
         lines += _draw(axes, _smoothed(curve), color=colour, linewidth=0.9, label=label)
@@ -121,8 +124,8 @@ def _smoothed(curve: Curve) -> Curve:
     return replace(curve, mean=smooth(curve.mean), std=smooth(curve.std))
 
 
-def _last(shown: Sequence[tuple[Agent, Curve]]) -> int:
-    return max(1, *(int(curve.steps[-1]) for _, curve in shown))
+def _last_step(curves: Sequence[tuple[AgentResult, Curve]]) -> int:
+    return max(1, *(int(curve.steps[-1]) for _, curve in curves))
 
 
 def _thousands(steps: int | None) -> str:

@@ -1,4 +1,4 @@
-"""The whole agent in one process, without ROS: same parts and same lockstep as the graph."""
+"""The whole agent in one process, without ROS: the same parts and lockstep as in the graph."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from mbarl_ros.task import Task
 class DirectRun:
     """Practice, classifier and learner in lockstep.
 
-    Chunk c is collected with the policy that was trained on chunks up to c - 2: in the graph
-    collecting overlaps with training, and this loop gives the same numbers.
+    Chunk c is collected with the policy that was trained on the chunks up to c - 2. In the graph
+    this lets collecting and training overlap; this loop gives the same numbers.
     """
 
     def __init__(
         self, task: Task, agent: AgentConfig, demonstrations: Transitions, seed: int
     ) -> None:
-        """Build the world, which is placed once here, and again only where the preset says so."""
+        """Build the parts and reset the world, later reset only if the preset says so."""
         self.task, self.agent = task, agent
         self.world = load_world(task.config, seed=seed)
         self.practice = Practice(task, agent, seed)
@@ -42,7 +42,7 @@ class DirectRun:
         self._weights = [self.learner.policy_arrays()] * 2
 
     def collect(self) -> Transitions:
-        """Act for one chunk of real steps."""
+        """Practise for one chunk of environment steps; returns its transitions."""
         self.practice.set_policies(self._weights.pop(0))
         rows = []
         for _ in range(self.agent.chunk):
@@ -58,7 +58,7 @@ class DirectRun:
         return stack(rows, self.task)
 
     def train(self, transitions: Transitions) -> dict[str, float]:
-        """Train on one more chunk; the new weights act from the chunk after next."""
+        """Train on one more chunk; returns metrics. The new policy acts in the chunk after next."""
         metrics = {}
         steps = self.learner.environment_steps + len(transitions['sequence'])
         if self.classifier is not None:
@@ -72,21 +72,22 @@ class DirectRun:
 
 
 def run(direct: DirectRun, seed: int, budget: int) -> Iterator[dict[str, Any]]:
-    """Practise for ``budget`` steps; yields one record per evaluation, the first before training.
+    """Practise for ``budget`` environment steps; yields one record per evaluation.
 
-    The last policy is always evaluated. ``wide`` is the success from the wide starts where they
-    are due, else None; ``seconds`` is the processor time of practice and training.
+    The first evaluation is before training, the last at the end. ``success`` and ``wide`` are
+    success rates, ``wide`` that from the wide starts or None where it is not due; ``seconds`` is
+    the processor time of practice and training.
     """
     task, config = direct.task, direct.task.config.evaluation
     world = load_world(task.config, seed=seed)
     wide = WideStarts(task) if config.wide else None
-    seconds, metrics, due, wide_due = 0.0, {}, 0, 0
+    seconds, metrics, next_evaluation, next_wide = 0.0, {}, 0, 0
     while True:
         steps = direct.practice.steps
         last = steps >= budget
-        if steps >= due or last:
+        if steps >= next_evaluation or last:
             policy = Policy(direct.learner.policy_arrays(), DEPLOYED)
-            starts = wide if wide and (steps >= wide_due or last) else None
+            starts = wide if wide and (steps >= next_wide or last) else None
             yield {
                 'step': steps,
                 'success': evaluate(task, world, policy, config.episodes),
@@ -97,10 +98,10 @@ def run(direct: DirectRun, seed: int, budget: int) -> Iterator[dict[str, Any]]:
                 'training_resets': direct.resets,
                 'metrics': metrics,
             }
-            due += config.every
-            wide_due += config.wide.every if starts else 0
+            next_evaluation += config.every
+            next_wide += config.wide.every if starts else 0
         if last:
             return
-        begun = time.process_time()
+        start = time.process_time()
         metrics = metrics | direct.train(direct.collect())
-        seconds += time.process_time() - begun
+        seconds += time.process_time() - start

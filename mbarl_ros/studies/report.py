@@ -1,4 +1,4 @@
-"""What came of ``mbarl bench``: curves against the published record, and a table."""
+"""Report of ``mbarl bench``: learning curves beside the published ones, and a table."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ import numpy as np
 
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.studies.curves import plot_curves
-from mbarl_ros.studies.summary import LEVELS, WIDE_LEVELS, WINDOW, Agent, Curve, collect, published
+from mbarl_ros.studies.summary import (
+    LEVELS,
+    WIDE_LEVELS,
+    WINDOW,
+    AgentResult,
+    Curve,
+    collect,
+    published,
+)
 
 CURVES_FILE, TABLE_FILE, FIGURES_FILE = 'curves.png', 'table.md', 'table.json'
 
 
-def table_rows(agents: Iterable[Agent]) -> list[dict[str, Any]]:
-    """The numbers of the table, an entry for each agent; None where there is no such number."""
+def table_rows(agents: Iterable[AgentResult]) -> list[dict[str, Any]]:
+    """Numbers of the table, one entry per agent; None where a number does not exist."""
     rows = []
     for agent in agents:
         since, late = agent.deployed.late
         row: dict[str, Any] = {'agent': agent.name, 'seeds': agent.seeds}
         for level in LEVELS:
-            steps = agent.deployed.reach(level) if agent.practises else None
-            row[f'steps_to_{level}'] = steps
+            row[f'steps_to_{level}'] = agent.deployed.steps_to(level) if agent.practises else None
         row |= {
             'late_from': since,
             'late_to': int(agent.deployed.steps[-1]),
@@ -33,18 +40,20 @@ def table_rows(agents: Iterable[Agent]) -> list[dict[str, Any]]:
             'final_wide_success': float(agent.wide.mean[-1]) if agent.wide else None,
             'final_wide_std': float(agent.wide.std[-1]) if agent.wide else None,
             'practice_seconds': agent.seconds,
-            'deployed': agent.deployed.data(),
-            'wide': agent.wide.data() if agent.wide else None,
+            'deployed': agent.deployed.to_json(),
+            'wide': agent.wide.to_json() if agent.wide else None,
         }
         for level in WIDE_LEVELS:
-            found = agent.wide and agent.practises and agent.wide.reach(level, smoothed=False)
-            row[f'wide_steps_to_{level}'] = found or None
+            steps = None
+            if agent.wide and agent.practises:
+                steps = agent.wide.steps_to(level, smoothed=False) or None
+            row[f'wide_steps_to_{level}'] = steps
         rows.append(row)
     return rows
 
 
-def markdown(task: str, rows: Sequence[dict[str, Any]], record: dict[str, Curve]) -> str:
-    """The table as text, our agents first, then what is published."""
+def markdown(task: str, rows: Sequence[dict[str, Any]], published_curves: dict[str, Curve]) -> str:
+    """The table as Markdown: the agents of the bench, then the published methods."""
     early, level = LEVELS
     text = [
         f'## {task}',
@@ -68,12 +77,14 @@ def markdown(task: str, rows: Sequence[dict[str, Any]], record: dict[str, Curve]
             f'| {row["agent"]} | {len(row["seeds"])} | {reached} | {late} | {wide_steps} | {wide} '
             f'| {minutes:.1f} |'
         )
-    for name, found in sorted(record.items(), key=lambda item: item[1].reach(level) or np.inf):
-        reached = ' | '.join(_steps(found.reach(level)) for level in LEVELS)
-        since, late = found.late
+    for name, curve in sorted(
+        published_curves.items(), key=lambda item: item[1].steps_to(level) or np.inf
+    ):
+        reached = ' | '.join(_steps(curve.steps_to(level)) for level in LEVELS)
+        since, late = curve.late
         text.append(
-            f'| *{name}, published* | {found.seeds} | {reached} | '
-            f'{late:.2f} ({since:,} to {found.steps[-1]:,}) | - | - | - | - |'
+            f'| *{name}, published* | {curve.seeds} | {reached} | '
+            f'{late:.2f} ({since:,} to {curve.steps[-1]:,}) | - | - | - | - |'
         )
     text += [
         '',
@@ -89,20 +100,20 @@ def _steps(steps: int | None) -> str:
 
 
 def write_report(out: Path) -> list[Path]:
-    """Write picture and tables into each OUT/TASK with a finished seed; their paths."""
+    """Write plot and tables into each folder OUT/TASK with a finished seed; returns their paths."""
     written = []
     for folder in sorted(out.iterdir() if out.is_dir() else []):
         agents, unfinished = collect(folder) if folder.is_dir() else ([], [])
         if not agents:
             continue
-        record = published(folder.name)
+        published_curves = published(folder.name)
         rows = table_rows(agents)
-        text = markdown(folder.name, rows, record)
+        text = markdown(folder.name, rows, published_curves)
         if unfinished:
             text += f'\nNot finished, left out: {", ".join(unfinished)}.\n'
         data = {'task': folder.name, 'agents': rows}
         write_file(folder / TABLE_FILE, text.encode())
         write_file(folder / FIGURES_FILE, (json.dumps(data, indent=2) + '\n').encode())
-        plot_curves(folder.name, agents, record, folder / CURVES_FILE)
+        plot_curves(folder.name, agents, published_curves, folder / CURVES_FILE)
         written += [folder / name for name in (CURVES_FILE, TABLE_FILE, FIGURES_FILE)]
     return written

@@ -1,6 +1,6 @@
-"""What ``mbarl bench`` runs, and the folder of one seed: configuration, evaluations, policy.
+"""One seed of ``mbarl bench`` and its folder: configuration, evaluations, policy.
 
-Light: the command that starts and watches the workers needs no torch.
+This module does not load torch, since the process that monitors the workers imports it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mbarl_ros.storage.run_files import (
     POLICY_FILE,
     RESULT_FILE,
     check_same,
+    read_json_lines,
     write_config,
 )
 from mbarl_ros.storage.transitions import Transitions
@@ -35,7 +36,7 @@ CLONE = 'bc'
 METRICS_FILE = 'metrics.jsonl'
 SEED_FILE = 'seed.yaml'
 LOG_FILE = 'bench.log'
-# Only what decides on the form of the policy message; no part of the learner is used.
+# The settings fix only the layout of the policy message; the clone does not use the learner.
 _CLONE_AGENT = AgentConfig(
     name=CLONE,
     description='Behaviour clone of the demonstrations, no practice: the floor',
@@ -46,14 +47,15 @@ _CLONE_AGENT = AgentConfig(
 
 
 def is_clone(agent: AgentConfig) -> bool:
-    """Whether it is ``bc``, which does not practise."""
+    """Whether the agent is ``bc``, which does not practise."""
     return agent.model_copy(update={'name': CLONE}) == _CLONE_AGENT
 
 
 def load_variant(text: str) -> AgentConfig:
-    """Agent from ``PRESET`` or ``PRESET:key=value,key=value``, named by that text or key ``name``.
+    """Agent from ``PRESET`` or ``PRESET:key=value,key=value``.
 
-    ``PRESET`` is a name, a path, or ``bc``, the behaviour clone. Keys are dotted, values YAML.
+    ``PRESET`` is a name, a path, or ``bc``, the behaviour clone. Keys are dotted, values are YAML.
+    A variant is called by this text, unless key ``name`` gives another name.
 
     :raises ConfigError: unknown preset or key, or a value that cannot be used.
     """
@@ -73,16 +75,16 @@ def load_variant(text: str) -> AgentConfig:
         try:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise ConfigError(f"agent '{text}': key '{key}': '{value}' is no YAML") from None
+            raise ConfigError(f"agent '{text}': key '{key}': '{value}' is not valid YAML") from None
     return override(agent, {'name': f'{agent.name}:{changes}'} | values, f"agent '{text}'")
 
 
 @dataclass(frozen=True)
-class Seed:
-    """One seed of one agent on one task, and where it is kept.
+class SeedRun:
+    """One seed of one agent on one task, below folder ``out``.
 
-    ``demonstrations`` is a folder, '' for the task's own; of these only the first ``per_goal``
-    forward ones of each goal are used, if that is not None.
+    ``demonstrations`` is a folder, or empty for the task's. If ``per_goal`` is not None, only the
+    first ``per_goal`` forward demonstrations of each goal are used.
     """
 
     out: str
@@ -94,7 +96,7 @@ class Seed:
     per_goal: int | None = None
 
     def load(self) -> tuple[Task, AgentConfig, Transitions]:
-        """Everything that the seed is determined by.
+        """Task, agent and demonstrations; with the seed they determine the result.
 
         :raises ConfigError: task, agent or their demonstrations cannot be used.
         :raises DemonstrationError: a demonstration cannot be used.
@@ -113,14 +115,14 @@ class Seed:
 
 
 def seed_folder(out: Path | str, task: Task, agent: AgentConfig, seed: int) -> Path:
-    """Where a seed is kept: OUT/TASK/AGENT/seed_S."""
+    """Folder of a seed: OUT/TASK/AGENT/seed_S."""
     return Path(out) / task.name / re.sub(r'[^\w.=,+-]+', '_', agent.name) / f'seed_{seed}'
 
 
 def configurations(
     task: Task, agent: AgentConfig, demonstrations: Transitions, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Files of a seed's folder that say what it was made with."""
+    """Configuration files of a seed's folder: file name -> content."""
     digest = hashlib.sha256()
     for name in sorted(demonstrations):
         digest.update(np.ascontiguousarray(demonstrations[name]).tobytes())
@@ -139,15 +141,15 @@ def configurations(
 def check_folder(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
     """Refuse a folder that was made with other settings.
 
-    :raises ConfigError: naming the folder, the file and the key.
+    :raises ConfigError: the message names the folder, the file and the key.
     """
-    remedy = 'give the same, another --out, or remove it'
+    remedy = 'give the same settings or another --out, or remove the folder'
     for name, config in configs.items():
         check_same(folder / name, config, str(folder), remedy)
 
 
-def begin(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
-    """Make the folder ready for a seed that starts, or starts over."""
+def prepare_folder(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
+    """Write the configuration and remove the results of an interrupted run."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, config in configs.items():
         write_config(folder / name, config)
@@ -155,36 +157,35 @@ def begin(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def append(path: Path, record: dict[str, Any]) -> None:
-    """Add a line to a file of JSON lines."""
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append a record to a file of JSON lines."""
     with path.open('a') as file:
         file.write(json.dumps(record) + '\n')
 
 
-def read_lines(folder: Path) -> list[dict[str, Any]]:
-    """Evaluations of a seed so far, without a torn last line."""
-    try:
-        text = (folder / EVALUATIONS_FILE).read_text()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.rpartition('\n')[0].splitlines()]
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """Evaluations of a seed so far.
+
+    :raises ConfigError: a line is damaged.
+    """
+    return read_json_lines(folder / EVALUATIONS_FILE)
 
 
-def end(folder: Path) -> None:
-    """Say that a seed has come to its end, with its last evaluation."""
-    result = {**read_lines(folder)[-1], 'reason': 'budget', 'version': __version__}
+def write_result(folder: Path) -> None:
+    """Mark a seed as finished: write its last evaluation as ``result.json``."""
+    result = {**read_evaluations(folder)[-1], 'reason': 'budget', 'version': __version__}
     write_file(folder / RESULT_FILE, (json.dumps(result, indent=2) + '\n').encode())
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """Last evaluation of a seed that has come to its end, else None."""
+    """Last evaluation of a finished seed; None if it is not finished."""
     try:
         return json.loads((folder / RESULT_FILE).read_text())
     except FileNotFoundError:
         return None
 
 
-def finished(folder: Path, agent: AgentConfig, budget: int) -> bool:
-    """Whether a seed has been practised for ``budget`` steps or more."""
+def is_finished(folder: Path, agent: AgentConfig, budget: int) -> bool:
+    """Whether a seed has practised for ``budget`` environment steps or more."""
     result = read_result(folder)
     return result is not None and (is_clone(agent) or result['environment_steps'] >= budget)

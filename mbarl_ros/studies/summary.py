@@ -1,4 +1,4 @@
-"""Finished seeds of ``mbarl bench`` as curves over seeds, and the published ones."""
+"""Learning curves over the finished seeds of ``mbarl bench``, and the published curves."""
 
 from __future__ import annotations
 
@@ -11,41 +11,46 @@ from typing import Any
 import numpy as np
 
 from mbarl_ros.schema.load import config_dir
-from mbarl_ros.studies.seeds import read_lines, read_result
+from mbarl_ros.studies.seeds import read_evaluations, read_result
 
-WINDOW = 5  # evaluations, for all that is called smoothed
+WINDOW = 5
+"""Evaluations that smoothing averages over."""
 LEVELS = (0.5, 0.9)
+"""Success rates for which the environment steps are reported."""
 WIDE_LEVELS = (0.8, 0.95)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Success over seeds: ``mean`` and sample ``std`` [n] at environment steps ``steps`` [n]."""
+    """Success rate over seeds: ``mean`` and sample ``std`` [n] at environment ``steps`` [n].
+
+    ``late_std``: sample standard deviation over seeds of the mean success in the second half.
+    """
 
     steps: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     seeds: int
-    late_std: float = 0.0  # over seeds, of their mean success in the second half
+    late_std: float = 0.0
 
     @property
     def late(self) -> tuple[int, float]:
-        """Second half of the steps: from which step on, and mean success in it."""
-        half = _late(self.steps)
+        """Second half of the run: its first step, and the mean success in it."""
+        half = _second_half(self.steps)
         return int(self.steps[half][0]), float(self.mean[half].mean())
 
-    def reach(self, level: float, *, smoothed: bool = True) -> int | None:
-        """First step at which the (smoothed) mean is at least ``level``, if there is one.
+    def steps_to(self, level: float, *, smoothed: bool = True) -> int | None:
+        """First step at which the (smoothed) mean is at least ``level``; None if there is none.
 
-        Centred smoothing over five evaluations, as for the published figures: it looks two
-        evaluations ahead.
+        The smoothing is that of the published figures: centred, over five evaluations, so that it
+        includes the next two.
         """
         mean = smooth(self.mean) if smoothed else self.mean
         reached = np.flatnonzero(mean >= level - 1e-9)
         return int(self.steps[reached[0]]) if len(reached) else None
 
-    def data(self) -> dict[str, list]:
-        """What a picture of it needs, for JSON."""
+    def to_json(self) -> dict[str, list]:
+        """The curve as JSON values."""
         return {
             'steps': self.steps.tolist(),
             'mean': np.round(self.mean, 4).tolist(),
@@ -54,8 +59,11 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Agent:
-    """Finished seeds of one agent; ``wide`` is None where there are no wide starts."""
+class AgentResult:
+    """Finished seeds of one agent; ``wide`` is None if the task has no wide starts.
+
+    ``seconds``: mean processor time of practice and training per seed.
+    """
 
     name: str
     seeds: list[int]
@@ -65,23 +73,23 @@ class Agent:
 
     @property
     def practises(self) -> bool:
-        """Whether it took any environment steps (``bc`` does not)."""
+        """Whether the agent took any environment steps; ``bc`` does not."""
         return bool(self.deployed.steps[-1])
 
 
-def _late(steps: np.ndarray) -> np.ndarray:
+def _second_half(steps: np.ndarray) -> np.ndarray:
     return steps >= steps[-1] / 2
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centred running mean over five entries [n]; at the ends over those that there are."""
+    """Centred moving average over ``WINDOW`` values [n]; over fewer at the ends."""
     width = min(WINDOW, len(values) - 1 + len(values) % 2)
     ones = np.ones(width)
     return np.convolve(values, ones, 'same') / np.convolve(np.ones(len(values)), ones, 'same')
 
 
 def curve(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> Curve | None:
-    """Curve of ``key`` over the lines of several seeds, at the steps that all of them have."""
+    """Curve of ``key`` over the evaluations of several seeds, at the steps that all seeds have."""
     values = [
         {line['environment_steps']: line[key] for line in lines if line[key] is not None}
         for lines in seeds
@@ -91,13 +99,13 @@ def curve(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> Curve | None:
         return None
     table = np.array([[seed[step] for step in steps] for seed in values])
     spread = table.std(0, ddof=1) if len(table) > 1 else np.zeros(len(steps))
-    late = table[:, _late(np.array(steps))].mean(1)
+    late = table[:, _second_half(np.array(steps))].mean(1)
     late_spread = float(late.std(ddof=1)) if len(table) > 1 else 0.0
     return Curve(np.array(steps), table.mean(0), spread, len(table), late_spread)
 
 
-def collect(folder: Path) -> tuple[list[Agent], list[str]]:
-    """Agents of OUT/TASK, the soonest to succeed first, and the seeds that are not finished."""
+def collect(folder: Path) -> tuple[list[AgentResult], list[str]]:
+    """Agents in the folder OUT/TASK, the fastest first, and names of its unfinished seeds."""
     agents, unfinished = [], []
     for path in sorted(folder.iterdir()):
         lines, seeds, seconds = [], [], []
@@ -106,23 +114,23 @@ def collect(folder: Path) -> tuple[list[Agent], list[str]]:
             if result is None:
                 unfinished.append(f'{path.name} {seed.name}')
                 continue
-            lines.append(read_lines(seed))
+            lines.append(read_evaluations(seed))
             seeds.append(result['seed'])
             seconds.append(result['practice_seconds'])
         if lines:
             deployed, wide = curve(lines, 'deployed_success'), curve(lines, 'wide_success')
             name = lines[0][0]['agent']
-            agents.append(Agent(name, sorted(seeds), deployed, wide, float(np.mean(seconds))))
+            agents.append(AgentResult(name, sorted(seeds), deployed, wide, float(np.mean(seconds))))
     return sorted(agents, key=_rank), unfinished
 
 
-def _rank(agent: Agent) -> tuple[Any, ...]:
-    reached = (agent.deployed.reach(level) or np.inf for level in reversed(LEVELS))
+def _rank(agent: AgentResult) -> tuple[Any, ...]:
+    reached = (agent.deployed.steps_to(level) or np.inf for level in reversed(LEVELS))
     return (not agent.practises, *reached, agent.name)
 
 
 def published(task: str) -> dict[str, Curve]:
-    """What others have published for a task (``benchmarks/published``), by method."""
+    """Published curves of a task (``benchmarks/published``), by method."""
     curves = {}
     for path in (config_dir().parent / 'benchmarks' / 'published').glob(f'*_{task}.json'):
         for name, method in json.loads(path.read_text())['methods'].items():

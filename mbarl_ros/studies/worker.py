@@ -1,7 +1,4 @@
-"""One seed of ``mbarl bench``: agent and task in one process, kept in a folder of its own.
-
-``run_seed(*seed.load(), seed.seed, seed.budget, folder)`` is the same without the command.
-"""
+"""The process of one seed of ``mbarl bench``: practises, evaluates, and fills the seed's folder."""
 
 from __future__ import annotations
 
@@ -40,31 +37,32 @@ def run_seed(
     budget: int,
     folder: Path,
 ) -> list[dict[str, Any]]:
-    """Practise for ``budget`` environment steps; the lines of ``evaluations.jsonl``.
+    """Practise for ``budget`` environment steps; returns the lines of ``evaluations.jsonl``.
 
-    On one thread the same arguments give the same lines but for the seconds in them. A folder in
-    which that has been done is left alone; what was interrupted starts over.
+    The same arguments give the same lines, except for wall-clock and processor times. A finished
+    seed is not run again; an interrupted one starts over.
 
-    :param folder: made if need be; as a ROS run's, and its policy deploys in the same way
-    :raises ConfigError: the folder was made with other settings, or another process is in it.
+    :param folder: created if it does not exist; has the layout of a ROS run's folder, so its policy
+        can be deployed on a robot
+    :raises ConfigError: the folder was made with other settings, or another process uses it.
     """
     torch.set_num_threads(1)
     np.seterr(over='ignore')
     folder.mkdir(parents=True, exist_ok=True)
-    with lock_file(folder / LOCK_FILE, f'{folder}: another process is at work in it'):
+    with lock_file(folder / LOCK_FILE, f'{folder}: another process uses it'):
         configs = seeds.configurations(task, agent, demonstrations, seed)
         seeds.check_folder(folder, configs)
-        if not seeds.finished(folder, agent, budget):
-            seeds.begin(folder, configs)
+        if not seeds.is_finished(folder, agent, budget):
+            seeds.prepare_folder(folder, configs)
             start = time.monotonic()
             if seeds.is_clone(agent):
                 records = _clone(task, demonstrations, seed)
             else:
                 records = _practise(DirectRun(task, agent, demonstrations, seed), seed, budget)
             for record, arrays in records:
-                _keep(folder, task, agent, seed, record, arrays, time.monotonic() - start)
-            seeds.end(folder)
-        return seeds.read_lines(folder)
+                _save(folder, task, agent, seed, record, arrays, time.monotonic() - start)
+            seeds.write_result(folder)
+        return seeds.read_evaluations(folder)
 
 
 def _practise(direct: DirectRun, seed: int, budget: int) -> Iterator[tuple[dict[str, Any], Arrays]]:
@@ -75,10 +73,13 @@ def _practise(direct: DirectRun, seed: int, budget: int) -> Iterator[tuple[dict[
 def _clone(
     task: Task, demonstrations: Transitions, seed: int
 ) -> Iterator[tuple[dict[str, Any], Arrays]]:
-    """The only record of ``bc``; its forward policy is the deployed one, so that robots take it."""
-    begun = time.process_time()
+    """The only record of ``bc``.
+
+    The deployed policy is also the forward policy, since the policy message needs one.
+    """
+    start = time.process_time()
     arrays = clone(task, demonstrations, seed)
-    seconds = time.process_time() - begun
+    seconds = time.process_time() - start
     forward = {
         name.replace(DEPLOYED, PHASES[0]): array
         for name, array in arrays.items()
@@ -98,7 +99,7 @@ def _clone(
     yield record, arrays | forward
 
 
-def _keep(
+def _save(
     folder: Path,
     task: Task,
     agent: AgentConfig,
@@ -107,11 +108,11 @@ def _keep(
     arrays: Arrays,
     wall_seconds: float,
 ) -> None:
-    """Write the policy, then the line that says that it was evaluated."""
+    """Write the policy, then the line of its evaluation."""
     record = dict(record)
     step, metrics = record.pop('step'), record.pop('metrics')
     write_file(folder / POLICY_FILE, pack_policy(arrays, task, agent, step, applies_from=0))
-    seeds.append(folder / seeds.METRICS_FILE, {'environment_steps': step, **metrics})
+    seeds.append_line(folder / seeds.METRICS_FILE, {'environment_steps': step, **metrics})
     line = evaluation_line(
         task,
         agent.name,
@@ -123,17 +124,17 @@ def _keep(
         wall_seconds=round(wall_seconds, 1),
         **record,
     )
-    seeds.append(folder / EVALUATIONS_FILE, line)
+    seeds.append_line(folder / EVALUATIONS_FILE, line)
 
 
 def main() -> None:
-    """Run the seed that the command line describes, in the words of :class:`seeds.Seed`."""
+    """Run the seed that the command line gives as JSON: the fields of :class:`seeds.SeedRun`."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     lifeline.hold()
-    job = seeds.Seed(**json.loads(sys.argv[1]))
-    task, agent, demonstrations = job.load()
-    folder = seeds.seed_folder(job.out, task, agent, job.seed)
-    run_seed(task, agent, demonstrations, job.seed, job.budget, folder)
+    seed_run = seeds.SeedRun(**json.loads(sys.argv[1]))
+    task, agent, demonstrations = seed_run.load()
+    folder = seeds.seed_folder(seed_run.out, task, agent, seed_run.seed)
+    run_seed(task, agent, demonstrations, seed_run.seed, seed_run.budget, folder)
 
 
 if __name__ == '__main__':

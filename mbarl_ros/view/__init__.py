@@ -1,1 +1,1 @@
-"""What a person sees: terminal panel, lines, plots."""
+"""What a person sees: terminal panel, status lines, plots."""

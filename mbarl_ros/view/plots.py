@@ -1,7 +1,8 @@
-"""Pictures of a run and of demonstrations."""
+"""Plots of a run and of demonstrations."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any
 
 import numpy as np
 
-BARS = '▁▂▃▄▅▆▇█'  # also of the terminal panel
+from mbarl_ros.storage.files import write_file
+
+BARS = '▁▂▃▄▅▆▇█'
 _COLOURS = {'forward': '#1f5fa8', 'backward': '#c8553d'}
 
 
 def plot_success(lines: Sequence[dict[str, Any]], target: float, path: Path) -> None:
-    """Deployed success against environment steps, as PNG.
+    """Success rate of the deployed policy against environment steps, as PNG.
 
-    :param lines: lines of ``evaluations.jsonl``
+    :param lines: lines of ``evaluations.jsonl``, at least one
+    :param target: success rate at which the run ends
     """
     import matplotlib
 
@@ -49,11 +53,15 @@ def plot_success(lines: Sequence[dict[str, Any]], target: float, path: Path) -> 
             label=f'behaviour clone of the demonstrations ({clone:.2f})',
         )
     if last['environment_steps']:
-        rate = last['robot_seconds'] / last['environment_steps'] / 60
-        minutes = axes.secondary_xaxis(
-            'top', functions=(lambda steps: steps * rate, lambda time: time / rate)
+        minutes_per_step = last['robot_seconds'] / last['environment_steps'] / 60
+        top = axes.secondary_xaxis(
+            'top',
+            functions=(
+                lambda steps: steps * minutes_per_step,
+                lambda minutes: minutes / minutes_per_step,
+            ),
         )
-        minutes.set_xlabel('robot time (minutes)', fontsize=9)
+        top.set_xlabel('robot time (minutes)', fontsize=9)
     axes.set(
         xlabel='environment steps',
         ylabel='success rate',
@@ -71,12 +79,12 @@ def plot_success(lines: Sequence[dict[str, Any]], target: float, path: Path) -> 
 
 
 Signals = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Name -> times (s) and values of the same length; NaN breaks the line."""
+"""Name -> times (s) [n] and values [n]; NaN interrupts the line."""
 
 
 @dataclass(frozen=True)
 class DemonstrationPlot:
-    """One demonstration as it is drawn; ``success``: a forward one that ends in success."""
+    """One demonstration to draw; ``success``: it is a forward one and ends in success."""
 
     direction: str
     title: str
@@ -84,29 +92,30 @@ class DemonstrationPlot:
     success: bool
 
 
-def plot_demonstrations(task: str, shown: Sequence[DemonstrationPlot], path: Path) -> None:
-    """Signals of demonstrations of ``task`` against time, one panel each, as PNG.
+def plot_demonstrations(task: str, demonstrations: Sequence[DemonstrationPlot], path: Path) -> None:
+    """Signals of demonstrations of ``task`` against time, one panel per signal, as PNG.
 
-    Lines are broken at steps that are left out; a dot ends a forward demonstration in success.
+    A line is interrupted where steps are left out. A dot marks the success of a forward
+    demonstration.
     """
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    names = list(shown[0].signals)
+    names = list(demonstrations[0].signals)
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure, grid = pyplot.subplots(
         rows, columns, figsize=(4.0 * columns, 2.1 * rows), layout='constrained', squeeze=False
     )
     for axes, name in zip(grid.flat, names, strict=False):
-        for demonstration in shown:
-            times, line = demonstration.signals[name]
+        for demonstration in demonstrations:
+            times, values = demonstration.signals[name]
             colour = _COLOURS[demonstration.direction]
-            axes.plot(times, line, color=colour, linewidth=1.1, alpha=0.7)
+            axes.plot(times, values, color=colour, linewidth=1.1, alpha=0.7)
             if demonstration.success:
-                axes.plot(times[-1], line[-1], 'o', color=colour, markersize=3)
+                axes.plot(times[-1], values[-1], 'o', color=colour, markersize=3)
         axes.set_title(name, fontsize=9, loc='left')
         axes.grid(alpha=0.25)
         axes.tick_params(labelsize=8)
@@ -114,33 +123,36 @@ def plot_demonstrations(task: str, shown: Sequence[DemonstrationPlot], path: Pat
         axes.set_visible(False)
     for axes in grid[-1]:
         axes.set_xlabel('time (s)', fontsize=8)
-    count = {way: sum(one.direction == way for one in shown) for way in _COLOURS}
-    for way, colour in _COLOURS.items():
-        if count[way]:
-            grid[0, 0].plot([], [], color=colour, label=f'{count[way]} {way}')
+    for direction, colour in _COLOURS.items():
+        count = sum(each.direction == direction for each in demonstrations)
+        if count:
+            grid[0, 0].plot([], [], color=colour, label=f'{count} {direction}')
     grid[0, 0].legend(fontsize=8, frameon=False)
     figure.suptitle(f'Demonstrations of {task}', fontsize=10)
     save_figure(figure, path)
 
 
 def demonstration_lines(demonstration: DemonstrationPlot, width: int = 60) -> list[str]:
-    """The same for a terminal: a line for each signal, with its range."""
+    """A demonstration for a terminal: one line per signal, with its range."""
     lines = [demonstration.title]
     for name, (_, values) in demonstration.signals.items():
         finite = values[np.isfinite(values)]
         low, high = finite.min(), finite.max()
-        at = np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int)
-        level = (values[at] - low) / max(high - low, 1e-9) * (len(BARS) - 1)
-        bars = ''.join(BARS[round(x)] if np.isfinite(x) else ' ' for x in level)
+        columns = np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int)
+        levels = (values[columns] - low) / max(high - low, 1e-9) * (len(BARS) - 1)
+        bars = ''.join(BARS[round(x)] if np.isfinite(x) else ' ' for x in levels)
         lines.append(f'  {name:20} {low:9.3f} {bars} {high:.3f}')
     return lines
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all, and close it."""
+    """Write a figure as PNG, atomically, and close it.
+
+    :raises OSError: the disk is full or read-only.
+    """
     from matplotlib import pyplot
 
-    beside = path.with_name(f'.{path.name}.tmp')
-    figure.savefig(beside, dpi=120, format='png')
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120, format='png')
     pyplot.close(figure)
-    beside.replace(path)
+    write_file(path, png.getvalue())

@@ -1,8 +1,8 @@
-"""Demonstrations in the formats of the field: Minari, robomimic, LeRobot, EARL.
+"""Demonstrations in other formats: Minari, robomimic, LeRobot, EARL.
 
-Files that are read here are not trusted: nothing in them is run, no name in them becomes a path,
-and nothing is read that is larger than it may be. A reader written in C can still crash on
-them, which is why :mod:`mbarl_ros.demos.importing` reads in a process of its own.
+Files are untrusted: no code in them is run, no name in them becomes a path, and sizes are limited.
+They can still crash a reader that is written in C; :mod:`mbarl_ros.demos.importing` therefore reads
+them in a process of its own.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ IMPORTERS: dict[str, Callable[[Path, Task, str | None], list[Episode]]] = {
 
 
 def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path) -> None:
-    """Write episodes to a new file or folder; if that fails, there is none.
+    """Write episodes to a new file or folder; a failure leaves none behind.
 
     :param kind: one of ``EXPORTERS``
     :param target: must not exist, or be an empty folder
-    :raises FormatError: unknown kind, target taken, nothing to write, or a library is missing.
+    :raises FormatError: unknown kind, existing target, no episode, or a missing library.
     """
     write = _known(EXPORTERS, kind, 'exported to')
+    target = target.absolute()  # Minari looks for its folder from elsewhere
     if not episodes:
         raise FormatError(f'{target}: there is no demonstration to write')
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -79,8 +80,8 @@ def read_episodes(
     """Episodes of a file or folder of another format.
 
     :param kind: one of ``IMPORTERS``
-    :param direction: forward or backward, whatever the file says
-    :raises FormatError: anything but whole and finite episodes that fit the task.
+    :param direction: forward or backward; None: as in the file
+    :raises FormatError: not complete and finite episodes that fit the task.
     """
     read = _known(IMPORTERS, kind, 'imported from')
     try:
@@ -89,7 +90,7 @@ def read_episodes(
         raise
     except ModuleNotFoundError as error:
         raise _missing(kind, error) from error
-    except Exception as error:  # damage makes the libraries raise anything
+    except Exception as error:  # damaged files make the libraries raise any exception
         text = ' '.join(str(error).split())[:300] or type(error).__name__
         raise FormatError(f'{source}: cannot be read as {kind}: {text}') from error
     if not episodes:
@@ -98,9 +99,9 @@ def read_episodes(
 
 
 def detect(source: Path) -> str:
-    """Kind of a file or folder by what is in it: ``bag`` or one of ``IMPORTERS``.
+    """Format of a file or folder, by its content: ``bag`` or one of ``IMPORTERS``.
 
-    :raises FormatError: nothing that can be imported.
+    :raises FormatError: an unknown format.
     """
     if source.is_dir():
         return _detect_folder(source)

@@ -1,4 +1,4 @@
-"""What the formats share: their error, and episodes to and from arrays of a plain layout."""
+"""Shared by the formats: their error, and conversion between episodes and plain arrays."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mbarl_ros.demos.episodes import UNKNOWN, Episode
 from mbarl_ros.task import Task
 
 MAX_BYTES = 256 << 20
-"""What one import may read into memory; 100,000 steps of a state need about 20 MiB."""
+"""Limit of what one import reads into memory; 100,000 steps need about 20 MiB."""
 MAX_EPISODES = 10_000
 MAX_TEXT = 200
 
 
 class FormatError(ValueError):
-    """A file that cannot be read or written; the message names it and the place in it."""
+    """A file that cannot be read or written; names the file and the place in it."""
 
 
 def observations(task: Task, episode: Episode) -> np.ndarray:
@@ -28,12 +28,12 @@ def observations(task: Task, episode: Episode) -> np.ndarray:
 
 
 def succeeds(task: Task, episode: Episode) -> bool:
-    """Whether its last step terminates: a forward one, and the last state is a success."""
+    """Whether the last step terminates: a forward episode whose last state is a success."""
     return episode.is_forward and episode.reached(task)
 
 
 def observation_names(task: Task) -> list[str]:
-    """Names of the observation's entries, each once; those of the goal begin with ``goal_``."""
+    """Unique names of the observation entries; those of the goal begin with ``goal_``."""
     names: list[str] = []
     for entry in task.config.observation:
         name, number = entry.name, 2
@@ -56,15 +56,15 @@ def read_episode(
     name: str = '',
     **about: Any,
 ) -> Episode:
-    """Episode from arrays that are not trusted; rewards follow from them, whatever a file says.
+    """Episode from untrusted arrays; rewards in a file are ignored, they follow from the states.
 
     :param place: file and place in it, for messages
-    :param layout: states [n + 1, state_dim], or observations [n + 1, observation_dim], of which
-        the goal is left out, since it follows from the states
+    :param layout: states [n + 1, state_dim], or observations [n + 1, observation_dim], whose goal
+        is ignored, because it follows from the states
     :param actions: [n, action_dim] in [-1, 1]
     :param stamps: s; None: one control period apart
     :param about: operator, origin
-    :raises FormatError: they are no episode of the task.
+    :raises FormatError: not an episode of the task.
     """
     for what, array in (('observations', layout), ('actions', actions)):
         if array.dtype.kind != 'f' or array.ndim != 2:
@@ -83,10 +83,10 @@ def read_episode(
     n = len(actions)
     if stamps is None:
         stamps = np.arange(n + 1) / task.robot.control_rate
-    with np.errstate(over='ignore'):  # what float32 cannot hold is found as not finite
+    with np.errstate(over='ignore'):  # too large for float32: check() refuses infinite values
         states = layout[:, : task.state_dim].astype(np.float32)
         actions = actions.astype(np.float32)
-    found = Episode(
+    episode = Episode(
         states=states,
         actions=actions,
         stamps=stamps,
@@ -97,15 +97,15 @@ def read_episode(
         **about,
     )
     try:
-        return found.check(task)
+        return episode.check(task)
     except ValueError as error:
         raise FormatError(f'{place}: {error}') from error
 
 
 def plain(place: str, text: object) -> str:
-    """Text of a file that is not trusted, fit to be shown.
+    """Text of an untrusted file, checked so that it can be shown.
 
-    :raises FormatError: not text, long, or not printable.
+    :raises FormatError: not text, too long, or not printable.
     """
     if not isinstance(text, str) or len(text) > MAX_TEXT or not text.isprintable():
         raise FormatError(f'{place}: is not a line of text of at most {MAX_TEXT} characters')

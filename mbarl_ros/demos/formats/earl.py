@@ -1,8 +1,8 @@
-"""Demonstrations of EARL (Sharma et al. 2022), which are pickles of arrays.
+"""Reads demonstrations of EARL (Sharma et al. 2022), which are pickled arrays.
 
-A pickle is a program. This one may call nothing but what stands in for NumPy's reconstruction of
-an array below, which checks all that it is given and copies plain bytes: NumPy itself is never
-called with what a file says, and any other name is refused.
+A pickle is a program. Here it can call only the stand-ins below for NumPy's reconstruction of an
+array, which check their arguments and copy plain bytes. NumPy itself is never called with arguments
+from the file, and any other name is refused.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _BACKWARD = re.compile(r'reverse|backward')
 def read(source: Path, task: Task, direction: str | None) -> list[Episode]:
     """Episodes of a file like EARL's ``demo_data.pkl``.
 
-    Rows become episodes at ``terminals`` and where a next observation is not the observation of
-    the next row. The direction is backward where file or folder is named reverse or backward; the
-    verdict is success where the last reward is positive, as of all that EARL ships.
+    An episode ends at ``terminals``, and where the next observation differs from the observation of
+    the next row. The direction is backward if the name of file or folder contains reverse or
+    backward. The verdict is success if the last reward is positive, as in all files of EARL.
     """
     arrays = load_arrays(source)
     n = _check(source, arrays)
@@ -63,9 +63,9 @@ def read(source: Path, task: Task, direction: str | None) -> list[Episode]:
 
 
 def load_arrays(source: Path) -> dict[str, np.ndarray]:
-    """Arrays of a pickled dictionary, by name; whatever else it holds is left out.
+    """Arrays of a pickled dictionary, by name; other content is ignored.
 
-    :raises FormatError: damaged, not a dictionary, or it wants something other than arrays.
+    :raises FormatError: damaged, not a dictionary, or it needs anything but arrays.
     """
     size = source.stat().st_size
     if size > MAX_BYTES:
@@ -74,7 +74,7 @@ def load_arrays(source: Path) -> dict[str, np.ndarray]:
         found = _Unpickler(io.BytesIO(source.read_bytes())).load()
     except _RefusedError as error:
         raise FormatError(f'{source}: refused: {error}; only arrays are read') from None
-    except Exception as error:  # damage makes pickle raise anything
+    except Exception as error:  # damaged files make pickle raise any exception
         raise FormatError(f'{source}: is damaged or no pickle of arrays: {error!r:.200}') from error
     if type(found) is not dict:
         raise FormatError(f'{source}: holds {type(found).__name__}, not a dictionary of arrays')
@@ -108,11 +108,11 @@ def _check(source: Path, arrays: dict[str, np.ndarray]) -> int:
 
 
 class _RefusedError(Exception):
-    """A pickle wants what it may not have."""
+    """A pickle uses a name or state that is not allowed."""
 
 
 class _StandIn:
-    """What a name in a pickle stands for. It has no state that a pickle could change."""
+    """Stand-in for a name in a pickle, without state that the pickle could change."""
 
     __slots__ = ()
 
@@ -121,7 +121,7 @@ class _StandIn:
 
 
 class _Array(_StandIn):
-    """An array in the making: None until its state is set."""
+    """An array under construction: None until its state is set."""
 
     __slots__ = ('value',)
 
@@ -138,7 +138,7 @@ class _Array(_StandIn):
 
 
 class _Dtype(_StandIn):
-    """A type in the making: its byte order comes with its state."""
+    """A dtype under construction: its state sets the byte order."""
 
     __slots__ = ('code', 'order')
 
@@ -167,7 +167,7 @@ class _MakeDtype(_StandIn):
 
 
 class _MakeArray(_StandIn):
-    """``numpy.core.multiarray._reconstruct``: an empty array, whose state follows."""
+    """``numpy.core.multiarray._reconstruct``: an empty array; its state follows."""
 
     __slots__ = ()
 
@@ -178,7 +178,7 @@ class _MakeArray(_StandIn):
 
 
 class _FromBuffer(_StandIn):
-    """``numpy.core.numeric._frombuffer``: an array, as pickle protocol 5 has it."""
+    """``numpy.core.numeric._frombuffer``: an array in pickle protocol 5."""
 
     __slots__ = ()
 
@@ -195,7 +195,7 @@ class _Ndarray(_StandIn):
 
 
 class _Encode(_StandIn):
-    """``_codecs.encode``, by which pickle protocols 0 to 2 have bytes."""
+    """``_codecs.encode``: bytes in pickle protocols 0 to 2."""
 
     __slots__ = ()
 
@@ -206,7 +206,7 @@ class _Encode(_StandIn):
 
 
 class _NoBytes(_StandIn):
-    """``bytes``, by which they have no bytes at all."""
+    """``bytes``: empty bytes in pickle protocols 0 to 2."""
 
     __slots__ = ()
 
@@ -242,11 +242,11 @@ _NAMES: dict[tuple[str, str], Any] = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Stand-in for one of the names by which NumPy pickles an array."""
+        """Stand-in for a name that NumPy uses in pickled arrays."""
         if (module, name) not in _NAMES:
             raise _RefusedError(f'it wants to load {module}.{name}'[:200])
         return _NAMES[module, name]
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        """Refuse objects that lie elsewhere."""
+        """Refuse references to objects outside the pickle."""
         raise _RefusedError('it wants to load an object from elsewhere (persistent id)')

@@ -1,4 +1,4 @@
-"""Reading HDF5 that is not trusted: numbers that lie in the file itself, and not too many."""
+"""Reads untrusted HDF5: only numbers in the file itself, up to a size limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from mbarl_ros.demos.formats.common import MAX_BYTES, MAX_EPISODES, FormatError, plain
 
-# What HDF5 itself and h5py bring along; any other filter would be loaded from a plugin folder.
+# The filters of HDF5 and h5py; any other one would be loaded from a plugin folder.
 _FILTERS = {
     h5py.h5z.FILTER_DEFLATE,
     h5py.h5z.FILTER_SHUFFLE,
@@ -33,18 +33,18 @@ def top_level(path: Path) -> list[str]:
 class Reader:
     """An HDF5 file, opened for reading.
 
-    Links to other files or places, data outside the file, types other than numbers, and more
-    than ``MAX_BYTES`` in all are refused with a :class:`FormatError`, before anything is read.
+    It refuses links, data outside the file, types other than numbers, and more than ``MAX_BYTES``
+    in total, with a :class:`FormatError` before anything is read.
     """
 
     def __init__(self, path: Path) -> None:
         """Open a file.
 
-        :raises FormatError: it is no HDF5 file, or damaged.
+        :raises FormatError: not an HDF5 file, or damaged.
         """
         self.path = path
         self._left = MAX_BYTES
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # opening a pipe would block
             raise FormatError(f'{path}: no such file')
         try:
             self.root = h5py.File(path, 'r')
@@ -131,7 +131,7 @@ class Reader:
         return plain(place, text.decode() if isinstance(text, bytes) else text)
 
     def has(self, group: h5py.Group, name: str) -> bool:
-        """Whether a group has an entry of that name, be it a link to nowhere."""
+        """Whether a group has an entry of that name; a dangling link counts, too."""
         return bool(group.id.links.exists(name.encode()))
 
     def is_group(self, parent: h5py.Group, name: str) -> bool:
@@ -142,7 +142,7 @@ class Reader:
         return isinstance(self._item(parent, name), h5py.Group)
 
     def _item(self, parent: h5py.Group, name: str) -> h5py.HLObject:
-        # h5py's own `in` and `get` follow links, also to other files.
+        # `in` and `get` of h5py follow links, even to other files.
         if not self.has(parent, name):
             raise FormatError(f'{self.location(parent, name)}: is missing')
         if parent.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:

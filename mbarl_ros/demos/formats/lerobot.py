@@ -1,9 +1,9 @@
-"""LeRobotDataset v3.0 (Cadene et al. 2024): parquet files and their metadata, written only.
+"""Writes LeRobotDataset v3.0 (Cadene et al. 2024): parquet files and their metadata.
 
-``data/`` holds the frames of all episodes in one file, ``meta/`` what there is to know of them.
-Open it with ``LeRobotDataset(repo_id, root=folder)``. As in all LeRobot datasets a frame is an
-observation and the action that answers it, so the state after an episode's last action is not in
-it, and times are those of the control rate.
+``data/`` holds the frames of all episodes in one file, ``meta/`` their metadata. Open it with
+``LeRobotDataset(repo_id, root=folder)``. As in all LeRobot datasets a frame is an observation and
+the action taken in it, so the state after an episode's last action is missing, and times are
+multiples of the control period.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _frames(task: Task, episodes: list[Episode], tasks: list[str]) -> dict[str, 
 def _about(
     episodes: list[Episode], task: Task, tasks: list[str], frames: dict[str, np.ndarray]
 ) -> dict[str, list[Any]]:
-    """Columns of ``meta/episodes``: where each episode lies, and its statistics."""
+    """Columns of ``meta/episodes``: location and statistics of each episode."""
     lengths = np.array([len(episode.actions) for episode in episodes])
     ends = np.cumsum(lengths)
     zeros = [0] * len(episodes)
@@ -164,7 +164,7 @@ def _write_table(path: Path, columns: dict[str, Any]) -> None:
 
 
 def _write_tasks(path: Path, tasks: list[str]) -> None:
-    """Write what pandas writes for a frame of ``task_index`` that is indexed by the sentences."""
+    """Write the tasks as pandas would: a frame of ``task_index``, indexed by the sentences."""
     index = '__index_level_0__'
     table = pa.table({'task_index': pa.array(range(len(tasks)), pa.int64()), index: tasks})
     text = {'pandas_type': 'unicode', 'numpy_type': 'object'}

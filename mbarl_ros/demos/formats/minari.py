@@ -1,11 +1,11 @@
-"""Minari datasets (Younis et al. 2024), the format of Gymnasium's offline data.
+"""Reads and writes Minari datasets (Younis et al. 2024), Gymnasium's format of offline data.
 
 A dataset is a folder ``<name>-v<version>`` with ``data/metadata.json`` and
-``data/main_data.hdf5``. Load one with ``minari.load_dataset('<name>-v0')`` while the environment
-variable ``MINARI_DATASETS_PATH`` is the folder that it lies in.
+``data/main_data.hdf5``. Load it with ``minari.load_dataset('<name>-v0')`` while the environment
+variable ``MINARI_DATASETS_PATH`` is its parent folder.
 
 Observations are the task's, as in :class:`mbarl_sim.gym.MbarlEnv`: states in physical units,
-followed, where the task has goals, by the goal.
+followed by the goal, if the task has goals.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def write(episodes: list[Episode], task: Task, target: Path) -> None:
     the stamp of each state and whether the step before it is whole. Direction, verdict, operator
     and name are metadata of the episode.
 
-    :raises FormatError: the name is not one that Minari can load.
+    :raises FormatError: Minari cannot load a dataset of this name.
     """
     if not _ID.fullmatch(target.name):
         raise FormatError(
@@ -48,10 +48,10 @@ def write(episodes: list[Episode], task: Task, target: Path) -> None:
     import minari
     from gymnasium.spaces import Box
 
-    # The margin of the Gymnasium adapter: a robot may be pressed a little beyond a limit.
+    # The margin of the Gymnasium adapter: a robot can be pushed slightly beyond a limit.
     low, high = task.offset - 2 * task.scale, task.offset + 2 * task.scale
     with _datasets_path(target.parent), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of metadata that we do not have, such as an e-mail
+        warnings.simplefilter('ignore')  # about metadata that we lack, such as an e-mail address
         dataset = minari.create_dataset_from_buffers(
             target.name,
             [_buffer(task, episode) for episode in episodes],
@@ -68,9 +68,9 @@ def write(episodes: list[Episode], task: Task, target: Path) -> None:
 def read(source: Path, task: Task, direction: str | None) -> list[Episode]:
     """Episodes of a dataset's folder.
 
-    Observations may be arrays, or dictionaries with the array ``observation``, as those of
-    goal-conditioned environments. Minari itself is not asked, since it would construct whatever
-    environment the file names.
+    Observations are arrays, or dictionaries with an array ``observation``, as in goal-conditioned
+    environments. The Minari package is not used, because it would construct the environment that
+    the file names.
     """
     folder = source / 'data' if (source / 'data').is_dir() else source
     count = _check_metadata(folder / 'metadata.json')
@@ -134,7 +134,7 @@ def _observations(reader: Reader, group: h5py.Group) -> np.ndarray:
 
 
 def _check_metadata(path: Path) -> int:
-    """Number of episodes that ``metadata.json`` speaks of."""
+    """Number of episodes according to ``metadata.json``."""
     if not path.is_file() or path.stat().st_size > _MAX_METADATA:
         raise FormatError(f'{path}: no such file of at most {_MAX_METADATA} bytes')
     try:
@@ -158,7 +158,7 @@ def _check_metadata(path: Path) -> int:
 
 @contextmanager
 def _datasets_path(folder: Path) -> Iterator[None]:
-    """Where Minari makes datasets, which it asks the environment for."""
+    """Set the environment variable by which Minari finds its datasets."""
     before = os.environ.get('MINARI_DATASETS_PATH')
     os.environ['MINARI_DATASETS_PATH'] = str(folder)
     try:

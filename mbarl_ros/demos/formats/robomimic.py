@@ -1,8 +1,8 @@
-"""robomimic's HDF5 (Mandlekar et al. 2021), the format of most imitation learning on arms.
+"""Reads and writes the HDF5 format of robomimic (Mandlekar et al. 2021).
 
 One file with ``data/demo_<i>/{obs,next_obs}/<key>``, ``actions``, ``rewards``, ``dones`` and
-``states``, and filter keys under ``mask``. The one observation key is ``flat``, robomimic's
-for Gym environments: states in physical units, followed, where the task has goals, by the goal.
+``states``, and filter keys under ``mask``. The only observation key is ``flat``, that of robomimic
+for Gym environments: states in physical units, followed by the goal, if the task has goals.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _ABOUT = ('direction', 'verdict', 'operator', 'name')
 def write(episodes: list[Episode], task: Task, target: Path) -> None:
     """Write a file; filter keys are ``forward``, ``backward`` and ``success``.
 
-    Each demonstration has in addition ``stamps`` [n + 1] and ``whole`` [n], which robomimic does
-    not read, and attributes for direction, verdict, operator and name. Arrays have checksums.
+    Each demonstration also has ``stamps`` [n + 1] and ``whole`` [n], which robomimic ignores, and
+    attributes for direction, verdict, operator and name. Arrays have checksums.
     """
     with h5py.File(target, 'x') as file:
         data = file.create_group('data')
@@ -51,8 +51,8 @@ def write(episodes: list[Episode], task: Task, target: Path) -> None:
 def read(source: Path, task: Task, direction: str | None) -> list[Episode]:
     """Episodes of a file, in the order of their numbers.
 
-    Of several observation keys the only one whose width is the task's is read. Without
-    ``next_obs`` the state after the last action is not known, which is left out then.
+    The observation key is ``flat``, or the only one with the width of the task's observation.
+    Without ``next_obs``, the state after the last action is unknown, and this action is left out.
     """
     with Reader(source) as reader:
         data = reader.group(reader.root, 'data')
@@ -119,7 +119,7 @@ def _read_episode(
 
 
 def _fitting(reader: Reader, inputs: h5py.Group, task: Task) -> str:
-    """Observation key that is the task's: ``flat``, or the only one of its width."""
+    """Observation key to read: ``flat``, or the only one with the task's width."""
     names = reader.names(inputs)
     if _KEY in names:
         return _KEY
@@ -130,9 +130,9 @@ def _fitting(reader: Reader, inputs: h5py.Group, task: Task) -> str:
         if width in ((task.state_dim,), (task.observation_dim,))
     ]
     if len(fitting) != 1:
-        heard = ', '.join(f'{name} {width}' for name, width in list(widths.items())[:20])
+        listed = ', '.join(f'{name} {width}' for name, width in list(widths.items())[:20])
         raise FormatError(
-            f'{reader.path}: {inputs.name}: of its keys ({heard or "none"}) {len(fitting)} are of '
+            f'{reader.path}: {inputs.name}: of its keys ({listed or "none"}) {len(fitting)} are of '
             f'the width of task {task.name}, {task.state_dim} or {task.observation_dim}; put the '
             f"task's observation under the key '{_KEY}'"
         )

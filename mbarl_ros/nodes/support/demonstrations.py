@@ -28,13 +28,15 @@ def demonstrations_folder(node: NodeMixin) -> Path:
     return Path(folder).expanduser()
 
 
-def load_demonstrations(folder: Path, task: Task) -> Transitions:
-    """Transitions of all demonstrations in ``folder`` that succeeded.
+def load_demonstrations(folder: Path, task: Task, run_dir: Path | None) -> Transitions:
+    """Transitions of all successful demonstrations in ``folder``.
+
+    :param run_dir: run folder, which may hold them decoded
 
     :raises ConfigError: there is none, or one is damaged or of another task.
     """
     with _as_config_error():
-        return reader.load_demonstrations(folder, task)
+        return reader.load_demonstrations(folder, task, run_dir=run_dir)
 
 
 def load_replays(path: Path, task: Task) -> list[replay.Replay]:

@@ -111,7 +111,7 @@ class LearnerLink:
         head = self._spool.head
         # Only the learner knows how much it has of a session that was cut short.
         answered = self._head_known or head is self._spool.own
-        if answered and head.sent < head.end and head.sent - head.stored < WINDOW:
+        if answered and head.sent < head.end and head.sent - head.acknowledged < WINDOW:
             self._publish(*self._spool.next_rows())
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class LearnerLink:
         """Values for /diagnostics."""
         return {
             'environment_steps': self.steps,
-            'unacknowledged': self._spool.waiting,
+            'unacknowledged': self._spool.unacknowledged,
             'recovered': self._spool.recovered,
             'policy_version': self._weights_version,
             'old_policies': self._old_policies,
@@ -219,7 +219,7 @@ class LearnerLink:
         if self.session_start is None and not self._node.value('episodes'):
             self._request_acknowledgement()
         if self.alive:
-            if head.stored < head.sent and head.stored == self._stored_before:
-                head.sent = head.stored
+            if head.acknowledged < head.sent and head.acknowledged == self._stored_before:
+                head.sent = head.acknowledged
             self.flush()
-        self._stored_before = head.stored
+        self._stored_before = head.acknowledged

@@ -15,10 +15,9 @@ from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import JointState
 
-from mbarl_ros.control.topic_health import TopicHealth, too_seldom
+from mbarl_ros.control.topic_health import TopicHealth, states_too_sparse
 from mbarl_ros.nodes.support.graph_checks import check_graph
 from mbarl_ros.nodes.support.qos import RELIABLE, RELIABLE_STEPS, STATES
 from mbarl_ros.nodes.support.runtime import message_class
@@ -39,7 +38,7 @@ def subscribe(
     callback: Callable[[Any], None],
     qos: QoSProfile,
     log_mismatch: bool = True,
-) -> Subscription:
+) -> None:
     """Subscribe; refuse messages that are too large or cannot be deserialised.
 
     :param log_mismatch: log publishers whose QoS is incompatible
@@ -56,7 +55,7 @@ def subscribe(
         callback(message)
 
     events = SubscriptionEventCallbacks(use_default_callbacks=log_mismatch)
-    return node.create_subscription(kind, topic, take, qos, raw=True, event_callbacks=events)
+    node.create_subscription(kind, topic, take, qos, raw=True, event_callbacks=events)
 
 
 class StateListener:
@@ -100,18 +99,12 @@ class StateListener:
         self._dated: deque[tuple[float, int]] = deque(maxlen=_STAMPS_KEPT)
         # In lockstep a lost state would stall the run; in real time a late one is of no use.
         qos: QoSProfile = RELIABLE_STEPS if lockstep else STATES
-        self._subscriptions: list[Subscription] = []
         start = 0
         for index, topic in enumerate(robot.state):
             codec = TopicCodec(topic)
             where = slice(start, start := start + len(codec.names))
             receive = partial(self._receive, index, codec, where)
-            self._subscriptions.append(subscribe(node, kinds[index], topic.topic, receive, qos))
-
-    def destroy(self) -> None:
-        """Destroy the subscriptions."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+            subscribe(node, kinds[index], topic.topic, receive, qos)
 
     @property
     def since(self) -> float:
@@ -123,12 +116,12 @@ class StateListener:
             values = codec.decode(message)
         except ValueError as error:
             self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
-            self.health[index].fault(time.monotonic(), str(error))
+            self.health[index].add_fault(time.monotonic(), str(error))
             return
         stamp = stamp_ns(message)
         if not self._lockstep:
             clock = self._node.get_clock().now().nanoseconds
-            if not self.health[index].hear(time.monotonic(), clock, stamp, values):
+            if not self.health[index].receive(time.monotonic(), clock, stamp, values):
                 return
         self._state[where] = values
         if not stamp or stamp != self._stamps[index]:
@@ -158,7 +151,7 @@ class StateListener:
             if not (health.silent(now) and health.topic.topic in reported):
                 findings += health.findings(now, window, sim_time)
         stamps = [stamp for received, stamp in self._dated if now - received <= window]
-        if too_seldom(stamps, self._robot):
+        if states_too_sparse(stamps, self._robot):
             text = (
                 'states come too seldom for a step in each control period: hardly any would be '
                 "recorded; raise the rate of the robot's stamped topics or lower control_rate"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import faulthandler
 import gc
 import importlib
 import math
@@ -32,7 +33,7 @@ from mbarl_ros.nodes.support.transport import without_shared_memory
 from mbarl_ros.schema import message_fields, topics
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_USAGE
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USAGE
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage import lifeline
 from mbarl_ros.storage.transitions import Transitions, unpack_transitions
@@ -40,6 +41,7 @@ from mbarl_ros.storage.wire import WireError
 from mbarl_ros.task import Task
 
 LOCKSTEP, REALTIME = 'lockstep', 'realtime'
+_SHUTDOWN_TIMEOUT = 10.0  # s
 _REFUSAL_LOG_PERIOD = 5.0  # s between two log lines about refusals on one topic
 COMMON = {
     'task': ('pointmass', 'Task: name of a shipped file or path of a .yaml file'),
@@ -54,7 +56,7 @@ COMMON = {
 class NodeMixin:
     """Common parameters, configuration and diagnostics of a node of this package."""
 
-    exit_code = 0
+    exit_code = EXIT_SUCCESS
     finished = False
     time_critical = False  # moves a robot in real time
     refused = 0
@@ -244,9 +246,12 @@ def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
             node.close()
         return node.exit_code
     finally:
+        # Fast DDS may deadlock here, with the interpreter lock held, when other nodes end as well.
+        faulthandler.dump_traceback_later(_SHUTDOWN_TIMEOUT, exit=True)
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def main_exit(factory: Callable[[], Any]) -> None:

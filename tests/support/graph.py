@@ -1,13 +1,13 @@
-"""Starts the real graph, each node a process of its own over DDS, and watches it."""
+"""Runs the real graph, each node a process of its own over DDS, and watches it."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,25 +28,29 @@ from mbarl_ros.demos.episodes import SUCCEEDED, episode
 from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.schema.executables import NODES
 from mbarl_ros.schema.load import load_world
-from mbarl_ros.storage.record_log import read_records
-from mbarl_ros.storage.transitions import row_dtype
 from mbarl_ros.task import Task
+from support.node_server import NodeProcess, NodeServer
 
 SIM = ('robot_sim', 'safety_gate', 'policy_controller')
-# s that a busy machine may take for what has no time of its own
-PATIENCE = 120.0
+# s; generous, for whatever has no deadline of its own
+TIMEOUT = 120.0
 LEARNING = (*SIM, 'learner', 'state_classifier')
 
 
+@functools.cache
+def _server() -> NodeServer:
+    return NodeServer()
+
+
 class Graph:
-    """A graph of real nodes in its own ROS domain, and a node of the test's own in it."""
+    """A graph of real nodes in a ROS domain of its own, and a node of the test among them."""
 
     def __init__(self, folder: Path, **parameters: Any) -> None:
         """``parameters`` go to every node that is started."""
         self.folder = folder
         self.parameters = {'run_dir': str(folder / 'run'), **parameters}
         (folder / 'run').mkdir(exist_ok=True)
-        # of its own, also beside other runs on this machine
+        # a free one, because other runs may be active on this machine
         self.domain, self._lock = take_domain({}, '')
         self.environment = {
             **os.environ,
@@ -54,7 +58,7 @@ class Graph:
             'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
             'OMP_NUM_THREADS': '1',
         }
-        self.processes: dict[str, subprocess.Popen] = {}
+        self.processes: dict[str, NodeProcess | subprocess.Popen] = {}
         self.statuses: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> Graph:
@@ -64,7 +68,7 @@ class Graph:
         self.node = Node('test', context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
-        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._listen, 50)
+        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._receive_status, 50)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,7 +80,7 @@ class Graph:
         rclpy.shutdown(context=self.context)
         self._lock.close()
 
-    def _listen(self, message: DiagnosticArray) -> None:
+    def _receive_status(self, message: DiagnosticArray) -> None:
         for status in message.status:
             values = {item.key: item.value for item in status.values}
             self.statuses[status.name] = {'message': status.message, **values}
@@ -84,36 +88,31 @@ class Graph:
     def start(
         self, *names: str, alias: str = '', remap: dict[str, str] | None = None, **own: Any
     ) -> None:
-        """Start nodes; ``own`` parameters go to them alone, ``alias`` renames a single one."""
+        """Start nodes. ``own`` parameters go to these alone, ``alias`` renames a single one."""
         rules = [word for old, new in (remap or {}).items() for word in ('-r', f'{old}:={new}')]
         for executable in names:
-            module, _, _ = NODES[executable].partition(':')
             name = alias or executable
             running = name in self.processes and self.processes[name].poll() is None
-            assert not running, f'{name} is running'  # nobody would end it
+            assert not running, f'{name} is running'  # the handle of that process would be lost
             path = self.folder / f'{name}.yaml'
             values = {**self.parameters, **own}
-            if executable == 'robot_sim' and self._plays_a_robot(values):
+            if executable == 'robot_sim' and self._is_real_time(values):
                 values.setdefault('publish_clock', False)
             path.write_text(yaml.safe_dump({f'/**/{name}': {'ros__parameters': values}}))
-            log = (self.folder / f'{name}.log').open('ab')
-            self.processes[name] = subprocess.Popen(
-                [
-                    *(sys.executable, '-m', module, '--ros-args'),
-                    *('-r', f'__node:={name}', '--params-file', str(path), *rules),
-                ],
-                env=self.environment,
-                stdout=log,
-                stderr=log,
+            self.processes[name] = _server().start(
+                NODES[executable],
+                ['--ros-args', '-r', f'__node:={name}', '--params-file', str(path), *rules],
+                self.environment,
+                self.folder / f'{name}.log',
             )
 
-    def _plays_a_robot(self, values: dict[str, Any]) -> bool:
-        """Whether the others go by the system's clock, so that the robot's stamps must, too."""
+    def _is_real_time(self, values: dict[str, Any]) -> bool:
+        """Whether the other nodes use the system clock, so that the robot must use it, too."""
         realtime = values.get('mode') == 'realtime' and 'real_time_factor' not in values
         return realtime and not self.parameters.get('use_sim_time')
 
     def kill(self, name: str, how: int = signal.SIGKILL) -> int:
-        """Kill a node's process for real; its exit code."""
+        """Send a signal to a node's process and wait for its end; its exit code."""
         process = self.processes.pop(name)
         process.send_signal(how)
         code = process.wait(15)
@@ -126,8 +125,11 @@ class Graph:
         while time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.05)
 
-    def wait_for(self, what: str, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-        """Spin until the condition holds; on time-out the logs are in the message."""
+    def wait_for(self, what: str, condition: Callable[[], Any], timeout: float = TIMEOUT) -> Any:
+        """Spin until the condition holds; its value.
+
+        :raises AssertionError: time-out, or a node has failed; the message has statuses and logs.
+        """
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.05)
@@ -140,7 +142,7 @@ class Graph:
         raise AssertionError(f'{what}: not within {timeout:g} s; {self.statuses}; {self.logs()}')
 
     def value(self, node: str, key: str, default: float = -1.0) -> float:
-        """Number that a node last published in /diagnostics."""
+        """A number from the latest diagnostics of a node."""
         return float(self.statuses.get(node, {}).get(key, default))
 
     def gave_up(self) -> bool:
@@ -164,7 +166,7 @@ class Graph:
         return future.result()
 
     def change(self, transition: str) -> bool:
-        """Ask the controller for a lifecycle transition, like ``activate``; whether it agreed."""
+        """Request a lifecycle transition of the controller, like ``activate``; its success."""
         client = self.node.create_client(ChangeState, 'policy_controller/change_state')
         assert client.wait_for_service(timeout_sec=30.0)
         number = getattr(Transition, f'TRANSITION_{transition.upper()}')
@@ -195,25 +197,18 @@ def small_agent(folder: Path, **changes: Any) -> str:
 
 
 def demonstrate(task: Task, folder: Path) -> None:
-    """A drive through the task's world, judged a success, as demonstrations."""
+    """Write a demonstration: a drive through the task's world, marked as a success."""
     world = load_world(task.config, seed=0)
     order = [world.state_names.index(name) for name in task.robot.state_names]
     commands = np.tile(task.command(np.full(task.action_dim, 0.3)), (30, 1))
     states = np.array([world.reset(), *(world.step(command) for command in commands)])
     stamps = np.arange(31) / task.robot.control_rate
     folder.mkdir(parents=True)
-    shown = episode(task, states[:, order], commands, stamps, 'forward', verdict=SUCCEEDED)
-    save_episode(folder, shown, task)
-
-
-def spooled(folder: Path, task: Task) -> np.ndarray:
-    """Rows that a controller without a learner has left in the run folder; of one segment."""
-    (path,) = (folder / 'run' / 'spool').iterdir()
-    _, *rows = read_records(path)
-    return np.frombuffer(b''.join(rows), row_dtype(task))
+    recorded = episode(task, states[:, order], commands, stamps, 'forward', verdict=SUCCEEDED)
+    save_episode(folder, recorded, task)
 
 
 def stolen_seconds() -> float:
-    """Seconds of processor that the host has given to other machines (``steal``, proc(5))."""
+    """Processor seconds that the host has given to other machines (``steal``, proc(5))."""
     ticks = Path('/proc/stat').read_text().split('\n', 1)[0].split()
     return int(ticks[8]) / os.sysconf('SC_CLK_TCK')

@@ -1,4 +1,4 @@
-"""Hours of practice in real time over a bad line, with a learner that is killed now and then."""
+"""Hours of practice in real time over a lossy link, with a learner that is killed now and then."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from graph import Graph
-
 from mbarl_ros.task import Task
+from support.graph import Graph
 
 BYTES = 'std_msgs/msg/UInt8MultiArray'
-# Who hears what over the line: everything by which the nodes control, learn and acknowledge.
-LINE = {
+# Topics that go over the link: all that control, learning and acknowledgement need.
+LINK = {
     'safety_gate/executed': 'sensor_msgs/msg/JointState',
     'safety_gate/state': 'std_msgs/msg/String',
     'policy_controller/command': 'sensor_msgs/msg/JointState',
@@ -28,15 +27,17 @@ LINE = {
     'state_classifier/classifier': BYTES,
 }
 _SAMPLE = 5.0  # s
-WORLD_PRIORITY = 45  # before the gate's 40
+WORLD_PRIORITY = 45  # above the gate's 40
 
 
 @dataclass(frozen=True)
 class Soak:
-    """What hours did: ``stuck``: longest time (s) without a new transition; ``growth``: of each
-    process' memory from the second quarter of the time to the last, as a share; ``unacknowledged``:
-    transitions that the learner did not have at the end; ``success``: share of the forward attempts
-    in the first and in the last quarter that succeeded.
+    """Result of a soak.
+
+    ``stuck``: longest time (s) without a new transition. ``growth``: relative growth of each
+    process's memory from the second quarter of the time to the last. ``unacknowledged``:
+    transitions that the learner did not have at the end. ``success``: success rate of the forward
+    attempts in the first and in the last quarter.
     """
 
     seconds: float
@@ -65,13 +66,16 @@ def soak(
     delay: float = 0.2,
     seed: int = 0,
 ) -> Soak:
-    """Practise; ``loss`` of all messages get lost, ``stall`` of them are ``delay`` s late."""
+    """Practise while a share ``loss`` of all messages is lost and ``stall`` is ``delay`` s late."""
     robot = Task.load(task).robot
-    topics = dict(LINE)
+    topics = dict(LINK)
     topics |= {topic.topic: topic.type for topic in (*robot.state, *robot.command)}
     remap = {topic: f'lossy/{topic}' for topic in topics}
     trouble = {'topics': topics, 'loss': loss, 'stall': stall, 'delay': delay, 'seed': seed}
-    own = {name: {topic: remap[topic] for topic in heard} for name, heard in _hears(robot).items()}
+    own = {
+        name: {topic: remap[topic] for topic in topics}
+        for name, topics in _subscriptions(robot).items()
+    }
     with Graph(folder, task=task, agent=agent, mode='realtime', seed=seed) as graph:
         script = Path(__file__).with_name('lossy_link.py')
         with (folder / 'lossy_link.log').open('ab') as log:
@@ -83,7 +87,7 @@ def soak(
             )
         graph.start('robot_sim', remap=own['robot_sim'], publish_clock=False)
         for name in ('lossy_link', 'robot_sim'):
-            _does_not_wait(graph.processes[name])
+            _run_in_real_time(graph.processes[name])
         for name in ('safety_gate', 'policy_controller', 'learner', 'state_classifier'):
             graph.start(name, remap=own[name])
         graph.wait_for(
@@ -93,13 +97,13 @@ def soak(
         return _watch(graph, seconds, kill_every, own['learner'])
 
 
-def _does_not_wait(process: subprocess.Popen) -> None:
-    """A robot and its line take no notice of who else wants a processor of this machine."""
-    with contextlib.suppress(PermissionError):  # else they do
+def _run_in_real_time(process: subprocess.Popen) -> None:
+    """Keep the robot and the link independent of the load of this machine."""
+    with contextlib.suppress(PermissionError):  # then they depend on it
         os.sched_setscheduler(process.pid, os.SCHED_FIFO, os.sched_param(WORLD_PRIORITY))
 
 
-def _hears(robot) -> dict[str, tuple[str, ...]]:
+def _subscriptions(robot) -> dict[str, tuple[str, ...]]:
     state = tuple(topic.topic for topic in robot.state)
     return {
         'robot_sim': tuple(topic.topic for topic in robot.command),
@@ -144,7 +148,7 @@ def _watch(graph: Graph, seconds: float, kill_every: float, remap: dict[str, str
             graph.start('learner', remap=remap)
             due, kills = due + kill_every, kills + 1
     graph.kill('robot_sim')
-    graph.spin(2.0)  # diagnostics come once a second: none from before its end
+    graph.spin(2.0)  # longer than the diagnostics period: none from before its end counts
     graph.wait_for(
         'acknowledgement',
         lambda: graph.value('policy_controller', 'unacknowledged') == 0,
@@ -178,7 +182,7 @@ def _resident_mb(pid: int) -> float:
 
 
 def _growth(values: list[tuple[float, float]], seconds: float) -> float:
-    """Of the largest size, because a learner that was just started is small."""
+    """Growth of the largest size, because a learner that was just restarted is small."""
     early = [size for at, size in values if seconds / 4 <= at < seconds / 2]
     late = [size for at, size in values if at >= 0.75 * seconds]
     return max(late) / max(early) - 1.0

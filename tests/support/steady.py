@@ -14,13 +14,13 @@ from typing import Any
 
 import yaml
 from geometry_msgs.msg import Twist
-from graph import Graph, stolen_seconds
 from nav_msgs.msg import Odometry
 
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.task import Task
+from support.graph import Graph, stolen_seconds
 
-_WINDOW = 10.0  # s; diagnostics speak of the last ten seconds
+_WINDOW = 10.0  # s; the diagnostics cover the last ten seconds
 BARE = """
 import json, sys, time
 import rclpy
@@ -30,20 +30,21 @@ timing = LoopTiming(1.0 / rate)
 rclpy.init()
 node = rclpy.create_node('bare')
 node.create_timer(1.0 / rate, lambda: timing.tick(time.monotonic()))
-def say():
+def report():
     print(json.dumps({'at': time.monotonic(), **timing.values()}), flush=True)
-node.create_timer(0.5, say)
+node.create_timer(0.5, report)
 rclpy.spin(node)
 """
 
 
 @dataclass(frozen=True)
 class Steadiness:
-    """Each ten seconds of a run: the 99th percentile of deviations from the period, in ms, of the
-    controller's loop and of a bare timer's, and the processor's seconds that the host gave to other
-    machines, and stops by the gate because commands or, of the base that this process plays, states
-    were away too long; periods missed in the whole run, updates of the learner and its share of a
-    core.
+    """Steadiness of the control loop beside that of a bare rclpy timer.
+
+    Lists have an entry for each ten seconds: the 99th percentile of the period error (ms) of the
+    loop and of the bare timer, processor seconds that the host gave to other machines, and stops of
+    the gate for stale commands and stale states. The rest is of the whole run: missed periods,
+    updates of the learner and its share of a core.
     """
 
     rate: float
@@ -60,26 +61,26 @@ class Steadiness:
 
 
 class Base:
-    """A base that does what it is told, at any rate: where nobody learns, physics do not matter."""
+    """A base without physics, at any control rate: it moves exactly at the commanded velocity."""
 
     def __init__(self, graph: Graph, rate: float) -> None:
         self._node, self._moved_at = graph.node, time.monotonic()
         self._message = Odometry()
         self._publisher = graph.node.create_publisher(Odometry, 'odom', 10)
         graph.node.create_subscription(Twist, 'cmd_vel', self._obey, 10)
-        graph.node.create_timer(1.0 / rate, self._say)
+        graph.node.create_timer(1.0 / rate, self._publish)
 
     def _obey(self, message: Twist) -> None:
         self._move()
         self._message.twist.twist.linear = message.linear
 
-    def _say(self) -> None:
+    def _publish(self) -> None:
         self._move()
         self._message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(self._message)
 
     def _move(self) -> None:
-        """It has gone on at its velocity, also where this process was held up."""
+        """Move on at the velocity, also over the time in which this process stalled."""
         now = time.monotonic()
         passed, self._moved_at = now - self._moved_at, now
         position, velocity = self._message.pose.pose.position, self._message.twist.twist.linear
@@ -96,31 +97,31 @@ def measure(folder: Path, rate: float, seconds: float) -> Steadiness:
     with Graph(folder, agent=agent, mode='realtime', **parameters) as graph:
         Base(graph, rate)
         graph.start('safety_gate', 'policy_controller')
-        # The demonstrations are of 10 Hz, which only who reads them needs to know.
+        # Only these read the demonstrations, whose rate is 10 Hz.
         graph.start('learner', 'state_classifier', robot='pointmass')
         graph.wait_for('training', lambda: graph.value('learner', 'updates') > 0, 120)
         command = [sys.executable, '-c', BARE, str(rate)]
-        output = folder / 'bare.jsonl'  # a pipe would fill up
+        output = folder / 'bare.jsonl'  # a full pipe would block it
         with (
             output.open('w') as file,
             subprocess.Popen(command, env=graph.environment, stdout=file) as bare,
         ):
-            graph.spin(5.0)  # until that runs; the base needs to be served
+            graph.spin(5.0)  # until it runs; keeps the base alive
             ends, ours = _watch(graph, seconds)
             bare.kill()
         lines = [json.loads(line) for line in output.read_text().splitlines()]
-    said = [[line for line in lines if line['at'] <= end][-1] for end in ends]
+    reported = [[line for line in lines if line['at'] <= end][-1] for end in ends]
     return Steadiness(
         rate=rate,
         seconds=seconds,
-        bare_p99_ms=[float(line['period_error_p99_ms']) for line in said],
+        bare_p99_ms=[float(line['period_error_p99_ms']) for line in reported],
         bare_missed_periods=int(lines[-1]['missed_periods']),
         **ours,
     )
 
 
 def _tireless_agent(folder: Path, rate: float) -> str:
-    """The preset of the README with more updates than a core can do: the learner never rests."""
+    """The preset ``mbarl`` with more updates than a core can do: the learner never idles."""
     preset = load_agent('mbarl').model_dump(mode='json', exclude_defaults=True)
     path = folder / 'tireless.yaml'
     path.write_text(yaml.safe_dump({**preset, 'updates_per_step': 500.0 / rate}))
@@ -128,7 +129,7 @@ def _tireless_agent(folder: Path, rate: float) -> str:
 
 
 def _watch(graph: Graph, seconds: float) -> tuple[list[float], dict[str, Any]]:
-    """Ends of the windows on the steady clock, and what was seen in them."""
+    """Ends of the windows on the steady clock, and the measurements in them."""
     first = dict(graph.statuses['policy_controller'])
     updates = graph.value('learner', 'updates')
     used, began = _processor(graph), time.monotonic()
@@ -154,13 +155,13 @@ def _watch(graph: Graph, seconds: float) -> tuple[list[float], dict[str, Any]]:
 
 
 def _stops(graph: Graph) -> tuple[int, int]:
-    """Commands and states that the gate has found stale so far."""
-    said = graph.statuses['safety_gate']
-    return int(said.get('stale command', 0)), int(said.get('stale state', 0))
+    """Stops of the gate so far for stale commands and for stale states."""
+    counts = graph.statuses['safety_gate']
+    return int(counts.get('stale command', 0)), int(counts.get('stale state', 0))
 
 
 def _processor(graph: Graph) -> float:
-    """Seconds of processor that the learner has had."""
+    """Processor seconds that the learner has used."""
     stat = Path(f'/proc/{graph.processes["learner"].pid}/stat').read_text()
     user, system = stat.rsplit(')', 1)[1].split()[11:13]
     return (int(user) + int(system)) / os.sysconf('SC_CLK_TCK')

@@ -1,4 +1,4 @@
-"""A robot that checks whatever the gate sends, by its own arithmetic, and commands to fuzz it."""
+"""A robot that checks what the gate sends, by its own arithmetic, and commands to fuzz the gate."""
 
 from __future__ import annotations
 
@@ -42,46 +42,46 @@ teleop_timeout: 0.3
 """)
 ROBOT = RobotConfig(**PROFILE)
 LOW, HIGH = (-1.0, -0.5, -1.0, -0.2), (1.0, 1.0, 1.2, 0.2)  # the arm's by the workspace
-RATE, RATE_CHANGE, LEAD = (4.0, 8.0, 0.8), (80.0, None, 6.0), 0.2
+RATE, RATE_CHANGE, TRACKING_ERROR = (4.0, 8.0, 0.8), (80.0, None, 6.0), 0.2
 BOX = ((-1.0, 1.0), (-2.0, 0.5))
 PERIOD, TIMEOUT = 0.05, 0.3
 ROUNDING = 1e-8
 
 
 class RobotSide:
-    """Obeys at once, as no real robot does, and counts what breaks a limit.
+    """Executes commands at once, as no real robot does, and counts violations of limits.
 
-    A change faster than ``rate`` is right only in a stop: no velocity, gripper as it was, arm
-    where it is measured, if that is within the lead, or was not measured for a while.
+    A change faster than ``rate`` is allowed in a stop only: zero velocity, gripper unchanged, arm
+    at its measured position, if that is within the tracking error or was not measured for a while.
     """
 
     def __init__(self, jitter: float = 0.0, delay: float = 0.0) -> None:
-        """``jitter``: s by which times of messages may be wrong; ``delay``: that they may take."""
+        """``jitter``: error of message times (s); ``delay``: longest transmission time (s)."""
         self.jitter, self.delay = jitter, delay
         self.position = [0.0, 0.0]
-        self.arm = self.said = 0.3
+        self.arm = self.reported = 0.3
         self.was_silent = True
         self.command: list[float] | None = None
-        self.time = self.spoke = 0.0
+        self.time = self.reported_at = 0.0
         self.slopes = [0.0] * 3
         self.violations: Counter[str] = Counter()
         self.messages = self.stops = 0
 
     def state(self, now: float, lie: float = 0.0) -> list[float]:
-        """What it measures, said at ``now``; of the arm it is wrong by ``lie``."""
-        if now - self.spoke > TIMEOUT - self.delay - self.jitter:
+        """The measured state, reported at ``now``; the arm's position is wrong by ``lie``."""
+        if now - self.reported_at > TIMEOUT - self.delay - self.jitter:
             self.was_silent = True
         if self.was_silent:
-            lie = 0.0  # whatever it says now must be believed
-        self.spoke, self.said = now, self.arm + lie
-        return [*self.position, self.said, 1.0]
+            lie = 0.0  # the gate must believe the first report
+        self.reported_at, self.reported = now, self.arm + lie
+        return [*self.position, self.reported, 1.0]
 
     def push(self, distance: float) -> None:
         """Somebody pushes the arm."""
         self.arm = min(max(self.arm + distance, -1.0), 1.2)
 
     def advance(self, seconds: float) -> None:
-        """Drive on with the command in force."""
+        """Move on with the current command."""
         if self.command is None:
             return
         for i in range(2):
@@ -91,7 +91,7 @@ class RobotSide:
         self.arm += math.copysign(min(abs(gap) * 0.5, 1.0 * seconds), gap)
 
     def receive(self, values: list[float], now: float, stop: bool | None = None) -> None:
-        """Check a message, then obey it; None: whether it is a stop is to be seen from it."""
+        """Check a message, then execute it. ``stop=None``: infer from it whether it is a stop."""
         self.messages += 1
         if len(values) != 4 or not all(map(math.isfinite, values)):
             self.violations['malformed'] += 1
@@ -99,26 +99,36 @@ class RobotSide:
         before = self.command if self.command is not None else [0.0, 0.0, self.arm, 0.0]
         for i in (0, 1, 3):
             self._check(f'bounds {i}', LOW[i], values[i], HIGH[i])
-        # What stands outside, because it was measured there, comes back in.
-        outside = (before[2], self.said)
+        # A position outside, because it was measured there, comes back in.
+        outside = (before[2], self.reported)
         self._check('bounds 2', min(LOW[2], *outside), values[2], max(HIGH[2], *outside))
-        for i in range(2):  # where it is, if nobody speaks again until the time-out
+        for i in range(2):  # its position if nothing is received until the time-out
             ahead = self.position[i] + values[i] * TIMEOUT
             self._check(f'ahead {i}', BOX[i][0], ahead, BOX[i][1], self.delay)
-        looks_so = values[0] == values[1] == 0.0 and values[3] == before[3]
-        if stop and not looks_so:
+        looks_like_stop = values[0] == values[1] == 0.0 and values[3] == before[3]
+        if stop and not looks_like_stop:
             self.violations['stop'] += 1
-        stop = looks_so if stop is None else stop
+        stop = looks_like_stop if stop is None else stop
         self.stops += stop
         if not stop:
-            self._check('blind', -math.inf, now - self.spoke, TIMEOUT, self.delay)
-        led = abs(values[2] - self.said) <= LEAD + self.delay + ROUNDING
+            self._check('blind', -math.inf, now - self.reported_at, TIMEOUT, self.delay)
+        within = abs(values[2] - self.reported) <= TRACKING_ERROR + self.delay + ROUNDING
         if not stop:
-            # It moves towards what it is told, also between what it says and what it hears.
-            low, high = sorted((self.said, self.arm)) if self.delay else (self.said, self.said)
-            self._check('tracking_error', low - LEAD, values[2], high + LEAD, self.delay)
-        elif not (led and self.was_silent):
-            self._check('thrown', before[2] - LEAD, values[2], before[2] + LEAD, self.delay)
+            # It moves towards its command also between a report and the next command.
+            low, high = (
+                sorted((self.reported, self.arm)) if self.delay else (self.reported, self.reported)
+            )
+            self._check(
+                'tracking_error', low - TRACKING_ERROR, values[2], high + TRACKING_ERROR, self.delay
+            )
+        elif not (within and self.was_silent):
+            self._check(
+                'thrown',
+                before[2] - TRACKING_ERROR,
+                values[2],
+                before[2] + TRACKING_ERROR,
+                self.delay,
+            )
         self.was_silent = False
         elapsed = now - self.time if self.command is not None else PERIOD
         paused, elapsed = elapsed > 2 * PERIOD, min(elapsed, 2 * PERIOD)
@@ -131,11 +141,11 @@ class RobotSide:
         self.slopes[i] = 0.0 if stop else step / elapsed if elapsed else before
         if stop:
             return
-        granted = RATE[i] * (elapsed + self.jitter)
-        self._check(f'rate {i}', -granted, step, granted)
+        allowed = RATE[i] * (elapsed + self.jitter)
+        self._check(f'rate {i}', -allowed, step, allowed)
         if RATE_CHANGE[i] and elapsed and not self.jitter:
-            granted = RATE_CHANGE[i] * elapsed + 1e-6 + ROUNDING / elapsed
-            self._check(f'rate change {i}', -granted, self.slopes[i] - before, granted)
+            allowed = RATE_CHANGE[i] * elapsed + 1e-6 + ROUNDING / elapsed
+            self._check(f'rate change {i}', -allowed, self.slopes[i] - before, allowed)
 
     def _check(self, what: str, low: float, value: float, high: float, slack: float = 0.0) -> None:
         if not low - ROUNDING - slack <= value <= high + ROUNDING + slack:
@@ -143,24 +153,24 @@ class RobotSide:
 
 
 class Fuzz:
-    """Commands of a hostile, broken or merely learning source."""
+    """Commands of a hostile, a broken or a learning source."""
 
     KINDS = ('wild', 'wild', 'wander', 'wander', 'wander', 'oscillate', 'huge', 'bad', 'size')
 
     def __init__(self, chance: random.Random) -> None:
         """``chance``: a seeded stream."""
         self.random = chance
-        self._kind, self._left = 'wander', 0
+        self._kind, self._remaining = 'wander', 0
         self._wander = [0.0, 0.0, 0.0, 0.0]
         self._sign = 1.0
 
     def command(self) -> list[float]:
-        """The next command; kinds come in runs, so that a good one can get somewhere."""
+        """The next command. Kinds come in runs, so that good commands can move the robot."""
         chance = self.random
-        if self._left <= 0:
+        if self._remaining <= 0:
             self._kind = chance.choice(self.KINDS)
-            self._left = chance.randint(1, 9 if self._kind in ('bad', 'size') else 200)
-        self._left -= 1
+            self._remaining = chance.randint(1, 9 if self._kind in ('bad', 'size') else 200)
+        self._remaining -= 1
         kind = self._kind
         if kind == 'wander':
             if chance.random() < 0.05:
@@ -227,7 +237,7 @@ class Fuzzed:
                     self.robot.push(self.chance.uniform(-0.4, 0.4))
                 lie = self.chance.uniform(-3.0, 3.0) if self.chance.random() < 0.002 else 0.0
                 state = self.robot.state(self.now, lie)
-                self.gate.observe(state, self.now, stamp=int(self.now * 1e9))
+                self.gate.receive_state(state, self.now, stamp=int(self.now * 1e9))
             self._deliver(self.gate.tick(self.now))
         self._advance(end)
 
@@ -238,10 +248,3 @@ class Fuzzed:
     def _deliver(self, decision) -> None:
         if decision is not None:
             self.robot.receive(decision.values.tolist(), self.now, decision.source == 'stop')
-
-
-if __name__ == '__main__':
-    fuzzed = Fuzzed(seed=1)
-    fuzzed.run(1_000_000)
-    print(dict(fuzzed.robot.violations), fuzzed.robot.messages, dict(fuzzed.gate.counts))
-    raise SystemExit(bool(fuzzed.robot.violations))

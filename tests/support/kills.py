@@ -1,4 +1,4 @@
-"""Nodes killed at random while a simulated robot learns, against the simulator's own log."""
+"""Kills nodes at random while a robot learns; compares the data with the simulator's own log."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from graph import LEARNING, Graph, small_agent
 
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage.record_log import read_records
 from mbarl_ros.storage.run_files import TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
-from mbarl_ros.storage.transitions import from_log, open_record, row_dtype
+from mbarl_ros.storage.transitions import row_dtype, unpack_log_record, unpack_log_rows
 from mbarl_ros.task import Task
+from support.graph import LEARNING, Graph, small_agent
 
-_AT_WORK = 20  # steps after which a node that was started again is surely at work
-_LATEST = 1.5  # seconds from then to its death, at most
+_WORKING_AFTER = 20  # steps after which a restarted node is surely working
+_MAX_DELAY = 1.5  # s from then to its kill
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was left after the kills.
+    """The data after the kills.
 
-    ``executed`` and ``stored``: steps by the simulator's log and by the learner's; ``missing``: in
-    the first, not in the second; ``unexplained``: those of them that were not a controller's last;
-    ``doubled``: surplus rows of the second; ``wrong``: rows that differ from what really happened.
+    ``executed``: steps in the simulator's log. ``stored``: rows in the learner's log. ``missing``:
+    executed steps that are not stored. ``unexplained``: missing steps that were not the last of a
+    controller. ``doubled``: rows stored more than once. ``wrong``: rows that differ from the
+    executed step.
     """
 
     kills: Mapping[str, int]
@@ -41,18 +42,18 @@ class Outcome:
     wrong: int
     steps_trained: int
     updates: int
-    fell_back: int  # times that a checkpoint was found damaged at a restart
+    fell_back: int  # restarts that found a damaged checkpoint
     seconds: float
 
 
 def practise_and_kill(folder: Path, kills: Mapping[str, int], seed: int) -> Outcome:
     """Kill each named node (``learner``, ``policy_controller``) so often, at random moments.
 
-    Each is started again at once, as a supervisor does it. At the end the learner must have
-    trained on everything.
+    Each is restarted at once, as a supervisor does it. At the end the learner must have trained
+    on everything.
 
-    A step of which a killed controller had not yet heard the outcome is no transition, and there
-    is at most one for each of its deaths, and one when the robot is taken away at the end.
+    A step whose outcome a killed controller had not yet received is no transition. There is at
+    most one for each of its kills, and one more when the simulator is stopped at the end.
     """
     rng = np.random.default_rng(seed)
     agent = small_agent(folder)
@@ -67,7 +68,7 @@ def practise_and_kill(folder: Path, kills: Mapping[str, int], seed: int) -> Outc
             'learning to go on', lambda: graph.value('learner', 'environment_steps') >= target, 120
         )
         assert graph.kill('robot_sim', 2) == 0
-        graph.spin(2.0)  # diagnostics come once a second: none from before its end
+        graph.spin(2.0)  # longer than the diagnostics period: none from before its end counts
         graph.wait_for(
             'acknowledgement of all',
             lambda: graph.value('policy_controller', 'unacknowledged') == 0,
@@ -79,19 +80,19 @@ def practise_and_kill(folder: Path, kills: Mapping[str, int], seed: int) -> Outc
 
 
 def _kill(graph: Graph, kills: Mapping[str, int], rng: np.random.Generator) -> None:
-    left, due, first = dict(kills), {}, {}
-    while any(left.values()):
+    remaining, due, first = dict(kills), {}, {}
+    while any(remaining.values()):
         graph.spin(0.02)
-        for name in [name for name in left if left[name]]:
+        for name in [name for name in remaining if remaining[name]]:
             steps = graph.value(name, 'environment_steps')
-            # Only who is at work can lose something.
-            working = steps > 0 and steps >= first.setdefault(name, steps) + _AT_WORK
+            # A node that does not work has nothing to lose.
+            working = steps > 0 and steps >= first.setdefault(name, steps) + _WORKING_AFTER
             if working and name not in due:
-                due[name] = time.monotonic() + rng.uniform(0.0, _LATEST)
+                due[name] = time.monotonic() + rng.uniform(0.0, _MAX_DELAY)
             if time.monotonic() >= due.get(name, np.inf):
                 graph.kill(name)
                 graph.start(name)
-                left[name] -= 1
+                remaining[name] -= 1
                 del due[name], first[name]
 
 
@@ -104,7 +105,7 @@ def _compare(folder: Path, agent: str, kills: Mapping[str, int], seconds: float)
     tracker = SequenceTracker()
     run = folder / 'run'
     spec = task.spec_hash(load_agent(agent))
-    rows = tracker.replay(run / TRANSITIONS_FILE, task, spec)
+    rows = tracker.load_log(run / TRANSITIONS_FILE, task, spec)
     steps = {}
     for line in (folder / 'steps.jsonl').read_text().splitlines():
         step = json.loads(line)
@@ -114,8 +115,8 @@ def _compare(folder: Path, agent: str, kills: Mapping[str, int], seconds: float)
     for row, stamp in enumerate(stamps):
         step = steps.get(stamp)
         wrong += step is None or not all(
-            np.allclose(found, told, atol=1e-6)
-            for found, told in (
+            np.allclose(stored, executed, atol=1e-6)
+            for stored, executed in (
                 (rows['observation'][row, : task.state_dim], step['state']),
                 (rows['next_observation'][row, : task.state_dim], step['next_state']),
                 (task.command(rows['action'][row]), step['command']),
@@ -123,18 +124,18 @@ def _compare(folder: Path, agent: str, kills: Mapping[str, int], seconds: float)
         )
     order, stored = [*sorted(steps), None], set(stamps)
     missing = [number for number, stamp in enumerate(order[:-1]) if stamp not in stored]
-    beginnings = {None}  # where a new controller went on, or the end
+    starts = {None}  # first steps of each controller, and the end
     for record in read_records(run / TRANSITIONS_FILE):
-        part, _, first = open_record(record, row_dtype(task), spec)
+        part, _, first = unpack_log_record(record, row_dtype(task), spec)
         if first == 0:
-            beginnings.add(round(from_log([part], task)['stamp'][0] * 1e9))
+            starts.add(round(unpack_log_rows([part], task)['stamp'][0] * 1e9))
     _, meta = checkpoint.load(run / 'checkpoint' / 'learner.safetensors', print)
     return Outcome(
         kills=kills,
         executed=len(steps),
         stored=len(stamps),
         missing=len(missing),
-        unexplained=sum(order[number + 1] not in beginnings for number in missing),
+        unexplained=sum(order[number + 1] not in starts for number in missing),
         doubled=len(stamps) - len(stored),
         wrong=wrong,
         steps_trained=meta['environment_steps'],

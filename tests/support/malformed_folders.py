@@ -7,12 +7,12 @@ from functools import partial
 
 import numpy as np
 import zstandard
-from malformed import FOLDERS, FRACTIONS, IMPORTS, cut, written
 from mcap.writer import CompressionType, Writer
 from safetensors.numpy import load, save
 
 from mbarl_ros.demos.imported import EPISODE_FILE
 from mbarl_ros.demos.metadata import METADATA_FILE
+from support.malformed import FOLDERS, FRACTIONS, IMPORTS, cut, written
 
 # --- imported demonstrations on disk ---------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""A person with a gamepad: publishes Joy at 20 Hz, as joy_node does, and looks at the robot."""
+"""A person with a gamepad: publishes Joy at 20 Hz, as joy_node does, and watches the robot."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from sensor_msgs.msg import Joy
@@ -15,8 +16,16 @@ from mbarl_sim.operators import operator_for
 RATE = 20.0  # Hz
 
 
+def joy(axes: Sequence[float] = (0.0, 0.0), **buttons: int) -> Joy:
+    """A message of a gamepad; ``b4=1``: its button 4 is pressed."""
+    message = Joy(axes=list(axes), buttons=[0] * 8)
+    for name, value in buttons.items():
+        message.buttons[int(name[1:])] = value
+    return message
+
+
 class Joystick:
-    """Drives by the profile's own mapping, read backwards; holds the dead-man switch."""
+    """Inverts the profile's mapping to drive; keeps the deadman switch pressed while it drives."""
 
     def __init__(self, graph, task, seed=0):
         self.graph, self.task = graph, task

@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from graph import Graph, demonstrate, small_agent, stolen_seconds
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
 from mbarl_ros.schema.load import load_robot
 from mbarl_ros.task import Task
+from support.graph import Graph, demonstrate, small_agent, stolen_seconds
 
-# A robot that reports at 20 Hz; what it does not say for so long (s) has stopped it.
+# A robot that reports at 20 Hz; s without a state after which the gate stops it.
 STATE_TIMEOUT = 0.075
 COMMANDS, STATES = 'forward_velocity_controller/commands', 'joint_states'
 
@@ -37,31 +38,31 @@ class Window:
 
 
 class Arm:
-    """An arm in real time behind the gate; the test hears what the arm hears."""
+    """An arm in real time behind the gate; the test receives what the arm receives."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.commands: list[tuple[float, bool]] = []  # when it came; whether anything moves
+        self.commands: list[tuple[float, bool]] = []  # time of receipt; whether anything moves
         self.last_state = -math.inf
         node = graph.node
-        node.create_subscription(Float64MultiArray, COMMANDS, self._hear, 100)
-        node.create_subscription(JointState, STATES, self._see, 10)
+        node.create_subscription(Float64MultiArray, COMMANDS, self._receive_command, 100)
+        node.create_subscription(JointState, STATES, self._receive_state, 10)
         self.button = node.create_publisher(Bool, 'safety_gate/estop', 10)
         self.stop = node.create_client(Trigger, 'safety_gate/stop')
         graph.start('robot_sim', publish_clock=False)
         graph.start('safety_gate')
 
-    def _hear(self, message: Float64MultiArray) -> None:
+    def _receive_command(self, message: Float64MultiArray) -> None:
         self.commands.append((time.monotonic(), any(message.data)))
 
-    def _see(self, _message: JointState) -> None:
+    def _receive_state(self, _message: JointState) -> None:
         self.last_state = time.monotonic()
 
-    def _is_seen(self) -> bool:
+    def _reports(self) -> bool:
         return time.monotonic() - self.last_state < STATE_TIMEOUT
 
     def _is_active(self) -> bool:
-        """A controller that waited too long for its robot has given up: as a person, activate."""
+        """Activate the controller again if it has given up: it waited too long for its robot."""
         if self.graph.gave_up():
             return self.graph.change('activate')
         return 'policy_controller' in self.graph.statuses
@@ -73,7 +74,7 @@ class Arm:
             'motion', lambda: self._is_active() and sum(moves for _, moves in self.commands) > 5
         )
         self.graph.spin(seconds)
-        self.graph.wait_for('motion', lambda: self.commands[-1][1] and self._is_seen())
+        self.graph.wait_for('motion', lambda: self.commands[-1][1] and self._reports())
 
     def stopped_after(self, start: float) -> float:
         """Seconds from ``start`` to the first stop after which nothing moved for a while."""
@@ -87,65 +88,76 @@ class Arm:
 def _kill_controller(arm: Arm) -> float:
     start = time.monotonic()
     arm.graph.kill('policy_controller')
-    after = arm.stopped_after(start)
-    arm.graph.start('policy_controller', policy='random')
-    return after
+    try:
+        return arm.stopped_after(start)
+    finally:
+        arm.graph.start('policy_controller', policy='random')
 
 
 def _kill_robot(arm: Arm) -> float:
     start = time.monotonic()
     arm.graph.kill('robot_sim')
-    after = arm.stopped_after(start)
-    arm.graph.start('robot_sim', publish_clock=False)
-    return after
+    try:
+        return arm.stopped_after(start)
+    finally:
+        arm.graph.start('robot_sim', publish_clock=False)
 
 
-def _silence_robot(arm: Arm) -> float:
+def _suspend_robot(arm: Arm) -> float:
     process = arm.graph.processes['robot_sim']
     process.send_signal(signal.SIGSTOP)
-    arm.graph.spin(0.01)  # what was under way
-    after = arm.stopped_after(arm.last_state)
-    process.send_signal(signal.SIGCONT)
-    return after
+    try:
+        arm.graph.spin(0.01)  # receive what was sent before
+        return arm.stopped_after(arm.last_state)
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
-def _press(arm: Arm) -> float:
+def _publish_estop(arm: Arm) -> float:
     start = time.monotonic()
     arm.button.publish(Bool(data=True))
-    after = arm.stopped_after(start)
-    arm.button.publish(Bool(data=False))
-    arm.graph.spin(0.1)
-    assert arm.graph.call('safety_gate/release').success
-    return after
+    try:
+        return arm.stopped_after(start)
+    finally:
+        arm.button.publish(Bool(data=False))
+        arm.graph.spin(0.1)
+        assert arm.graph.call('safety_gate/release').success
 
 
-def _call(arm: Arm) -> float:
+def _call_stop(arm: Arm) -> float:
     start = time.monotonic()
     arm.stop.call_async(Trigger.Request())
-    after = arm.stopped_after(start)
-    assert arm.graph.call('safety_gate/release').success
-    return after
+    try:
+        return arm.stopped_after(start)
+    finally:
+        assert arm.graph.call('safety_gate/release').success
 
 
 FAULTS: dict[str, Callable[[Arm], float]] = {
     'kill -9 of the controller': _kill_controller,
     'kill -9 of the robot driver': _kill_robot,
-    'last state message of a hanging driver': _silence_robot,
-    'e-stop by topic': _press,
-    'e-stop by service': _call,
+    'last state message of a hanging driver': _suspend_robot,
+    'e-stop by topic': _publish_estop,
+    'e-stop by service': _call_stop,
 }
 
 
-def measure(folder: Path, fault: str, trials: int, seed: int = 0) -> list[float]:
-    """Seconds from the fault to the stop at the robot, of each trial, at random moments."""
-    chance = np.random.default_rng(seed)
+@contextmanager
+def driven_arm(folder: Path) -> Iterator[Arm]:
+    """A simulated arm in real time that a random policy drives."""
     with Graph(folder, task='arm_velocity', robot=_quick(folder), mode='realtime') as graph:
         arm = Arm(graph)
         graph.start('policy_controller', policy='random')
-        after = []
-        for _ in range(trials):
-            arm.drive(chance.uniform(0.1, 0.2))
-            after.append(FAULTS[fault](arm))
+        yield arm
+
+
+def measure(arm: Arm, fault: str, trials: int, seed: int = 0) -> list[float]:
+    """Seconds from the fault to the stop at the robot, of each trial, at random moments."""
+    chance = np.random.default_rng(seed)
+    after = []
+    for _ in range(trials):
+        arm.drive(chance.uniform(0.1, 0.2))
+        after.append(FAULTS[fault](arm))
     return after
 
 
@@ -153,7 +165,7 @@ def kill_learner(folder: Path, trials: int, seed: int = 0) -> tuple[list[Window]
     """What the robot notices when the learner is killed, and as often when it is left alone.
 
     Each trial starts a learner and looks at it at work first, then at its death: what is the same
-    in both is the machine's.
+    in both is due to the machine.
     """
     chance = np.random.default_rng(seed)
     agent = small_agent(folder, backward='none', model=None)
@@ -189,7 +201,7 @@ def _watch(arm: Arm, fault: Callable[[], Any], delay: float) -> Window:
 
 
 def _missed(graph: Graph) -> int:
-    """Periods missed until now, by the next thing that the controller says."""
+    """Periods missed until now, from the controller's next diagnostics."""
     graph.statuses.pop('policy_controller', None)
     graph.wait_for('diagnostics', lambda: 'policy_controller' in graph.statuses)
     return int(graph.value('policy_controller', 'missed_periods', 0))

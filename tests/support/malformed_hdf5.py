@@ -7,7 +7,8 @@ import zlib
 
 import h5py
 import numpy as np
-from malformed import FRACTIONS, IMPORTS, cut, written
+
+from support.malformed import FRACTIONS, IMPORTS, cut, written
 
 # --- robomimic -------------------------------------------------------------------------------
 

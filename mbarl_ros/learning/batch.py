@@ -1,0 +1,42 @@
+"""The typed batch that policies and critics are trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch for each policy; a block of batches has a further leading axis.
+
+    Observations are normalised. Rows of demonstrations come first.
+
+    ``observation``, ``next_observation``: [policies, batch, observation_dim]
+    ``action``: [policies, batch, action_dim], in [-1, 1]
+    ``reward``: [policies, batch]
+    ``discount``: [policies, batch], 0 where the return ends
+    ``return_lower_bound``: [policies, batch], a return that was attained from there, else -inf
+    ``cloning_weight``: [policies, demonstrations], of behaviour cloning on the leading rows
+    """
+
+    observation: Tensor
+    action: Tensor
+    next_observation: Tensor
+    reward: Tensor
+    discount: Tensor
+    return_lower_bound: Tensor
+    cloning_weight: Tensor
+
+    def __getitem__(self, number: int) -> Batch:
+        """One batch of a block."""
+        return Batch(
+            observation=self.observation[number],
+            action=self.action[number],
+            next_observation=self.next_observation[number],
+            reward=self.reward[number],
+            discount=self.discount[number],
+            return_lower_bound=self.return_lower_bound[number],
+            cloning_weight=self.cloning_weight[number],
+        )

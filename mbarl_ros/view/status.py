@@ -1,0 +1,113 @@
+"""Formatting of a graph's status, for the terminal panel, the status line and the summary.
+
+The status of a graph is what its nodes reported last on /diagnostics, as the ``monitor`` node
+collects it. ROS-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mbarl_ros.view.plots import BARS
+
+GraphStatus = Mapping[str, Mapping[str, str]]
+"""Node name -> key -> text. A value that no node has reported yet is shown as ``-``."""
+
+MONITOR = 'monitor'
+_MODEL_ERROR = 'model/error/'
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run is; ``budget`` (environment steps) and ``target`` (rate) are 0 where unlimited."""
+
+    graph: str
+    task: str
+    agent: str
+    seed: int
+    run_dir: Path
+    budget: int = 0
+    target: float = 0.0
+
+
+def is_status(node: str, line: str) -> bool:
+    """Whether a line of a node's output is the graph's status as JSON, not text for people."""
+    return node == MONITOR and line.startswith('{')
+
+
+def value(status: GraphStatus, node: str, key: str, form: str = '') -> str:
+    """A reported value; numbers are formatted with ``form``; ``-`` if it is missing."""
+    text = status.get(node, {}).get(key, '')
+    parsed = number(text)
+    if parsed is None:
+        return text if text and text.lower() not in ('none', 'nan') else '-'
+    return format(parsed, form) if form else text
+
+
+def number(text: str) -> float | None:
+    """A reported text as a number; None if it is not one, or NaN."""
+    try:
+        parsed = float(text)
+    except ValueError:
+        return None
+    return parsed if parsed == parsed else None
+
+
+def duration(seconds: float | str | None) -> str:
+    """Seconds as ``2 h 03 min``, ``4 min 05 s`` or ``7 s``."""
+    parsed = number(str(seconds))
+    if parsed is None:
+        return '-'
+    whole = int(parsed)
+    if whole >= 3600:
+        return f'{whole // 3600} h {whole % 3600 // 60:02d} min'
+    if whole >= 60:
+        return f'{whole // 60} min {whole % 60:02d} s'
+    return f'{whole} s'
+
+
+def sparkline(rates: list[float]) -> str:
+    """Success rates in [0, 1] as a row of bars."""
+    return ''.join(BARS[round(min(max(rate, 0.0), 1.0) * (len(BARS) - 1))] for rate in rates)
+
+
+def problems(status: GraphStatus) -> list[str]:
+    """One sentence for each node that reports a warning or an error."""
+    return [
+        f'{node}: {entry.get("message") or "warning"}'
+        for node, entry in sorted(status.items())
+        if entry.get('level', '0') not in ('0', '')
+    ]
+
+
+def model_error(status: GraphStatus) -> str:
+    """Largest held-out error of an entry of the dynamics model, and the name of that entry."""
+    errors = {
+        key.removeprefix(_MODEL_ERROR): parsed
+        for key, text in status.get('learner', {}).items()
+        if key.startswith(_MODEL_ERROR) and (parsed := number(text)) is not None
+    }
+    if not errors:
+        return '-'
+    worst = max(errors, key=lambda name: errors[name])
+    return f'{errors[worst]:.2g} ({worst})'
+
+
+def status_line(status: GraphStatus) -> str:
+    """The progress of a run, and the problems of its nodes, as one line."""
+    parts = [
+        f'phase {value(status, "policy_controller", "phase")}',
+        f'steps {value(status, "policy_controller", "environment_steps", ",.0f")}',
+        f'robot {duration(value(status, "policy_controller", "robot_seconds"))}',
+        f'successes {value(status, "policy_controller", "successes", ".0f")}'
+        f'/{value(status, "policy_controller", "attempts", ".0f")}',
+        f'deployed {value(status, "policy_evaluator", "deployed_success", ".2f")}'
+        f' (clone {value(status, "policy_evaluator", "clone_success", ".2f")})',
+        f'updates/s {value(status, "learner", "updates_per_second", ".0f")}',
+        f'model error {model_error(status)}',
+        f'score {value(status, "state_classifier", "score", ".2f")}',
+        f'lag {value(status, "learner", "lag_steps", ".0f")}',
+    ]
+    return ' | '.join(parts + problems(status))

@@ -1,0 +1,1 @@
+"""Shared by the tests: graphs of real nodes, simulated robots and people, faults, bad files."""
