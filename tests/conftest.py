@@ -1,6 +1,6 @@
 """Sorts the tests by what they need of the machine, and repeats timing tests after host stalls.
 
-``graph`` marks each test of a module that starts nodes. Of these, ``together`` tests pass at any
+``graph`` marks each test of a module that starts nodes (that imports ``Graph`` or says so). Of these, ``together`` tests pass at any
 speed, ``paced`` tests mostly wait, and all others run ``alone``.
 
 A ``timing`` test asserts when something happens. If it fails and the host stalled the machine
@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Add the markers that follow from others."""
     for item in items:
-        if hasattr(item.module, 'Graph'):
+        if hasattr(item.module, 'Graph') or item.get_closest_marker('graph'):
             item.add_marker('graph')
             if not any(map(item.get_closest_marker, ('together', 'paced'))):
                 item.add_marker('alone')

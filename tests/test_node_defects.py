@@ -32,6 +32,7 @@ from mbarl_ros.storage.transitions import pack_log_record, select, stack
 from mbarl_ros.task import Task
 from mbarl_sim.robot_sim import RobotSim
 
+pytestmark = [pytest.mark.graph, pytest.mark.together]
 TASK = Task.load('pointmass')
 AGENT = load_agent('mbarl')
 

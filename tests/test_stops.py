@@ -8,6 +8,7 @@ from mbarl_ros.nodes.support.transport import without_shared_memory
 from mbarl_ros.schema.environment import DISCOVERY_RANGE
 from support.stops import FAULTS, driven_arm, kill_learner, measure
 
+pytestmark = pytest.mark.graph
 TRIALS = 5
 LIMIT = 0.1  # s
 

@@ -57,7 +57,7 @@ def _wait(descriptor: int, grace: float) -> None:
         return
     # This thread cannot run while another holds the interpreter, as a middleware does that hangs in
     # its shutdown. The timer of faulthandler is a C thread: it ends the process in any case.
-    faulthandler.dump_traceback_later(3 * grace, exit=True)
+    faulthandler.dump_traceback_later(3 * grace, file=2, exit=True)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         os.kill(os.getpid(), number)
         time.sleep(grace)

@@ -247,7 +247,7 @@ def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
         return node.exit_code
     finally:
         # Fast DDS may deadlock here, with the interpreter lock held, when other nodes end as well.
-        faulthandler.dump_traceback_later(_SHUTDOWN_TIMEOUT, exit=True)
+        faulthandler.dump_traceback_later(_SHUTDOWN_TIMEOUT, file=2, exit=True)
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
