@@ -1,7 +1,8 @@
 """Sorts the tests by what they need of the machine, and repeats timing tests after host stalls.
 
-``graph`` marks each test of a module that starts nodes (that imports ``Graph`` or says so). Of these, ``together`` tests pass at any
-speed, ``paced`` tests mostly wait, and all others run ``alone``.
+``graph`` marks each test of a module that starts nodes: it imports ``Graph`` or has the mark. Of
+these, ``together`` tests pass at any speed, ``paced`` tests mostly wait, and all others run
+``alone``.
 
 A ``timing`` test asserts when something happens. If it fails and the host stalled the machine
 meanwhile (:mod:`support.host_stalls`), it is repeated, up to five attempts in all; the report names

@@ -5,7 +5,7 @@ import pytest
 from support.graph import small_agent
 from support.soak import soak
 
-pytestmark = pytest.mark.together
+pytestmark = [pytest.mark.graph, pytest.mark.together]
 
 
 def test_practice_over_a_bad_line_goes_on_and_loses_nothing(tmp_path):
