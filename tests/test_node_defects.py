@@ -171,7 +171,7 @@ def test_the_learner_reports_while_the_training_thread_empties_its_inbox():
 
 
 @pytest.fixture
-def start(monkeypatch, capsys):
+def start(monkeypatch, capfd):
     """Starts a node whose constructor calls ``fail``; its exit code and standard error."""
     before = {name: signal.getsignal(name) for name in (SIGINT, SIGTERM, SIGHUP)}
     monkeypatch.setattr(runtime, 'without_shared_memory', lambda environ: {})
@@ -185,7 +185,7 @@ def start(monkeypatch, capsys):
 
         monkeypatch.setattr(os, '_exit', codes.append)
         runtime.main_exit(Failing)
-        return codes[-1], capsys.readouterr().err
+        return codes[-1], capfd.readouterr().err
 
     yield start
     for name, handler in before.items():
@@ -226,7 +226,7 @@ def test_a_mistake_of_the_user_is_one_sentence(start, fail):
     assert text.startswith('error: ') and 'Traceback' not in text
 
 
-def test_damaged_demonstrations_are_named_in_one_sentence(tmp_path, node, capsys):
+def test_damaged_demonstrations_are_named_in_one_sentence(tmp_path, node):
     folder = tmp_path / 'demos' / 'forward_000'
     folder.mkdir(parents=True)
     (folder / 'demonstration.json').write_text('{"task": ')
