@@ -90,6 +90,7 @@ def test_killed_and_run_again_alone_a_seed_gives_the_same(task, done, tmp_path):
     assert lines(tmp_path, 0) == lines(done, 0)
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again_and_other_settings_are_refused(task, done, capsys):
     words = command(task, done)[3:]
     before = {path: path.stat().st_mtime_ns for path in done.rglob('policy.safetensors')}

@@ -244,6 +244,7 @@ def test_backward_none_trains_a_single_policy() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('where', ['truncated', 'terminated'])
 def test_values_bootstrap_through_truncation_and_stop_at_success(where: str) -> None:
     """Two states: `near` leads to the goal, `far` leads to `near` and is cut off there."""

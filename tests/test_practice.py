@@ -82,6 +82,7 @@ def test_the_learner_sees_one_attempt_where_a_safety_stop_interrupts_it(agent):
     assert learner._replay.steps_to_end(np.arange(10)).tolist() == list(range(9, -1, -1))
 
 
+@pytest.mark.slow
 def test_a_backward_phase_prepares_for_the_goal_that_comes_next():
     task = Task.load('tabletop')
     practice = Practice(task, AGENT, seed=0)

@@ -288,6 +288,7 @@ def test_vaprls_goals_march_back_to_the_start_as_values_grow() -> None:
     assert (distances[0] > 2.0).all() and (distances[-1] < 0.2).all()
 
 
+@pytest.mark.slow
 def test_r3ls_bonus_falls_where_it_has_been_and_stays_elsewhere() -> None:
     task = TASKS['pointmass']
     novelty = objectives(task, preset('r3l'), demonstrations('pointmass'), 0)[BACKWARD]
@@ -324,6 +325,7 @@ def exploration_fed_with(center: tuple[float, float], width: float) -> tuple[Exp
     return made, metrics
 
 
+@pytest.mark.slow
 def test_exploration_is_rewarded_for_what_is_new() -> None:
     made, metrics = exploration_fed_with((-1.5, -1.5), 0.3)
     made.dual = 0.0

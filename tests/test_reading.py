@@ -491,6 +491,7 @@ def test_check_finishes_an_interrupted_recording_that_is_the_only_one(copies, tm
     assert 'forward_000: recovered' in out and '1 checked, 0 cannot be used' in out
 
 
+@pytest.mark.slow
 def test_show_draws_a_picture_and_lines(copies, tmp_path, capsys):
     picture = tmp_path / 'show.png'
     assert demos.main(['show', str(copies), '--output', str(picture)]) == 0
@@ -518,6 +519,7 @@ def test_mistakes_are_one_sentence(arguments, words, capsys):
     assert all(word in error for word in words)
 
 
+@pytest.mark.slow
 def test_a_replay_that_strays_is_reported_and_fails(tmp_path, capfd):
     task = Task.load('pointmass')
     shown = read_episode(SHIPPED / 'pointmass' / 'forward_000', task)

@@ -349,6 +349,7 @@ def test_two_commands_at_the_same_instant_are_finite_and_within_the_rate():
     assert np.isfinite(values).all() and values[1] == pytest.approx(0.4)
 
 
+@pytest.mark.slow
 def test_100000_fuzzed_commands_through_the_gates_logic_break_no_limit():
     """1,000,000 of them: python tests/faults.py fuzz."""
     fuzzed = Fuzzed(seed=0)

@@ -104,6 +104,7 @@ def test_velocity_follows_the_command_with_limited_acceleration_and_speed():
     assert np.abs(np.diff(fast[:, 0])).max() < 0.101
 
 
+@pytest.mark.slow
 def test_training_starts_in_the_corner_and_evaluation_covers_both_halves():
     world = PointMass(seed=0)
     starts = np.array([world.reset() for _ in range(50)])
