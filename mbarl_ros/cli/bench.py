@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from mbarl_ros.cli.run import run_command
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SUCCESS, EXIT_USAGE
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_SUCCESS
 from mbarl_ros.studies.bench import run_seeds
 from mbarl_ros.studies.seeds import SeedRun
 
@@ -27,24 +28,24 @@ are deterministic. At the end curves.png, table.md and table.json are written to
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; returns the exit code: 0 if all seeds finished."""
+    """Run the command; returns the exit code: 0 if no seed failed."""
     options = _parser().parse_args(arguments)
-    try:
-        if options.report:
-            if not _report(Path(options.report)):
-                raise ConfigError(f'{options.report}: no finished seed in this folder')
-            return EXIT_SUCCESS
-        failures = run_seeds(_runs(options), options.seeds, options.jobs or 0)
-        for failure in failures:
-            print(f'error: {failure}', file=sys.stderr)
-        _report(Path(options.out))
-        return EXIT_FAILURE if failures else EXIT_SUCCESS
-    except KeyboardInterrupt:
-        print('interrupted; the same command continues', file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (ConfigError, DemonstrationError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return EXIT_USAGE
+    interrupted = 'interrupted; the same command continues'
+    return run_command(
+        lambda: _bench(options), DemonstrationError, OSError, interrupted=interrupted
+    )
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.report:
+        if not _report(Path(options.report)):
+            raise ConfigError(f'{options.report}: no finished seed in this folder')
+        return EXIT_SUCCESS
+    failures = run_seeds(_runs(options), options.seeds, options.jobs or 0)
+    for failure in failures:
+        print(f'error: {failure}', file=sys.stderr)
+    _report(Path(options.out))
+    return EXIT_FAILURE if failures else EXIT_SUCCESS
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,12 +14,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mbarl_ros.cli.run import run_command
 from mbarl_ros.demos.episodes import SUCCEEDED, VERDICTS, Episode
 from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, task_and_robot
 from mbarl_ros.demos.reader import check_demonstration, read_episode
 from mbarl_ros.demos.recording import recover, unfinished
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE
 from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
 from mbarl_ros.storage.transitions import DIRECTIONS
 from mbarl_ros.task import Task
@@ -29,13 +30,7 @@ from mbarl_ros.view.plots import DemonstrationPlot
 def main(arguments: list[str]) -> int:
     """Run a sub-command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        return options.run(options)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except (ConfigError, DemonstrationError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return EXIT_USAGE
+    return run_command(lambda: options.run(options), DemonstrationError, OSError)
 
 
 def _parser() -> argparse.ArgumentParser:

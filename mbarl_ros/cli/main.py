@@ -48,16 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mbarl_ros.cli import robot
 
         return robot.main(arguments)
-    from mbarl_ros.schema.base import ConfigError
+    from mbarl_ros.cli.run import run_command
 
     options = _parser().parse_args(arguments)
-    try:
-        return options.run(options)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except ConfigError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return EXIT_USAGE
+    return run_command(lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
 from mbarl_ros.bringup.domain import enter_domain, running_domains
 from mbarl_ros.bringup.sros2 import sros2_policy
+from mbarl_ros.cli.run import run_command
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.environment import DISCOVERY_RANGE
-from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SUCCESS, EXIT_USAGE
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_SUCCESS
 from mbarl_ros.schema.findings import ERROR, WARNING, Finding
 from mbarl_ros.schema.load import load_robot
 from mbarl_ros.task import Task
@@ -21,13 +21,7 @@ from mbarl_ros.view.findings import print_findings, print_topics
 def main(arguments: list[str]) -> int:
     """Run ``robot`` or ``doctor``; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        return options.run(options)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except ConfigError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return EXIT_USAGE
+    return run_command(lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
