@@ -20,9 +20,9 @@ from mbarl_ros.control.policy import (
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning.exploration import FIRST_DUAL, Exploration
 from mbarl_ros.learning.learner import Learner
-from mbarl_ros.learning.objectives import demonstrated_states, objectives
+from mbarl_ros.learning.objectives import BACKWARD_OBJECTIVES, demonstrated_states, objectives
 from mbarl_ros.learning.replay import Replay
-from mbarl_ros.schema.agent import AgentConfig, SacConfig
+from mbarl_ros.schema.agent import OBJECTIVES, AgentConfig, SacConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import available, load_agent
 from mbarl_ros.storage.transitions import BACKWARD, EXPLORE, FORWARD, Transitions
@@ -123,6 +123,10 @@ def test_a_shared_policy_is_refused_where_no_goal_tells_it_the_way(name: str) ->
 def test_parts_that_do_not_fit_together_are_named(changes: dict, key: str) -> None:
     with pytest.raises(ValueError, match=key):
         AgentConfig(name='mixed', **changes)
+
+
+def test_each_backward_objective_of_the_schema_has_its_class() -> None:
+    assert BACKWARD_OBJECTIVES.keys() == OBJECTIVES.keys()
 
 
 def test_presets_differ_in_nothing_but_their_parts() -> None:
