@@ -4,8 +4,8 @@
     python benchmarks/learner.py [--rounds 20]
     python benchmarks/learner.py --gradients [--rounds 20]
 
-With ``--gradients`` the hand-written gradients of ``fast_mlp.py`` are compared with autograd over
-stacked products and with ``torch.vmap``; that needs no further package.
+With ``--gradients`` the critics' hand-written gradients are compared with those of autograd, over
+stacked products and over ``torch.vmap``; that needs no further package.
 
 Each side is a process of its own that does one block of work per request. The blocks alternate and
 each ratio is of two neighbours, since the speed of a shared machine varies. Seconds are processor
@@ -95,54 +95,29 @@ def ours(config: SacConfig, policies: tuple[str, ...] = ('forward',)) -> Callabl
     return work
 
 
-def layers(parameters: list[Tensor], x: Tensor, activation: str) -> Tensor:
-    """A plain MLP for autograd: of one network, or of a stack with a leading axis."""
-    for number in range(0, len(parameters), 2):
-        x = torch.matmul(x, parameters[number]) + parameters[number + 1]
-        if number < len(parameters) - 2:
-            x = functional.layer_norm(x, x.shape[-1:]) if activation == 'norm_relu' else x
-            x = functional.relu(x)
-    return x
+def plain_critic(x: Tensor, *parameters: Tensor) -> Tensor:
+    """A critic's network for autograd: of one critic, or of a stack with a leading axis."""
+    for number in range(0, len(parameters) - 2, 2):
+        if x.dim() == 2:
+            x = x @ parameters[number] + parameters[number + 1]
+        else:
+            x = torch.baddbmm(parameters[number + 1], x, parameters[number])
+        x = functional.relu(functional.layer_norm(x, x.shape[-1:]))
+    return x @ parameters[-2] + parameters[-1]
 
 
-def with_mlp(evaluate: Callable[[list[Tensor], Tensor, str], Tensor]) -> Callable[[int], None]:
-    """Our SAC with another implementation of its networks."""
+def with_critic(network: Callable[..., Tensor]) -> Callable[[int], None]:
+    """Our SAC with gradients of the critics by autograd."""
 
-    def mlp(parameters, inputs, activation='relu', extra=None):
-        x = inputs if extra is None else torch.cat([inputs, extra], -1)
+    def critic_mlp(parameters: list[Tensor], features: Tensor, action: Tensor) -> Tensor:
+        x = torch.cat([features, action], -1)
         copies = len(parameters[0]) // len(x)
         x = x[:, None].expand(-1, copies, -1, -1).flatten(0, 1)
-        return evaluate(list(parameters), x, activation)
+        return network(x, *parameters)
 
-    sac_module.mlp = mlp
+    sac_module.critic_mlp = critic_mlp
     sac_module.centre = lambda parameters: None  # its layer norm subtracts the mean
     return ours(SacConfig(), ('forward', 'backward'))
-
-
-def by_autograd() -> Callable[[int], None]:
-    """One ``baddbmm`` per layer."""
-
-    def stacked(parameters: list[Tensor], x: Tensor, activation: str) -> Tensor:
-        for number in range(0, len(parameters), 2):
-            x = torch.baddbmm(parameters[number + 1], x, parameters[number])
-            if number < len(parameters) - 2:
-                x = functional.layer_norm(x, x.shape[-1:]) if activation == 'norm_relu' else x
-                x = functional.relu(x)
-        return x
-
-    return with_mlp(stacked)
-
-
-def by_vmap() -> Callable[[int], None]:
-    """One network, mapped over the stack."""
-
-    def mapped(parameters: list[Tensor], x: Tensor, activation: str) -> Tensor:
-        def single(x: Tensor, *parameters: Tensor) -> Tensor:
-            return layers(list(parameters), x, activation)
-
-        return torch.vmap(single)(x, *parameters)
-
-    return with_mlp(mapped)
 
 
 def peer() -> Callable[[int], None]:
@@ -213,8 +188,8 @@ SIDES: dict[str, tuple[Callable[[], Callable[[int], None]], int]] = {
 }
 GRADIENT_SIDES: dict[str, tuple[Callable[[], Callable[[int], None]], int]] = {
     PRESET: SIDES[PRESET],
-    'autograd': (by_autograd, 100),
-    'vmap': (by_vmap, 100),
+    'autograd': (lambda: with_critic(plain_critic), 100),
+    'vmap': (lambda: with_critic(torch.vmap(plain_critic)), 100),
 }
 
 

@@ -13,10 +13,10 @@ from mbarl_ros.control.policy import Policy
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.batch import Batch
 from mbarl_ros.learning.classifier import MAX_REWARD, ClassifierTrainer, backward_reward, logits
+from mbarl_ros.learning.critic_mlp import centre, critic_mlp
 from mbarl_ros.learning.dynamics import Ensemble
-from mbarl_ros.learning.fast_mlp import Activation, centre
 from mbarl_ros.learning.imitation import clone
-from mbarl_ros.learning.networks import mlp, stacked_mlp
+from mbarl_ros.learning.networks import Activation, mlp, stacked_mlp
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.schema.agent import AgentConfig, ModelConfig, SacConfig
@@ -98,43 +98,53 @@ def test_a_reward_that_is_not_known_is_learned(sparse: bool) -> None:
     np.testing.assert_array_equal(again.step(state, action)[1], ensemble.step(state, action)[1])
 
 
-@pytest.mark.parametrize('activation', ['relu', 'norm_relu', 'silu'])
-@pytest.mark.parametrize('extra_entries', [0, 2])
-def test_the_hand_written_gradients_agree_with_autograd(
-    activation: Activation, extra_entries: int
-) -> None:
-    """Of outputs, parameters and both kinds of inputs, each group shared by two networks."""
-    generator = torch.Generator().manual_seed(0)
-    parameters = [
-        parameter.detach().double().requires_grad_()
-        for parameter in stacked_mlp(4, [5 + extra_entries, 16, 16, 3], generator)
-    ]
+def double(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [parameter.detach().double().requires_grad_() for parameter in parameters]
+
+
+@pytest.mark.parametrize('activation', ['relu', 'silu'])
+def test_a_stacked_network_is_that_of_torch_nn(activation: Activation) -> None:
+    parameters = double(stacked_mlp(2, [5, 16, 3], torch.Generator().manual_seed(0)))
+    inputs = torch.randn(2, 7, 5, dtype=torch.float64)
+    outputs = mlp(parameters, inputs, activation)
     with torch.no_grad():
-        centre(parameters)  # `norm_relu` relies on it
-    inputs = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64).requires_grad_()
-    extra = torch.randn(2, 7, extra_entries, generator=generator, dtype=torch.float64)
-    extra.requires_grad_()
-    wanted = [*parameters, inputs, *([extra] if extra_entries else [])]
+        torch.testing.assert_close(mlp(parameters, inputs, activation), outputs)
+    for index in range(2):
+        weights = [parameter[index] for parameter in parameters]
+        hidden = getattr(functional, activation)(inputs[index] @ weights[0] + weights[1])
+        torch.testing.assert_close(outputs[index], hidden @ weights[2] + weights[3])
 
-    x = torch.cat([inputs, extra], -1).repeat_interleave(2, 0)
-    for number in range(3):
-        x = torch.baddbmm(parameters[2 * number + 1], x, parameters[2 * number])
-        if number < 2:
-            normal = functional.layer_norm(x, x.shape[-1:]) if activation == 'norm_relu' else x
-            x = functional.silu(x) if activation == 'silu' else functional.relu(normal)
-    output = mlp(parameters, inputs, activation, extra if extra_entries else None)
-    torch.testing.assert_close(output, x)
-    direction = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    expected = torch.autograd.grad((x * direction).sum(), wanted)
-    gradients = torch.autograd.grad((output * direction).sum(), wanted)
-    torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-12)
 
-    # Where only the extra inputs need a gradient, as in the actor's loss, it is the same.
-    if extra_entries:
-        frozen = [parameter.detach() for parameter in parameters]
-        output = mlp(frozen, inputs.detach(), activation, extra)
-        (gradient,) = torch.autograd.grad((output * direction).sum(), extra)
-        torch.testing.assert_close(gradient, expected[-1], rtol=1e-9, atol=1e-12)
+def test_the_critics_hand_written_gradients_agree_with_autograd() -> None:
+    """Of parameters, features and action, where two critics share each group of inputs."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = double(stacked_mlp(4, [7, 16, 16, 3], generator))
+    with torch.no_grad():
+        centre(parameters)
+    features = torch.randn(2, 9, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    action = torch.randn(2, 9, 2, generator=generator, dtype=torch.float64).requires_grad_()
+
+    x = torch.cat([features, action], -1).repeat_interleave(2, 0)
+    for number in range(0, 4, 2):
+        x = torch.baddbmm(parameters[number + 1], x, parameters[number])
+        x = functional.relu(functional.layer_norm(x, x.shape[-1:]))
+    expected = torch.baddbmm(parameters[5], x, parameters[4])
+    outputs = critic_mlp(parameters, features, action)
+    torch.testing.assert_close(outputs, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(critic_mlp(parameters, features, action), expected)
+
+    wanted = [*parameters, features, action]
+    direction = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    gradients = torch.autograd.grad((outputs * direction).sum(), wanted)
+    by_autograd = torch.autograd.grad((expected * direction).sum(), wanted)
+    torch.testing.assert_close(gradients, by_autograd, rtol=1e-9, atol=1e-12)
+
+    # In the actor's loss only the action needs a gradient.
+    frozen = [parameter.detach() for parameter in parameters]
+    outputs = critic_mlp(frozen, features.detach(), action)
+    (gradient,) = torch.autograd.grad((outputs * direction).sum(), action)
+    torch.testing.assert_close(gradient, by_autograd[-1], rtol=1e-9, atol=1e-12)
 
 
 def test_the_classifier_tells_demonstrations_from_what_the_backward_policy_visits() -> None:

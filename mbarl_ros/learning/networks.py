@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mbarl_ros.learning.fast_mlp import Activation, FastMlp, evaluate
-
+Activation = Literal['relu', 'silu']
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 
 
@@ -39,24 +39,16 @@ def stacked_mlp(
     return parameters
 
 
-def mlp(
-    parameters: Sequence[Tensor],
-    inputs: Tensor,
-    activation: Activation = 'relu',
-    extra: Tensor | None = None,
-) -> Tensor:
-    """Outputs [stack, batch, out], differentiable in parameters and inputs.
-
-    ``norm_relu`` is a layer norm without weights before each ReLU, which steadies critics (Ball et
-    al. 2023, RLPD); it requires hidden layers that :func:`~.fast_mlp.centre` keeps centred.
-
-    :param inputs: [stack, batch, entries]; or [groups, batch, entries], where ``stack / groups``
-        networks in a row share the inputs of a group
-    :param extra: further input entries [groups, batch, extra]
-    """
-    if torch.is_grad_enabled():
-        return FastMlp.apply(activation, inputs, extra, *parameters)
-    return evaluate(activation, inputs, extra, parameters)
+def mlp(parameters: Sequence[Tensor], inputs: Tensor, activation: Activation = 'relu') -> Tensor:
+    """Outputs [stack, batch, out] of inputs [stack, batch, in]."""
+    x = inputs
+    for number in range(0, len(parameters) - 2, 2):
+        x = torch.bmm(x, parameters[number]).add_(parameters[number + 1])
+        if activation == 'relu':
+            x = x.relu_()
+        else:  # in place where autograd does not need the argument
+            x = functional.silu(x, inplace=not torch.is_grad_enabled())
+    return torch.bmm(x, parameters[-2]).add_(parameters[-1])
 
 
 def with_fourier_features(inputs: Tensor, frequencies: int) -> Tensor:
@@ -77,20 +69,31 @@ def with_pairwise_differences(inputs: Tensor, pairwise_differences: Tensor) -> T
     return torch.cat([inputs, inputs @ pairwise_differences.T], -1)
 
 
+def sample_action(output: Tensor, generator: torch.Generator) -> Tensor:
+    """As :func:`squashed_gaussian`, actions only [stack, batch, action_dim]."""
+    mean, log_std, noise = _gaussian(output, generator)
+    return torch.tanh(mean + log_std.exp() * noise)
+
+
 def squashed_gaussian(output: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sampled actions and their log-probabilities [stack, batch] from outputs of policies.
 
     ``output`` [stack, batch, 2 * action_dim] is the mean and log standard deviation of the
     action before tanh (Haarnoja et al. 2018, app. C).
     """
-    mean, log_std = output.chunk(2, -1)
-    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-    noise = torch.randn(mean.shape, generator=generator)
+    mean, log_std, noise = _gaussian(output, generator)
     raw = mean + log_std.exp() * noise
     # log(1 - tanh(raw)^2), written so that it does not underflow
     squash = 2.0 * (math.log(2.0) - raw - functional.softplus(-2.0 * raw))
     log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi) - squash
     return torch.tanh(raw), log_prob.sum(-1)
+
+
+def _gaussian(output: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, log standard deviation and standard normal noise [stack, batch, action_dim]."""
+    mean, log_std = output.chunk(2, -1)
+    noise = torch.randn(mean.shape, generator=generator)
+    return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), noise
 
 
 def layer_arrays(

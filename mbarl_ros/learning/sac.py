@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from mbarl_ros.learning.batch import Batch
-from mbarl_ros.learning.fast_mlp import centre
+from mbarl_ros.learning.critic_mlp import centre, critic_mlp
 from mbarl_ros.learning.networks import (
     layer_arrays,
     mlp,
+    sample_action,
     squashed_gaussian,
     stacked_mlp,
     with_fourier_features,
@@ -96,11 +97,11 @@ class Sac:
         actor_loss = self.actor_loss(log_prob, value)
         if self.config.cloning_weight > 0 and batch.cloning_weight.shape[-1]:
             actor_loss = actor_loss + self.config.cloning_weight * cloning_loss(output, batch)
-        temperature = self.temperature
-        self.actor_optimiser.minimise(actor_loss.sum())
-
-        entropy = -log_prob.detach().mean(-1)
-        self.temperature_optimiser.minimise(self.temperature_loss(entropy).sum())
+        temperature, entropy = self.temperature, -log_prob.detach().mean(-1)
+        loss = actor_loss.sum() + self.temperature_loss(entropy).sum()  # they share no parameters
+        gradients = torch.autograd.grad(loss, [*self.actor, self.log_temperature])
+        self.actor_optimiser.step(gradients[:-1])
+        self.temperature_optimiser.step(gradients[-1:])
 
         with torch.no_grad():
             torch._foreach_lerp_(self.target_critic, self.critic, self.config.tau)
@@ -120,7 +121,7 @@ class Sac:
         2017, optimality tightening).
         """
         inputs, features = self._inputs(batch.next_observation)
-        action, _ = squashed_gaussian(mlp(self.actor, inputs), self.generator)
+        action = sample_action(mlp(self.actor, inputs), self.generator)
         next_value = self.q_values(self.target_critic, features, action).amin(1)
         target = self.config.reward_scale * batch.reward + batch.discount * next_value
         target = target.clamp(self.lowest_return, self.highest_return)
@@ -140,15 +141,15 @@ class Sac:
         return (self.temperature * log_prob - value).mean(-1)
 
     def temperature_loss(self, entropy: Tensor) -> Tensor:
-        """Grows the temperature where the entropy is below its target [policies] (eq. 18).
+        """Grows the temperature where the entropy is below its target [policies, 1] (eq. 18).
 
         As in the authors' code, the logarithm of the temperature stands for the temperature.
         """
-        return self.log_temperature[:, 0] * (entropy - self.target_entropy)
+        return self.log_temperature * (entropy - self.target_entropy)[:, None]
 
     def q_values(self, critic: list[Tensor], features: Tensor, action: Tensor) -> Tensor:
         """Each critic's value [policies, critics, batch]."""
-        values = mlp(critic, features, 'norm_relu', extra=action)
+        values = critic_mlp(critic, features, action)
         return values.view(len(self.policies), self.config.critics, -1)
 
     def least_value(self, features: Tensor, action: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ class Sac:
     def act(self, observation: Tensor) -> Tensor:
         """Sampled actions [policies, batch, action_dim] for normalised observations."""
         inputs = with_pairwise_differences(observation, self._pairwise_differences)
-        return squashed_gaussian(mlp(self.actor, inputs), self.generator)[0]
+        return sample_action(mlp(self.actor, inputs), self.generator)
 
     @torch.no_grad()
     def value(self, observation: Tensor) -> Tensor:
