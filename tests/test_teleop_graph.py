@@ -33,14 +33,14 @@ pytestmark = pytest.mark.paced
 def rest(graph, executed):
     """Put the robot back to its start and wait until the gate has nothing more to execute."""
     assert graph.call('robot_sim/reset').success
-    assert graph.call('safety_gate/release').success  # its state is ok again
 
     def is_quiet():
         executed.clear()
-        graph.spin(0.3)
+        graph.spin(0.7)  # longer than the time-outs, after which the gate sends its last stop
         return not executed
 
     graph.wait_for('rest', is_quiet)
+    assert graph.call('safety_gate/release').success  # its state is ok again
 
 
 @pytest.fixture(scope='module')
