@@ -1,6 +1,6 @@
-"""Decoupled exploration on the point mass: how much of the room is seen, and at what price.
+"""Decoupled exploration on the point mass: coverage of the room, and its cost.
 
-mbarl-explore and mbarl practise for equal numbers of environment steps. Coverage is the share of
+mbarl-explore and mbarl practise for the same number of environment steps. Coverage is the share of
 the room's free cells of 0.2 m in which the robot has been, whatever the phase; success is the
 deployed protocol's. Entropy, KL and dual variable are those of the exploration phase.
 
@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / 'results'
 
 
 def cells() -> set[tuple[int, int]]:
-    """Cells of the room in whose middle the disc has room."""
+    """Cells of the room in whose centre the disc does not touch a wall."""
     from mbarl_sim.pointmass import HALF, free
 
     middles = np.arange(-HALF + CELL / 2, HALF, CELL)
@@ -40,7 +40,7 @@ def cells() -> set[tuple[int, int]]:
 
 
 def cell(place: np.ndarray) -> tuple[int, int]:
-    """Number of the cell that a place (m) is in."""
+    """Column and row of the cell that contains a position (m)."""
     return int(np.floor(place[0] / CELL)), int(np.floor(place[1] / CELL))
 
 
@@ -59,15 +59,15 @@ def practise(agent_name: str, seed: int, steps: int) -> list[dict[str, Any]]:
     demonstrations = load_demonstrations(task.config.demonstrations, task)
     run = DirectRun(task, load_agent(agent_name), demonstrations, seed)
     world = load_world(task.config, seed=seed)
-    room, seen = cells(), set()
+    room, visited = cells(), set()
     records = []
     while run.practice.steps < steps:
         rows = run.collect()
         metrics = run.train(rows)
-        seen |= {cell(state) for state in rows['next_observation'][:, :2]} & room
+        visited |= {cell(state) for state in rows['next_observation'][:, :2]} & room
         record = {
             'environment_steps': run.practice.steps,
-            'coverage': len(seen) / len(room),
+            'coverage': len(visited) / len(room),
             'exploring': float((rows['phase'] == EXPLORE).mean()),
         }
         record |= {name: value for name, value in metrics.items() if name.startswith('explore/')}
@@ -87,9 +87,9 @@ def first_reached(records: list[dict[str, Any]], target: float) -> int | None:
 
 
 def summary(records: list[dict[str, Any]], epsilon: float) -> dict[str, Any]:
-    """What one seed comes to."""
+    """Figures of one seed."""
     half = records[len(records) // 2]
-    found = {
+    figures = {
         'coverage_half': round(half['coverage'], 3),
         'coverage': round(records[-1]['coverage'], 3),
         'steps_to_0.9': first_reached(records, 0.9),
@@ -97,10 +97,12 @@ def summary(records: list[dict[str, Any]], epsilon: float) -> dict[str, Any]:
     }
     divergences = [record['explore/kl'] for record in records if 'explore/kl' in record]
     if divergences:
-        found['kl_mean'] = round(float(np.mean(divergences)), 3)
-        found['kl_most'] = round(float(np.max(divergences)), 3)
-        found['kl_share_under_epsilon'] = round(float(np.mean(np.array(divergences) < epsilon)), 3)
-    return found
+        figures['kl_mean'] = round(float(np.mean(divergences)), 3)
+        figures['kl_most'] = round(float(np.max(divergences)), 3)
+        figures['kl_share_under_epsilon'] = round(
+            float(np.mean(np.array(divergences) < epsilon)), 3
+        )
+    return figures
 
 
 def draw(path: Path, runs: dict[str, list[list[dict[str, Any]]]], epsilon: float) -> None:
@@ -113,7 +115,7 @@ def draw(path: Path, runs: dict[str, list[list[dict[str, Any]]]], epsilon: float
     figure, axes = plt.subplots(2, 3, figsize=(13, 7))
     axes[1, 2].axis('off')
     panels = [
-        ('coverage', 'share of the room seen'),
+        ('coverage', 'share of the room visited'),
         ('success', 'deployed success'),
         ('explore/entropy', 'state entropy (nats)'),
         ('explore/kl', 'KL(exploration || demonstrations) (nats)'),
@@ -149,18 +151,20 @@ def main() -> None:
             ]
             for agent in AGENTS
         }
-        runs = {agent: [future.result() for future in found] for agent, found in waiting.items()}
+        runs = {
+            agent: [future.result() for future in futures] for agent, futures in waiting.items()
+        }
     report = {
         'command': f'python benchmarks/explore.py --seeds {options.seeds} --steps {options.steps}',
         'task': TASK,
         'epsilon': epsilon,
         'seeds': {
-            agent: [summary(records, epsilon) for records in found] for agent, found in runs.items()
+            agent: [summary(records, epsilon) for records in seeds] for agent, seeds in runs.items()
         },
     }
-    for agent, found in report['seeds'].items():
-        mean = np.mean([seed['coverage'] for seed in found])
-        print(f'{agent}: coverage {mean:.2f}, {[seed["steps_to_0.9"] for seed in found]}')
+    for agent, seeds in report['seeds'].items():
+        mean = np.mean([seed['coverage'] for seed in seeds])
+        print(f'{agent}: coverage {mean:.2f}, {[seed["steps_to_0.9"] for seed in seeds]}')
     (options.output / 'explore.json').write_text(json.dumps(report, indent=2) + '\n')
     draw(options.output / 'explore.png', runs, epsilon)
 

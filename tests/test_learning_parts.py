@@ -161,8 +161,8 @@ def test_the_classifier_tells_demonstrations_from_what_the_backward_policy_visit
             'source': np.zeros(300, np.uint8),
         }
 
-    shown = rows(-1.0, 0)
-    trainer = ClassifierTrainer(task, AgentConfig(name='medal'), shown, 0)
+    demonstrated = rows(-1.0, 0)
+    trainer = ClassifierTrainer(task, AgentConfig(name='medal'), demonstrated, 0)
     assert trainer.train(5) == {}  # nothing visited yet, nothing to learn
     trainer.add(rows(-1.0, 0))  # forward phases are no negatives
     assert trainer.train(5) == {}
@@ -185,8 +185,8 @@ def test_a_clone_imitates_the_forward_demonstrations_only() -> None:
     arrays = clone(
         task, {'observation': observation, 'action': action, 'phase': phase}, 0, (64,), steps=800
     )
-    found = Policy(arrays, 'deployed').mean_action(observation[:400])
-    assert np.abs(found - action[:400]).mean() < 0.05
+    cloned = Policy(arrays, 'deployed').mean_action(observation[:400])
+    assert np.abs(cloned - action[:400]).mean() < 0.05
     with pytest.raises(ValueError, match='forward demonstration'):
         clone(task, {'observation': observation, 'action': action, 'phase': phase * 0 + 1}, 0)
 

@@ -92,13 +92,13 @@ def test_a_backward_phase_prepares_for_the_goal_that_comes_next():
         state = np.array([0.0, 0.0, -1.0, goal[2], goal[3]])  # gripper, attached, mug on the goal
         step(practice, state, state)
         assert practice.phase == BACKWARD
-        following = practice.goal
+        next_goal = practice.goal
         for _ in range(task.config.phases.backward_limit):
             step(practice, np.zeros(5), np.zeros(5))
-        assert practice.phase == FORWARD and (practice.goal == following).all()
-        seen.append((tuple(goal), tuple(following)))
+        assert practice.phase == FORWARD and (practice.goal == next_goal).all()
+        seen.append((tuple(goal), tuple(next_goal)))
     assert len({goal for goal, _ in seen}) == len(task.goals)
-    assert any(goal != following for goal, following in seen)
+    assert any(goal != next_goal for goal, next_goal in seen)
 
 
 def policy_arrays(rng) -> dict[str, np.ndarray]:

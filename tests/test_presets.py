@@ -1,4 +1,4 @@
-"""Every preset practises, learns and resumes; each backward objective does what its paper says."""
+"""Every preset practises, learns and resumes; each backward objective behaves as in its paper."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def test_each_preset_learns_reproducibly_and_resumes_exactly(task: str, name: st
     resumed = Learner(TASKS[task], agent, demonstrations(task), seed=99)
     resumed.add(joined(collected))
     resumed.load_state_dict(*run.learner.state_dict())
-    following = run.collect()
+    next_chunk = run.collect()
     for part in (run.learner, resumed):
-        part.add(following)
+        part.add(next_chunk)
     assert run.learner.train(5) == resumed.train(5)
     assert same(run.learner.policy_arrays(), resumed.policy_arrays())
     assert not same(run.learner.policy_arrays(), weights)
@@ -218,9 +218,9 @@ def test_only_presets_that_say_so_are_reset_and_never_across_a_transition(
 ) -> None:
     run, collected = practised('tabletop', preset(name), 9)
     rows = joined(collected)
-    state, following = rows['observation'][:, :6], rows['next_observation'][:, :6]
+    state, next_state = rows['observation'][:, :6], rows['next_observation'][:, :6]
     ends = np.flatnonzero(rows['truncated'] | rows['terminated'])
-    continues = (state[1:] == following[:-1]).all(1)
+    continues = (state[1:] == next_state[:-1]).all(1)
     assert len(ends) == 2 and set(rows['phase']) == {FORWARD}
     if resets:
         assert set(np.flatnonzero(~continues)) == set(ends)
@@ -342,8 +342,8 @@ def test_exploration_is_rewarded_for_what_is_new() -> None:
 
 def test_exploration_far_from_demonstrations_is_called_back() -> None:
     """Demonstrations never see the upper right corner."""
-    shown = demonstrations('pointmass')
-    start = shown['observation'][shown['phase'] == FORWARD][0, :2]
+    demonstrated = demonstrations('pointmass')
+    start = demonstrated['observation'][demonstrated['phase'] == FORWARD][0, :2]
     far, metrics = exploration_fed_with((1.7, 1.7), 0.1)
     near, near_metrics = exploration_fed_with(tuple(start), 0.1)
     assert metrics['explore/kl'] > far.settings.epsilon > near_metrics['explore/kl']
@@ -391,10 +391,9 @@ def test_the_success_critic_knows_how_far_the_goal_is() -> None:
     from mbarl_ros.control.policy import SUCCESS_CRITIC, Network
 
     unit = {'offset': np.zeros(1, np.float32), 'scale': np.ones(1, np.float32)}
-    found = Network(critic.policy_arrays() | unit, SUCCESS_CRITIC).output(places[0, :-1].numpy())[
-        :, 0
-    ]
-    np.testing.assert_allclose(found, 0.5 ** np.arange(4, -1, -1), atol=0.06)
+    network = Network(critic.policy_arrays() | unit, SUCCESS_CRITIC)
+    values = network.output(places[0, :-1].numpy())[:, 0]
+    np.testing.assert_allclose(values, 0.5 ** np.arange(4, -1, -1), atol=0.06)
 
 
 def test_truncation_as_termination_changes_the_discount_there_alone() -> None:

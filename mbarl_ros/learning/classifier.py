@@ -84,7 +84,7 @@ def backward_reward(logit: np.ndarray) -> np.ndarray:
 
 
 def classifier_loss(logit: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of C with (mixed) labels, a scalar: Sharma et al. 2022, eq. 4."""
+    """Cross-entropy of C with (mixed) labels, a scalar (Sharma et al. 2022)."""
     return functional.binary_cross_entropy_with_logits(logit, target)
 
 

@@ -37,7 +37,7 @@ MAX_BAD_CHECKS = 3  # held-out checks in a row without an improvement of 1 % end
 
 
 def gaussian_nll(mean: Tensor, log_variance: Tensor, target: Tensor) -> Tensor:
-    """Negative log-likelihood without its constants (Chua et al. 2018, eq. 1), weighted.
+    """Negative log-likelihood without its constants (Chua et al. 2018), weighted.
 
     The weight is beta-NLL's (Seitzer et al. 2022) with beta 1: without it, rows that are certain
     (a robot that leans against a wall does not move) drown the gradient of all others.

@@ -1,4 +1,4 @@
-"""The learner: real transitions in, policies out. Composed of parts as the agent preset says."""
+"""The learner: real transitions in, policies out. The agent preset chooses its parts."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class Learner:
     def policy_arrays(self) -> Arrays:
         """Arrays of the policy message: ``offset``, ``scale``, each policy and ``deployed``.
 
-        And what it says about phases (:func:`mbarl_ros.control.policy.phase_shapes`).
+        And the arrays for phases (:func:`mbarl_ros.control.policy.phase_shapes`).
         """
         arrays = {'offset': self.task.offset.copy(), 'scale': self.task.scale.copy()}
         arrays |= self._sac.policy_arrays()
