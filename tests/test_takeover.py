@@ -26,7 +26,9 @@ def human_rows(rows):
 @pytest.mark.parametrize(
     'mode',
     [
-        'lockstep',
+        pytest.param(
+            'lockstep', marks=pytest.mark.timing('each message of the person answers its own state')
+        ),
         pytest.param(
             'realtime', marks=pytest.mark.timing('steps are counted against the control rate')
         ),

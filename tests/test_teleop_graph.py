@@ -198,7 +198,8 @@ def test_a_demonstration_by_joystick_ends_in_success_also_when_replayed(tmp_path
     print(result.stdout)
 
 
-def test_a_demonstration_says_what_happened_also_where_the_gate_was_held_up(tmp_path):
+@pytest.mark.timing('the recorded states have no gaps')
+def test_a_demonstration_says_what_happened_also_where_the_gate_stalled(tmp_path):
     """The robot goes on with its last command meanwhile."""
     task = Task.load('tabletop')
     log = tmp_path / 'steps.jsonl'
