@@ -412,8 +412,9 @@ def test_clipped_says_what_was_taken_off_a_command(bench):
     def ask():
         bench.ask([0.0, 3.0, bench.robot.arm, 0.0])
         bench.graph.spin(0.05)
-        return clipped
+        # The tests share a gate: vx may first have to come down from the last one's velocity.
+        return clipped and list(clipped[-1].name) == ['vy']
 
     bench.graph.wait_for('clipped', ask)
-    assert clipped[-1].header.frame_id == 'policy' and list(clipped[-1].name) == ['vy']
+    assert clipped[-1].header.frame_id == 'policy'
     assert clipped[-1].position[0] >= 2.0
