@@ -37,9 +37,7 @@ def test_control_is_as_steady_as_a_bare_timer_while_the_learner_trains(tmp_path)
     # Where other processes want the processor, a bare timer suffers, too.
     assert max(result.p99_ms) <= max(5.0, 3.0 * max(result.bare_p99_ms)), result
     assert result.missed_periods <= 3 * result.bare_missed_periods + 10, result
-    assert sum(result.stale_commands) <= result.bare_missed_periods, result
-    # On a slow machine a chunk of updates, counted at its end, takes longer than the test.
-    assert result.updates > 0 or result.learner_share > 0.3, result
+    assert sum(result.stale_commands) <= result.bare_missed_periods and result.updates > 0, result
 
 
 @pytest.mark.skipif(not _granted(), reason='this user has no right to real-time scheduling')

@@ -143,6 +143,9 @@ def _watch(graph: Graph, seconds: float) -> tuple[list[float], dict[str, Any]]:
         stops.append(_stops(graph))
     commands, states = zip(*stops, strict=True)
     missed = graph.value('policy_controller', 'missed_periods') - float(first['missed_periods'])
+    share = (_processor(graph) - used) / (time.monotonic() - began)
+    # Updates are counted at the end of a chunk, which may outlast the windows.
+    graph.wait_for('the end of a chunk', lambda: graph.value('learner', 'updates') > updates)
     return ends, {
         'p99_ms': p99,
         'stolen_seconds': [round(after - before, 2) for before, after in pairwise(stolen)],
@@ -150,7 +153,7 @@ def _watch(graph: Graph, seconds: float) -> tuple[list[float], dict[str, Any]]:
         'stale_states': [after - before for before, after in pairwise(states)],
         'missed_periods': int(missed),
         'updates': int(graph.value('learner', 'updates') - updates),
-        'learner_share': round((_processor(graph) - used) / (time.monotonic() - began), 2),
+        'learner_share': round(share, 2),
     }
 
 
