@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from mbarl_ros.control.policy import Policy
+from mbarl_ros.control.planning_policy import Actor
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.task import Task
 
 WIDE_SEED = 20220513
 
 
-def evaluate(task: Task, world: Any, policy: Policy, episodes: int, start: int = 0) -> float:
+def evaluate(task: Task, world: Any, policy: Actor, episodes: int, start: int = 0) -> float:
     """Success rate over ``episodes`` starts ``world.reset_to_start(start + i)``.
 
     An episode succeeds if the goal is reached at any step within the task's evaluation horizon;
@@ -23,7 +23,7 @@ def evaluate(task: Task, world: Any, policy: Policy, episodes: int, start: int =
     return float(np.mean([attempt(task, world, policy, start + i) for i in range(episodes)]))
 
 
-def attempt(task: Task, world: Any, policy: Policy, index: int) -> bool:
+def attempt(task: Task, world: Any, policy: Actor, index: int) -> bool:
     """One deployed episode from evaluation start ``index``: whether it succeeds."""
     return bool(
         attempts(task, [world], policy, world.reset_to_start(index)[None], np.array([index]))[0]
@@ -31,7 +31,11 @@ def attempt(task: Task, world: Any, policy: Policy, index: int) -> bool:
 
 
 def attempts(
-    task: Task, worlds: Sequence[Any], policy: Policy, states: np.ndarray, indices: np.ndarray
+    task: Task,
+    worlds: Sequence[Any],
+    policy: Actor,
+    states: np.ndarray,
+    indices: np.ndarray,
 ) -> np.ndarray:
     """Deployed episodes side by side, with one batched policy call a step.
 
@@ -40,6 +44,7 @@ def attempts(
     :param indices: number [n] of each episode, which selects its goal
     :returns: whether each succeeds, bool [n]; an episode is not stepped after its success
     """
+    policy.begin(len(worlds), reseed=True)
     goals = task.goals[indices % len(task.goals)] if task.goal_conditioned else None
     succeeded = np.zeros(len(worlds), bool)
     running = np.arange(len(worlds))
@@ -48,6 +53,7 @@ def attempts(
         reached = task.success(observation)
         succeeded[running[reached]] = True
         running, observation = running[~reached], observation[~reached]
+        policy.keep(~reached)
         if step == task.config.evaluation.horizon or not len(running):
             break
         commands = task.command(policy.mean_action(observation))
@@ -76,7 +82,7 @@ class WideStarts:
             column = task.robot.state_names.index(name)
             self.starts[:, column] = rng.uniform(low, high, config.episodes)
 
-    def evaluate(self, policy: Policy) -> float:
+    def evaluate(self, policy: Actor) -> float:
         """Success rate from all starts, within the task's evaluation horizon, goals in turn."""
         rows = zip(self._worlds, self.starts, strict=True)
         states = np.stack([world.set_state(start) for world, start in rows])
