@@ -72,9 +72,18 @@ class ModelPredictiveControl:
             'processor_seconds': round(time.process_time() - start, 1),
         }
 
-    def episode(self, steps: int, act: Callable[[np.ndarray], np.ndarray]) -> float:
-        """One episode of at most ``steps`` and ``settings['episode']``; its return."""
-        steps = min(steps, self.settings['episode'])
+    def episode(self, steps: int, act: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Add an episode of at most ``steps`` and ``settings['episode']`` to the data."""
+        rows, total = self.rollout(min(steps, self.settings['episode']), act)
+        count = len(rows['reward'])
+        held_out = holdout_mask(self.rows.total + np.arange(count))
+        self.rows.add(rows, np.arange(count) == count - 1, held_out)
+        self.returns.append((self.steps, total, act == self._random_action))
+
+    def rollout(
+        self, steps: int, act: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], float]:
+        """Transitions of one episode, and its return."""
         self.planner.forget()
         observation = self.task.observation(self.world.reset())
         rows = []
@@ -86,12 +95,8 @@ class ModelPredictiveControl:
             observation = following
         names = ('observation', 'action', 'next_observation', 'reward')
         columns = zip(*rows, strict=True)
-        batch = {n: np.array(c, np.float32) for n, c in zip(names, columns, strict=True)}
-        ends = np.arange(steps) == steps - 1
-        self.rows.add(batch, ends, holdout_mask(self.rows.total + np.arange(steps)))
-        total = float(batch['reward'].sum())
-        self.returns.append((self.steps, total, act == self._random_action))
-        return total
+        arrays = {n: np.array(c, np.float32) for n, c in zip(names, columns, strict=True)}
+        return arrays, float(arrays['reward'].sum())
 
     def fit(self) -> None:
         """Fit the model to D_rand and D_RL, and plan with it from now on.

@@ -81,7 +81,7 @@ def variant(settings: Mapping[str, Any], path: tuple[str, ...], value: Any) -> d
 
 
 class Mpc(Study):
-    """Is planning with a learned model sample-efficient, and what does it depend on?"""
+    """Whether planning with a learned model needs few steps, and what it depends on."""
 
     name = 'mpc'
     title = 'Model-predictive control with a learned model'

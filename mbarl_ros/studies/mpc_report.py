@@ -165,10 +165,9 @@ def _draw_returns(curves: Mapping[str, Mapping[str, Sequence[Any]]], path: Path)
         if 'trpo' in methods:
             level = REFERENCE * float(np.mean([final(curve) for curve in methods['trpo']]))
             axes.axhline(level, color='#777777', linewidth=0.9, linestyle=':')
-            axes.annotate(
-                '90 % of the final return of TRPO', (0.02, level), xycoords=('axes fraction', 'data'),
-                fontsize=8, color='#555555', va='bottom',
-            )  # fmt: skip
+            where = {'xy': (0.02, level), 'xycoords': ('axes fraction', 'data')}
+            text = '90 % of the final return of TRPO'
+            axes.annotate(text, **where, fontsize=8, color='#555555', va='bottom')
         axes.set(xscale='log', xlabel='environment steps', ylabel='return of an episode')
         axes.set_title(env, loc='left', fontsize=10)
         axes.grid(alpha=0.25)
@@ -214,8 +213,8 @@ def _draw_open_loop(open_loops: Mapping[str, Mapping[str, Any]], path: Path) -> 
         axes.grid(alpha=0.25)
     save_figure(figure, path)
     evidence = (
-        f'error after 10 steps {np.mean(early):.2f}, after {steps} steps {np.mean(late):.2f} of the '
-        f'spread of the states (mean over {len(early)} runs)'
+        f'error after 10 steps {np.mean(early):.2f}, after {steps} steps {np.mean(late):.2f} of '
+        f'the spread of the states (mean over {len(early)} runs)'
     )
     claim = 'Open-loop predictions follow the truth for some steps and then diverge'
     return Verdict(claim, bool(np.mean(late) > 2 * np.mean(early)), evidence)
