@@ -81,6 +81,7 @@ setup(
         ],
         'ros-kilted': ['ros-kilted-rclpy[fastrtps]', *ROS_MESSAGES],
         'sim': ['gymnasium', 'pybullet'],
+        'studies': ['gymnasium-robotics', 'gymnasium[mujoco]', 'sb3-contrib', 'scipy'],
         'formats': ['h5py', 'minari', 'pyarrow'],
         'dev': [
             'catkin_pkg',
@@ -96,6 +97,7 @@ setup(
         'docs': ['mkdocs-material'],
     },
     entry_points={
+        'mbarl_ros.task_sources': ['gymnasium = mbarl_sim.gymnasium_task:describe'],
         'console_scripts': [
             'mbarl = mbarl_ros.cli.main:main',
             *(f'{name} = {entry}' for name, entry in NODES.items()),
