@@ -107,6 +107,7 @@ class ClassifierConfig(Strict):
 
 
 StartKind = Literal['replay', 'demonstrations', 'phase_starts', 'range']
+DEMONSTRATED_STARTS = ('demonstrations', 'range')  # binary entries are as in a demonstration
 
 
 class ModelConfig(Strict):
@@ -344,6 +345,11 @@ class AgentConfig(Strict):
     def reaches(self) -> bool:
         """Whether the backward phase has goals to reach."""
         return self.backward != 'none' and OBJECTIVES[self.backward]
+
+    @property
+    def needs_demonstrations(self) -> bool:
+        """Whether there is no practice without demonstrations: they say what backward means."""
+        return self.backward not in ('none', 'novelty') or self.exploration is not None
 
     # Both count from the start of the run, so that what is no whole step is made up for later.
 

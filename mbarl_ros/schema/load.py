@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from mbarl_ros.schema.agent import AgentConfig
+from mbarl_ros.schema.agent import DEMONSTRATED_STARTS, AgentConfig
 from mbarl_ros.schema.base import ConfigError, OldKeyError, Strict
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
@@ -171,6 +171,27 @@ def load_task(name: str) -> TaskConfig:
 def load_agent(name: str) -> AgentConfig:
     """Load an agent preset by name or path."""
     return _load(AgentConfig, find('agents', name))
+
+
+def without_demonstrations(agent: AgentConfig, task: TaskConfig) -> AgentConfig:
+    """The agent with the share of demonstrations, and of rollouts that need them, set to 0.
+
+    :raises ConfigError: it cannot learn without; the message lists the presets that can.
+    """
+    if agent.needs_demonstrations:
+        others = [load_agent(name) for name in available('agents')]
+        able = [other.name for other in others if not other.needs_demonstrations]
+        raise ConfigError(
+            f"agent '{agent.name}' learns from demonstrations; task '{task.name}' has none: add its "
+            f"key 'demonstrations', or use a preset that does without ({', '.join(able)})"
+        )
+    changes: dict[str, Any] = {'demonstration_fraction': 0.0}
+    if agent.model:
+        kinds = agent.model.start_weights
+        weights = {kind: kinds[kind] for kind in kinds if kind not in DEMONSTRATED_STARTS}
+        weights = weights if sum(weights.values()) else {'replay': 1.0}
+        changes['model'] = agent.model.model_copy(update={'start_weights': weights})
+    return agent.model_copy(update=changes)
 
 
 def override(config: Config, changes: Mapping[str, Any], what: str) -> Config:
