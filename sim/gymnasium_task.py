@@ -113,9 +113,7 @@ def _rounded(value: float) -> float:
     return float(f'{value:.3g}')
 
 
-def _task(
-    text: str, options: Raw, world: GymnasiumWorld, states: np.ndarray, limit: int
-) -> Raw:
+def _task(text: str, options: Raw, world: GymnasiumWorld, states: np.ndarray, limit: int) -> Raw:
     low, high = world.command_bounds
     return {
         'name': re.sub(r'[^\w.=,+-]+', '_', text),
@@ -125,9 +123,7 @@ def _task(
         'world_options': options,
         'observation': [
             {'name': name, 'low': least, 'high': most, 'binary': name in (SUCCESS, ENDED)}
-            for name, (least, most) in zip(
-                world.state_names, _ranges(world, states), strict=True
-            )
+            for name, (least, most) in zip(world.state_names, _ranges(world, states), strict=True)
         ],
         'action': [
             {'name': name, 'low': float(least), 'high': float(most)}

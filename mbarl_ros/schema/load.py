@@ -110,19 +110,24 @@ def generated(name: str) -> tuple[TaskConfig, RobotConfig]:
     return _validate(TaskConfig, task, name), _validate(RobotConfig, robot, name)
 
 
+def search_current_folder() -> None:
+    """Let imports find modules in the current folder, which an installed command does not do."""
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, so that it cannot hide what is installed
+
+
 def import_module(name: str) -> Any:
     """Import a module; where it is not installed, from the current folder.
 
     :raises ConfigError: it cannot be imported.
     """
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.append(folder)  # last, so that it cannot hide what is installed
+    search_current_folder()
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(
-            f"cannot import {name} ({error}); install it, add its folder to PYTHONPATH, or start "
+            f'cannot import {name} ({error}); install it, add its folder to PYTHONPATH, or start '
             'in that folder'
         ) from error
 
@@ -182,8 +187,9 @@ def without_demonstrations(agent: AgentConfig, task: TaskConfig) -> AgentConfig:
         others = [load_agent(name) for name in available('agents')]
         able = [other.name for other in others if not other.needs_demonstrations]
         raise ConfigError(
-            f"agent '{agent.name}' learns from demonstrations; task '{task.name}' has none: add its "
-            f"key 'demonstrations', or use a preset that does without ({', '.join(able)})"
+            f"agent '{agent.name}' learns from demonstrations; task '{task.name}' has none: set its "
+            "key 'demonstrations' or give a folder of them, or use a preset that does without "
+            f'({", ".join(able)})'
         )
     changes: dict[str, Any] = {'demonstration_fraction': 0.0}
     if agent.model:
@@ -232,7 +238,9 @@ def load_world(task: TaskConfig, **options: Any) -> Any:
     try:
         inspect.signature(world).bind(**task.world_options, **options)
     except TypeError as error:
-        raise ConfigError(f"task '{task.name}': key 'world_options': {task.world}: {error}") from None
+        raise ConfigError(
+            f"task '{task.name}': key 'world_options': {task.world}: {error}"
+        ) from None
     return world(**task.world_options, **options)
 
 

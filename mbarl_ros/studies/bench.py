@@ -50,7 +50,7 @@ def run_seeds(runs: Sequence[SeedRun], seed_numbers: Sequence[int], processes: i
 def _unfinished(run: SeedRun, seed_numbers: Sequence[int]) -> list[_Worker]:
     """Workers for the seeds of an agent that are not finished; checks their folders."""
     task, agent, demonstrations = run.load()
-    if not len(demonstrations['phase']):
+    if not len(demonstrations['phase']) and not seeds.pseudo_agent(agent):
         print(f'{task.name}: no demonstrations; {agent.name} practises without them')
     budget, _ = task.config.run_end(run.budget)
     workers = []

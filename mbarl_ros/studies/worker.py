@@ -89,7 +89,10 @@ def _clone(
         if name.startswith(DEPLOYED)
     }
     record = _evaluated(task, Policy(arrays, DEPLOYED), seed)
-    yield {**record, 'seconds': seconds, 'clone_success': record['outcome'].success}, arrays | forward
+    yield (
+        {**record, 'seconds': seconds, 'clone_success': record['outcome'].success},
+        arrays | forward,
+    )
 
 
 class _RandomPolicy:
