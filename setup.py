@@ -81,7 +81,14 @@ setup(
         ],
         'ros-kilted': ['ros-kilted-rclpy[fastrtps]', *ROS_MESSAGES],
         'sim': ['gymnasium', 'pybullet'],
-        'studies': ['gymnasium-robotics', 'gymnasium[mujoco]', 'sb3-contrib', 'scipy'],
+        # With mujoco 3.16 the Fetch environments of gymnasium-robotics 1.4.2 cannot be made.
+        'studies': [
+            'gymnasium-robotics',
+            'gymnasium[mujoco]',
+            'mujoco<3.11',
+            'sb3-contrib',
+            'scipy',
+        ],
         'formats': ['h5py', 'minari', 'pyarrow'],
         'dev': [
             'catkin_pkg',

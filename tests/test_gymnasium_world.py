@@ -225,8 +225,8 @@ def pointmass():
         ('user_envs:wrapped', r"'user_envs:wrapped': has the wrapper Autoreset"),
         ('user_envs:Cart?size=3', r"cannot be made with .*'size': 3.*unexpected keyword"),
         ('user_envs:Cart?goal', r"'goal' is not of the form key=value"),
-        ('user_envs:Absent', r"cannot import user_envs:Absent"),
-        ('absent_envs:Cart', r"cannot import absent_envs .*; install it, .*PYTHONPATH"),
+        ('user_envs:Absent', r'cannot import user_envs:Absent'),
+        ('absent_envs:Cart', r'cannot import absent_envs .*; install it, .*PYTHONPATH'),
     ],
 )  # fmt: skip
 def test_what_cannot_be_a_world_is_named(name, message):

@@ -105,8 +105,8 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
         task.check_agent(agent)
     if task_config.ended and graph in ('sim', 'hardware', 'evaluate') and not simulated:
         raise ConfigError(
-            f"task '{task_config.name}': key 'ended': only a simulated world can be reset; leave the "
-            'key out for a robot'
+            f"task '{task_config.name}': key 'ended': only a simulated world can be reset; leave "
+            'the key out for a robot'
         )
     if agent.resets and not simulated and graph in ('hardware', 'evaluate'):
         raise ConfigError(

@@ -33,9 +33,9 @@ def pool(one: Outcome, other: Outcome) -> Outcome:
 def evaluate(task: Task, world: Any, policy: Policy, episodes: int, start: int = 0) -> Outcome:
     """Outcome of ``episodes`` starts ``world.reset_to_start(start + i)``.
 
-    An episode succeeds if the goal is reached at any step within the task's evaluation horizon, and
-    is over then, as a forward phase is: rewards that would follow do not count. Episode i has goal i
-    modulo their number. The world must not be the one that is trained in.
+    An episode succeeds if the goal is reached at any step within the task's evaluation horizon. It
+    is over then, as a forward phase is, and rewards that would follow do not count. Episode i has
+    goal i modulo their number. The world must not be the one that is trained in.
     """
     results = []
     for index in range(start, start + episodes):

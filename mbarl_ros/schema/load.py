@@ -27,7 +27,7 @@ from mbarl_ros.schema.task import TaskConfig
 
 Config = TypeVar('Config', bound=Strict)
 TASK_SOURCES = 'mbarl_ros.task_sources'
-"""Entry-point group: SCHEME -> function that makes the tasks ``SCHEME:TEXT``, see :func:`generated`."""
+"""Entry-point group: SCHEME -> function that makes tasks ``SCHEME:TEXT`` (:func:`generated`)."""
 _KINDS = {list: 'list', int: 'number', float: 'number', str: 'text'}
 
 
@@ -187,8 +187,8 @@ def without_demonstrations(agent: AgentConfig, task: TaskConfig) -> AgentConfig:
         others = [load_agent(name) for name in available('agents')]
         able = [other.name for other in others if not other.needs_demonstrations]
         raise ConfigError(
-            f"agent '{agent.name}' learns from demonstrations; task '{task.name}' has none: set its "
-            "key 'demonstrations' or give a folder of them, or use a preset that does without "
+            f"agent '{agent.name}' learns from demonstrations; task '{task.name}' has none: set "
+            "its key 'demonstrations' or give a folder of them, or use a preset that does without "
             f'({", ".join(able)})'
         )
     changes: dict[str, Any] = {'demonstration_fraction': 0.0}

@@ -1,4 +1,4 @@
-"""Plot of ``mbarl bench``: success or return against environment steps, beside the published curves."""
+"""Plot of ``mbarl bench``: success or return over environment steps, beside published curves."""
 
 from __future__ import annotations
 

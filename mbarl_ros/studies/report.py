@@ -88,8 +88,8 @@ def markdown(
 _LATE_SUCCESS = 'success in its later half'
 _FOOTNOTE = (
     f'Steps to x: first evaluation at which the mean over seeds, averaged over {WINDOW} '
-    'evaluations around it, is at least x; wide without averaging. Return: mean sum of rewards of a '
-    'deployed episode. Spread: sample standard deviation over seeds. Minutes: processor time of '
+    'evaluations around it, is at least x; wide without averaging. Return: mean sum of rewards of '
+    'a deployed episode. Spread: sample standard deviation over seeds. Minutes: processor time of '
     'practice and training, on one core.'
 )
 

@@ -61,8 +61,8 @@ def pseudo_agent(agent: AgentConfig) -> str | None:
 def load_variant(text: str) -> AgentConfig:
     """Agent from ``PRESET`` or ``PRESET:key=value,key=value``.
 
-    ``PRESET`` is a name, a path, ``bc``, the behaviour clone, or ``random``. Keys are dotted, values
-    are YAML. A variant is called by this text, unless key ``name`` gives another name.
+    ``PRESET`` is a name, a path, ``bc``, the behaviour clone, or ``random``. Keys are dotted,
+    values are YAML. A variant is called by this text, unless key ``name`` gives another name.
 
     :raises ConfigError: unknown preset or key, or a value that cannot be used.
     """

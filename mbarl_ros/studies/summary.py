@@ -22,7 +22,7 @@ WIDE_LEVELS = (0.8, 0.95)
 
 @dataclass(frozen=True)
 class Curve:
-    """Success rate, or return, over seeds: ``mean``, sample ``std`` [n] at environment ``steps`` [n].
+    """Success rate or return over seeds: ``mean``, sample ``std`` [n] at environment ``steps`` [n].
 
     ``late_std``: sample standard deviation over seeds of the mean in the second half.
     """

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 class Cart(gymnasium.Env):
     """Drive to x = goal; beyond 2 it falls off the table."""
 
-    metadata = {'render_fps': 25, 'render_modes': ['rgb_array']}
+    metadata = {'render_fps': 25, 'render_modes': ['rgb_array']}  # noqa: RUF012 (gym's name)
     action_space = Box(-2.0, 2.0, (1,), np.float32)
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
 
