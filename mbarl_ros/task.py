@@ -227,5 +227,9 @@ class Task:
             'hidden': agent.sac.hidden,
             'classifier': agent.classifier.hidden,
         }
+        if agent.planner is not None and agent.model is not None:
+            spec['model'] = [agent.model.hidden, agent.model.elites, agent.model.fourier_features]
+            spec['critics'] = [agent.planner.terminal_value, agent.sac.critics]
+            spec['critic_features'] = agent.sac.fourier_features
         text = json.dumps(spec, sort_keys=True)
         return f'{self.name}/{agent.name}:{hashlib.sha256(text.encode()).hexdigest()[:16]}'

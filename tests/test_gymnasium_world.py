@@ -192,6 +192,12 @@ class Drive:
     def __init__(self, action):
         self._action = action
 
+    def begin(self, problems, reseed=False):
+        pass
+
+    def keep(self, mask):
+        pass
+
     def mean_action(self, observation):
         return np.full((len(observation), 1), self._action)
 

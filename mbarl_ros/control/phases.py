@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from mbarl_ros.control.model import has_model
+from mbarl_ros.control.noise import PinkNoise
+from mbarl_ros.control.planning_policy import Actor, PlanningPolicy
 from mbarl_ros.control.policy import (
     DEPLOYED,
     GOALS,
     SUCCESS_CRITIC,
     Network,
-    PinkNoise,
     Policy,
     phases,
     policy_names,
@@ -56,7 +58,8 @@ class Practice:
         self.rng = np.random.default_rng([seed, 1])
         self._limits = task.config.phases.limits
         self._noise = PinkNoise(task.action_dim, self.rng, max(self._limits))
-        self._policies: list[Policy] = []
+        self._policies: list[Actor] = []
+        self.planning = PlanningPolicy(task, agent, seed) if agent.planner else None
         self._switching = None if evaluation else agent.switching
         self._success_critic: Network | None = None
         self._backward_goals: np.ndarray | None = None
@@ -77,6 +80,9 @@ class Practice:
     def set_policies(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Act with new weights from the next action on."""
         self._policies = [Policy(arrays, name) for name in self._policy_names]
+        if self.planning is not None and has_model(arrays):
+            self.planning.load(arrays, self._policy_names[FORWARD])
+            self._policies[FORWARD] = self.planning
         self._backward_goals = arrays.get(GOALS)
         if self._switching:
             self._success_critic = Network(arrays, SUCCESS_CRITIC)
@@ -169,6 +175,8 @@ class Practice:
         if ended:
             self.phase, self.reset_due = FORWARD, True
         self.phase_steps = 0
+        if self.planning is not None:
+            self.planning.begin(1)
         self.goal, self._reach_states = self._task_goal, None
         if self.phase == BACKWARD and self._backward_goals is not None:
             self._choose_backward_goal()

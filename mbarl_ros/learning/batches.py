@@ -46,7 +46,7 @@ class BatchSampler:
         fade = agent.sac.cloning_phases
         self._cloning_steps = fade * limit if fade else np.inf
         self._limits = task.config.phases.limits
-        self._discounts = {FORWARD: agent.sac.discount or 1.0 - 2.0 / limit}
+        self._discounts = {FORWARD: agent.forward_discount(limit)}
         self._discounts |= {phase: objective.discount for phase, objective in objectives.items()}
         self.rng = np.random.default_rng([seed, 1])
 

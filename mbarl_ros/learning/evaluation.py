@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbarl_ros.control.policy import Policy
+from mbarl_ros.control.planning_policy import Actor
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.task import Task
 
@@ -30,7 +30,7 @@ def pool(one: Outcome, other: Outcome) -> Outcome:
     return Outcome(*(None if a is None else (a + b) / 2 for a, b in both))
 
 
-def evaluate(task: Task, world: Any, policy: Policy, episodes: int, start: int = 0) -> Outcome:
+def evaluate(task: Task, world: Any, policy: Actor, episodes: int, start: int = 0) -> Outcome:
     """Outcome of ``episodes`` starts ``world.reset_to_start(start + i)``.
 
     An episode succeeds if the goal is reached at any step within the task's evaluation horizon. It
@@ -47,7 +47,7 @@ def evaluate(task: Task, world: Any, policy: Policy, episodes: int, start: int =
     )
 
 
-def attempt(task: Task, world: Any, policy: Policy, index: int) -> bool:
+def attempt(task: Task, world: Any, policy: Actor, index: int) -> bool:
     """One deployed episode from evaluation start ``index``: whether it succeeds."""
     state = world.reset_to_start(index)[None]
     succeeded, _ = attempts(task, [world], policy, state, np.array([index]))
@@ -55,7 +55,11 @@ def attempt(task: Task, world: Any, policy: Policy, index: int) -> bool:
 
 
 def attempts(
-    task: Task, worlds: Sequence[Any], policy: Policy, states: np.ndarray, indices: np.ndarray
+    task: Task,
+    worlds: Sequence[Any],
+    policy: Actor,
+    states: np.ndarray,
+    indices: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Deployed episodes side by side, with one batched policy call a step.
 
@@ -65,6 +69,7 @@ def attempts(
     :returns: whether each succeeds, bool [n], and the sum of its rewards [n]; an episode is not
         stepped after its success, nor after its world has ended
     """
+    policy.begin(len(worlds), reseed=True)
     goals = task.goals[indices % len(task.goals)] if task.goal_conditioned else None
     succeeded, returns = np.zeros(len(worlds), bool), np.zeros(len(worlds))
     running = np.arange(len(worlds))
@@ -76,6 +81,7 @@ def attempts(
         succeeded[running[reached]] = True
         going = ~(reached | task.ended(observation))
         running, observation = running[going], observation[going]
+        policy.keep(going)
         if step == task.config.evaluation.horizon or not len(running):
             break
         commands = task.command(policy.mean_action(observation))
@@ -104,7 +110,7 @@ class WideStarts:
             column = task.robot.state_names.index(name)
             self.starts[:, column] = rng.uniform(low, high, config.episodes)
 
-    def evaluate(self, policy: Policy) -> float:
+    def evaluate(self, policy: Actor) -> float:
         """Success rate from all starts, within the task's evaluation horizon, goals in turn."""
         rows = zip(self._worlds, self.starts, strict=True)
         states = np.stack([world.set_state(start) for world, start in rows])

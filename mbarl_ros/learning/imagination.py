@@ -11,7 +11,7 @@ from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state_arrays import Arrays
-from mbarl_ros.schema.agent import ModelConfig
+from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.task import Task
 

@@ -349,6 +349,7 @@ class PolicyController(BaseLifecycleNode):
             'successes': practice.successes,
             'refused': self.refused,
             **loop.values(),
+            **(practice.planning.values() if practice.planning else {}),
         }
         return *self._condition(loop), values
 

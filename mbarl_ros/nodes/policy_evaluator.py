@@ -14,6 +14,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Float64, UInt8MultiArray, UInt32
 
 from mbarl_ros import __version__
+from mbarl_ros.control.planning_policy import Actor, deployed_policy
 from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
 from mbarl_ros.learning.evaluation import evaluate, evaluation_line, pool
 from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
@@ -127,7 +128,8 @@ class PolicyEvaluator(BaseNode):
             self._evaluate_clone()
             while not self.finished:
                 steps, arrays = self._due.get()
-                self._evaluate(steps, Policy(arrays, DEPLOYED))
+                policy = deployed_policy(arrays, DEPLOYED, self.task, self.agent, self.seed)
+                self._evaluate(steps, policy)
         except BaseException as error:
             self.get_logger().fatal(f'evaluation stopped: {error!r}')
             self.exit_code, self.finished = EXIT_FAILURE, True
@@ -151,7 +153,7 @@ class PolicyEvaluator(BaseNode):
             f'over {episodes} starts'
         )
 
-    def _evaluate(self, steps: int, policy: Policy) -> None:
+    def _evaluate(self, steps: int, policy: Actor) -> None:
         episodes = self.task.config.evaluation.episodes
         outcome = evaluate(self.task, self._world, policy, episodes)
         confirmed = False

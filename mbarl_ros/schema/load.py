@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from mbarl_ros.schema.agent import DEMONSTRATED_STARTS, AgentConfig
+from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError, OldKeyError, Strict
+from mbarl_ros.schema.model import DEMONSTRATED_STARTS
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
 

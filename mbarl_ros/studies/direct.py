@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mbarl_ros.control.phases import Practice
-from mbarl_ros.control.policy import DEPLOYED, Policy
+from mbarl_ros.control.planning_policy import deployed_policy
+from mbarl_ros.control.policy import DEPLOYED
 from mbarl_ros.learning.classifier import ClassifierTrainer
 from mbarl_ros.learning.evaluation import WideStarts, evaluate
 from mbarl_ros.learning.learner import Learner
@@ -89,7 +90,8 @@ def run(direct: DirectRun, seed: int, budget: int) -> Iterator[dict[str, Any]]:
         steps = direct.practice.steps
         last = steps >= budget
         if steps >= next_evaluation or last:
-            policy = Policy(direct.learner.policy_arrays(), DEPLOYED)
+            arrays = direct.learner.policy_arrays()
+            policy = deployed_policy(arrays, DEPLOYED, task, direct.agent, seed)
             starts = wide if wide and (steps >= next_wide or last) else None
             yield {
                 'step': steps,

@@ -96,10 +96,16 @@ def _clone(
 
 
 class _RandomPolicy:
-    """Uniformly random actions."""
+    """Uniformly random actions; has the interface of :class:`~mbarl_ros.control.policy.Policy`."""
 
     def __init__(self, task: Task, seed: int) -> None:
         self._rng, self._action_dim = np.random.default_rng([seed, 6]), task.action_dim
+
+    def begin(self, problems: int, *, reseed: bool = False) -> None:
+        pass
+
+    def keep(self, mask: np.ndarray) -> None:
+        pass
 
     def mean_action(self, observation: np.ndarray) -> np.ndarray:
         return self._rng.uniform(-1, 1, (len(observation), self._action_dim))
