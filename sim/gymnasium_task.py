@@ -23,7 +23,9 @@ DEFAULT_LIMIT = 200  # steps of an attempt where the environment has no time lim
 LIMIT_OPTION, SUCCESS_OPTION = 'max_episode_steps', 'success_reward'
 EPISODES, EPISODE_STEPS = 10, 50  # random practice that shows the ranges of the observation
 LARGEST_BOUND = 100.0  # declared bounds beyond are no help to a network
-MARGIN = 5.0  # ranges are this many times as wide as what random practice visits
+MARGIN = 3.0  # ranges are this many times as wide as what random practice visits
+
+STILL, LEAST_HALF = 1e-3, 0.05  # half ranges of 1 + |middle|: of what does not move; least
 
 Raw = dict[str, Any]
 
@@ -48,12 +50,13 @@ def describe(text: str) -> tuple[Raw, Raw]:
     with seeded_globals():
         world = GymnasiumWorld(**options)
         try:
-            states = _random_states(world)
+            states, achieved = _random_states(world)
         except SimulatorError as error:
             raise ConfigError(str(error)) from error
         finally:
             world.close()
-    return _task(text, options, world, states, limit), _robot(text, world)
+    ranges, axes = _ranges(world, states), _axes(world, states, achieved)
+    return _task(text, options, world, ranges, axes, limit), _robot(text, world)
 
 
 def _parse(text: str) -> tuple[str, Raw]:
@@ -72,32 +75,53 @@ def _parse(text: str) -> tuple[str, Raw]:
     return name, kwargs
 
 
-def _random_states(world: GymnasiumWorld) -> np.ndarray:
-    """States [n, S] of random practice from a few starts."""
+def _random_states(world: GymnasiumWorld) -> tuple[np.ndarray, np.ndarray]:
+    """States [n, S] of random practice from a few starts, and achieved goals [n, G], G may be 0."""
     rng = np.random.default_rng(0)
     low, high = world.command_bounds
     ended = world.state_names.index(ENDED)
-    states = []
+    states, achieved = [], []
     for episode in range(EPISODES):
-        states.append(world.reset_to_start(-1 - episode))
-        for _ in range(EPISODE_STEPS):
-            states.append(world.step(rng.uniform(low, high)))
-            if states[-1][ended]:
+        state = world.reset_to_start(-1 - episode)
+        for step in range(EPISODE_STEPS + 1):
+            states.append(state)
+            achieved.append(() if world.achieved_goal is None else world.achieved_goal)
+            if state[ended] or step == EPISODE_STEPS:
                 break
-    return np.array(states)
+            state = world.step(rng.uniform(low, high))
+    return np.array(states), np.array(achieved)
+
+
+def _axes(world: GymnasiumWorld, states: np.ndarray, achieved: np.ndarray) -> dict[str, str]:
+    """State entry -> axis, for a goal entry and what is to reach it.
+
+    Networks then see their difference. Which observation entry is to reach it is what equals the
+    achieved goal in all states.
+    """
+    axes = {}
+    goals = [name for name in world.state_names if name.startswith('desired_goal_')]
+    if achieved.shape[1] != len(goals):
+        return {}
+    for goal, values in zip(goals, achieved.T, strict=True):
+        same = np.flatnonzero((states == values[:, None]).all(0))
+        if len(same) == 1 and np.ptp(values) > 0:
+            axes[goal] = axes[world.state_names[same[0]]] = goal
+    return axes
 
 
 def _ranges(world: GymnasiumWorld, states: np.ndarray) -> list[tuple[float, float]]:
     """Range of each entry of the state.
 
     The bounds that the environment declares, where they are narrow; else around what random
-    practice visits, and +-1 around what it does not change.
+    practice visits, and +-1 around what it does not move.
     """
     low, high = (np.append(bound, [0.0, 0.0, np.inf]) for bound in world.observation_bounds)
     declared = (np.abs(low) <= LARGEST_BOUND) & (np.abs(high) <= LARGEST_BOUND) & (low < high)
     least, most = states.min(0), states.max(0)
     middle, half = (least + most) / 2, MARGIN * (most - least) / 2
-    half[half < 1e-6 * (1.0 + np.abs(middle))] = 1.0
+    unit = 1.0 + np.abs(middle)
+    # What hardly moves now may move far later, and small ranges make large inputs of networks.
+    half = np.where(half < STILL * unit, 1.0, np.maximum(half, LEAST_HALF * unit))
     ranges = []
     for i, name in enumerate(world.state_names):
         if name in (SUCCESS, ENDED):
@@ -113,8 +137,14 @@ def _rounded(value: float) -> float:
     return float(f'{value:.3g}')
 
 
-def _task(text: str, options: Raw, world: GymnasiumWorld, states: np.ndarray, limit: int) -> Raw:
-    low, high = world.command_bounds
+def _task(
+    text: str,
+    options: Raw,
+    world: GymnasiumWorld,
+    ranges: list[tuple[float, float]],
+    axes: dict[str, str],
+    limit: int,
+) -> Raw:
     return {
         'name': re.sub(r'[^\w.=,+-]+', '_', text),
         'description': f'Gymnasium environment {text}',
@@ -122,12 +152,18 @@ def _task(text: str, options: Raw, world: GymnasiumWorld, states: np.ndarray, li
         'world': f'{GymnasiumWorld.__module__}:{GymnasiumWorld.__name__}',
         'world_options': options,
         'observation': [
-            {'name': name, 'low': least, 'high': most, 'binary': name in (SUCCESS, ENDED)}
-            for name, (least, most) in zip(world.state_names, _ranges(world, states), strict=True)
+            {
+                'name': name,
+                'low': low,
+                'high': high,
+                'binary': name in (SUCCESS, ENDED),
+                'axis': axes.get(name),
+            }
+            for name, (low, high) in zip(world.state_names, ranges, strict=True)
         ],
         'action': [
-            {'name': name, 'low': float(least), 'high': float(most)}
-            for name, least, most in zip(world.command_names, low, high, strict=True)
+            {'name': name, 'low': float(low), 'high': float(high)}
+            for name, low, high in zip(world.command_names, *world.command_bounds, strict=True)
         ],
         'success': {'entries': [SUCCESS], 'target': [1.0], 'tolerance': 0.5},
         'ended': ENDED,

@@ -36,7 +36,8 @@ class GymnasiumWorld(World):
     ``success`` is a step reward of at least ``success_reward``, where that is given; else
     ``info['is_success']`` or ``info['success']``; else what a method ``is_success()`` or
     ``success()`` of the environment returns; else 0. ``ended``: the environment terminated; it
-    stands still until it is reset. What it calls truncated is ignored.
+    stands still until it is reset. What it calls truncated is ignored. ``achieved_goal``: the
+    flattened part of this name of the latest observation, None where there is none.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class GymnasiumWorld(World):
         self._resets = reset_counter(self.env)
         self._steps = 0
         self._latest: np.ndarray | None = None
+        self.achieved_goal: np.ndarray | None = None
 
     @property
     def observation_bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -151,6 +153,8 @@ class GymnasiumWorld(World):
                 f"environment '{self.name}': {self.state_names[entry]} is {state[entry]} {where}"
             )
         self._latest = state
+        if '' not in self._boxes and 'achieved_goal' in observation:
+            self.achieved_goal = np.ravel(observation['achieved_goal'])
         return state.copy()
 
     def _success(self, info: Mapping[str, Any], reward: float) -> bool:

@@ -128,8 +128,11 @@ def test_goals_of_gymnasium_robotics_are_part_of_the_observation():
     world = world_of('user_envs:Reach?goal=0.7')
     assert world.state_names[:2] == ('observation_0', 'desired_goal_0')
     assert world.reset()[1] == 0.7
-    entry = task_of('user_envs:Reach?goal=0.7').config.observation[0]
+    task = task_of('user_envs:Reach?goal=0.7')
+    entry = task.config.observation[0]
     assert (entry.low, entry.high) == (-9, 9)  # as the environment declares
+    # The achieved goal tells that x is to reach the goal: networks see the difference.
+    assert task.pairwise_differences.tolist() == [[1, -1, 0, 0, 0]]
 
 
 def test_a_world_that_has_ended_stands_still_until_it_is_reset():
