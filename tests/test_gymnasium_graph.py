@@ -45,7 +45,7 @@ def test_mbarl_up_practises_in_an_environment_of_the_current_folder(tmp_path, mo
     )
     assert done.returncode == 3, done.stdout + done.stderr
     last = json.loads((tmp_path / 'run' / 'result.json').read_text())
-    assert last['environment_steps'] == STEPS and last['deployed_return'] < 0
+    assert last['environment_steps'] >= STEPS and last['deployed_return'] < 0
     assert last['training_resets'] > 0 and last['deployed_success'] == 0.0
     monkeypatch.chdir(tmp_path)
     rows = stored(tmp_path, agent, str(tmp_path / 'run' / 'task.yaml'))
