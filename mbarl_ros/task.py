@@ -221,7 +221,7 @@ class Task:
     def spec_hash(self, agent: AgentConfig) -> str:
         """Hash of layout and network shape: sides that differ in it must not exchange data."""
         spec = {
-            'observation': [entry.model_dump() for entry in self.config.observation],
+            'observation': [e.model_dump(exclude={'limited'}) for e in self.config.observation],
             'goal_conditioned': self.goal_conditioned,
             'action': [entry.model_dump() for entry in self.config.action],
             'hidden': agent.sac.hidden,

@@ -42,8 +42,11 @@ class ModelLayout:
         self.models_reward = not task.reward_known
         reward = [math.inf] * self.models_reward
         self.binary = np.array([*task.binary[self.index], *[False] * self.models_reward])
-        self.low = np.array([*task.state_low[self.index], *(-x for x in reward)], np.float32)
-        self.high = np.array([*task.state_high[self.index], *reward], np.float32)
+        limited = np.array([task.config.observation[i].limited for i in self.index])
+        low = np.where(limited, task.state_low[self.index], -math.inf)
+        high = np.where(limited, task.state_high[self.index], math.inf)
+        self.low = np.array([*low, *(-x for x in reward)], np.float32)
+        self.high = np.array([*high, *reward], np.float32)
         self.offset, self.scale = task.offset[self.index], task.scale[self.index]
         self.pairwise_differences = task.state_pairwise_differences[:, self.index]
         self.features = sum(self.pairwise_differences.shape) * (1 + 2 * config.fourier_features)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def clone(
     inputs = with_pairwise_differences(inputs, differences)
     sizes = [inputs.shape[-1], *hidden, 2 * task.action_dim]
     network = stacked_mlp(1, sizes, generator, last_scale=0.01)
-    regress(network, inputs, actions, generator, steps, batch)
+    regress(policy_mean(network), network, inputs, actions, generator, steps, batch)
     return {
         'offset': task.offset.copy(),
         'scale': task.scale.copy(),
@@ -51,32 +51,42 @@ def clone(
     }
 
 
+def policy_mean(network: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Mean action [rows, A] as a function of inputs [rows, entries], of a stack of one policy."""
+
+    def mean(inputs: Tensor) -> Tensor:
+        return torch.tanh(mlp(network, inputs[None])[0].chunk(2, -1)[0])
+
+    return mean
+
+
 def regress(
-    network: Sequence[Tensor],
+    mean: Callable[[Tensor], Tensor],
+    parameters: Sequence[Tensor],
     inputs: Tensor,
     actions: Tensor,
     generator: torch.Generator,
     steps: int,
     batch: int = 256,
 ) -> float:
-    """Fit the mean action of a policy network to actions; returns the held-out squared error.
+    """Fit the mean action of a policy to actions; returns the held-out squared error.
 
     A tenth of the rows is held out (in blocks, since neighbours are alike), and the weights with
     the least held-out error are kept, so that the policy is neither under- nor overfitted.
 
-    :param network: a stack of one, see :func:`~.networks.stacked_mlp`; changed in place
+    :param mean: mean action [rows, action_dim] as a function of inputs [rows, entries]
+    :param parameters: of the policy; changed in place
     :param inputs: [rows, entries]
     :param actions: [rows, action_dim] in [-1, 1]
     """
     holdout_mask = torch.from_numpy(np.arange(len(inputs)) // 10 % 10 == 9)
     train = torch.nonzero(~holdout_mask)[:, 0]
-    optimiser = Adam(network, 1e-3, weight_decay=1e-5)
+    optimiser = Adam(parameters, 1e-3, weight_decay=1e-5)
 
     def error(rows: Tensor) -> Tensor:
-        mean = mlp(network, inputs[rows][None])[0, :, : actions.shape[-1]]
-        return (torch.tanh(mean) - actions[rows]).square().mean()
+        return (mean(inputs[rows]) - actions[rows]).square().mean()
 
-    best, kept = np.inf, [p.detach().clone() for p in network]
+    best, kept = np.inf, [p.detach().clone() for p in parameters]
     for step in range(1, steps + 1):
         rows = torch.randint(len(train), (batch,), generator=generator)
         optimiser.minimise(error(train[rows]))
@@ -84,7 +94,7 @@ def regress(
             with torch.no_grad():
                 score = float(error(holdout_mask if bool(holdout_mask.any()) else train))
             if score < best:
-                best, kept = score, [p.detach().clone() for p in network]
+                best, kept = score, [p.detach().clone() for p in parameters]
     with torch.no_grad():
-        torch._foreach_copy_(list(network), kept)
+        torch._foreach_copy_(list(parameters), kept)
     return best

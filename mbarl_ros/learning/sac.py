@@ -11,7 +11,7 @@ from torch import Tensor
 from mbarl_ros.control.model import CRITICS
 from mbarl_ros.learning.batch import Batch
 from mbarl_ros.learning.critic_mlp import centre, critic_mlp
-from mbarl_ros.learning.imitation import regress
+from mbarl_ros.learning.imitation import policy_mean, regress
 from mbarl_ros.learning.networks import (
     layer_arrays,
     mlp,
@@ -192,7 +192,7 @@ class Sac:
         """
         inputs = with_pairwise_differences(observation, self._pairwise_differences)
         network = [p.detach()[policy : policy + 1].clone().requires_grad_() for p in self.actor]
-        error = regress(network, inputs, action, generator, steps)
+        error = regress(policy_mean(network), network, inputs, action, generator, steps)
         with torch.no_grad():
             for stack in (self.actor, self.deployed):
                 for parameter, fitted in zip(stack, network, strict=True):

@@ -70,9 +70,10 @@ class WarmStart:
 
     def _label(self, observation: np.ndarray) -> np.ndarray:
         """The planner's actions [n, A], each from a plan of its own."""
+        self._planning.planner.rng = np.random.default_rng(int(self._rng.integers(2**32)))
         labels = []
         for rows in np.split(observation, range(_PROBLEMS, len(observation), _PROBLEMS)):
-            self._planning.begin(len(rows), reseed=True)
+            self._planning.begin(len(rows))
             labels.append(self._planning.mean_action(rows))
         return np.concatenate(labels)
 

@@ -19,6 +19,11 @@ class Entry(Strict):
         default=False,
         description='The entry takes only the values `low` and `high` (a contact, a grasp).',
     )
+    limited: bool = Field(
+        default=True,
+        description='The range is a limit, which predictions of the model keep to; false: values '
+        'may leave it, it only scales them.',
+    )
     axis: str | None = Field(
         default=None,
         description='Entries with the same axis are positions along one line in one frame; '
@@ -30,6 +35,8 @@ class Entry(Strict):
     def _ordered(self) -> Entry:
         if not self.low < self.high:
             raise ValueError(f'{self.name}: low ({self.low}) must be less than high ({self.high})')
+        if self.binary and not self.limited:
+            raise ValueError(f'{self.name}: limited: a binary entry has no other values; true')
         return self
 
 
