@@ -70,6 +70,7 @@ class Task:
         self._state_index = [robot.state_names.index(entry.name) for entry in config.observation]
         order = [entry.name for entry in config.observation]
         self._success_index = [order.index(name) for name in config.success.entries]
+        self._ended_index = None if config.ended is None else order.index(config.ended)
         self._target = (
             None if config.success.target is None else np.array(config.success.target, np.float32)
         )
@@ -152,6 +153,13 @@ class Task:
     def success(self, observation: np.ndarray) -> np.ndarray:
         """Whether each observation [..., observation_dim] is a success, bool [...]."""
         return self.distance(observation) <= self.config.success.tolerance
+
+    def ended(self, observation: np.ndarray) -> np.ndarray:
+        """Whether the world has ended and must be reset, bool [...], of observations [..., O]."""
+        observation = np.asarray(observation)
+        if self._ended_index is None:
+            return np.zeros(observation.shape[:-1], bool)
+        return observation[..., self._ended_index] > self.offset[self._ended_index]
 
     @property
     def reward_known(self) -> bool:

@@ -96,7 +96,8 @@ class Rollouts:
     ) -> np.ndarray:
         """One step of all candidates: next observations; adds to ``total`` what it is worth.
 
-        ``weight`` is the discount so far, 0 where a candidate has reached the goal.
+        ``weight`` is the discount so far, 0 where a candidate has reached the goal or the world has
+        ended.
         """
         state_dim = self._task.state_dim
         next_state, reward = self._model.step(rows[..., :state_dim], action)
@@ -111,6 +112,7 @@ class Rollouts:
         else:
             total += weight * (success if reward is None else reward)
         weight *= np.where(success, 0.0, self._discount) if self._ends else self._discount
+        weight *= ~self._task.ended(following)
         return following
 
 

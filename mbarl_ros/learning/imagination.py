@@ -138,7 +138,8 @@ class Imagination:
     def _rollout(self, sac: Sac, observation: np.ndarray) -> None:
         """Roll out both policies for ``length`` steps and keep the imagined transitions.
 
-        A forward rollout that succeeds goes on to another goal or, without goals, ends.
+        A forward rollout that succeeds goes on to another goal or, without goals, ends. Where the
+        world ends, each does.
 
         :param observation: starts [policies, n, observation_dim]
         """
@@ -155,6 +156,7 @@ class Imagination:
                 observation[FORWARD, success, self.task.state_dim :] = goals
             else:
                 alive[FORWARD] &= ~success
+            alive &= ~self.task.ended(observation)
         # [policies, n, length, ...]: the steps of a rollout are neighbours in the buffer
         rows = {name: np.stack([step[name] for step in steps], 2) for name in STEP}
         kept = np.stack(alive_at_step, 2)

@@ -284,6 +284,11 @@ class AgentConfig(Strict):
         """Whether the backward phase has goals to reach."""
         return self.backward != 'none' and OBJECTIVES[self.backward]
 
+    @property
+    def needs_demonstrations(self) -> bool:
+        """Whether there is no practice without demonstrations: they say what backward means."""
+        return self.backward not in ('none', 'novelty') or self.exploration is not None
+
     def forward_discount(self, limit: int) -> float:
         """Discount of the forward policy in a task with this ``forward_limit``."""
         return self.sac.discount or 1.0 - 2.0 / limit

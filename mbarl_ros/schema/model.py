@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from mbarl_ros.schema.base import Strict
 
 StartKind = Literal['replay', 'demonstrations', 'phase_starts', 'range']
+DEMONSTRATED_STARTS = ('demonstrations', 'range')  # binary entries are as in a demonstration
 
 
 class ModelConfig(Strict):

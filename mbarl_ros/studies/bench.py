@@ -50,6 +50,8 @@ def run_seeds(runs: Sequence[SeedRun], seed_numbers: Sequence[int], processes: i
 def _unfinished(run: SeedRun, seed_numbers: Sequence[int]) -> list[_Worker]:
     """Workers for the seeds of an agent that are not finished; checks their folders."""
     task, agent, demonstrations = run.load()
+    if not len(demonstrations['phase']) and not seeds.pseudo_agent(agent):
+        print(f'{task.name}: no demonstrations; {agent.name} practises without them')
     budget, _ = task.config.run_end(run.budget)
     workers = []
     for seed in seed_numbers:
@@ -114,10 +116,11 @@ def _print_evaluations(worker: _Worker) -> None:
     if len(evaluations) < worker.printed:  # the seed has started over
         worker.printed = 0
     for line in evaluations[worker.printed :]:
-        wide = line['wide_success']
+        wide, total = line['wide_success'], line['deployed_return']
         print(
             f'{worker.title}: {line["environment_steps"]} steps, '
             f'deployed {line["deployed_success"]:.2f}'
+            + ('' if total is None else f', return {total:.2f}')
             + ('' if wide is None else f', wide {wide:.3f}')
             + f', {line["wall_seconds"]:.0f} s',
             flush=True,
