@@ -23,7 +23,7 @@ DEFAULT_LIMIT = 200  # steps of an attempt where the environment has no time lim
 LIMIT_OPTION, SUCCESS_OPTION = 'max_episode_steps', 'success_reward'
 EPISODES, EPISODE_STEPS = 10, 50  # random practice that shows the ranges of the observation
 LARGEST_BOUND = 100.0  # declared bounds beyond are no help to a network
-MARGIN = 3.0  # ranges are this many times as wide as what random practice visits
+MARGIN = 1.5  # ranges are this many times as wide as what random practice visits
 
 STILL, LEAST_HALF = 1e-3, 0.05  # half ranges of 1 + |middle|: of what does not move; least
 
@@ -115,8 +115,8 @@ def _ranges(world: GymnasiumWorld, states: np.ndarray) -> list[tuple[float, floa
     The bounds that the environment declares, where they are narrow; else around what random
     practice visits, and +-1 around what it does not move.
     """
-    low, high = (np.append(bound, [0.0, 0.0, np.inf]) for bound in world.observation_bounds)
-    declared = (np.abs(low) <= LARGEST_BOUND) & (np.abs(high) <= LARGEST_BOUND) & (low < high)
+    low, high = world.observation_bounds
+    declared = _declared(world)
     least, most = states.min(0), states.max(0)
     middle, half = (least + most) / 2, MARGIN * (most - least) / 2
     unit = 1.0 + np.abs(middle)
@@ -133,6 +133,13 @@ def _ranges(world: GymnasiumWorld, states: np.ndarray) -> list[tuple[float, floa
     return ranges
 
 
+def _declared(world: GymnasiumWorld) -> np.ndarray:
+    """Whether the environment declares narrow bounds for each entry of the state, bool [S]."""
+    low, high = world.observation_bounds
+    narrow = (np.abs(low) <= LARGEST_BOUND) & (np.abs(high) <= LARGEST_BOUND) & (low < high)
+    return np.append(narrow, [False] * (len(world.state_names) - len(low)))
+
+
 def _rounded(value: float) -> float:
     return float(f'{value:.3g}')
 
@@ -145,6 +152,7 @@ def _task(
     axes: dict[str, str],
     limit: int,
 ) -> Raw:
+    limited = _declared(world).tolist()
     return {
         'name': re.sub(r'[^\w.=,+-]+', '_', text),
         'description': f'Gymnasium environment {text}',
@@ -157,9 +165,10 @@ def _task(
                 'low': low,
                 'high': high,
                 'binary': name in (SUCCESS, ENDED),
+                'limited': name in (SUCCESS, ENDED) or limited[i],
                 'axis': axes.get(name),
             }
-            for name, (low, high) in zip(world.state_names, ranges, strict=True)
+            for i, (name, (low, high)) in enumerate(zip(world.state_names, ranges, strict=True))
         ],
         'action': [
             {'name': name, 'low': float(low), 'high': float(high)}

@@ -38,7 +38,10 @@ FORMATS = {'gymnasium', 'h5py', 'lz4', 'mcap', 'minari', 'pyarrow', 'rosbags', '
 FOREIGN = {
     'cli': {'rich'},
     'bringup': {'yaml', 'launch', 'launch_ros'},
-    'studies': {'numpy', 'torch', 'yaml', 'matplotlib'},
+    'studies': {
+        'numpy', 'torch', 'yaml', 'matplotlib', 'rich',
+        'gymnasium', 'sb3_contrib', 'stable_baselines3',
+    },  # fmt: skip
     'nodes': {'numpy', 'torch', *ROS},
     'learning': {'numpy', 'torch'},
     'control': {'numpy'},
