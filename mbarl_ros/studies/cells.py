@@ -84,8 +84,9 @@ def cell_job(study: Study, folder: Path, cell: Cell) -> Job:
 
 
 def run_cell(study: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run a cell of the study with this import path, and write its result; returns the content of ``result.json``.
+    """Run a cell and write its result; returns the content of ``result.json``.
 
+    :param study: its name or import path
     :raises ValueError: the result has a number that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
