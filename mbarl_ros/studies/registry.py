@@ -7,7 +7,9 @@ import importlib
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.studies.study import Study
 
-STUDIES: dict[str, str] = {}
+STUDIES: dict[str, str] = {
+    'dyna-maze': 'mbarl_ros.studies.dyna_maze:DynaMaze',
+}
 
 
 def load_study(name: str) -> Study:
