@@ -26,6 +26,7 @@ Rows = dict[str, np.ndarray]
 # What the reward knows about the room (m): the wall along y = 0 and where the disc's centre can
 # pass it, beside the task's goal.
 GATE = (0.85, 1.15)
+WALL_DISTANCE = 0.2  # of the centre from y = 0 where the disc touches the wall
 # Progress counts up to what the disc can drive in a step, so that a model that lets it jump through
 # the wall does not pay.
 MAX_PROGRESS = 0.15
@@ -195,3 +196,23 @@ def success_from_corner(task: Task, world: Any, policy: Policy, episodes: int) -
         for number in range(episodes)
     ]
     return float(np.mean(reached))
+
+
+def at_the_wall(observation: np.ndarray) -> np.ndarray:
+    """Whether the disc is so near to the dividing wall that one step may touch it, bool [...]."""
+    return np.abs(observation[..., 1]) < WALL_DISTANCE + MAX_PROGRESS
+
+
+def wall_leak(task: Task, ensemble: Ensemble, rng: np.random.Generator) -> float:
+    """Share of rollouts that pass through the closed wall in the model, 0 in truth.
+
+    Discs in front of the wall, left of the gap, push against it for two seconds.
+    """
+    count = 200 * len(ensemble.elites)
+    state = np.zeros((count, task.state_dim), np.float32)
+    state[:, 0] = rng.uniform(task.state_low[0] + 0.2, GATE[0] - 0.3, count)
+    state[:, 1] = -WALL_DISTANCE - 0.05
+    push = torch.tensor([0.0, 1.0]).expand(count, -1)
+    for _ in range(20):
+        state = ensemble.step(torch.from_numpy(state), push)[0].numpy()
+    return float((state[:, 1] > WALL_DISTANCE).mean())

@@ -9,6 +9,7 @@ from mbarl_ros.studies.study import Study
 
 STUDIES: dict[str, str] = {
     'dyna-maze': 'mbarl_ros.studies.dyna_maze:DynaMaze',
+    'offline': 'mbarl_ros.studies.offline:Offline',
 }
 
 
