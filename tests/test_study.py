@@ -147,7 +147,8 @@ def test_without_a_name_the_studies_are_listed(capsys):
     assert main(['study']) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in STUDIES:
-        assert any(line.startswith(name) and load_study(name).description in line for line in lines)
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert load_study(name).description in line
 
 
 @pytest.mark.parametrize('name', ['ofline', 'support.toy_study:Tyo', 'no.module:Toy'])

@@ -57,9 +57,9 @@ class Offline(Study):
         sizes, lengths, seeds = (SIZES, LENGTHS, SEEDS)
         fit, policy = dict(_FIT), dict(_TRAINING)
         if quick:
-            sizes, lengths, seeds = (1_000, 5_000), (20, 50), range(1)
-            fit['max_gradient_steps'] = 1000
-            policy |= {'iterations': 12, 'corner_episodes': 5}
+            sizes, lengths, seeds = (1_000, 5_000), (20, 50), (100,)
+            fit['max_gradient_steps'] = 600
+            policy |= {'iterations': 8, 'corner_episodes': 5}
         models, policies = [], []
         for seed in seeds:
             for size in sizes:

@@ -50,7 +50,7 @@ def rollout_length(folder: Path, table: Table) -> tuple[str, str]:
                 axes.plot(lengths, means, color=colour, linewidth=0.7, alpha=0.5)
         _finish(axes, f'deployed from: {title}', 'rollout length (steps)', lengths)
     grid[0].set_ylabel('success rate in the true room')
-    grid[0].legend(fontsize=9, frameon=False, loc='lower right')
+    grid[0].legend(fontsize=9, frameon=False, loc='upper left')
     save_figure(figure, folder / 'rollout_length.png')
     return (
         'rollout_length.png',

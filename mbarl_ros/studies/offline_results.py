@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,18 +70,17 @@ class Table:
         one, other = np.array(rates).reshape(-1, 2).T
         return one, other
 
-    def spread(self, measure: str, starts: str, seeds: Sequence[int]) -> float:
-        """Largest minus smallest mean success over model sizes, of seeds that may repeat."""
-        rates = {seed: self._size_means(measure, starts, seed) for seed in set(seeds)}
-        means = np.mean([rates[seed] for seed in seeds], axis=0)
-        return float(means.max() - means.min())
-
-    def _size_means(self, measure: str, starts: str, seed: int) -> list[float]:
-        """Mean success over rollout lengths, of each model size."""
-        return [
-            float(self.rates(measure, samples=size, starts=starts, seed=seed).mean())
-            for size in self.axis('samples')
-        ]
+    def size_means(self, measure: str, starts: str) -> np.ndarray:
+        """Mean success over rollout lengths [seeds, model sizes]."""
+        return np.array(
+            [
+                [
+                    self.rates(measure, samples=size, starts=starts, seed=seed).mean()
+                    for size in self.axis('samples')
+                ]
+                for seed in self.axis('seed')
+            ]
+        )
 
     def _keys(self, fixed: Mapping[str, Any]) -> list[Key]:
         return [
