@@ -85,10 +85,7 @@ def test_sign_flip_is_the_share_of_sign_patterns():
     assert sign_flip_p([1.0, 2.0, 3.0]) == 1 / 8
     assert sign_flip_p([-1.0, 2.0, 3.0]) == 2 / 8
     assert sign_flip_p([0.0, 0.0]) == 1.0
-    # many pairs: random patterns come close to the exact value of a balanced sample
-    rng = np.random.default_rng(1)
-    many = rng.normal(0.3, 1.0, 40)
-    assert sign_flip_p(many) == pytest.approx(sign_flip_p(many), abs=0)
+    many = np.random.default_rng(1).normal(0.3, 1.0, 40)  # too many for all patterns
     assert sign_flip_p(many) < 0.2 < sign_flip_p(-many)
 
 

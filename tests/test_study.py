@@ -66,6 +66,7 @@ def test_report_results_and_verdicts_of_all_cells(tmp_path, switches, capsys):
     assert results['verdicts'][0]['holds'] is True and results['missing'] == []
 
 
+@pytest.mark.slow
 def test_finished_cells_are_not_run_again_and_quick_ones_live_apart(tmp_path, switches, capsys):
     assert main(study(tmp_path, '--quick')) == 0 and main(study(tmp_path)) == 0
     assert runs(switches) == {'one': 2, 'double': 2, 'other': 1}
@@ -74,6 +75,7 @@ def test_finished_cells_are_not_run_again_and_quick_ones_live_apart(tmp_path, sw
     assert '--quick' in (tmp_path / 'toy-quick' / 'report.md').read_text()
 
 
+@pytest.mark.slow
 def test_a_cell_with_other_settings_is_refused_by_name(tmp_path, switches, capsys, monkeypatch):
     assert main(study(tmp_path)) == 0
     monkeypatch.setenv('MBARL_TOY_NUMBER', '4')
@@ -86,6 +88,7 @@ def test_a_cell_with_other_settings_is_refused_by_name(tmp_path, switches, capsy
     assert runs(switches) == {'one': 1, 'double': 1, 'other': 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('fault', 'words'),
     [('fail', 'RuntimeError: the toy broke'), ('nan', 'ValueError: result.numbers[1] is nan')],
@@ -109,6 +112,7 @@ def test_a_failed_cell_is_named_and_the_same_command_continues(
     assert 'holds: Twice three' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_where_every_cell_fails_there_is_no_report(tmp_path, switches, capsys):
     for name in ('one', 'other'):
         (switches / f'{name}.fail').touch()
@@ -117,6 +121,7 @@ def test_where_every_cell_fails_there_is_no_report(tmp_path, switches, capsys):
     assert 'no finished cell in this folder; run mbarl study' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_study_continues_and_leaves_no_process(number, tmp_path, switches, capsys):
     hang = switches / 'double.hang'
