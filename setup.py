@@ -81,6 +81,14 @@ setup(
         ],
         'ros-kilted': ['ros-kilted-rclpy[fastrtps]', *ROS_MESSAGES],
         'sim': ['gymnasium', 'pybullet'],
+        # With mujoco 3.16 the Fetch environments of gymnasium-robotics 1.4.2 cannot be made.
+        'studies': [
+            'gymnasium-robotics',
+            'gymnasium[mujoco]',
+            'mujoco<3.11',
+            'sb3-contrib',
+            'scipy',
+        ],
         'formats': ['h5py', 'minari', 'pyarrow'],
         'dev': [
             'catkin_pkg',
@@ -96,6 +104,7 @@ setup(
         'docs': ['mkdocs-material'],
     },
     entry_points={
+        'mbarl_ros.task_sources': ['gymnasium = mbarl_sim.gymnasium_task:describe'],
         'console_scripts': [
             'mbarl = mbarl_ros.cli.main:main',
             *(f'{name} = {entry}' for name, entry in NODES.items()),

@@ -73,7 +73,7 @@ def practise(agent_name: str, seed: int, steps: int) -> list[dict[str, Any]]:
         record |= {name: value for name, value in metrics.items() if name.startswith('explore/')}
         if run.practice.steps % EVERY == 0:
             policy = Policy(run.learner.policy_arrays(), DEPLOYED)
-            record['success'] = evaluate(task, world, policy, EPISODES)
+            record['success'] = evaluate(task, world, policy, EPISODES).success
         records.append(record)
     return records
 

@@ -37,7 +37,8 @@ from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.torch_setup import set_up_torch
-from mbarl_ros.schema.agent import ModelConfig, SacConfig
+from mbarl_ros.schema.agent import SacConfig
+from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.task import Task
 
 OBSERVATION, ACTION, ROWS = 12, 3, 20_000

@@ -95,6 +95,8 @@ def type_text(annotation: Any, links: dict[type[BaseModel], str]) -> str:
     """A type in words; sections are links."""
     if annotation in links:
         return links[annotation]
+    if annotation is Any:
+        return 'any value'
     if annotation is type(None):
         return '`null`'
     if annotation in NAMES:

@@ -70,6 +70,7 @@ class Task:
         self._state_index = [robot.state_names.index(entry.name) for entry in config.observation]
         order = [entry.name for entry in config.observation]
         self._success_index = [order.index(name) for name in config.success.entries]
+        self._ended_index = None if config.ended is None else order.index(config.ended)
         self._target = (
             None if config.success.target is None else np.array(config.success.target, np.float32)
         )
@@ -153,6 +154,13 @@ class Task:
         """Whether each observation [..., observation_dim] is a success, bool [...]."""
         return self.distance(observation) <= self.config.success.tolerance
 
+    def ended(self, observation: np.ndarray) -> np.ndarray:
+        """Whether the world has ended and must be reset, bool [...], of observations [..., O]."""
+        observation = np.asarray(observation)
+        if self._ended_index is None:
+            return np.zeros(observation.shape[:-1], bool)
+        return observation[..., self._ended_index] > self.offset[self._ended_index]
+
     @property
     def reward_known(self) -> bool:
         """Whether the reward is a known function of the observation (else it comes by topic)."""
@@ -213,11 +221,15 @@ class Task:
     def spec_hash(self, agent: AgentConfig) -> str:
         """Hash of layout and network shape: sides that differ in it must not exchange data."""
         spec = {
-            'observation': [entry.model_dump() for entry in self.config.observation],
+            'observation': [e.model_dump(exclude={'limited'}) for e in self.config.observation],
             'goal_conditioned': self.goal_conditioned,
             'action': [entry.model_dump() for entry in self.config.action],
             'hidden': agent.sac.hidden,
             'classifier': agent.classifier.hidden,
         }
+        if agent.planner is not None and agent.model is not None:
+            spec['model'] = [agent.model.hidden, agent.model.elites, agent.model.fourier_features]
+            spec['critics'] = [agent.planner.terminal_value, agent.sac.critics]
+            spec['critic_features'] = agent.sac.fourier_features
         text = json.dumps(spec, sort_keys=True)
         return f'{self.name}/{agent.name}:{hashlib.sha256(text.encode()).hexdigest()[:16]}'

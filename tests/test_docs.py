@@ -204,7 +204,7 @@ def test_tables_name_all_there_is():
         for path in (ROOT / 'mbarl_ros').iterdir()
         if not path.name.startswith('__')
     }
-    assert set(first_column(DOCS / 'methods.md', 'Preset')) == {*agents, 'bc'}
+    assert set(first_column(DOCS / 'methods.md', 'Preset')) == {*agents, 'bc', 'random'}
     assert set(first_column(DOCS / 'your_robot.md', 'Profile in `config/robots`')) >= robots
     assert set(first_column(DOCS / 'architecture.md', 'Room')) == rooms
     assert set(first_column(DOCS / 'concepts.md', 'Node')) == set(NODES)

@@ -8,8 +8,9 @@ import pytest
 from mbarl_ros.control.policy import Policy, check_policy, policy_names
 from mbarl_ros.learning.classifier import ClassifierTrainer
 from mbarl_ros.learning.learner import Learner
-from mbarl_ros.schema.agent import AgentConfig, ModelConfig, SacConfig
+from mbarl_ros.schema.agent import AgentConfig, SacConfig
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.storage.transitions import HUMAN, POLICY
 from mbarl_ros.task import Task
 

@@ -19,7 +19,8 @@ from mbarl_ros.learning.imitation import clone
 from mbarl_ros.learning.networks import Activation, mlp, stacked_mlp
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
-from mbarl_ros.schema.agent import AgentConfig, ModelConfig, SacConfig
+from mbarl_ros.schema.agent import AgentConfig, SacConfig
+from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.task import Task
 
 

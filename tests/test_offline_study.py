@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mbarl_ros.cli.main import main
-from mbarl_ros.schema.agent import ModelConfig, SacConfig
+from mbarl_ros.schema.agent import SacConfig
 from mbarl_ros.schema.load import load_world
+from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.studies import offline_training as training
 from mbarl_ros.studies.offline import SEEDS, Offline
 from mbarl_ros.studies.offline_report import judge

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from mbarl_ros.control.noise import PinkNoise
 from mbarl_ros.control.phases import Practice
-from mbarl_ros.control.policy import PinkNoise, Policy, check_policy, policy_names, policy_shapes
+from mbarl_ros.control.policy import Policy, check_policy, policy_names, policy_shapes
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.schema.load import load_agent

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def test_cells_of_the_studies_have_a_folder_each_and_settings_for_json(name, qui
     cells = load_study(name).cells(quick)
     names = [cell.name for cell in cells]
     assert len(set(names)) == len(names) > 1
-    assert all(set(name) <= set('abcdefghijklmnopqrstuvwxyz0123456789_-.+=') for name in names)
+    assert all(re.fullmatch(r'[\w.+=-]+', name) for name in names)
     for cell in cells:
         assert json.loads(json.dumps(cell.settings)) == cell.settings
         assert set(cell.after) <= set(names)

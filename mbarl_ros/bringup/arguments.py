@@ -23,7 +23,12 @@ class Argument:
     kind: type = str
 
 
-TASK = Argument('task', 'pointmass', 'task: a name in config/tasks, or the path of a .yaml file')
+TASK = Argument(
+    'task',
+    'pointmass',
+    'task: a name in config/tasks, the path of a .yaml file, or gymnasium:ID or '
+    'gymnasium:module:Class for a Gymnasium environment',
+)
 AGENT = Argument(
     'agent', 'mbarl', 'agent preset: a name in config/agents, or the path of a .yaml file'
 )

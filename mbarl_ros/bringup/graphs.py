@@ -17,7 +17,15 @@ from mbarl_ros.bringup.arguments import Value, parse
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.executables import NODES
-from mbarl_ros.schema.load import available, load_agent, load_robot, load_task
+from mbarl_ros.schema.load import (
+    available,
+    is_generated,
+    load_agent,
+    load_robot,
+    load_task,
+    search_current_folder,
+    without_demonstrations,
+)
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
 from mbarl_ros.storage.run_files import POLICY_FILE
@@ -95,12 +103,24 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     _resolve_mode(values, given, simulated)
     if graph in ('sim', 'hardware'):
         task.check_agent(agent)
+    if task_config.ended and graph in ('sim', 'hardware', 'evaluate') and not simulated:
+        raise ConfigError(
+            f"task '{task_config.name}': key 'ended': only a simulated world can be reset; leave "
+            'the key out for a robot'
+        )
     if agent.resets and not simulated and graph in ('hardware', 'evaluate'):
         raise ConfigError(
             f"agent '{agent.name}': key 'resets': only a simulated world can be reset; use another "
             "agent, or a copy of this one's file with 'resets: false'"
         )
     _resolve_demonstrations(graph, values, task_config)
+    if graph in ('sim', 'hardware') and not values['demos']:
+        agent = without_demonstrations(agent, task_config)
+    generated = [
+        key
+        for key, name in (('task', values['task']), ('robot', robot_name))
+        if is_generated(str(name))
+    ]
     values['task'] = _absolute(str(values['task']))
     values['agent'] = _absolute(str(values['agent']))
     values['robot'] = _absolute(robot_name)
@@ -109,7 +129,9 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
         stamp = time.strftime('%Y%m%d-%H%M%S')
         values['run_dir'] = f'runs/{prefix}{task_config.name}-{agent.name}-{values["seed"]}-{stamp}'
     values['run_dir'] = str(Path(str(values['run_dir'])).expanduser().absolute())
-    nodes = _BUILDERS[graph](values, agent, simulated)
+    # The nodes need not generate it again: the run folder has task and robot as files.
+    files = {key: str(Path(str(values['run_dir'])) / f'{key}.yaml') for key in generated}
+    nodes = _BUILDERS[graph]({**values, **files}, agent, simulated)
     return Plan(graph, values, task_config, robot, agent, nodes, private_domain=simulated)
 
 
@@ -137,6 +159,7 @@ def _check_world(task: TaskConfig) -> None:
             f'tasks: {", ".join(available("tasks"))}'
         )
     module = task.world.partition(':')[0]
+    search_current_folder()
     try:
         installed = importlib.util.find_spec(module) is not None
     except ImportError:
@@ -153,6 +176,8 @@ def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConf
         return
     folder = str(values['demos'] or task.demonstrations or '')
     if not folder:
+        if graph in ('sim', 'hardware'):
+            return
         raise ConfigError(
             f"task '{task.name}': key 'demonstrations' is not set; add it or give demos:=FOLDER"
         )

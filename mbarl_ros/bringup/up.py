@@ -72,10 +72,10 @@ def check_ros(plan: graphs.Plan) -> None:
 def check_demonstrations(plan: graphs.Plan) -> bytes:
     """Decode the demonstrations that the run starts from, for :meth:`RunFolder.keep_decoded`.
 
-    :returns: the decoded demonstrations; nothing for a graph that does not learn
+    :returns: the decoded demonstrations; nothing for a graph that does not learn from any
     :raises ConfigError: there is none, or one is damaged or of another task.
     """
-    if plan.graph not in ('sim', 'hardware'):
+    if plan.graph not in ('sim', 'hardware') or not plan.arguments['demos']:
         return b''
     from mbarl_ros.demos.reader import DemonstrationError, pack_demonstrations
 

@@ -16,7 +16,8 @@ from mbarl_ros.studies.seeds import SeedRun
 _EPILOG = """\
 An agent is the name or path of a preset, or a variant of one: PRESET:key=value,key=value with
 dotted keys and YAML values (the key `name` renames it). `bc` is the behaviour clone of the
-demonstrations. Names can be joined by commas; a variant is an argument of its own:
+demonstrations, `random` acts at random. Names can be joined by commas; a variant is an argument of
+its own:
 
   mbarl bench --agents mbarl,medal,bc 'mbarl:name=no model,model=null' mbarl:sac.cloning_weight=0
 
@@ -57,7 +58,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        '--task', nargs='+', default=['tabletop'], help='names or .yaml files (default: tabletop)'
+        '--task',
+        nargs='+',
+        default=['tabletop'],
+        help='names, .yaml files or gymnasium:ID (default: tabletop)',
     )
     parser.add_argument(
         '--agents', nargs='+', default=['mbarl,bc'], metavar='AGENT', help='see below'

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from mbarl_ros.control.model import has_model
+from mbarl_ros.control.noise import PinkNoise
+from mbarl_ros.control.planning_policy import Actor, PlanningPolicy
 from mbarl_ros.control.policy import (
     DEPLOYED,
     GOALS,
     SUCCESS_CRITIC,
     Network,
-    PinkNoise,
     Policy,
     phases,
     policy_names,
@@ -32,7 +34,8 @@ class Practice:
     A backward phase that has a goal of its own ends early when it reaches it; and RISC's success
     critic may end a phase early. A phase switch changes policy and goal; the world is never
     touched. ``steps`` counts recorded transitions. With a preset that resets, the caller resets the
-    world whenever ``reset_due`` is set, and clears the flag.
+    world whenever ``reset_due`` is set, and clears the flag; so it does where the world has ended
+    (key ``ended`` of the task), which also ends the phase. A forward phase follows each reset.
     """
 
     def __init__(
@@ -55,7 +58,8 @@ class Practice:
         self.rng = np.random.default_rng([seed, 1])
         self._limits = task.config.phases.limits
         self._noise = PinkNoise(task.action_dim, self.rng, max(self._limits))
-        self._policies: list[Policy] = []
+        self._policies: list[Actor] = []
+        self.planning = PlanningPolicy(task, agent, seed) if agent.planner else None
         self._switching = None if evaluation else agent.switching
         self._success_critic: Network | None = None
         self._backward_goals: np.ndarray | None = None
@@ -76,6 +80,9 @@ class Practice:
     def set_policies(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Act with new weights from the next action on."""
         self._policies = [Policy(arrays, name) for name in self._policy_names]
+        if self.planning is not None and has_model(arrays):
+            self.planning.load(arrays, self._policy_names[FORWARD])
+            self._policies[FORWARD] = self.planning
         self._backward_goals = arrays.get(GOALS)
         if self._switching:
             self._success_critic = Network(arrays, SUCCESS_CRITIC)
@@ -108,7 +115,8 @@ class Practice:
     ) -> dict[str, Any]:
         """Transition of one step with the executed action; switches the phase where due.
 
-        A step is ``terminated`` or ``truncated`` if and only if its phase ends with it. A safety
+        A step is ``terminated`` or ``truncated`` if and only if its phase ends with it. Where the
+        world has ended it is ``terminated``, and a success only if it is also that. A safety
         stop does not end a phase: the robot stands still for some steps, which ``source`` tells.
 
         :param next_state: robot state [S] after the step
@@ -116,7 +124,9 @@ class Practice:
         """
         next_observation = self.observe(next_state)
         success = bool(self.task.success(next_observation))
-        terminated = success if self.phase == FORWARD else self._is_back(next_observation)
+        reached = success if self.phase == FORWARD else self._is_back(next_observation)
+        ended = bool(self.task.ended(next_observation))
+        terminated = reached or ended
         self.phase_steps += 1
         over = not terminated and (
             self.phase_steps >= self._limits[self.phase] or self._switches_early(next_observation)
@@ -135,7 +145,7 @@ class Practice:
         }
         self.steps += 1
         if terminated or over:
-            self._switch(terminated)
+            self._switch(reached, ended)
         return row
 
     def _is_back(self, observation: np.ndarray) -> bool:
@@ -155,14 +165,18 @@ class Practice:
         success = np.clip(self._success_critic.output(observation)[0], 0.0, 1.0)
         return bool(self.rng.random() < success * (1.0 - rule.decay**self.phase_steps))
 
-    def _switch(self, success: bool) -> None:
+    def _switch(self, success: bool, ended: bool) -> None:
         if self.phase == FORWARD:
             self.attempts += 1
             self.successes += success
             self.reset_due = self._resets
             self._choose_goal()
         self.phase = self._phases[(self._phases.index(self.phase) + 1) % len(self._phases)]
+        if ended:
+            self.phase, self.reset_due = FORWARD, True
         self.phase_steps = 0
+        if self.planning is not None:
+            self.planning.begin(1)
         self.goal, self._reach_states = self._task_goal, None
         if self.phase == BACKWARD and self._backward_goals is not None:
             self._choose_backward_goal()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mbarl_ros.control.model import has_model, model_shapes
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.transitions import BACKWARD, EXPLORE, FORWARD, PHASES
@@ -66,6 +67,15 @@ class Policy(Network):
         mean, log_std = np.split(self.output(observation), 2, axis=-1)
         return mean, log_std
 
+    def begin(self, problems: int, *, reseed: bool = False) -> None:
+        """New episodes begin, ``problems`` side by side; ``reseed``: with the same random numbers.
+
+        Only a planner keeps something from step to step.
+        """
+
+    def keep(self, mask: np.ndarray) -> None:
+        """Only the episodes of ``mask``, bool [problems], go on."""
+
     def mean_action(self, observation: np.ndarray) -> np.ndarray:
         """Deterministic action [..., A] in [-1, 1] for observations [..., O]."""
         return np.tanh(self._head(observation)[0])
@@ -86,13 +96,19 @@ def policy_shapes(
     return shapes
 
 
-def phase_shapes(task: Task, agent: AgentConfig) -> dict[str, tuple[int | None, ...]]:
+def phase_shapes(
+    task: Task, agent: AgentConfig, *, planning: bool = False
+) -> dict[str, tuple[int | None, ...]]:
     """Shape of the arrays that a policy message has for phases, beside the policies.
 
     ``backward_goals`` [candidates, goals, state_dim]: states to go back to before the next attempt
     at each of the task's goals (1 where it has none). ``success``: network of RISC's critic.
+
+    :param planning: with the arrays that planning needs (:func:`~.model.model_shapes`)
     """
     shapes: dict[str, tuple[int | None, ...]] = {}
+    if planning:
+        shapes |= model_shapes(task, agent)
     if agent.reaches:
         shapes[GOALS] = (None, max(len(task.goals), 1), task.state_dim)
     if agent.switching:
@@ -161,7 +177,8 @@ def unpack_policy(
 
     :raises WireError: anything but weights for this task and agent.
     """
-    names, phase_arrays = policy_names(agent), phase_shapes(task, agent)
+    names = policy_names(agent)
+    phase_arrays = phase_shapes(task, agent, planning=agent.planner is not None)
     sizes = (task.observation_dim, task.action_dim, agent.sac.hidden)
     shapes = {**policy_shapes(names, *sizes), **phase_arrays}.values()
     entries = sum(math.prod(n or MAX_CANDIDATES for n in shape) for shape in shapes)
@@ -169,7 +186,9 @@ def unpack_policy(
     spec = task.spec_hash(agent)
     if meta.get('spec_hash') != spec:
         raise WireError(f"policy is for '{meta.get('spec_hash')}', this side is '{spec}'")
-    check_policy(arrays, names, *sizes, phase_arrays)
+    # A preset that plans has no model before its first fit, and none after a warm start.
+    planning = agent.planner is not None and has_model(arrays)
+    check_policy(arrays, names, *sizes, phase_shapes(task, agent, planning=planning))
     keys = ('version', 'environment_steps', 'applies_from', 'valid_until')
     numbers = {key: value for key in keys if whole_number(value := meta.get(key))}
     if len(numbers) < len(keys):
@@ -191,36 +210,3 @@ def read_policy(path: str | Path, task: Task, agent: AgentConfig) -> dict[str, n
         return unpack_policy(Path(path).expanduser().read_bytes(), task, agent)[0]
     except (OSError, WireError) as error:
         raise ConfigError(f"parameter 'policy': {path}: {error}") from error
-
-
-class PinkNoise:
-    """Temporally correlated noise with power 1/f (Eberhard et al. 2023), unit variance.
-
-    Covers more ground than white noise of the same size. Drawn in blocks of ``horizon`` steps.
-    """
-
-    def __init__(self, dim: int, rng: np.random.Generator, horizon: int) -> None:
-        """Noise of ``dim`` entries a step, correlated over at most ``horizon`` steps."""
-        self._dim, self._rng, self._horizon = dim, rng, max(int(horizon), 2)
-        self._block = np.zeros((0, dim), np.float32)
-        self._next = 0
-
-    def sample(self) -> np.ndarray:
-        """Next noise vector [dim]."""
-        if self._next == len(self._block):
-            self._draw()
-        noise = self._block[self._next]
-        self._next += 1
-        return noise
-
-    def _draw(self) -> None:
-        n = self._horizon
-        frequency = np.maximum(np.fft.rfftfreq(n), 1.0 / n)
-        shape = (self._dim, len(frequency))
-        spectrum = self._rng.standard_normal(shape) + 1j * self._rng.standard_normal(shape)
-        signal = np.fft.irfft(spectrum / np.sqrt(frequency), n)
-        # Normalise by the expected, not the drawn, deviation: the mean of a block stays random.
-        power = 2 * np.sum(1.0 / frequency[1:]) + 1.0 / frequency[0]
-        expected = np.sqrt(2 * power) / n
-        self._block = (signal / expected).T.astype(np.float32)
-        self._next = 0

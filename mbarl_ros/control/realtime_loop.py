@@ -15,6 +15,9 @@ from mbarl_ros.control.step_pairing import RealtimePairing
 from mbarl_ros.control.watchdog import ControlWatchdog
 from mbarl_ros.schema import topics
 
+# Share of the control period in which a plan must be ready; the rest is for states and commands.
+PLANNING_SHARE = 0.5
+
 
 class RealtimeLoop(ControlLoop):
     """One answer in each control period, to the latest state; gives up where none can be right."""
@@ -39,6 +42,8 @@ class RealtimeLoop(ControlLoop):
         self._timing = LoopTiming(self.period)
         self._reported_missed = 0
         self._watchdog = ControlWatchdog()
+        if practice.planning is not None:
+            practice.planning.seconds = PLANNING_SHARE * self.period
 
     def receive_executed(self, command: np.ndarray, source: str, stamp: int) -> None:
         """Keep it for the record of the control period in which it was in force."""

@@ -46,7 +46,7 @@ class BatchSampler:
         fade = agent.sac.cloning_phases
         self._cloning_steps = fade * limit if fade else np.inf
         self._limits = task.config.phases.limits
-        self._discounts = {FORWARD: agent.sac.discount or 1.0 - 2.0 / limit}
+        self._discounts = {FORWARD: agent.forward_discount(limit)}
         self._discounts |= {phase: objective.discount for phase, objective in objectives.items()}
         self.rng = np.random.default_rng([seed, 1])
 
@@ -103,6 +103,12 @@ class BatchSampler:
 
     def reward(self, phase: int, rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Reward as of now and whether the return ends; it never ends at a truncation."""
+        reward, ends = self._phase_reward(phase, rows)
+        return reward, ends | self.task.ended(rows['next_observation'])
+
+    def _phase_reward(
+        self, phase: int, rows: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
         next_observation = rows['next_observation']
         if phase in self._objectives:
             return self._objectives[phase].reward(next_observation)

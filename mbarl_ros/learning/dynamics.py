@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mbarl_ros.control.model import MODEL, ModelLayout
 from mbarl_ros.learning.networks import (
     mlp,
+    stack_arrays,
     stacked_mlp,
     with_fourier_features,
     with_pairwise_differences,
@@ -29,7 +31,7 @@ from mbarl_ros.learning.state_arrays import (
     load_tensors,
     tensor_arrays,
 )
-from mbarl_ros.schema.agent import ModelConfig
+from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.task import Task
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -10.0, 1.0
@@ -63,30 +65,15 @@ class Ensemble:
         """New networks; ``error`` stays 1 until the first :meth:`fit`."""
         self.config = config
         self._task = task
-        names = [entry.name for entry in task.config.observation]
-        # `attached` of the tabletop is listed twice: model the first, copy it to the second
-        self.index = np.array([i for i, name in enumerate(names) if names.index(name) == i])
-        self._expand = np.array([list(self.index).index(names.index(name)) for name in names])
-        self._models_reward = not task.reward_known
-        # The modelled reward is an entry that starts from 0 and has no limits.
-        extra = [0.0] * self._models_reward
-        self._binary = torch.tensor([*task.binary[self.index], *extra], dtype=torch.bool)
-        unlimited = [math.inf] * self._models_reward
-        self._low = torch.tensor([*task.state_low[self.index], *(-limit for limit in unlimited)])
-        self._high = torch.tensor([*task.state_high[self.index], *unlimited])
-        self._offset = torch.from_numpy(task.offset[self.index])
-        self._scale = torch.from_numpy(task.scale[self.index])
+        layout = ModelLayout(task, config)
+        self.index, self._expand = layout.index, layout.expand
+        self._models_reward = layout.models_reward
+        self._binary = torch.from_numpy(layout.binary)
+        self._low, self._high = torch.from_numpy(layout.low), torch.from_numpy(layout.high)
+        self._offset, self._scale = (torch.from_numpy(a) for a in (layout.offset, layout.scale))
+        self._pairwise_differences = torch.from_numpy(layout.pairwise_differences)
         self.generator = torch.Generator().manual_seed(seed)
-        self._pairwise_differences = torch.from_numpy(
-            task.state_pairwise_differences[:, self.index]
-        )
-        entries = sum(self._pairwise_differences.shape)
-        sizes = [
-            entries * (1 + 2 * config.fourier_features) + task.action_dim,
-            *config.hidden,
-            2 * len(self._binary),
-        ]
-        self._parameters = stacked_mlp(config.members, sizes, self.generator)
+        self._parameters = stacked_mlp(config.members, layout.sizes, self.generator)
         self._optimiser = Adam(self._parameters, config.learning_rate, weight_decay=1e-5)
         self._change_scale = torch.ones(len(self._binary))
         self.elites = torch.arange(config.elites)
@@ -96,13 +83,19 @@ class Ensemble:
         self.error = np.ones(len(self._binary), np.float32)
 
     def fit(
-        self, train: Mapping[str, np.ndarray], held_out: Mapping[str, np.ndarray], steps: int
+        self,
+        train: Mapping[str, np.ndarray],
+        held_out: Mapping[str, np.ndarray],
+        steps: int,
+        weights: np.ndarray | None = None,
     ) -> dict[str, float]:
         """Up to ``steps`` gradient steps from the present weights; early stop on held-out data.
 
         Arguments are transitions (``observation``, ``action``, ``next_observation`` and, where it
         is not known, ``reward``); metrics are the held-out error of every entry, 0 = perfect,
         1 = as bad as predicting the mean. Without held-out data it is unknown and counts as 1.
+
+        :param weights: [train rows], of each row in a batch; None: all are drawn equally often
         """
         inputs, change, next_state = self._tensors(train)
         self._change_scale.copy_(change.std(0).clamp(min=1e-4))
@@ -114,7 +107,7 @@ class Ensemble:
         while done < steps and bad_checks < MAX_BAD_CHECKS:
             for _ in range(min(self.config.holdout_interval, steps - done)):
                 shape = (self.config.members, self.config.batch_size)
-                rows = torch.randint(len(inputs), shape, generator=self.generator)
+                rows = self._draw(len(inputs), shape, weights)
                 self._optimiser.minimise(self.loss(inputs[rows], target[rows]).mean(-1).sum())
                 done += 1
             score = self._validate(held_out)
@@ -126,6 +119,15 @@ class Ensemble:
             f'model/error/{name}': float(e) for name, e in zip(names, self.error, strict=True)
         }
         return {**metrics, 'model/steps': float(done)}
+
+    def _draw(self, rows: int, shape: tuple[int, int], weights: np.ndarray | None) -> Tensor:
+        """Row numbers [members, batch] of one gradient step."""
+        if weights is None:
+            return torch.randint(rows, shape, generator=self.generator)
+        # By the inverse of the cumulative weights: torch.multinomial walks all of them each time.
+        cumulative = torch.from_numpy(np.cumsum(weights, dtype=np.float64))
+        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        return torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp_(max=rows - 1)
 
     def loss(self, inputs: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihood [members, batch] of each member's own batch."""
@@ -229,6 +231,14 @@ class Ensemble:
         return torch.cat(
             [with_fourier_features(differences, self.config.fourier_features), action], -1
         )
+
+    def policy_arrays(self) -> Arrays:
+        """The elites, for planning; see :func:`mbarl_ros.control.model.model_shapes`."""
+        arrays = stack_arrays(self._elite_parameters, MODEL)
+        arrays[f'{MODEL}/change_scale'] = self._change_scale.numpy().copy()
+        if self._models_reward:
+            arrays[f'{MODEL}/reward_binary'] = self._binary[-1:].numpy().astype(np.float32)
+        return arrays
 
     def state_arrays(self) -> Arrays:
         """Everything that an exact resume needs."""

@@ -1,59 +1,93 @@
-"""The deployed protocol: success rate of the deterministic policy from given starts."""
+"""The deployed protocol: success rate and return of the deterministic policy from given starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbarl_ros.control.policy import Policy
+from mbarl_ros.control.planning_policy import Actor
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.task import Task
 
 WIDE_SEED = 20220513
 
 
-def evaluate(task: Task, world: Any, policy: Policy, episodes: int, start: int = 0) -> float:
-    """Success rate over ``episodes`` starts ``world.reset_to_start(start + i)``.
+class Outcome(NamedTuple):
+    """Deployed episodes: their success rate, and the mean sum of their rewards, undiscounted.
 
-    An episode succeeds if the goal is reached at any step within the task's evaluation horizon;
-    episode i has goal i modulo their number. The world must not be the one that is trained in.
+    The return is None where the reward is the success.
     """
-    return float(np.mean([attempt(task, world, policy, start + i) for i in range(episodes)]))
+
+    success: float
+    deployed_return: float | None
 
 
-def attempt(task: Task, world: Any, policy: Policy, index: int) -> bool:
-    """One deployed episode from evaluation start ``index``: whether it succeeds."""
-    return bool(
-        attempts(task, [world], policy, world.reset_to_start(index)[None], np.array([index]))[0]
+def pool(one: Outcome, other: Outcome) -> Outcome:
+    """Outcome of two evaluations of as many episodes each."""
+    both = zip(one, other, strict=True)
+    return Outcome(*(None if a is None else (a + b) / 2 for a, b in both))
+
+
+def evaluate(task: Task, world: Any, policy: Actor, episodes: int, start: int = 0) -> Outcome:
+    """Outcome of ``episodes`` starts ``world.reset_to_start(start + i)``.
+
+    An episode succeeds if the goal is reached at any step within the task's evaluation horizon. It
+    is over then, as a forward phase is, and rewards that would follow do not count. Episode i has
+    goal i modulo their number. The world must not be the one that is trained in.
+    """
+    results = []
+    for index in range(start, start + episodes):
+        state = world.reset_to_start(index)[None]
+        results.append(attempts(task, [world], policy, state, np.array([index])))
+    succeeded, returns = np.concatenate(results, axis=1)
+    return Outcome(
+        float(np.mean(succeeded)), None if task.reward_known else float(np.mean(returns))
     )
 
 
+def attempt(task: Task, world: Any, policy: Actor, index: int) -> bool:
+    """One deployed episode from evaluation start ``index``: whether it succeeds."""
+    state = world.reset_to_start(index)[None]
+    succeeded, _ = attempts(task, [world], policy, state, np.array([index]))
+    return bool(succeeded[0])
+
+
 def attempts(
-    task: Task, worlds: Sequence[Any], policy: Policy, states: np.ndarray, indices: np.ndarray
-) -> np.ndarray:
+    task: Task,
+    worlds: Sequence[Any],
+    policy: Actor,
+    states: np.ndarray,
+    indices: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Deployed episodes side by side, with one batched policy call a step.
 
     :param worlds: one for each episode, already at its start state
     :param states: robot states [n, S] of the worlds
     :param indices: number [n] of each episode, which selects its goal
-    :returns: whether each succeeds, bool [n]; an episode is not stepped after its success
+    :returns: whether each succeeds, bool [n], and the sum of its rewards [n]; an episode is not
+        stepped after its success, nor after its world has ended
     """
+    policy.begin(len(worlds), reseed=True)
     goals = task.goals[indices % len(task.goals)] if task.goal_conditioned else None
-    succeeded = np.zeros(len(worlds), bool)
+    succeeded, returns = np.zeros(len(worlds), bool), np.zeros(len(worlds))
     running = np.arange(len(worlds))
     for step in range(task.config.evaluation.horizon + 1):
         observation = task.observation(states, None if goals is None else goals[running])
+        if step:
+            returns[running] += task.reward(observation)
         reached = task.success(observation)
         succeeded[running[reached]] = True
-        running, observation = running[~reached], observation[~reached]
+        going = ~(reached | task.ended(observation))
+        running, observation = running[going], observation[going]
+        policy.keep(going)
         if step == task.config.evaluation.horizon or not len(running):
             break
         commands = task.command(policy.mean_action(observation))
         rows = zip(running, commands, strict=True)
         states = np.stack([worlds[episode].step(command) for episode, command in rows])
-    return succeeded
+    return succeeded, returns
 
 
 class WideStarts:
@@ -76,21 +110,22 @@ class WideStarts:
             column = task.robot.state_names.index(name)
             self.starts[:, column] = rng.uniform(low, high, config.episodes)
 
-    def evaluate(self, policy: Policy) -> float:
+    def evaluate(self, policy: Actor) -> float:
         """Success rate from all starts, within the task's evaluation horizon, goals in turn."""
         rows = zip(self._worlds, self.starts, strict=True)
         states = np.stack([world.set_state(start) for world, start in rows])
         numbers = np.arange(len(self.starts))
-        return float(np.mean(attempts(self.task, self._worlds, policy, states, numbers)))
+        succeeded, _ = attempts(self.task, self._worlds, policy, states, numbers)
+        return float(np.mean(succeeded))
 
 
 def evaluation_line(
-    task: Task, agent: str, seed: int, steps: int, success: float, **more: Any
+    task: Task, agent: str, seed: int, steps: int, outcome: Outcome, **more: Any
 ) -> dict[str, Any]:
     """A line of ``evaluations.jsonl``, in a ROS run and in ``mbarl bench`` alike.
 
     :param steps: environment steps practised
-    :param success: deployed success over the ``episodes`` of the task
+    :param outcome: of the ``episodes`` of the task
     :param more: further entries, or other values of these
     """
     return {
@@ -99,8 +134,9 @@ def evaluation_line(
         'seed': seed,
         'environment_steps': steps,
         'robot_seconds': steps / task.robot.control_rate,
-        'deployed_success': success,
+        'deployed_success': outcome.success,
         'episodes': task.config.evaluation.episodes,
+        'deployed_return': outcome.deployed_return,
         'wide_success': None,
         'training_resets': 0,
         'wall_seconds': 0.0,

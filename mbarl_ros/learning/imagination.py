@@ -11,7 +11,7 @@ from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state_arrays import Arrays
-from mbarl_ros.schema.agent import ModelConfig
+from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.task import Task
 
@@ -179,7 +179,8 @@ def rollout(
 ) -> list[Chains]:
     """Roll out each policy in the model for ``length`` steps.
 
-    A forward rollout that succeeds goes on to another goal or, without goals, ends.
+    A forward rollout that succeeds goes on to another goal or, without goals, ends. Where the world
+    ends, each does.
 
     :param observation: starts [policies, n, observation_dim], n divisible by the elites
     :param draw_goals: goals [*shape, state_dim] of a shape; only for tasks with goals
@@ -199,6 +200,7 @@ def rollout(
             observation[FORWARD, success, task.state_dim :] = goals
         else:
             alive[FORWARD] &= ~success
+        alive &= ~task.ended(observation)
     # [policies, n, length, ...]: the steps of a rollout are neighbours in the buffer
     rows = {name: np.stack([step[name] for step in steps], 2) for name in STEP}
     kept = np.stack(alive_at_step, 2)

@@ -1,11 +1,12 @@
-"""Behaviour cloning: the baseline that autonomous practice must beat."""
+"""Behaviour cloning: of demonstrations, the baseline that practice must beat, and of plans."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp, with_pairwise_differences
 from mbarl_ros.learning.optimiser import Adam
@@ -27,9 +28,6 @@ def clone(
 ) -> Arrays:
     """Policy message with only ``deployed``: tanh-mean regression on the forward demonstrations.
 
-    A tenth of the rows is held out (in blocks, since neighbours are alike) and the weights with
-    the least held-out error are kept, so that the baseline is neither under- nor overfitted.
-
     :raises ValueError: there is no forward demonstration.
     """
     set_up_torch()
@@ -39,21 +37,56 @@ def clone(
     scaled = task.scaled(demonstrations['observation'][forward])
     inputs = torch.from_numpy(np.asarray(scaled, np.float32))
     actions = torch.from_numpy(np.asarray(demonstrations['action'][forward], np.float32))
-    holdout_mask = torch.from_numpy(np.arange(len(forward)) // 10 % 10 == 9)
-    train = torch.nonzero(~holdout_mask)[:, 0]
     generator = torch.Generator().manual_seed(seed)
     # The same inputs as the learner's, for a fair comparison.
     differences = torch.from_numpy(task.pairwise_differences)
     inputs = with_pairwise_differences(inputs, differences)
     sizes = [inputs.shape[-1], *hidden, 2 * task.action_dim]
     network = stacked_mlp(1, sizes, generator, last_scale=0.01)
-    optimiser = Adam(network, 1e-3, weight_decay=1e-5)
+    regress(policy_mean(network), network, inputs, actions, generator, steps, batch)
+    return {
+        'offset': task.offset.copy(),
+        'scale': task.scale.copy(),
+        **layer_arrays(network, 0, 'deployed', differences),
+    }
 
-    def error(rows: torch.Tensor) -> torch.Tensor:
-        mean = mlp(network, inputs[rows][None])[0, :, : task.action_dim]
-        return (torch.tanh(mean) - actions[rows]).square().mean()
 
-    best, kept = np.inf, [p.detach().clone() for p in network]
+def policy_mean(network: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Mean action [rows, A] as a function of inputs [rows, entries], of a stack of one policy."""
+
+    def mean(inputs: Tensor) -> Tensor:
+        return torch.tanh(mlp(network, inputs[None])[0].chunk(2, -1)[0])
+
+    return mean
+
+
+def regress(
+    mean: Callable[[Tensor], Tensor],
+    parameters: Sequence[Tensor],
+    inputs: Tensor,
+    actions: Tensor,
+    generator: torch.Generator,
+    steps: int,
+    batch: int = 256,
+) -> float:
+    """Fit the mean action of a policy to actions; returns the held-out squared error.
+
+    A tenth of the rows is held out (in blocks, since neighbours are alike), and the weights with
+    the least held-out error are kept, so that the policy is neither under- nor overfitted.
+
+    :param mean: mean action [rows, action_dim] as a function of inputs [rows, entries]
+    :param parameters: of the policy; changed in place
+    :param inputs: [rows, entries]
+    :param actions: [rows, action_dim] in [-1, 1]
+    """
+    holdout_mask = torch.from_numpy(np.arange(len(inputs)) // 10 % 10 == 9)
+    train = torch.nonzero(~holdout_mask)[:, 0]
+    optimiser = Adam(parameters, 1e-3, weight_decay=1e-5)
+
+    def error(rows: Tensor) -> Tensor:
+        return (mean(inputs[rows]) - actions[rows]).square().mean()
+
+    best, kept = np.inf, [p.detach().clone() for p in parameters]
     for step in range(1, steps + 1):
         rows = torch.randint(len(train), (batch,), generator=generator)
         optimiser.minimise(error(train[rows]))
@@ -61,9 +94,7 @@ def clone(
             with torch.no_grad():
                 score = float(error(holdout_mask if bool(holdout_mask.any()) else train))
             if score < best:
-                best, kept = score, [p.detach().clone() for p in network]
-    return {
-        'offset': task.offset.copy(),
-        'scale': task.scale.copy(),
-        **layer_arrays(kept, 0, 'deployed', differences),
-    }
+                best, kept = score, [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        torch._foreach_copy_(list(parameters), kept)
+    return best

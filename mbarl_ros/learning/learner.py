@@ -18,6 +18,7 @@ from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state_arrays import Arrays
 from mbarl_ros.learning.success import SuccessCritic
 from mbarl_ros.learning.torch_setup import set_up_torch
+from mbarl_ros.learning.warm_start import WarmStart
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.transitions import PHASES, human_forward_steps
@@ -76,6 +77,9 @@ class Learner:
             self._objectives,
             seed,
         )
+        self._warm_start = (
+            WarmStart(task, agent, agent.warm_start, seed) if agent.warm_start else None
+        )
         self.updates = 0
 
     @property
@@ -127,7 +131,12 @@ class Learner:
             metrics |= self._imagination.update(
                 self._sac, self._replay, self._demonstrations, starts
             )
-        return metrics | self._train_policies(updates)
+        metrics |= self._train_policies(updates)
+        if self._warm_start is not None and self._warm_start.due(self.environment_steps):
+            metrics |= self._warm_start.imitate(
+                self._sac, self._replay, self.policy_arrays() | self._planning_arrays()
+            )
+        return metrics
 
     def _train_policies(self, updates: int) -> dict[str, float]:
         sums: dict[str, torch.Tensor] = {}
@@ -160,6 +169,21 @@ class Learner:
             arrays |= objective.policy_arrays(self._sac)
         if self._success is not None:
             arrays |= self._success.policy_arrays()
+        if self._plans:
+            arrays |= self._planning_arrays()
+        return arrays
+
+    @property
+    def _plans(self) -> bool:
+        """Whether the planner acts now: there is a model, and no warm start has ended."""
+        if self.agent.planner is None or not self._imagination.ensemble.fits:
+            return False
+        return self._warm_start is None or self._warm_start.planner_acts
+
+    def _planning_arrays(self) -> Arrays:
+        arrays = self._imagination.ensemble.policy_arrays()
+        if self.agent.planner.terminal_value:
+            arrays |= self._sac.critic_arrays()
         return arrays
 
     def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
@@ -180,6 +204,9 @@ class Learner:
         if self._imagination is not None:
             imagined, meta['imagination'] = self._imagination.state_dict()
             arrays |= imagined
+        if self._warm_start is not None:
+            warm_start, meta['warm_start'] = self._warm_start.state_dict()
+            arrays |= warm_start
         return arrays, meta
 
     def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
@@ -206,3 +233,5 @@ class Learner:
             self._success.load_state_arrays(arrays)
         if self._imagination is not None:
             self._imagination.load_state_dict(arrays, meta['imagination'])
+        if self._warm_start is not None:
+            self._warm_start.load_state_dict(arrays, meta['warm_start'])

@@ -116,3 +116,12 @@ def layer_arrays(
         arrays[f'{prefix}/{number}/weight'] = weight.numpy().copy()
         arrays[f'{prefix}/{number}/bias'] = bias[index, 0].detach().numpy().copy()
     return arrays
+
+
+def stack_arrays(parameters: Sequence[Tensor], prefix: str) -> dict[str, np.ndarray]:
+    """A whole stack as ``prefix/0/weight`` [stack, in, out], ``prefix/0/bias`` [stack, 1, out]."""
+    arrays = {}
+    for number, value in enumerate(parameters):
+        kind = 'bias' if number % 2 else 'weight'
+        arrays[f'{prefix}/{number // 2}/{kind}'] = value.detach().numpy().copy()
+    return arrays

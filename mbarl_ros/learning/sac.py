@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbarl_ros.control.model import CRITICS
 from mbarl_ros.learning.batch import Batch
 from mbarl_ros.learning.critic_mlp import centre, critic_mlp
+from mbarl_ros.learning.imitation import policy_mean, regress
 from mbarl_ros.learning.networks import (
     layer_arrays,
     mlp,
     sample_action,
     squashed_gaussian,
+    stack_arrays,
     stacked_mlp,
     with_fourier_features,
     with_pairwise_differences,
@@ -175,12 +178,38 @@ class Sac:
         mean, _ = mlp(self.actor, inputs).chunk(2, -1)
         return self.least_value(features, torch.tanh(mean)) / self.config.reward_scale
 
+    def imitate(
+        self,
+        policy: int,
+        observation: Tensor,
+        action: Tensor,
+        steps: int,
+        generator: torch.Generator,
+    ) -> float:
+        """Fit one policy to actions [n, A] in normalised observations [n, O]; held-out error.
+
+        The deployed policy follows where it is the average of this one.
+        """
+        inputs = with_pairwise_differences(observation, self._pairwise_differences)
+        network = [p.detach()[policy : policy + 1].clone().requires_grad_() for p in self.actor]
+        error = regress(policy_mean(network), network, inputs, action, generator, steps)
+        with torch.no_grad():
+            for stack in (self.actor, self.deployed):
+                for parameter, fitted in zip(stack, network, strict=True):
+                    parameter[policy] = fitted[0]
+        return error
+
     def policy_arrays(self) -> Arrays:
         """``NAME/LAYER/weight|bias`` of every policy and of the deployed forward policy."""
         arrays = layer_arrays(self.deployed, 0, 'deployed', self._pairwise_differences)
         for index, name in enumerate(self.policies):
             arrays |= layer_arrays(self.actor, index, name, self._pairwise_differences)
         return arrays
+
+    def critic_arrays(self) -> Arrays:
+        """The forward policy's critics, for plans that end in a value."""
+        first = self.config.critics
+        return stack_arrays([p[:first] for p in self.critic], CRITICS)
 
     def state_arrays(self) -> Arrays:
         """Everything that an exact resume needs."""

@@ -27,6 +27,7 @@ from mbarl_ros.nodes.support.scheduling import give_way
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE
+from mbarl_ros.schema.load import without_demonstrations
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.storage.record_log import RecordLog
@@ -76,6 +77,8 @@ class LearnerNode(BaseNode):
             give_way()
         torch.set_num_threads(self.value('threads'))
         folder = demonstrations_folder(self)
+        if folder is None:
+            self.agent = without_demonstrations(self.agent, self.task.config)
         demonstrations = load_demonstrations(folder, self.task, self.run_dir)
         self._learner = Learner(self.task, self.agent, demonstrations, self.seed)
         self._tracker = SequenceTracker()
@@ -118,9 +121,9 @@ class LearnerNode(BaseNode):
         self._thread = threading.Thread(target=self._run_training, name='training', daemon=True)
         self._thread.start()
 
-    def _keep_demonstrations(self, folder: Path) -> None:
+    def _keep_demonstrations(self, folder: Path | None) -> None:
         """Copy the demonstrations used into the run folder."""
-        if self.run_dir is None or (self.run_dir / 'demonstrations').exists():
+        if folder is None or self.run_dir is None or (self.run_dir / 'demonstrations').exists():
             return
         beside = self.run_dir / '.demonstrations.tmp'
         shutil.rmtree(beside, ignore_errors=True)

@@ -45,7 +45,7 @@ class PolicyController(BaseLifecycleNode):
     reproducible. If the learner is lost, the robot goes on with the last policy at its control
     rate. In real time it deactivates itself when no state comes or the gate refuses all commands;
     a person activates it again. With a preset that resets, it resets the simulated world after
-    each attempt.
+    each attempt; with a task whose world ends, when it has ended.
 
     Subscribes to the profile's state topics, ``safety_gate/executed``, ``safety_gate/state``,
     ``learner/policy`` and ``learner/acknowledged``. Publishes ``~/command`` (JointState),
@@ -201,7 +201,8 @@ class PolicyController(BaseLifecycleNode):
         undo(self._commands.wait_for_all_acked, Duration(seconds=_STOP_DELIVERY))
         self._phase = self.create_publisher(String, topics.private(topics.PHASE), LATCHED)
         undo(self.destroy_publisher, self._phase)
-        world_reset = WorldReset(self, self._proceed) if self.agent.resets else None
+        resets = self.agent.resets or self.task.config.ended is not None
+        world_reset = WorldReset(self, self._proceed) if resets else None
         if world_reset is not None:
             undo(world_reset.destroy)
         self._loop = self._make_loop(practice, world_reset)
@@ -348,6 +349,7 @@ class PolicyController(BaseLifecycleNode):
             'successes': practice.successes,
             'refused': self.refused,
             **loop.values(),
+            **(practice.planning.values() if practice.planning else {}),
         }
         return *self._condition(loop), values
 

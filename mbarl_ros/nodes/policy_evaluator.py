@@ -14,8 +14,9 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Float64, UInt8MultiArray, UInt32
 
 from mbarl_ros import __version__
+from mbarl_ros.control.planning_policy import Actor, deployed_policy
 from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
-from mbarl_ros.learning.evaluation import evaluate, evaluation_line
+from mbarl_ros.learning.evaluation import evaluate, evaluation_line, pool
 from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, latched
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_bytes
@@ -127,7 +128,8 @@ class PolicyEvaluator(BaseNode):
             self._evaluate_clone()
             while not self.finished:
                 steps, arrays = self._due.get()
-                self._evaluate(steps, Policy(arrays, DEPLOYED))
+                policy = deployed_policy(arrays, DEPLOYED, self.task, self.agent, self.seed)
+                self._evaluate(steps, policy)
         except BaseException as error:
             self.get_logger().fatal(f'evaluation stopped: {error!r}')
             self.exit_code, self.finished = EXIT_FAILURE, True
@@ -145,35 +147,37 @@ class PolicyEvaluator(BaseNode):
         demonstrations = load_demonstrations(demonstrations_folder(self), self.task, self.run_dir)
         policy = Policy(clone(self.task, demonstrations, self.seed), DEPLOYED)
         episodes = self.task.config.evaluation.episodes
-        self._clone_success = evaluate(self.task, self._world, policy, episodes)
+        self._clone_success = evaluate(self.task, self._world, policy, episodes).success
         self.get_logger().info(
             f'behaviour clone of the demonstrations: success {self._clone_success:.2f} '
             f'over {episodes} starts'
         )
 
-    def _evaluate(self, steps: int, policy: Policy) -> None:
+    def _evaluate(self, steps: int, policy: Actor) -> None:
         episodes = self.task.config.evaluation.episodes
-        success = evaluate(self.task, self._world, policy, episodes)
+        outcome = evaluate(self.task, self._world, policy, episodes)
         confirmed = False
-        if success >= self._target:
+        if outcome.success >= self._target:
             more = evaluate(self.task, self._world, policy, episodes, start=episodes)
-            success, episodes = (success + more) / 2, 2 * episodes
-            confirmed = success >= self._target
+            outcome, episodes = pool(outcome, more), 2 * episodes
+            confirmed = outcome.success >= self._target
         line = evaluation_line(
             self.task,
             self.agent.name,
             self.seed,
             steps,
-            success,
+            outcome,
             episodes=episodes,
             training_resets=self._resets,
             wall_seconds=round(time.monotonic() - self._start, 1),
             clone_success=self._clone_success,
         )
         self._lines.append(line)
-        self._success.publish(Float64(data=success))
+        self._success.publish(Float64(data=outcome.success))
+        total = outcome.deployed_return
         self.get_logger().info(
-            f'step {steps}: deployed success {success:.2f} over {episodes} starts'
+            f'step {steps}: deployed success {outcome.success:.2f} over {episodes} starts'
+            + ('' if total is None else f', return {total:.2f}')
         )
         if self._write_lines():
             self._write_curves(line)
@@ -222,9 +226,9 @@ class PolicyEvaluator(BaseNode):
             try:
                 if self._board is None:
                     self._board = SummaryWriter(str(self._file('tensorboard') / 'evaluator'))
-                self._board.add_scalar(
-                    'deployed_success', line['deployed_success'], line['environment_steps']
-                )
+                for key in ('deployed_success', 'deployed_return'):
+                    if line[key] is not None:
+                        self._board.add_scalar(key, line[key], line['environment_steps'])
                 self._board.flush()
             except OSError:
                 self._board = None  # its thread has ended

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
 from mbarl_ros.schema.base import Strict
+from mbarl_ros.schema.model import ModelConfig, PlannerConfig, WarmStartConfig
 
 
 class SacConfig(Strict):
@@ -104,77 +105,6 @@ class ClassifierConfig(Strict):
     every: int = Field(
         default=10, gt=0, description='Environment steps between two gradient steps.'
     )
-
-
-StartKind = Literal['replay', 'demonstrations', 'phase_starts', 'range']
-
-
-class ModelConfig(Strict):
-    """Ensemble dynamics model and its rollouts (MBPO, Janner et al. 2019), for both policies."""
-
-    OLD_KEYS: ClassVar = {
-        'batch': "is now called 'batch_size'",
-        'frequencies': "is now called 'fourier_features'",
-        'patience': "is now called 'holdout_interval'",
-        'length': "is now called 'rollout_length'",
-        'buffer': "is now called 'buffer_capacity'",
-    }
-
-    members: int = Field(default=5, gt=0, description='Networks in the ensemble.')
-    elites: int = Field(
-        default=3, gt=0, description='Members with the least held-out error; only they predict.'
-    )
-    hidden: list[int] = Field(
-        default=[128, 128], min_length=1, description='Units in each hidden layer of a member.'
-    )
-    fourier_features: int = Field(
-        default=3,
-        ge=0,
-        description='Frequencies of the Fourier features of the state; 0: none.',
-    )
-    learning_rate: float = Field(default=2e-3, gt=0, description='Learning rate (Adam).')
-    batch_size: int = Field(
-        default=128, gt=0, description='Transitions in one gradient step of one member.'
-    )
-    every: int = Field(default=250, gt=0, description='Environment steps between two fits.')
-    max_gradient_steps: int = Field(
-        default=300, gt=0, description='Largest number of gradient steps in one fit.'
-    )
-    holdout_interval: int = Field(
-        default=50,
-        gt=0,
-        description='Gradient steps between two evaluations on held-out data; a fit ends early '
-        'when they show no improvement.',
-    )
-    rollouts: int = Field(
-        default=2, gt=0, description='Rollouts started per environment step, for each policy.'
-    )
-    rollout_length: int = Field(default=50, gt=0, description='Steps of one rollout.')
-    start_weights: dict[StartKind, float] = Field(
-        default={'replay': 0.3, 'demonstrations': 0.2, 'phase_starts': 0.1, 'range': 0.4},
-        description='Where rollouts start, by relative weight: in states of the `replay` buffer, '
-        'of the `demonstrations`, in `phase_starts`, or anywhere in the `range` of the '
-        'observation (binary entries as where a demonstration starts).',
-    )
-    fraction: float = Field(
-        default=0.3, ge=0, lt=1, description='Share of model transitions in each batch of SAC.'
-    )
-    buffer_capacity: int = Field(
-        default=200_000, gt=0, description='Model transitions kept for each policy.'
-    )
-
-    @field_validator('start_weights')
-    @classmethod
-    def _positive(cls, weights: dict[str, float]) -> dict[str, float]:
-        if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
-            raise ValueError('needs weights >= 0 with a positive sum')
-        return weights
-
-    @model_validator(mode='after')
-    def _elites(self) -> ModelConfig:
-        if self.elites > self.members:
-            raise ValueError(f'elites ({self.elites}) cannot exceed members ({self.members})')
-        return self
 
 
 class NoveltyConfig(Strict):
@@ -312,6 +242,15 @@ class AgentConfig(Strict):
     model: ModelConfig | None = Field(
         default=ModelConfig(), description='Dynamics model and its rollouts; null: model-free.'
     )
+    planner: PlannerConfig | None = Field(
+        default=None,
+        description='Planning with the model in forward phases; null: the forward policy acts.',
+    )
+    warm_start: WarmStartConfig | None = Field(
+        default=None,
+        description='The planner acts at first only, and the forward policy learns from it; null: '
+        'the planner acts all the time.',
+    )
     bootstrap_truncation: bool = Field(
         default=True,
         description='Bootstrap values through phase limits and switches; false: they end the '
@@ -345,6 +284,15 @@ class AgentConfig(Strict):
         """Whether the backward phase has goals to reach."""
         return self.backward != 'none' and OBJECTIVES[self.backward]
 
+    @property
+    def needs_demonstrations(self) -> bool:
+        """Whether there is no practice without demonstrations: they say what backward means."""
+        return self.backward not in ('none', 'novelty') or self.exploration is not None
+
+    def forward_discount(self, limit: int) -> float:
+        """Discount of the forward policy in a task with this ``forward_limit``."""
+        return self.sac.discount or 1.0 - 2.0 / limit
+
     # Both count from the start of the run, so that what is no whole step is made up for later.
 
     def updates_due(self, steps: int) -> int:
@@ -376,6 +324,16 @@ class AgentConfig(Strict):
             raise ValueError("switching: needs 'shared: true'")
         if self.resets and self.backward != 'none':
             raise ValueError("resets: leaves nothing to do backward; set 'backward: none'")
+        if self.planner:
+            if self.model is None:
+                raise ValueError('planner: plans with the model; do not set model to null')
+            if self.planner.candidates % self.model.elites:
+                raise ValueError(
+                    f'planner.candidates ({self.planner.candidates}) must be a multiple of '
+                    f'model.elites ({self.model.elites})'
+                )
+        if self.warm_start and not self.planner:
+            raise ValueError('warm_start: imitates the planner; set planner')
         if self.model and self.reaches:
             raise ValueError(f"model: set it to null with 'backward: {self.backward}'")
         return self

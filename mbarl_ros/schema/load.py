@@ -6,9 +6,14 @@ A mistake is one sentence that names the file and the key, raised as
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import os
+import re
+import sys
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +22,13 @@ from pydantic import ValidationError
 
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError, OldKeyError, Strict
+from mbarl_ros.schema.model import DEMONSTRATED_STARTS
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
 
 Config = TypeVar('Config', bound=Strict)
+TASK_SOURCES = 'mbarl_ros.task_sources'
+"""Entry-point group: SCHEME -> function that makes tasks ``SCHEME:TEXT`` (:func:`generated`)."""
 _KINDS = {list: 'list', int: 'number', float: 'number', str: 'text'}
 
 
@@ -72,8 +80,75 @@ def find(kind: str, name: str) -> Path:
     return path
 
 
+def is_generated(name: str) -> bool:
+    """Whether a task or robot has no file, but is made by its name ``SCHEME:TEXT``."""
+    return re.match(r'\w+:.', name) is not None and not is_path(name)
+
+
+@functools.cache
+def generated(name: str) -> tuple[TaskConfig, RobotConfig]:
+    """Task and robot profile that an installed package makes from a name ``SCHEME:TEXT``.
+
+    The package declares the entry point SCHEME in the group :data:`TASK_SOURCES`: a function of
+    TEXT that returns task and robot profile as the YAML files would hold them.
+
+    :raises ConfigError: unknown scheme; a package that is missing; what the function refuses.
+    """
+    scheme, _, text = name.partition(':')
+    sources = {source.name: source for source in entry_points(group=TASK_SOURCES)}
+    if scheme not in sources:
+        raise ConfigError(
+            f"unknown task '{name}': nothing makes tasks of '{scheme}:'; known: "
+            f'{", ".join(sorted(sources)) or "none (reinstall the package)"}'
+        )
+    try:
+        source = sources[scheme].load()
+    except ImportError as error:
+        raise ConfigError(
+            f"task '{name}': {error}; install the extra with pip install 'mbarl_ros[sim]'"
+        ) from error
+    task, robot = source(text)
+    return _validate(TaskConfig, task, name), _validate(RobotConfig, robot, name)
+
+
+def search_current_folder() -> None:
+    """Let imports find modules in the current folder, which an installed command does not do."""
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, so that it cannot hide what is installed
+
+
+def import_module(name: str) -> Any:
+    """Import a module; where it is not installed, from the current folder.
+
+    :raises ConfigError: it cannot be imported.
+    """
+    search_current_folder()
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f'cannot import {name} ({error}); install it, add its folder to PYTHONPATH, or start '
+            'in that folder'
+        ) from error
+
+
+def import_object(path: str) -> Any:
+    """Import what a path ``package.module:name`` names.
+
+    :raises ConfigError: it cannot be imported.
+    """
+    module, _, name = path.partition(':')
+    try:
+        return getattr(import_module(module), name)
+    except AttributeError as error:
+        raise ConfigError(f'cannot import {path} ({error}); correct the path') from error
+
+
 def load_robot(name: str) -> RobotConfig:
     """Load a robot profile by name or path."""
+    if is_generated(name):
+        return generated(name)[1]
     return _load(RobotConfig, find('robots', name))
 
 
@@ -83,6 +158,8 @@ def load_task(name: str) -> TaskConfig:
     ``robot``, where it is a path, and ``demonstrations`` are relative to the task file and become
     absolute.
     """
+    if is_generated(name):
+        return generated(name)[0]
     path = find('tasks', name)
     task = _load(TaskConfig, path)
 
@@ -100,6 +177,28 @@ def load_task(name: str) -> TaskConfig:
 def load_agent(name: str) -> AgentConfig:
     """Load an agent preset by name or path."""
     return _load(AgentConfig, find('agents', name))
+
+
+def without_demonstrations(agent: AgentConfig, task: TaskConfig) -> AgentConfig:
+    """The agent with the share of demonstrations, and of rollouts that need them, set to 0.
+
+    :raises ConfigError: it cannot learn without; the message lists the presets that can.
+    """
+    if agent.needs_demonstrations:
+        others = [load_agent(name) for name in available('agents')]
+        able = [other.name for other in others if not other.needs_demonstrations]
+        raise ConfigError(
+            f"agent '{agent.name}' learns from demonstrations; task '{task.name}' has none: set "
+            "its key 'demonstrations' or give a folder of them, or use a preset that does without "
+            f'({", ".join(able)})'
+        )
+    changes: dict[str, Any] = {'demonstration_fraction': 0.0}
+    if agent.model:
+        kinds = agent.model.start_weights
+        weights = {kind: kinds[kind] for kind in kinds if kind not in DEMONSTRATED_STARTS}
+        weights = weights if sum(weights.values()) else {'replay': 1.0}
+        changes['model'] = agent.model.model_copy(update={'start_weights': weights})
+    return agent.model_copy(update=changes)
 
 
 def override(config: Config, changes: Mapping[str, Any], what: str) -> Config:
@@ -123,17 +222,27 @@ def override(config: Config, changes: Mapping[str, Any], what: str) -> Config:
 
 
 def load_world(task: TaskConfig, **options: Any) -> Any:
-    """Construct the world that a task names by import path (``package.module:Class``)."""
+    """Construct the world that a task names by import path (``package.module:Class``).
+
+    :param options: arguments beside ``world_options`` of the task
+    :raises ConfigError: it cannot be imported, or does not take these arguments.
+    """
     if task.world is None:
         raise ConfigError(f"task '{task.name}': key 'world' is not set; it cannot be simulated")
-    module, _, name = task.world.partition(':')
     try:
-        return getattr(importlib.import_module(module), name)(**options)
-    except (ImportError, AttributeError) as error:
+        world = import_object(task.world)
+    except ConfigError as error:
         raise ConfigError(
-            f"task '{task.name}': key 'world': cannot import {task.world} ({error}); "
-            "install the extra with pip install 'mbarl_ros[sim]' or correct the path"
+            f"task '{task.name}': key 'world': {error}, or install the extra with pip install "
+            "'mbarl_ros[sim]'"
         ) from error
+    try:
+        inspect.signature(world).bind(**task.world_options, **options)
+    except TypeError as error:
+        raise ConfigError(
+            f"task '{task.name}': key 'world_options': {task.world}: {error}"
+        ) from None
+    return world(**task.world_options, **options)
 
 
 def _load(model: type[Config], path: Path) -> Config:
@@ -145,10 +254,14 @@ def _load(model: type[Config], path: Path) -> Config:
         content = 'is empty' if raw is None else f'is a {_KINDS.get(type(raw), "single value")}'
         keys = [key for key, field in model.model_fields.items() if field.is_required()]
         raise ConfigError(f'{path}: {content}; it needs at least the keys {", ".join(keys)}')
+    return _validate(model, raw, str(path))
+
+
+def _validate(model: type[Config], raw: Any, what: str) -> Config:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f'{path}: {_sentence(error)}') from None
+        raise ConfigError(f'{what}: {_sentence(error)}') from None
 
 
 def _sentence(error: ValidationError) -> str:

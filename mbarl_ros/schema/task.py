@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,11 @@ class Entry(Strict):
         default=False,
         description='The entry takes only the values `low` and `high` (a contact, a grasp).',
     )
+    limited: bool = Field(
+        default=True,
+        description='The range is a limit, which predictions of the model keep to; false: values '
+        'may leave it, it only scales them.',
+    )
     axis: str | None = Field(
         default=None,
         description='Entries with the same axis are positions along one line in one frame; '
@@ -30,6 +35,8 @@ class Entry(Strict):
     def _ordered(self) -> Entry:
         if not self.low < self.high:
             raise ValueError(f'{self.name}: low ({self.low}) must be less than high ({self.high})')
+        if self.binary and not self.limited:
+            raise ValueError(f'{self.name}: limited: a binary entry has no other values; true')
         return self
 
 
@@ -95,14 +102,17 @@ class TaskConfig(Strict):
     name: str = Field(description='Name of the task; demonstrations and runs carry it.')
     description: str = Field(default='', description='One line for people.')
     robot: str = Field(
-        description='Robot profile: a shipped name, or the path of a .yaml file, relative to the '
-        'task file.'
+        description='Robot profile: a shipped name, the path of a .yaml file, relative to the task '
+        'file, or a generated one (`gymnasium:ID`).'
     )
     world: str | None = Field(
         default=None,
         pattern=r'^[\w.]+:\w+$',
         description='Class of the simulated world, as `package.module:Class`; null: the task '
         'cannot be simulated.',
+    )
+    world_options: dict[str, Any] = Field(
+        default={}, description='Arguments of that class, by name. Default: none.'
     )
     observation: list[Entry] = Field(
         min_length=1, description='State part of the observation vector, in this order.'
@@ -122,6 +132,11 @@ class TaskConfig(Strict):
         description='`success` (1 on success, else 0), or `topic:NAME` for the one observation '
         'entry that comes from this state topic.',
     )
+    ended: str | None = Field(
+        default=None,
+        description='Binary observation entry that is high where the simulated world has ended and '
+        'must be reset, such as after a fall; null: it goes on for ever.',
+    )
     phases: Phases = Field(description='Step limits of the phases.')
     evaluation: Evaluation = Field(description='Evaluation, and the end of a run.')
     demonstrations: str | None = Field(
@@ -134,6 +149,10 @@ class TaskConfig(Strict):
         names = [entry.name for entry in self.observation]
         check_unique('action', [entry.name for entry in self.action])
         check_known('success.entries', self.success.entries, 'observation', names)
+        if self.ended is not None:
+            check_known('ended', [self.ended], 'observation', names)
+            if not self.observation[names.index(self.ended)].binary:
+                raise ValueError(f"ended: observation entry {self.ended} needs 'binary: true'")
         if self.success.target is None and not self.goals:
             raise ValueError('success.target: is needed where the task has no goals')
         if self.success.target is not None and len(self.success.target) != len(

@@ -26,10 +26,10 @@ _HEADER_BYTES = 4096  # upper bound for the names, shapes and metadata of a mess
 _SESSION_CHARACTERS = 64
 
 # `action` is the executed one. `terminated`: the phase reached its goal (forward, that of the task;
-# backward, the state that it was to reach, if any). `truncated`: the phase ended without that, at
-# its step limit or because it gave way to the next; values bootstrap through it. A safety stop is
-# neither: the phase goes on. `reward` is that of the task, for the goal in the observation; the
-# rewards of other objectives are recomputed from these rows.
+# backward, the state that it was to reach, if any), or the world has ended. `truncated`: the phase
+# ended without that, at its step limit or because it gave way to the next; values bootstrap through
+# it. A safety stop is neither: the phase goes on. `reward` is that of the task, for the goal in the
+# observation; the rewards of other objectives are recomputed from these rows.
 DTYPES = {
     'observation': np.float32,
     'action': np.float32,

@@ -40,6 +40,8 @@ def run_seeds(runs: Sequence[SeedRun], seed_numbers: Sequence[int], processes: i
 def _unfinished(run: SeedRun, seed_numbers: Sequence[int]) -> list[_Seed]:
     """The seeds of an agent that are not finished; checks their folders."""
     task, agent, demonstrations = run.load()
+    if not len(demonstrations['phase']) and not seeds.pseudo_agent(agent):
+        print(f'{task.name}: no demonstrations; {agent.name} practises without them')
     budget, _ = task.config.run_end(run.budget)
     unfinished = []
     for number in seed_numbers:
@@ -69,10 +71,11 @@ def _print_evaluations(running: Sequence[_Seed], _ended: Sequence[_Seed]) -> Non
         if len(evaluations) < seed.printed:  # the seed has started over
             seed.printed = 0
         for line in evaluations[seed.printed :]:
-            wide = line['wide_success']
+            wide, total = line['wide_success'], line['deployed_return']
             print(
                 f'{seed.title}: {line["environment_steps"]} steps, '
                 f'deployed {line["deployed_success"]:.2f}'
+                + ('' if total is None else f', return {total:.2f}')
                 + ('' if wide is None else f', wide {wide:.3f}')
                 + f', {line["wall_seconds"]:.0f} s',
                 flush=True,

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mbarl_ros.control.phases import Practice
-from mbarl_ros.control.policy import DEPLOYED, Policy
+from mbarl_ros.control.planning_policy import deployed_policy
+from mbarl_ros.control.policy import DEPLOYED
 from mbarl_ros.learning.classifier import ClassifierTrainer
 from mbarl_ros.learning.evaluation import WideStarts, evaluate
 from mbarl_ros.learning.learner import Learner
@@ -27,7 +28,10 @@ class DirectRun:
     def __init__(
         self, task: Task, agent: AgentConfig, demonstrations: Transitions, seed: int
     ) -> None:
-        """Build the parts and reset the world, later reset only if the preset says so."""
+        """Build the parts and reset the world.
+
+        It is reset again only where the preset says so, or where it has ended.
+        """
         self.task, self.agent = task, agent
         self.world = load_world(task.config, seed=seed)
         self.practice = Practice(task, agent, seed)
@@ -74,9 +78,9 @@ class DirectRun:
 def run(direct: DirectRun, seed: int, budget: int) -> Iterator[dict[str, Any]]:
     """Practise for ``budget`` environment steps; yields one record per evaluation.
 
-    The first evaluation is before training, the last at the end. ``success`` and ``wide`` are
-    success rates, ``wide`` that from the wide starts or None where it is not due; ``seconds`` is
-    the processor time of practice and training.
+    The first evaluation is before training, the last at the end. ``outcome`` is that of the
+    deployed policy, ``wide`` its success rate from the wide starts or None where it is not due;
+    ``seconds`` is the processor time of practice and training.
     """
     task, config = direct.task, direct.task.config.evaluation
     world = load_world(task.config, seed=seed)
@@ -86,11 +90,12 @@ def run(direct: DirectRun, seed: int, budget: int) -> Iterator[dict[str, Any]]:
         steps = direct.practice.steps
         last = steps >= budget
         if steps >= next_evaluation or last:
-            policy = Policy(direct.learner.policy_arrays(), DEPLOYED)
+            arrays = direct.learner.policy_arrays()
+            policy = deployed_policy(arrays, DEPLOYED, task, direct.agent, seed)
             starts = wide if wide and (steps >= next_wide or last) else None
             yield {
                 'step': steps,
-                'success': evaluate(task, world, policy, config.episodes),
+                'outcome': evaluate(task, world, policy, config.episodes),
                 'wide': starts.evaluate(policy) if starts else None,
                 'seconds': seconds,
                 'attempts': direct.practice.attempts,

@@ -18,8 +18,9 @@ from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.evaluation import evaluate
 from mbarl_ros.learning.objective import demonstrated_states
 from mbarl_ros.learning.torch_setup import set_up_torch
-from mbarl_ros.schema.agent import ModelConfig, SacConfig
+from mbarl_ros.schema.agent import SacConfig
 from mbarl_ros.schema.load import load_world
+from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.storage.wire import pack, unpack
 from mbarl_ros.studies import offline_report

@@ -17,7 +17,8 @@ from mbarl_ros.learning.holdout import holdout_mask
 from mbarl_ros.learning.imagination import rollout
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
-from mbarl_ros.schema.agent import ModelConfig, SacConfig
+from mbarl_ros.schema.agent import SacConfig
+from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.storage.transitions import PHASES
 from mbarl_ros.task import Task
 

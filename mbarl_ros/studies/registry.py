@@ -10,6 +10,8 @@ from mbarl_ros.studies.study import Study
 STUDIES: dict[str, str] = {
     'dyna-maze': 'mbarl_ros.studies.dyna_maze:DynaMaze',
     'offline': 'mbarl_ros.studies.offline:Offline',
+    'mpc': 'mbarl_ros.studies.mpc:Mpc',
+    'mbmf': 'mbarl_ros.studies.mbmf:Mbmf',
 }
 
 

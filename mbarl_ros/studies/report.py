@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mbarl_ros.studies.summary import (
     WINDOW,
     AgentResult,
     Curve,
+    can_succeed,
     collect,
     published,
 )
@@ -39,9 +40,14 @@ def table_rows(agents: Iterable[AgentResult]) -> list[dict[str, Any]]:
             'late_std': agent.deployed.late_std,
             'final_wide_success': float(agent.wide.mean[-1]) if agent.wide else None,
             'final_wide_std': float(agent.wide.std[-1]) if agent.wide else None,
+            'late_return': agent.returns.late[1] if agent.returns else None,
+            'late_return_std': agent.returns.late_std if agent.returns else None,
+            'final_return': float(agent.returns.mean[-1]) if agent.returns else None,
+            'final_return_std': float(agent.returns.std[-1]) if agent.returns else None,
             'practice_seconds': agent.seconds,
             'deployed': agent.deployed.to_json(),
             'wide': agent.wide.to_json() if agent.wide else None,
+            'returns': agent.returns.to_json() if agent.returns else None,
         }
         for level in WIDE_LEVELS:
             steps = None
@@ -52,47 +58,86 @@ def table_rows(agents: Iterable[AgentResult]) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(task: str, rows: Sequence[dict[str, Any]], published_curves: dict[str, Curve]) -> str:
-    """The table as Markdown: the agents of the bench, then the published methods."""
-    early, level = LEVELS
-    text = [
-        f'## {task}',
-        '',
-        f'| agent | seeds | steps to {early} | steps to {level} | success in its later half | '
-        f'wide: steps to {WIDE_LEVELS[0]} | to {WIDE_LEVELS[1]} | final wide success | '
-        'minutes per seed |',
-        '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
-    ]
-    for row in rows:
-        late = f'{row["late_success"]:.2f} ± {row["late_std"]:.2f}'
-        if row['late_to']:
-            late += f' ({row["late_from"]:,} to {row["late_to"]:,})'
-        wide = '-'
-        if row['final_wide_success'] is not None:
-            wide = f'{row["final_wide_success"]:.3f} ± {row["final_wide_std"]:.3f}'
-        reached = ' | '.join(_steps(row[f'steps_to_{level}']) for level in LEVELS)
-        wide_steps = ' | '.join(_steps(row[f'wide_steps_to_{level}']) for level in WIDE_LEVELS)
-        minutes = row['practice_seconds'] / 60
-        text.append(
-            f'| {row["agent"]} | {len(row["seeds"])} | {reached} | {late} | {wide_steps} | {wide} '
-            f'| {minutes:.1f} |'
-        )
+def markdown(
+    task: str,
+    rows: Sequence[dict[str, Any]],
+    published_curves: dict[str, Curve],
+    *,
+    success: bool = True,
+) -> str:
+    """The table as Markdown: the agents of the bench, then the published methods.
+
+    :param success: with the columns of success; those of returns are there where a row has any
+    """
+    columns = _columns(returns=any(row['late_return'] is not None for row in rows), success=success)
+    text = [f'## {task}', '', _line(columns), _line('---' for _ in columns)]
+    text += [_line(cell(row) for cell in columns.values()) for row in rows]
+    level = LEVELS[-1]
     for name, curve in sorted(
         published_curves.items(), key=lambda item: item[1].steps_to(level) or np.inf
     ):
-        reached = ' | '.join(_steps(curve.steps_to(level)) for level in LEVELS)
         since, late = curve.late
-        text.append(
-            f'| *{name}, published* | {curve.seeds} | {reached} | '
-            f'{late:.2f} ({since:,} to {curve.steps[-1]:,}) | - | - | - | - |'
-        )
-    text += [
-        '',
-        f'Steps to x: first evaluation at which the mean over seeds, averaged over {WINDOW} '
-        'evaluations around it, is at least x; wide without averaging. Spread: sample standard '
-        'deviation over seeds. Minutes: processor time of practice and training, on one core.',
-    ]
+        cells = {'agent': f'*{name}, published*', 'seeds': str(curve.seeds)}
+        cells |= {f'steps to {level}': _steps(curve.steps_to(level)) for level in LEVELS}
+        cells[_LATE_SUCCESS] = f'{late:.2f} ({since:,} to {curve.steps[-1]:,})'
+        text.append(_line(cells.get(header, '-') for header in columns))
+    text += ['', _FOOTNOTE]
     return '\n'.join(text) + '\n'
+
+
+_LATE_SUCCESS = 'success in its later half'
+_FOOTNOTE = (
+    f'Steps to x: first evaluation at which the mean over seeds, averaged over {WINDOW} '
+    'evaluations around it, is at least x; wide without averaging. Return: mean sum of rewards of '
+    'a deployed episode. Spread: sample standard deviation over seeds. Minutes: processor time of '
+    'practice and training, on one core.'
+)
+
+
+def _columns(*, returns: bool, success: bool) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """Header -> cell of a row."""
+
+    def spread(key: str, digits: int) -> Callable[[dict[str, Any]], str]:
+        value, deviation = key, f'{key.removesuffix("_success")}_std'
+        return lambda row: (
+            '-' if row[value] is None else f'{row[value]:.{digits}f} ± {row[deviation]:.{digits}f}'
+        )
+
+    def late(key: str) -> Callable[[dict[str, Any]], str]:
+        cell = spread(key, 2)
+        return lambda row: (
+            cell(row) + (f' ({row["late_from"]:,} to {row["late_to"]:,})' if row['late_to'] else '')
+        )
+
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        'agent': lambda row: row['agent'],
+        'seeds': lambda row: str(len(row['seeds'])),
+    }
+    if returns:
+        columns |= {
+            'return in its later half': late('late_return'),
+            'final return': spread('final_return', 2),
+        }
+    if success:
+        early, level = LEVELS
+        columns |= {
+            f'steps to {early}': lambda row: _steps(row[f'steps_to_{early}']),
+            f'steps to {level}': lambda row: _steps(row[f'steps_to_{level}']),
+            _LATE_SUCCESS: late('late_success'),
+        }
+    if not returns:
+        first, second = WIDE_LEVELS
+        columns |= {
+            f'wide: steps to {first}': lambda row: _steps(row[f'wide_steps_to_{first}']),
+            f'to {second}': lambda row: _steps(row[f'wide_steps_to_{second}']),
+            'final wide success': spread('final_wide_success', 3),
+        }
+    columns['minutes per seed'] = lambda row: f'{row["practice_seconds"] / 60:.1f}'
+    return columns
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f'| {" | ".join(cells)} |'
 
 
 def _steps(steps: int | None) -> str:
@@ -108,7 +153,7 @@ def write_report(out: Path) -> list[Path]:
             continue
         published_curves = published(folder.name)
         rows = table_rows(agents)
-        text = markdown(folder.name, rows, published_curves)
+        text = markdown(folder.name, rows, published_curves, success=can_succeed(agents))
         if unfinished:
             text += f'\nNot finished, left out: {", ".join(unfinished)}.\n'
         data = {'task': folder.name, 'agents': rows}

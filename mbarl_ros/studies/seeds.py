@@ -19,7 +19,7 @@ from mbarl_ros import __version__
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.schema.agent import AgentConfig, SacConfig
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.load import load_agent, override
+from mbarl_ros.schema.load import load_agent, override, without_demonstrations
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.storage.run_files import (
     EVALUATIONS_FILE,
@@ -29,41 +29,48 @@ from mbarl_ros.storage.run_files import (
     read_json_lines,
     write_config,
 )
-from mbarl_ros.storage.transitions import Transitions
+from mbarl_ros.storage.transitions import Transitions, stack
 from mbarl_ros.task import Task
 
-CLONE = 'bc'
+CLONE, RANDOM = 'bc', 'random'
 METRICS_FILE = 'metrics.jsonl'
 SEED_FILE = 'seed.yaml'
 LOG_FILE = 'bench.log'
-# The settings fix only the layout of the policy message; the clone does not use the learner.
-_CLONE_AGENT = AgentConfig(
-    name=CLONE,
-    description='Behaviour clone of the demonstrations, no practice: the floor',
-    backward='none',
-    model=None,
-    sac=SacConfig(hidden=[256, 256]),
-)
 
 
-def is_clone(agent: AgentConfig) -> bool:
-    """Whether the agent is ``bc``, which does not practise."""
-    return agent.model_copy(update={'name': CLONE}) == _CLONE_AGENT
+def _pseudo(name: str, description: str) -> AgentConfig:
+    # The settings fix only the layout of the policy message; the learner is not used.
+    sac = SacConfig(hidden=[256, 256])
+    return AgentConfig(name=name, description=description, backward='none', model=None, sac=sac)
+
+
+_PSEUDO_AGENTS = {
+    CLONE: _pseudo(CLONE, 'Behaviour clone of the demonstrations, no practice: the floor'),
+    RANDOM: _pseudo(RANDOM, 'Uniformly random actions, no practice'),
+}
+
+
+def pseudo_agent(agent: AgentConfig) -> str | None:
+    """``bc`` or ``random`` where the agent is one of them, which do not practise; else None."""
+    for name, pseudo in _PSEUDO_AGENTS.items():
+        if agent.model_copy(update={'name': name}) == pseudo:
+            return name
+    return None
 
 
 def load_variant(text: str) -> AgentConfig:
     """Agent from ``PRESET`` or ``PRESET:key=value,key=value``.
 
-    ``PRESET`` is a name, a path, or ``bc``, the behaviour clone. Keys are dotted, values are YAML.
-    A variant is called by this text, unless key ``name`` gives another name.
+    ``PRESET`` is a name, a path, ``bc``, the behaviour clone, or ``random``. Keys are dotted,
+    values are YAML. A variant is called by this text, unless key ``name`` gives another name.
 
     :raises ConfigError: unknown preset or key, or a value that cannot be used.
     """
     preset, separator, changes = text.partition(':')
-    if preset == CLONE:
+    if preset in _PSEUDO_AGENTS:
         if separator:
-            raise ConfigError(f"agent '{text}': {CLONE} has no settings")
-        return _CLONE_AGENT
+            raise ConfigError(f"agent '{text}': {preset} has no settings")
+        return _PSEUDO_AGENTS[preset]
     agent = load_agent(preset)
     if not separator:
         return agent
@@ -98,6 +105,8 @@ class SeedRun:
     def load(self) -> tuple[Task, AgentConfig, Transitions]:
         """Task, agent and demonstrations; with the seed they determine the result.
 
+        Where the task has no demonstrations there are no rows, and the agent does without.
+
         :raises ConfigError: task, agent or their demonstrations cannot be used.
         :raises DemonstrationError: a demonstration cannot be used.
         """
@@ -107,11 +116,20 @@ class SeedRun:
             agent = agent.model_copy(update={'name': name})
         folder = self.demonstrations or task.config.demonstrations
         if folder is None:
-            raise ConfigError(
-                f"task '{task.name}': key 'demonstrations' is not set; add it or give "
-                '--demonstrations'
-            )
+            return task, self._without_demonstrations(agent, task), stack([], task)
         return task, agent, load_demonstrations(folder, task, self.per_goal)
+
+    @staticmethod
+    def _without_demonstrations(agent: AgentConfig, task: Task) -> AgentConfig:
+        kind = pseudo_agent(agent)
+        if kind == RANDOM:
+            return agent
+        if kind == CLONE:
+            raise ConfigError(
+                f"agent '{CLONE}' clones demonstrations; task '{task.name}' has none: add the key "
+                "'demonstrations' or give --demonstrations"
+            )
+        return without_demonstrations(agent, task.config)
 
 
 def seed_folder(out: Path | str, task: Task, agent: AgentConfig, seed: int) -> Path:
@@ -188,4 +206,6 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 def is_finished(folder: Path, agent: AgentConfig, budget: int) -> bool:
     """Whether a seed has practised for ``budget`` environment steps or more."""
     result = read_result(folder)
-    return result is not None and (is_clone(agent) or result['environment_steps'] >= budget)
+    return result is not None and (
+        pseudo_agent(agent) is not None or result['environment_steps'] >= budget
+    )

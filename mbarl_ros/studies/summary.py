@@ -22,9 +22,9 @@ WIDE_LEVELS = (0.8, 0.95)
 
 @dataclass(frozen=True)
 class Curve:
-    """Success rate over seeds: ``mean`` and sample ``std`` [n] at environment ``steps`` [n].
+    """Success rate or return over seeds: ``mean``, sample ``std`` [n] at environment ``steps`` [n].
 
-    ``late_std``: sample standard deviation over seeds of the mean success in the second half.
+    ``late_std``: sample standard deviation over seeds of the mean in the second half.
     """
 
     steps: np.ndarray
@@ -35,7 +35,7 @@ class Curve:
 
     @property
     def late(self) -> tuple[int, float]:
-        """Second half of the run: its first step, and the mean success in it."""
+        """Second half of the run: its first step, and the mean in it."""
         half = _second_half(self.steps)
         return int(self.steps[half][0]), float(self.mean[half].mean())
 
@@ -62,7 +62,8 @@ class Curve:
 class AgentResult:
     """Finished seeds of one agent; ``wide`` is None if the task has no wide starts.
 
-    ``seconds``: mean processor time of practice and training per seed.
+    ``returns`` are those of the deployed policy, None if the reward is the success. ``seconds``:
+    mean processor time of practice and training per seed.
     """
 
     name: str
@@ -70,6 +71,7 @@ class AgentResult:
     deployed: Curve
     wide: Curve | None
     seconds: float
+    returns: Curve | None = None
 
     @property
     def practises(self) -> bool:
@@ -91,7 +93,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 def curve(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> Curve | None:
     """Curve of ``key`` over the evaluations of several seeds, at the steps that all seeds have."""
     values = [
-        {line['environment_steps']: line[key] for line in lines if line[key] is not None}
+        {line['environment_steps']: line[key] for line in lines if line.get(key) is not None}
         for lines in seeds
     ]
     steps = sorted(set.intersection(*(set(seed) for seed in values)))
@@ -105,7 +107,10 @@ def curve(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> Curve | None:
 
 
 def collect(folder: Path) -> tuple[list[AgentResult], list[str]]:
-    """Agents in the folder OUT/TASK, the fastest first, and names of its unfinished seeds."""
+    """Agents in the folder OUT/TASK, the fastest first, and names of its unfinished seeds.
+
+    Those that are equally fast are ordered by their return.
+    """
     agents, unfinished = [], []
     for path in sorted(folder.iterdir()):
         lines, seeds, seconds = [], [], []
@@ -119,14 +124,21 @@ def collect(folder: Path) -> tuple[list[AgentResult], list[str]]:
             seconds.append(result['practice_seconds'])
         if lines:
             deployed, wide = curve(lines, 'deployed_success'), curve(lines, 'wide_success')
-            name = lines[0][0]['agent']
-            agents.append(AgentResult(name, sorted(seeds), deployed, wide, float(np.mean(seconds))))
+            returns = curve(lines, 'deployed_return')
+            name, mean_seconds = lines[0][0]['agent'], float(np.mean(seconds))
+            agents.append(AgentResult(name, sorted(seeds), deployed, wide, mean_seconds, returns))
     return sorted(agents, key=_rank), unfinished
+
+
+def can_succeed(agents: Sequence[AgentResult]) -> bool:
+    """Whether success says anything: some agent had some, or there are no returns instead."""
+    return any(agent.returns is None or agent.deployed.mean.any() for agent in agents)
 
 
 def _rank(agent: AgentResult) -> tuple[Any, ...]:
     reached = (agent.deployed.steps_to(level) or np.inf for level in reversed(LEVELS))
-    return (not agent.practises, *reached, agent.name)
+    late_return = agent.returns.late[1] if agent.returns else 0.0
+    return (not agent.practises, *reached, -late_return, agent.name)
 
 
 def published(task: str) -> dict[str, Curve]:

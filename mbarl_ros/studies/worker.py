@@ -55,8 +55,11 @@ def run_seed(
         if not seeds.is_finished(folder, agent, budget):
             seeds.prepare_folder(folder, configs)
             start = time.monotonic()
-            if seeds.is_clone(agent):
+            kind = seeds.pseudo_agent(agent)
+            if kind == seeds.CLONE:
                 records = _clone(task, demonstrations, seed)
+            elif kind == seeds.RANDOM:
+                records = _random(task, seed)
             else:
                 records = _practise(DirectRun(task, agent, demonstrations, seed), seed, budget)
             for record, arrays in records:
@@ -85,18 +88,43 @@ def _clone(
         for name, array in arrays.items()
         if name.startswith(DEPLOYED)
     }
-    policy = Policy(arrays, DEPLOYED)
+    record = _evaluated(task, Policy(arrays, DEPLOYED), seed)
+    yield (
+        {**record, 'seconds': seconds, 'clone_success': record['outcome'].success},
+        arrays | forward,
+    )
+
+
+class _RandomPolicy:
+    """Uniformly random actions; has the interface of :class:`~mbarl_ros.control.policy.Policy`."""
+
+    def __init__(self, task: Task, seed: int) -> None:
+        self._rng, self._action_dim = np.random.default_rng([seed, 6]), task.action_dim
+
+    def begin(self, problems: int, *, reseed: bool = False) -> None:
+        pass
+
+    def keep(self, mask: np.ndarray) -> None:
+        pass
+
+    def mean_action(self, observation: np.ndarray) -> np.ndarray:
+        return self._rng.uniform(-1, 1, (len(observation), self._action_dim))
+
+
+def _random(task: Task, seed: int) -> Iterator[tuple[dict[str, Any], None]]:
+    """The only record of ``random``, which has no policy that could be deployed."""
+    yield {**_evaluated(task, _RandomPolicy(task, seed), seed), 'seconds': 0.0}, None
+
+
+def _evaluated(task: Task, policy: Any, seed: int) -> dict[str, Any]:
+    """Record of a policy that did not practise."""
     config = task.config.evaluation
-    success = evaluate(task, load_world(task.config, seed=seed), policy, config.episodes)
-    record = {
+    return {
         'step': 0,
-        'success': success,
+        'outcome': evaluate(task, load_world(task.config, seed=seed), policy, config.episodes),
         'wide': WideStarts(task).evaluate(policy) if config.wide else None,
-        'seconds': seconds,
-        'clone_success': success,
         'metrics': {},
     }
-    yield record, arrays | forward
 
 
 def _save(
@@ -105,20 +133,21 @@ def _save(
     agent: AgentConfig,
     seed: int,
     record: dict[str, Any],
-    arrays: Arrays,
+    arrays: Arrays | None,
     wall_seconds: float,
 ) -> None:
-    """Write the policy, then the line of its evaluation."""
+    """Write the policy, if there is one, then the line of its evaluation."""
     record = dict(record)
     step, metrics = record.pop('step'), record.pop('metrics')
-    write_file(folder / POLICY_FILE, pack_policy(arrays, task, agent, step, applies_from=0))
+    if arrays is not None:
+        write_file(folder / POLICY_FILE, pack_policy(arrays, task, agent, step, applies_from=0))
     seeds.append_line(folder / seeds.METRICS_FILE, {'environment_steps': step, **metrics})
     line = evaluation_line(
         task,
         agent.name,
         seed,
         step,
-        record.pop('success'),
+        record.pop('outcome'),
         wide_success=record.pop('wide'),
         practice_seconds=round(record.pop('seconds'), 1),
         wall_seconds=round(wall_seconds, 1),

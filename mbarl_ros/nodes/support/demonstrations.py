@@ -10,16 +10,20 @@ from mbarl_ros.demos import reader, replay
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.nodes.support.runtime import NodeMixin
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.storage.transitions import Transitions
+from mbarl_ros.storage.transitions import Transitions, stack
 from mbarl_ros.task import Task
 
 
-def demonstrations_folder(node: NodeMixin) -> Path:
+def demonstrations_folder(node: NodeMixin) -> Path | None:
     """Parameter ``demonstrations`` of ``node``, else its task's own folder.
+
+    None: there is neither, and the agent does without.
 
     :raises ConfigError: there is neither.
     """
     folder = node.value('demonstrations') or node.task.config.demonstrations
+    if not folder and not node.agent.needs_demonstrations:
+        return None
     if not folder:
         raise ConfigError(
             f"task '{node.task.name}': key 'demonstrations' is not set; set it, or give node "
@@ -28,13 +32,15 @@ def demonstrations_folder(node: NodeMixin) -> Path:
     return Path(folder).expanduser()
 
 
-def load_demonstrations(folder: Path, task: Task, run_dir: Path | None) -> Transitions:
-    """Transitions of all successful demonstrations in ``folder``.
+def load_demonstrations(folder: Path | None, task: Task, run_dir: Path | None) -> Transitions:
+    """Transitions of all successful demonstrations in ``folder``; None: no rows.
 
     :param run_dir: run folder, which may hold them decoded
 
     :raises ConfigError: there is none, or one is damaged or of another task.
     """
+    if folder is None:
+        return stack([], task)
     with _as_config_error():
         return reader.load_demonstrations(folder, task, run_dir=run_dir)
 

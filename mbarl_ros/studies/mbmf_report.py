@@ -1,0 +1,141 @@
+"""Report of ``mbarl study mbmf``: Figure 7 of Nagabandi et al. (2018), and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbarl_ros.studies.mpc_report import final, mean_curve, mpc_curve, steps_to, trpo_curve
+from mbarl_ros.studies.study import Report, Results, Verdict
+from mbarl_ros.view.plots import save_figure
+
+INTRODUCTION = """\
+Planning with a learned model gets a robot going after few steps, but the errors of the model limit
+how good it becomes. Model-free learning has no such limit, but needs very many steps to get going.
+Nagabandi et al. (2018) put one after the other (Mb-Mf): a policy network *imitates* the planner by
+behaviour cloning; it then acts itself, the planner labels the states that it comes to (DAgger), and
+the network is fitted again. From this policy TRPO starts, where it would else start from nothing.
+The steps that the planner and DAgger took are counted.
+"""
+Curve = tuple[np.ndarray, np.ndarray]
+_COLOURS = {
+    'MPC': '#1f5fa8',
+    'TRPO after the warm start': '#3a8f5c',
+    'TRPO from scratch': '#c8553d',
+}
+
+
+def report(results: Results, folder: Path) -> Report:
+    """Draw the figure and judge the claim from the cells that are finished."""
+    kinds: dict[str, dict[int, Any]] = {}
+    for cell in results.values():
+        kinds.setdefault(cell['settings']['kind'], {})[cell['settings']['seed']] = cell
+    mpc = kinds.get('mpc', {})
+    clones = kinds.get('clone', {})
+    curves: dict[str, list[Curve]] = {
+        'MPC': [mpc_curve(cell['result']['returns']) for cell in mpc.values()],
+        'TRPO after the warm start': [
+            _warm_curve(cell, spent(mpc[seed], clones[seed]))
+            for seed, cell in kinds.get('warm', {}).items()
+            if seed in mpc and seed in clones
+        ],
+        'TRPO from scratch': [
+            trpo_curve(cell['result']['returns'], cell['settings']['steps'])
+            for cell in kinds.get('trpo', {}).values()
+        ],
+    }
+    curves = {name: seeds for name, seeds in curves.items() if seeds}
+    _draw(curves, folder / 'fine_tuning.png')
+    caption = (
+        'Return against environment steps, those of planner and DAgger included. Thin lines are '
+        'seeds.'
+    )
+    verdicts = []
+    if len(curves) == len(_COLOURS):
+        verdicts.append(_sooner(curves['TRPO after the warm start'], curves['TRPO from scratch']))
+    if clones:
+        verdicts.append(_imitation(list(clones.values()), list(mpc.values())))
+    rows = [
+        [name, len(seeds), f'{int(seeds[0][0][-1]):,}', _spread([final(curve) for curve in seeds])]
+        for name, seeds in curves.items()
+    ]
+    header = ('method', 'seeds', 'steps', 'final return (mean ± std over seeds)')
+    tables = [('Final returns', header, rows), _rounds(list(clones.values()))]
+    return Report(INTRODUCTION, verdicts, [('fine_tuning.png', caption)], tables)
+
+
+def spent(mpc: Any, clone: Any) -> int:
+    """Environment steps before TRPO begins."""
+    return int(mpc['result']['returns'][-1][0] + clone['result']['dagger_steps'])
+
+
+def _warm_curve(cell: Any, before: int) -> Curve:
+    steps, returns = trpo_curve(cell['result']['returns'], cell['settings']['steps'])
+    return steps + before, returns
+
+
+def _sooner(warm: Sequence[Curve], scratch: Sequence[Curve]) -> Verdict:
+    """How many times sooner the best mean return of TRPO from scratch is reached."""
+    steps, returns = mean_curve(scratch)
+    best, at = float(returns.max()), float(steps[returns.argmax()])
+    needed = steps_to(mean_curve(warm), best)
+    each = ['never' if np.isinf(n := steps_to(curve, best)) else f'{n:,.0f}' for curve in warm]
+    reached = 'never' if np.isinf(needed) else f'after {needed:,.0f}'
+    evidence = (
+        f'TRPO from scratch has its best mean return, {best:.0f}, after {at:,.0f} steps; after the '
+        f'warm start it is reached {reached}: {at / needed:.1f} times sooner '
+        f'(seed by seed: {", ".join(each)})'
+    )
+    claim = (
+        'After the warm start TRPO reaches the best of TRPO from scratch at least 2 times sooner'
+    )
+    return Verdict(claim, bool(at / needed >= 2), evidence)
+
+
+def _imitation(clones: Sequence[Any], mpc: Sequence[Any]) -> Verdict:
+    cloned = [cell['result']['round_returns'][0] for cell in clones]
+    dagger = [cell['result']['round_returns'][-1] for cell in clones]
+    planner = [mpc_curve(cell['result']['returns'])[1][-1] for cell in mpc]
+    evidence = (
+        f'return of the clone {_spread(cloned)}, after DAgger {_spread(dagger)}, of the planner '
+        f'{_spread(planner)}'
+    )
+    claim = 'DAgger improves on behaviour cloning'
+    return Verdict(claim, bool(np.mean(dagger) > np.mean(cloned)), evidence)
+
+
+def _rounds(clones: Sequence[Any]) -> tuple[str, list[str], list[list[Any]]]:
+    rounds = max((len(cell['result']['round_returns']) for cell in clones), default=0)
+    header = ['seed', 'cloned', *(f'DAgger {n}' for n in range(1, rounds))]
+    rows = [
+        [cell['settings']['seed'], *(f'{value:.0f}' for value in cell['result']['round_returns'])]
+        for cell in clones
+    ]
+    return 'Return of the imitating policy, round by round', header, rows
+
+
+def _spread(values: Sequence[float]) -> str:
+    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f'{np.mean(values):.0f} ± {deviation:.0f}'
+
+
+def _draw(curves: dict[str, list[Curve]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.6), layout='constrained')
+    for name, seeds in curves.items():
+        colour = _COLOURS[name]
+        for steps, returns in seeds:
+            axes.plot(steps, returns, color=colour, linewidth=0.7, alpha=0.5)
+        axes.plot(*mean_curve(seeds), color=colour, linewidth=2.2, label=name)
+    axes.set(xscale='log', xlabel='environment steps', ylabel='return of an episode')
+    axes.set_title('Swimmer-v5', loc='left', fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=9, loc='upper left')
+    save_figure(figure, path)
