@@ -124,7 +124,7 @@ def table(rate):
                 for seed in range(5):
                     key = Key(samples, length, starts, seed)
                     value = rate(samples, length, starts == DEMONSTRATIONS)
-                    values[key] = {'room_success': value, 'corner_success': value}
+                    values[key] = {'room_success': value, 'corner_success': value, 'coverage': 0.5}
     return Table(values)
 
 
@@ -144,19 +144,19 @@ def test_verdicts_follow_the_numbers():
     poster = table(lambda samples, length, demonstrations: (
         0.9 if demonstrations else 0.1 + length / 100 + samples / 500_000
     ))  # fmt: skip
-    assert [verdict.holds for verdict in judge(poster)] == [True] * 6
+    assert [verdict.holds for verdict in judge(poster, {})] == [True] * 6
     opposite = table(lambda samples, length, demonstrations: (
         0.1 + samples / 100_000 if demonstrations else 0.9 - length / 100
     ))  # fmt: skip
-    assert not any(verdict.holds for verdict in judge(opposite))
-    assert 'p = ' in judge(poster)[0].evidence
+    assert not any(verdict.holds for verdict in judge(opposite, {}))
+    assert 'p = ' in judge(poster, {})[0].evidence
     equal = table(lambda samples, length, demonstrations: 1.0)
-    assert not any(verdict.holds for verdict in judge(equal))
+    assert not any(verdict.holds for verdict in judge(equal, {}))
 
 
 def test_with_cells_missing_a_verdict_stays_open():
     values = dict(list(table(lambda *_: 0.5).values.items())[::40])
-    assert {verdict.holds for verdict in judge(Table(values))} == {None}
+    assert {verdict.holds for verdict in judge(Table(values), {})} == {None}
 
 
 @pytest.mark.slow

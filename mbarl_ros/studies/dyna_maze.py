@@ -25,7 +25,7 @@ from mbarl_ros.studies.study import Cell, Report, Results, Study, Verdict
 PLANNING_STEPS = (0, 5, 50)
 OPTIMUM = 14  # steps of the shortest path through the Dyna maze
 SHORTCUT = 10  # steps of the shortest path once the shortcut is open
-CURVE_PERIOD = 10  # real steps between two points of a curve
+CURVE_PERIOD = 50  # real steps between two points of a curve
 KAPPA = 1e-3
 CHANGING = {'blocking': 3000, 'shortcut': 6000}  # maze -> real steps
 AGENTS = {'dyna-q': 0.0, 'dyna-q-plus': KAPPA}
@@ -157,7 +157,7 @@ def _episodes(agent: DynaQ, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _steps(agent: DynaQ, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Cumulative reward at every tenth real step, and the greedy path at the end."""
+    """Cumulative reward every ``CURVE_PERIOD`` real steps, and the greedy path at the end."""
     reward = cumulative_reward(agent, settings['steps'])
     curve = [int(value) for value in reward[CURVE_PERIOD - 1 :: CURVE_PERIOD]]
     return {'curve': curve, 'path': agent.greedy_path()}

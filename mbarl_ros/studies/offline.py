@@ -157,12 +157,12 @@ def _run_policy(
     )
     data, coverage = pack_visits(task, visited)
     write_file(folder / VISITS_FILE, data)
-    world = load_world(task.config, seed=seed)
+    world, episodes = load_world(task.config, seed=seed), task.config.evaluation.episodes
     return {
         'corner_success': training.success_from_corner(
             task, world, policy, settings['corner_episodes']
         ),
-        'room_success': evaluate(task, world, policy, task.config.evaluation.episodes),
+        'room_success': evaluate(task, world, policy, episodes).success,
         'coverage': coverage,
     }
 

@@ -50,7 +50,7 @@ def rollout_length(folder: Path, table: Table) -> tuple[str, str]:
                 axes.plot(lengths, means, color=colour, linewidth=0.7, alpha=0.5)
         _finish(axes, f'deployed from: {title}', 'rollout length (steps)', lengths)
     grid[0].set_ylabel('success rate in the true room')
-    grid[0].legend(fontsize=9, frameon=False, loc='upper left')
+    _legend_below(figure, grid[0])
     save_figure(figure, folder / 'rollout_length.png')
     return (
         'rollout_length.png',
@@ -81,13 +81,7 @@ def model_size(folder: Path, table: Table) -> tuple[str, str]:
         )
         axes.set_xticklabels([f'{size:,}' for size in sizes])
     grid[0].set_ylabel('success rate in the true room')
-    figure.legend(
-        *grid[0].get_legend_handles_labels(),
-        loc='outside lower center',
-        ncols=2,
-        fontsize=9,
-        frameon=False,
-    )
+    _legend_below(figure, grid[0])
     save_figure(figure, folder / 'model_size.png')
     return (
         'model_size.png',
@@ -206,6 +200,11 @@ def _line(axes: Any, places: Sequence[float], groups: Sequence[np.ndarray], **st
         capsize=3,
         **style,
     )
+
+
+def _legend_below(figure: Any, axes: Any) -> None:
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc='outside lower center', ncols=2, fontsize=9, frameon=False)
 
 
 def _standard_error(values: np.ndarray) -> float:

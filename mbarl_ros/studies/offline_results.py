@@ -14,6 +14,7 @@ from mbarl_ros.task import Task
 
 NARROW, DEMONSTRATIONS = 'narrow', 'demonstrations'
 MEASURES = {'room_success': 'whole room', 'corner_success': 'corner'}
+COVERAGE = 'coverage'
 VISITS_FILE = 'visits.safetensors'
 _SQUARE = 0.1  # m, of the grid that visits are counted on
 
@@ -29,7 +30,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Success rates of the policies: cell -> measure -> rate."""
+    """Success of the policies and coverage of their practice: cell -> measure -> rate."""
 
     values: Mapping[Key, Mapping[str, float]]
 
@@ -46,7 +47,7 @@ class Table:
                     settings['starts'],
                     settings['seed'],
                 )
-                values[key] = {name: result[name] for name in MEASURES}
+                values[key] = {name: result[name] for name in (*MEASURES, COVERAGE)}
         return cls(values)
 
     def axis(self, name: str) -> list[Any]:
@@ -54,7 +55,7 @@ class Table:
         return sorted({getattr(key, name) for key in self.values})
 
     def rates(self, measure: str, **fixed: Any) -> np.ndarray:
-        """Success rates [n] of all cells with these fields."""
+        """Rates [n] of all cells with these fields."""
         return np.array([self.values[key][measure] for key in self._keys(fixed)])
 
     def pairs(

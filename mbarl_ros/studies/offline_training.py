@@ -192,10 +192,10 @@ def _batches(task: Task, rows: Rows, discount: float) -> Batch:
 
 def success_from_corner(task: Task, world: Any, policy: Policy, episodes: int) -> float:
     """Deployed success from training starts ``world.reset()``, within the task's horizon."""
-    reached = [
-        attempts(task, [world], policy, world.reset()[None], np.array([number]))[0]
-        for number in range(episodes)
-    ]
+    reached = []
+    for number in range(episodes):
+        succeeded, _ = attempts(task, [world], policy, world.reset()[None], np.array([number]))
+        reached.append(succeeded[0])
     return float(np.mean(reached))
 
 

@@ -44,13 +44,19 @@ def write_report(
         ],
         'missing': list(missing),
         'seconds': round(seconds, 1),
-        'cells': records,
     }
     text = markdown(study, report, missing, len(records), seconds, command)
-    write_file(folder / RESULTS_FILE, (json.dumps(data, indent=1) + '\n').encode())
+    write_file(folder / RESULTS_FILE, _json(data, records).encode())
     write_file(folder / REPORT_FILE, text.encode())
     figures = [folder / name for name, _ in report.figures]
     return report, [folder / REPORT_FILE, folder / RESULTS_FILE, *figures]
+
+
+def _json(data: dict[str, Any], records: dict[str, dict[str, Any]]) -> str:
+    """The content of ``results.json``, with a line for each cell, which may have many numbers."""
+    lines = [f'{json.dumps(name)}: {json.dumps(record)}' for name, record in records.items()]
+    head = json.dumps(data, indent=1).removesuffix('\n}')
+    return head + ',\n "cells": {\n  ' + ',\n  '.join(lines) + '\n }\n}\n'
 
 
 def verdict_word(verdict: Verdict) -> str:
