@@ -24,6 +24,7 @@ examples:
   mbarl doctor                          why does nothing move?
   mbarl demos show demos/pointmass      plot demonstrations in the terminal
   mbarl bench --agents mbarl,bc         compare agents over seeds on the tabletop task
+  mbarl study dyna-maze                 Dyna-Q on the maze of Sutton and Barto, as figures
   mbarl up sim --help                   all arguments of the graph
 """
 
@@ -44,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mbarl_ros.cli import bench
 
         return bench.main(rest)
+    if command == 'study':
+        from mbarl_ros.cli import study
+
+        return study.main(rest)
     if command in ('robot', 'doctor'):
         from mbarl_ros.cli import robot
 
@@ -75,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         'demos', help='list, check, show, replay, convert and import demonstrations'
     )
     commands.add_parser('bench', help='compare agents over seeds, without ROS')
+    commands.add_parser('study', help='run a study of the literature: figures and verdicts')
     commands.add_parser('robot', help='check a running robot; print its SROS2 policy')
     commands.add_parser('doctor', help='explain why a graph does not move')
     teleop = commands.add_parser(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -133,53 +133,14 @@ class Imagination:
         return source.rows(source.sample(self._rng, (number,)))['observation']
 
     def _goals(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Goals [*shape, state_dim], drawn from the task's."""
         return self.task.goals[self._rng.integers(len(self.task.goals), size=shape)]
 
     def _rollout(self, sac: Sac, observation: np.ndarray) -> None:
-        """Roll out both policies for ``length`` steps and keep the imagined transitions.
-
-        A forward rollout that succeeds goes on to another goal or, without goals, ends. Where the
-        world ends, each does.
-
-        :param observation: starts [policies, n, observation_dim]
-        """
-        alive = np.ones(observation.shape[:2], bool)
-        steps, alive_at_step = [], []
-        for _ in range(self.length):
-            step = self._step(sac, observation)
-            steps.append(step)
-            alive_at_step.append(alive.copy())
-            observation, success = step['next_observation'], step['terminated'][FORWARD]
-            if self.task.goal_conditioned:
-                observation = observation.copy()
-                goals = self._goals((int(success.sum()),))
-                observation[FORWARD, success, self.task.state_dim :] = goals
-            else:
-                alive[FORWARD] &= ~success
-            alive &= ~self.task.ended(observation)
-        # [policies, n, length, ...]: the steps of a rollout are neighbours in the buffer
-        rows = {name: np.stack([step[name] for step in steps], 2) for name in STEP}
-        kept = np.stack(alive_at_step, 2)
-        ends = kept & ~np.concatenate([kept[..., 1:], np.zeros_like(kept[..., :1])], -1)
-        for phase, buffer in enumerate(self.buffers):
-            chosen = kept[phase]
-            parts = {name: array[phase][chosen] for name, array in rows.items()}
-            buffer.add(parts, ends[phase][chosen])
-
-    def _step(self, sac: Sac, observation: np.ndarray) -> dict[str, np.ndarray]:
-        """One imagined transition of each policy from observations [policies, n, O]."""
-        action = sac.act(torch.from_numpy(self.task.scaled(observation)))
-        state = torch.from_numpy(observation[..., : self.task.state_dim])
-        next_state, reward = self.ensemble.step(state.flatten(0, 1), action.flatten(0, 1))
-        next_observation = observation.copy()
-        next_observation[..., : self.task.state_dim] = next_state.view(state.shape).numpy()
-        return {
-            'observation': observation,
-            'action': action.numpy(),
-            'next_observation': next_observation,
-            'reward': reward.view(observation.shape[:2]).numpy(),
-            'terminated': self.task.success(next_observation),
-        }
+        """Roll out both policies for ``length`` steps and keep the imagined transitions."""
+        chains = rollout(self.task, self.ensemble, sac, observation, self.length, self._goals)
+        for buffer, (rows, ends) in zip(self.buffers, chains, strict=True):
+            buffer.add(rows, ends)
 
     def state_dict(self) -> tuple[Arrays, dict]:
         """Arrays and metadata for an exact resume, imagined rows included."""
@@ -203,6 +164,72 @@ class Imagination:
             buffer.restore(rows, total)
         self._rng.bit_generator.state = meta['rng']
         self.fitted_at, self.rolled_at = meta['fitted_at'], meta['rolled_at']
+
+
+Chains = tuple[dict[str, np.ndarray], np.ndarray]
+
+
+def rollout(
+    task: Task,
+    ensemble: Ensemble,
+    sac: Sac,
+    observation: np.ndarray,
+    length: int,
+    draw_goals: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+) -> list[Chains]:
+    """Roll out each policy in the model for ``length`` steps.
+
+    A forward rollout that succeeds goes on to another goal or, without goals, ends. Where the world
+    ends, each does.
+
+    :param observation: starts [policies, n, observation_dim], n divisible by the elites
+    :param draw_goals: goals [*shape, state_dim] of a shape; only for tasks with goals
+    :returns: for each policy the imagined transitions (fields ``STEP``), rollout after rollout, and
+        where these chains end, for :meth:`Replay.add`
+    """
+    alive = np.ones(observation.shape[:2], bool)
+    steps, alive_at_step = [], []
+    for _ in range(length):
+        step = imagined_step(task, ensemble, sac, observation)
+        steps.append(step)
+        alive_at_step.append(alive.copy())
+        observation, success = step['next_observation'], step['terminated'][FORWARD]
+        if task.goal_conditioned:
+            observation = observation.copy()
+            goals = draw_goals((int(success.sum()),))
+            observation[FORWARD, success, task.state_dim :] = goals
+        else:
+            alive[FORWARD] &= ~success
+        alive &= ~task.ended(observation)
+    # [policies, n, length, ...]: the steps of a rollout are neighbours in the buffer
+    rows = {name: np.stack([step[name] for step in steps], 2) for name in STEP}
+    kept = np.stack(alive_at_step, 2)
+    ends = kept & ~np.concatenate([kept[..., 1:], np.zeros_like(kept[..., :1])], -1)
+    return [
+        (
+            {name: array[phase][kept[phase]] for name, array in rows.items()},
+            ends[phase][kept[phase]],
+        )
+        for phase in range(len(observation))
+    ]
+
+
+def imagined_step(
+    task: Task, ensemble: Ensemble, sac: Sac, observation: np.ndarray
+) -> dict[str, np.ndarray]:
+    """One imagined transition of each policy from observations [policies, n, observation_dim]."""
+    action = sac.act(torch.from_numpy(task.scaled(observation)))
+    state = torch.from_numpy(observation[..., : task.state_dim])
+    next_state, reward = ensemble.step(state.flatten(0, 1), action.flatten(0, 1))
+    next_observation = observation.copy()
+    next_observation[..., : task.state_dim] = next_state.view(state.shape).numpy()
+    return {
+        'observation': observation,
+        'action': action.numpy(),
+        'next_observation': next_observation,
+        'reward': reward.view(observation.shape[:2]).numpy(),
+        'terminated': task.success(next_observation),
+    }
 
 
 def _concatenate(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

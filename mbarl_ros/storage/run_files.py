@@ -24,11 +24,22 @@ DEMONSTRATIONS_FILE = 'demonstrations.safetensors'
 """The demonstrations as transitions, so that each process need not decode the bags again."""
 
 
-def check_same(path: Path, config: Mapping[str, Any], folder: str, remedy: str) -> None:
+# These paths may change; demonstrations and robot profile are checked by their content.
+PATHS = ('demonstrations', 'robot')
+
+
+def check_same(
+    path: Path,
+    config: Mapping[str, Any],
+    folder: str,
+    remedy: str,
+    may_differ: Collection[str] = PATHS,
+) -> None:
     """Refuse to resume in a folder whose configuration file ``path`` holds other settings.
 
     A missing file is fine: a start was interrupted before it was written.
 
+    :param may_differ: keys that are not compared
     :raises ConfigError: names ``folder``, the first key that differs, and ``remedy``; or the file,
         if it is damaged.
     """
@@ -45,8 +56,7 @@ def check_same(path: Path, config: Mapping[str, Any], folder: str, remedy: str) 
         )
     # The name first: it is the most telling difference.
     for key in sorted({*before, *config}, key=lambda key: (key != 'name', key)):
-        # These paths may change; demonstrations and robot profile are checked by their content.
-        if key not in ('demonstrations', 'robot') and before.get(key) != config.get(key):
+        if key not in may_differ and before.get(key) != config.get(key):
             what = f"key '{key}'"
             if key == 'name':
                 what += f" '{before.get(key)}' in place of '{config.get(key)}'"
