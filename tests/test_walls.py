@@ -39,9 +39,15 @@ FOREIGN = {
     'cli': {'rich'},
     'bringup': {'yaml', 'launch', 'launch_ros'},
     'studies': {
-        'numpy', 'torch', 'yaml', 'matplotlib', 'rich',
-        'gymnasium', 'sb3_contrib', 'stable_baselines3',
-    },  # fmt: skip
+        'numpy',
+        'torch',
+        'yaml',
+        'matplotlib',
+        'rich',
+        'gymnasium',
+        'sb3_contrib',
+        'stable_baselines3',
+    },
     'nodes': {'numpy', 'torch', *ROS},
     'learning': {'numpy', 'torch'},
     'control': {'numpy'},
