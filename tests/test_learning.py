@@ -292,7 +292,7 @@ def _values(learner: Learner, observation: np.ndarray) -> np.ndarray:
     _, features = sac._inputs(torch.from_numpy(scaled)[None])
     action = torch.zeros(1, len(observation), learner.task.action_dim)
     value = sac.q_values(sac.critic, features, action)[0, 0]
-    return value.detach().numpy() / sac.config.reward_scale
+    return value.detach().numpy() / sac.reward_scale
 
 
 def test_a_success_never_ends_the_backward_policys_return() -> None:

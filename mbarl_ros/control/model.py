@@ -155,7 +155,7 @@ class LearnedValue:
         self._offset, self._inverse_scale = task.offset, (1.0 / task.scale).astype(np.float32)
         self._pairwise_differences = task.pairwise_differences
         self._fourier_features = agent.sac.fourier_features
-        self._reward_scale = agent.sac.reward_scale
+        self._reward_scale = agent.sac.scale(task.reward_known)
 
     def value(self, observation: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Values [n], in units of the reward, of actions [n, A] in observations [n, O]."""

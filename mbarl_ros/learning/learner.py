@@ -55,9 +55,10 @@ class Learner:
         ranges = [task_range, *(each.return_range for each in self._objectives.values())]
         return_range = np.array(ranges[: len(self.policies)])
         differences = task.pairwise_differences
-        self._sac = Sac(agent.sac, self.policies, differences, task.action_dim, return_range, seed)
-        self._success = SuccessCritic(agent.sac, differences, seed) if agent.switching else None
+        scale = agent.sac.scale(task.reward_known)
         sizes = task.observation_dim, task.action_dim
+        self._sac = Sac(agent.sac, self.policies, differences, sizes[1], return_range, seed, scale)
+        self._success = SuccessCritic(agent.sac, differences, seed) if agent.switching else None
         self._replay = Replay(agent.replay_capacity, *sizes)
         self._demonstrations = Demonstrations(rows + HUMAN_ROWS, *sizes)
         held_out = demonstration_holdout_mask(demonstrations, task.state_dim)

@@ -30,7 +30,7 @@ from mbarl_ros.learning.state_arrays import (
     load_generator,
     load_groups,
 )
-from mbarl_ros.schema.agent import SacConfig
+from mbarl_ros.schema.agent import SUCCESS_REWARD_SCALE, SacConfig
 
 
 class Sac:
@@ -51,13 +51,15 @@ class Sac:
         action_dim: int,
         return_range: np.ndarray,
         seed: int,
+        reward_scale: float = SUCCESS_REWARD_SCALE,
     ) -> None:
         """New networks.
 
         :param pairwise_differences: [pairs, observation_dim], see :class:`mbarl_ros.task.Task`
         :param return_range: [policies, 2], the lowest and highest return
+        :param reward_scale: critics see rewards times this
         """
-        self.config = config
+        self.config, self.reward_scale = config, reward_scale
         self.policies = policies
         self.generator = torch.Generator().manual_seed(seed)
         self._pairwise_differences = torch.from_numpy(pairwise_differences)
@@ -74,7 +76,7 @@ class Sac:
         initial = float(np.log(config.initial_temperature))
         self.log_temperature = torch.full((count, 1), initial, requires_grad=True)
         self.target_entropy = config.target_entropy * action_dim
-        limits = torch.from_numpy(return_range.astype(np.float32)) * config.reward_scale
+        limits = torch.from_numpy(return_range.astype(np.float32)) * self.reward_scale
         self.lowest_return, self.highest_return = limits[:, None].unbind(-1)
         self.critic_optimiser = Adam(self.critic, config.learning_rate)
         self.actor_optimiser = Adam(self.actor, config.learning_rate)
@@ -111,7 +113,7 @@ class Sac:
             torch._foreach_lerp_(self.deployed, self.actor, self.config.deployed_tau)
         return {
             'critic_loss': critic_loss.detach(),
-            'value': value.detach().mean(-1) / self.config.reward_scale,
+            'value': value.detach().mean(-1) / self.reward_scale,
             'entropy': entropy,
             'temperature': temperature[:, 0],
         }
@@ -126,9 +128,9 @@ class Sac:
         inputs, features = self._inputs(batch.next_observation)
         action = sample_action(mlp(self.actor, inputs), self.generator)
         next_value = self.q_values(self.target_critic, features, action).amin(1)
-        target = self.config.reward_scale * batch.reward + batch.discount * next_value
+        target = self.reward_scale * batch.reward + batch.discount * next_value
         target = target.clamp(self.lowest_return, self.highest_return)
-        return target.maximum(self.config.reward_scale * batch.return_lower_bound)
+        return target.maximum(self.reward_scale * batch.return_lower_bound)
 
     def critic_loss(self, features: Tensor, action: Tensor, target: Tensor) -> Tensor:
         """Mean squared TD error over batch and critics [policies] (Haarnoja et al., eq. 5)."""
@@ -176,7 +178,7 @@ class Sac:
         """Least critic's value [policies, batch] of the mean action, without random numbers."""
         inputs, features = self._inputs(observation)
         mean, _ = mlp(self.actor, inputs).chunk(2, -1)
-        return self.least_value(features, torch.tanh(mean)) / self.config.reward_scale
+        return self.least_value(features, torch.tanh(mean)) / self.reward_scale
 
     def imitate(
         self,

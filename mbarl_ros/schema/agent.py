@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from mbarl_ros.schema.base import Strict
 from mbarl_ros.schema.model import ModelConfig, PlannerConfig, WarmStartConfig
 
+SUCCESS_REWARD_SCALE = 10.0
+
 
 class SacConfig(Strict):
     """Soft actor-critic (Haarnoja et al. 2018): the networks and optimisers of each policy."""
@@ -34,8 +36,11 @@ class SacConfig(Strict):
     batch_size: int = Field(
         default=128, gt=0, description='Transitions in one gradient step of one policy.'
     )
-    reward_scale: float = Field(
-        default=10.0, gt=0, description='Critics see rewards times this factor, as in MEDAL.'
+    reward_scale: float | None = Field(
+        default=None,
+        gt=0,
+        description='Critics see rewards times this factor; null: 10 where the reward is 1 on '
+        'success (as in MEDAL), 1 where it comes by topic.',
     )
     discount: float | None = Field(
         default=None,
@@ -88,6 +93,10 @@ class SacConfig(Strict):
         description='Behaviour cloning fades linearly to zero over this many times `forward_limit` '
         'environment steps; null: it never fades.',
     )
+
+    def scale(self, reward_known: bool) -> float:
+        """``reward_scale``, or its default for a reward that is 1 on success, or for another."""
+        return self.reward_scale or (SUCCESS_REWARD_SCALE if reward_known else 1.0)
 
 
 class ClassifierConfig(Strict):
