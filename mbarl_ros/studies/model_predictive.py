@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,24 +16,21 @@ from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.schema.load import load_world
 from mbarl_ros.schema.model import ModelConfig, PlannerConfig
-from mbarl_ros.storage.files import write_file
-from mbarl_ros.storage.wire import pack, unpack
 from mbarl_ros.task import Task
-
-EXPERT_FILE = 'expert.safetensors'
 
 
 class ModelPredictiveControl:
     """The data sets D_rand and D_RL, the dynamics model that is fitted to both, and the planner.
 
     ``rows``: all transitions, those of random actions first. ``returns``: (environment steps at its
-    end, undiscounted return, whether actions were random) of each episode.
+    end, return, whether it was planned) of each episode; a control step is ``settings['repeat']``
+    of the environment's own steps.
     """
 
     def __init__(self, settings: Mapping[str, Any], seed: int) -> None:
         """Make task, world, model and planner.
 
-        :param settings: as in :data:`mbarl_ros.studies.mpc.SWIMMER`
+        :param settings: as in :data:`mbarl_ros.studies.mpc.PURE`
         """
         self.settings = settings
         self.task = Task.load(settings['task'])
@@ -78,7 +74,9 @@ class ModelPredictiveControl:
         count = len(rows['reward'])
         held_out = holdout_mask(self.rows.total + np.arange(count))
         self.rows.add(rows, np.arange(count) == count - 1, held_out)
-        self.returns.append((self.steps, total, act == self._random_action))
+        repeat = self.settings['repeat']
+        planned = act != self._random_action
+        self.returns.append((self.steps * repeat, total * repeat, planned))
 
     def rollout(
         self, steps: int, act: Callable[[np.ndarray], np.ndarray]
@@ -122,22 +120,6 @@ class ModelPredictiveControl:
         random = order < self.random_rows
         share = share if random.any() else 1.0
         return np.where(random, (1 - share) / max(random.sum(), 1), share / (~random).sum())
-
-    def save(self, folder: Path) -> None:
-        """Write the transitions and the model; :meth:`load` continues from there."""
-        arrays = self.ensemble.state_arrays()
-        arrays |= {f'rows/{name}': array for name, array in self.rows.held().items()}
-        meta = {'random_rows': self.random_rows, 'returns': self.returns}
-        write_file(folder / EXPERT_FILE, pack(arrays, meta, 'expert'))
-
-    def load(self, folder: Path) -> None:
-        """Inverse of :meth:`save`, into an object of the same settings."""
-        arrays, meta = unpack((folder / EXPERT_FILE).read_bytes(), 'expert')
-        self.ensemble.load_state_arrays(arrays)
-        rows = {n.removeprefix('rows/'): a for n, a in arrays.items() if n.startswith('rows/')}
-        self.rows.restore(rows, len(rows['reward']))
-        self.random_rows, self.returns = meta['random_rows'], meta['returns']
-        self.planner.rollouts = self.rollouts()
 
     def model(self) -> LearnedModel:
         """The model as it is fitted now, for planning."""

@@ -1,7 +1,9 @@
 """``mbarl study mpc``: model-predictive control with a learned model, against TRPO.
 
 Nagabandi et al. (2018), "Neural network dynamics for model-based deep reinforcement learning with
-model-free fine-tuning", Figures 5 and 6, and the model-based half of Figure 7.
+model-free fine-tuning", Figures 5 and 6, and the model-based half of Figure 7. Beside their method,
+in which a plan is worth its rewards, stands preset ``mpc`` of the robot: a learned value adds what
+comes after the plan.
 """
 
 from __future__ import annotations
@@ -13,56 +15,82 @@ from typing import Any
 import numpy as np
 
 from mbarl_ros.studies import mpc_report
+from mbarl_ros.studies.agent_run import practise
 from mbarl_ros.studies.model_predictive import ModelPredictiveControl
 from mbarl_ros.studies.study import Cell, Report, Results, Study
 from mbarl_ros.studies.trpo import make_trpo, train_trpo
 
-MODEL = {
-    'members': 3,
-    'elites': 3,
-    'hidden': [128, 128],
-    'fourier_features': 0,
-    'learning_rate': 2e-3,
-    'batch_size': 256,
-    'holdout_interval': 250,
+# A control step is four of the swimmer's own: at 0.04 s a plan of ten steps sees no whole stroke.
+REPEAT = 4
+SWIMMER, CHEETAH = 'Swimmer-v5', 'HalfCheetah-v5'
+TASKS = {
+    SWIMMER: 'gymnasium:Swimmer-v5?frame_skip=16,max_episode_steps=250',
+    CHEETAH: 'gymnasium:HalfCheetah-v5',
 }
-PLANNER = {
-    'method': 'cem',
-    'horizon': 30,
-    'candidates': 90,
-    'iterations': 3,
-    'elites': 9,
-    'noise': 0.5,
-    'noise_exponent': 2.0,
-    'policy_share': 0.0,
-    'terminal_value': False,
-}
-SWIMMER: dict[str, Any] = {
-    'task': 'gymnasium:Swimmer-v5',
-    'steps': 20_000,
-    'random_steps': 2000,
-    'episode': 1000,
-    'first_gradient_steps': 1000,
-    'gradient_steps': 500,
+# Pure model-predictive control, as in the paper but for the planner.
+PURE: dict[str, Any] = {
+    'task': TASKS[SWIMMER],
+    'repeat': REPEAT,
+    'steps': 4000,
+    'random_steps': 500,
+    'episode': 250,
+    'first_gradient_steps': 1500,
+    'gradient_steps': 750,
     'on_policy_share': 0.9,
-    'model': MODEL,
-    'planner': PLANNER,
+    'model': {
+        'members': 3,
+        'elites': 3,
+        'hidden': [200, 200],
+        'fourier_features': 0,
+        'learning_rate': 3e-3,
+        'batch_size': 256,
+        'holdout_interval': 250,
+    },
+    'planner': {
+        'method': 'cem',
+        'horizon': 10,
+        'candidates': 60,
+        'iterations': 3,
+        'elites': 8,
+        'policy_share': 0.0,
+        'terminal_value': False,
+    },
 }
-CHEETAH = SWIMMER | {'task': 'gymnasium:HalfCheetah-v5', 'steps': 40_000, 'random_steps': 5000}
-"""Half-cheetah has more to learn."""
-TRPO_STEPS = 1_000_000
-VARIANT_STEPS = 8000
-SEEDS, VARIANT_SEEDS = 3, 2
-# Figure 6 of the paper: what is varied -> (key path, values).
+# Preset `mpc` without demonstrations and without a backward phase: rewards come at each step.
+VALUE_CHANGES: dict[str, Any] = {
+    'backward': 'none',
+    'resets': True,
+    'demonstration_fraction': 0.0,
+    'sac.discount': 0.98,
+    'sac.fourier_features': 0,
+    'model.hidden': [200, 200],
+    'model.fourier_features': 0,
+    'model.fraction': 0.3,
+    'model.rollouts': 20,
+    'model.rollout_length': 5,
+    'model.max_gradient_steps': 600,
+    'model.start_weights': {'replay': 1.0},
+    'planner.horizon': 8,
+}
+VALUE: dict[str, dict[str, Any]] = {
+    SWIMMER: {'decisions': 12_000, 'repeat': REPEAT},
+    CHEETAH: {'decisions': 20_000, 'repeat': 1},
+}
+TRPO: dict[str, dict[str, Any]] = {
+    SWIMMER: {'steps': 1_000_000},
+    CHEETAH: {'steps': 25 * 20_000},
+}
+SEEDS, VARIANT_SEEDS, VARIANT_STEPS = 3, 2, 2000
+# Figure 6 of the paper: what is varied -> (key path, values); PURE has one of the values.
 VARIANTS: dict[str, tuple[tuple[str, ...], list[Any]]] = {
-    'gradient steps per fit': (('gradient_steps',), [100, 500, 1500]),
+    'gradient steps per fit': (('gradient_steps',), [100, 750, 2000]),
     'on-policy share': (('on_policy_share',), [0.1, 0.5, 0.9]),
-    'horizon': (('planner', 'horizon'), [5, 15, 30]),
-    'candidates': (('planner', 'candidates'), [15, 90, 300]),
-    'random steps': (('random_steps',), [500, 2000, 4000]),
+    'horizon': (('planner', 'horizon'), [4, 10, 20]),
+    'candidates': (('planner', 'candidates'), [15, 60, 240]),
+    'random steps': (('random_steps',), [250, 500, 1000]),
     'planner': (('planner', 'method'), ['random_shooting', 'cem', 'mppi']),
 }
-QUICK = {'steps': 900, 'random_steps': 600, 'episode': 150, 'first_gradient_steps': 100}
+QUICK_PURE = {'steps': 300, 'random_steps': 150, 'episode': 75, 'first_gradient_steps': 100}
 
 
 def variant(settings: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -88,26 +116,44 @@ class Mpc(Study):
     description = 'plan with a model learned from few steps, against TRPO (Nagabandi et al. 2018)'
 
     def cells(self, quick: bool) -> list[Cell]:
-        """TRPO and MPC on two environments; variants of MPC on the swimmer."""
-        cells = []
-        trpo_steps = 4096 if quick else TRPO_STEPS
+        """TRPO and planning on two environments; variants of pure planning on the swimmer."""
+        envs = (SWIMMER,) if quick else (SWIMMER, CHEETAH)
         seeds = range(1 if quick else SEEDS)
-        for base in (SWIMMER,) if quick else (SWIMMER, CHEETAH):
-            env = env_name(base['task'])
-            base = base | QUICK if quick else base
-            for seed in seeds:
-                cells.append(Cell(f'mpc_{env}_{seed}', {'kind': 'mpc', 'seed': seed, **base}))
-                trpo = {'kind': 'trpo', 'env': env, 'seed': seed, 'steps': trpo_steps}
-                cells.append(Cell(f'trpo_{env}_{seed}', trpo))
-        base = SWIMMER | (QUICK if quick else {'steps': VARIANT_STEPS})
+        cells = [
+            cell for seed in seeds for env in envs for cell in self._compared(env, seed, quick)
+        ]
+        pure = PURE | (QUICK_PURE if quick else {})
+        cells += [
+            Cell(f'pure_{seed}', {'kind': 'pure', 'env': SWIMMER, 'seed': seed, **pure})
+            for seed in seeds
+        ]
+        return cells if quick else cells + self._variants()
+
+    def _compared(self, env: str, seed: int, quick: bool) -> list[Cell]:
+        shared = {'env': env, 'seed': seed}
+        value = shared | {'kind': 'value', 'task': TASKS[env], 'preset': 'mpc', **VALUE[env]}
+        value['changes'] = VALUE_CHANGES
+        trpo = shared | {'kind': 'trpo', 'frame_skip': None, **TRPO[env]}
+        if quick:
+            value['decisions'], trpo['steps'] = 300, 4096
+        cells = [Cell(f'value_{env}_{seed}', value), Cell(f'trpo_{env}_{seed}', trpo)]
+        if env == SWIMMER:
+            slow = trpo | {'kind': 'trpo_slow', 'frame_skip': 4 * REPEAT}
+            cells.append(Cell(f'trpo_slow_{env}_{seed}', slow))
+        return cells
+
+    def _variants(self) -> list[Cell]:
+        """Each value of Figure 6; those of PURE itself are one cell for each seed."""
+        base = PURE | {'steps': VARIANT_STEPS}
+        cells = {}
         for what, (path, values) in VARIANTS.items():
-            for value in values[:1] if quick else values:
-                for seed in range(1 if quick else VARIANT_SEEDS):
-                    settings = variant(base, path, value)
-                    name = f'{what.replace(" ", "-")}_{value}_{seed}'
-                    kind = {'kind': 'variant', 'what': what, 'value': value, 'seed': seed}
-                    cells.append(Cell(name, kind | settings))
-        return cells[:4] if quick else cells
+            for value in values:
+                settings = variant(base, path, value)
+                name = 'base' if settings == base else f'{what.replace(" ", "-")}_{value}'
+                for seed in range(VARIANT_SEEDS):
+                    key = f'variant_{name}_{seed}'
+                    cells[key] = Cell(key, {'kind': 'variant', 'seed': seed, **settings})
+        return list(cells.values())
 
     def run(
         self,
@@ -115,28 +161,31 @@ class Mpc(Study):
         folder: Path,
         report_progress: Callable[[float], None],
     ) -> dict[str, Any]:
-        """One seed of TRPO, or of MPC with its open-loop predictions."""
-        seed = settings['seed']
-        if settings['kind'] == 'trpo':
-            agent = make_trpo(settings['env'], seed)
-            returns = train_trpo(agent, settings['steps'], report_progress)
-            agent.save(folder / 'policy')
-            return {'returns': returns}
-        control = ModelPredictiveControl(settings, seed)
+        """One seed of one method."""
+        if settings['kind'].startswith('trpo'):
+            return run_trpo(settings, folder, report_progress)
+        if settings['kind'] == 'value':
+            return practise(settings, folder, report_progress)
+        control = ModelPredictiveControl(settings, settings['seed'])
         result = control.run(report_progress)
-        if settings['kind'] == 'mpc':
-            control.save(folder)
+        if settings['kind'] == 'pure':
             result['open_loop'] = open_loop(control)
         return result
 
     def report(self, results: Results, folder: Path, quick: bool) -> Report:
         """Figures 5, 6 and 7 of the paper, and the verdicts."""
-        return mpc_report.report(results, folder, VARIANTS)
+        return mpc_report.report(results, folder, VARIANTS, VARIANT_STEPS)
 
 
-def env_name(task: str) -> str:
-    """``Swimmer-v5`` of ``gymnasium:Swimmer-v5``."""
-    return task.partition(':')[2]
+def run_trpo(
+    settings: Mapping[str, Any], folder: Path, report_progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """TRPO for ``settings['steps']`` of the environment's own steps, whatever the control step."""
+    frame_skip = settings['frame_skip']
+    repeat = REPEAT if frame_skip else 1
+    agent = make_trpo(settings['env'], settings['seed'], frame_skip)
+    returns = train_trpo(agent, settings['steps'] // repeat, report_progress)
+    return {'returns': [(steps * repeat, total * repeat) for steps, total in returns]}
 
 
 def open_loop(control: ModelPredictiveControl, steps: int = 100) -> dict[str, Any]:

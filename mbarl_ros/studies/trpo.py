@@ -12,8 +12,8 @@ import numpy as np
 
 # sb3-contrib's defaults are for short tasks. Discount, networks and step size are those of
 # Nagabandi et al. (2018, app.); batches are smaller than their 50,000 steps, which learns sooner.
+DISCOUNT = 0.995
 SETTINGS: dict[str, Any] = {
-    'gamma': 0.995,
     'gae_lambda': 0.95,
     'n_steps': 2048,
     'batch_size': 128,
@@ -25,15 +25,27 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def make_trpo(env_id: str, seed: int, **changes: Any) -> Any:
-    """A new TRPO agent with 64x64 tanh networks on a Gymnasium environment, episodes logged."""
+def make_trpo(env_id: str, seed: int, frame_skip: int | None = None) -> Any:
+    """A new TRPO agent with 64x64 tanh networks on a Gymnasium environment, episodes logged.
+
+    :param frame_skip: simulator steps of a control step, in place of the environment's; episodes
+        then last as long as before
+    """
     import gymnasium
     from sb3_contrib import TRPO
     from stable_baselines3.common.monitor import Monitor
 
-    env = Monitor(gymnasium.make(env_id))
+    changes, discount = {}, DISCOUNT
+    if frame_skip is not None:
+        own = gymnasium.make(env_id)
+        ratio = frame_skip / own.unwrapped.frame_skip
+        steps = round(own.spec.max_episode_steps / ratio)
+        changes = {'frame_skip': frame_skip, 'max_episode_steps': steps}
+        discount = DISCOUNT**ratio
+        own.close()
+    env = Monitor(gymnasium.make(env_id, **changes))
     env.reset(seed=seed)
-    return TRPO('MlpPolicy', env, seed=seed, device='cpu', **{**SETTINGS, **changes})
+    return TRPO('MlpPolicy', env, seed=seed, device='cpu', gamma=discount, **SETTINGS)
 
 
 def train_trpo(
