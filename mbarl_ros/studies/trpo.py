@@ -25,11 +25,18 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def make_trpo(env_id: str, seed: int, frame_skip: int | None = None) -> Any:
+def make_trpo(
+    env_id: str,
+    seed: int,
+    frame_skip: int | None = None,
+    *,
+    default_settings: bool = False,
+) -> Any:
     """A new TRPO agent with 64x64 tanh networks on a Gymnasium environment, episodes logged.
 
     :param frame_skip: simulator steps of a control step, in place of the environment's; episodes
         then last as long as before
+    :param default_settings: those of sb3-contrib in place of ``SETTINGS``
     """
     import gymnasium
     from sb3_contrib import TRPO
@@ -45,7 +52,8 @@ def make_trpo(env_id: str, seed: int, frame_skip: int | None = None) -> Any:
         own.close()
     env = Monitor(gymnasium.make(env_id, **changes))
     env.reset(seed=seed)
-    return TRPO('MlpPolicy', env, seed=seed, device='cpu', gamma=discount, **SETTINGS)
+    settings = {} if default_settings else {'gamma': discount, **SETTINGS}
+    return TRPO('MlpPolicy', env, seed=seed, device='cpu', **settings)
 
 
 def train_trpo(
