@@ -33,6 +33,11 @@ class PlanningPolicy:
         self.planner = make(self._config, task.action_dim, seed)
         self._times: deque[float] = deque(maxlen=_TIMES_KEPT)
 
+    @property
+    def observation_dim(self) -> int:
+        """Entries of the observations that it plans from."""
+        return self._task.observation_dim
+
     def load(self, arrays: Mapping[str, np.ndarray], name: str) -> None:
         """Plan with new weights from now on; policy ``name`` proposes candidates."""
         limit = self._task.config.phases.forward_limit

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from mbarl_ros import __version__
 from mbarl_ros.schema.base import ConfigError
@@ -61,6 +62,21 @@ def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
         return None
     except ValueError:
         raise ConfigError(f'{path}: is damaged; remove it, and the cell runs again') from None
+
+
+def reuse(source: Path, folder: Path, cell: Cell) -> None:
+    """Copy a cell from the folder of another study, where it is finished with these settings."""
+    found = cell_folder(source, cell.name)
+    if read_result(source, cell) is None or read_result(folder, cell) is not None:
+        return
+    if yaml.safe_load((found / SETTINGS_FILE).read_text()) != cell.settings:
+        return
+    path = cell_folder(folder, cell.name)
+    copy = path.with_name(f'.{path.name}.copy')
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(found, copy)
+    shutil.rmtree(path, ignore_errors=True)
+    copy.rename(path)  # whole or not at all
 
 
 def read_progress(folder: Path, cell: Cell) -> float:

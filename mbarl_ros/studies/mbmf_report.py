@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from mbarl_ros.studies.mpc_report import final, mean_curve, mpc_curve, steps_to, trpo_curve
+from mbarl_ros.studies.mpc_curves import (
+    Curve,
+    final,
+    mean_curve,
+    planned_curve,
+    steps_to,
+    trpo_curve,
+)
+from mbarl_ros.studies.mpc_report import spread
 from mbarl_ros.studies.study import Report, Results, Verdict
 from mbarl_ros.view.plots import save_figure
 
@@ -20,46 +28,39 @@ behaviour cloning; it then acts itself, the planner labels the states that it co
 the network is fitted again. From this policy TRPO starts, where it would else start from nothing.
 The steps that the planner and DAgger took are counted.
 """
-Curve = tuple[np.ndarray, np.ndarray]
-_COLOURS = {
-    'MPC': '#1f5fa8',
+COLOURS = {
+    'MPC with a learned value': '#1f5fa8',
     'TRPO after the warm start': '#3a8f5c',
     'TRPO from scratch': '#c8553d',
+    'SAC after the warm start': '#2f9fa8',
+    'SAC from scratch': '#c99a2e',
 }
+Cells = dict[int, Any]
 
 
 def report(results: Results, folder: Path) -> Report:
     """Draw the figure and judge the claim from the cells that are finished."""
-    kinds: dict[str, dict[int, Any]] = {}
+    kinds: dict[str, Cells] = {}
     for cell in results.values():
         kinds.setdefault(cell['settings']['kind'], {})[cell['settings']['seed']] = cell
-    mpc = kinds.get('mpc', {})
+    curves = collect(kinds)
     clones = kinds.get('clone', {})
-    curves: dict[str, list[Curve]] = {
-        'MPC': [mpc_curve(cell['result']['returns']) for cell in mpc.values()],
-        'TRPO after the warm start': [
-            _warm_curve(cell, spent(mpc[seed], clones[seed]))
-            for seed, cell in kinds.get('warm', {}).items()
-            if seed in mpc and seed in clones
-        ],
-        'TRPO from scratch': [
-            trpo_curve(cell['result']['returns'], cell['settings']['steps'])
-            for cell in kinds.get('trpo', {}).values()
-        ],
-    }
-    curves = {name: seeds for name, seeds in curves.items() if seeds}
     _draw(curves, folder / 'fine_tuning.png')
     caption = (
         'Return against environment steps, those of planner and DAgger included. Thin lines are '
         'seeds.'
     )
-    verdicts = []
-    if len(curves) == len(_COLOURS):
-        verdicts.append(_sooner(curves['TRPO after the warm start'], curves['TRPO from scratch']))
+    verdicts = [
+        sooner(curves[f'{name} after the warm start'], curves[f'{name} from scratch'], name)
+        for name in ('TRPO', 'SAC')
+        if f'{name} after the warm start' in curves and f'{name} from scratch' in curves
+    ]
     if clones:
-        verdicts.append(_imitation(list(clones.values()), list(mpc.values())))
+        verdicts.append(
+            _imitation(list(clones.values()), curves.get('MPC with a learned value', []))
+        )
     rows = [
-        [name, len(seeds), f'{int(seeds[0][0][-1]):,}', _spread([final(curve) for curve in seeds])]
+        [name, len(seeds), f'{int(seeds[0][0][-1]):,}', spread([final(curve) for curve in seeds])]
         for name, seeds in curves.items()
     ]
     header = ('method', 'seeds', 'steps', 'final return (mean ± std over seeds)')
@@ -67,41 +68,65 @@ def report(results: Results, folder: Path) -> Report:
     return Report(INTRODUCTION, verdicts, [('fine_tuning.png', caption)], tables)
 
 
-def spent(mpc: Any, clone: Any) -> int:
+def collect(kinds: dict[str, Cells]) -> dict[str, list[Curve]]:
+    """Curves of the seeds of each method, by its name in the figure."""
+    experts, clones = kinds.get('value', {}), kinds.get('clone', {})
+
+    def planned(kind: str) -> list[Curve]:
+        return [planned_curve(cell['result']['returns']) for cell in kinds.get(kind, {}).values()]
+
+    warm = [
+        _later(cell, spent(experts[seed], clones[seed]))
+        for seed, cell in kinds.get('warm', {}).items()
+        if seed in experts and seed in clones
+    ]
+    scratch = [
+        trpo_curve(cell['result']['returns'], cell['settings']['steps'])
+        for cell in kinds.get('trpo', {}).values()
+    ]
+    curves = dict(
+        zip(
+            COLOURS,
+            (planned('value'), warm, scratch, planned('sac_warm'), planned('sac')),
+            strict=True,
+        )
+    )
+    return {name: seeds for name, seeds in curves.items() if seeds}
+
+
+def spent(expert: Any, clone: Any) -> int:
     """Environment steps before TRPO begins."""
-    return int(mpc['result']['returns'][-1][0] + clone['result']['dagger_steps'])
+    return int(expert['result']['returns'][-1][0] + clone['result']['dagger_steps'])
 
 
-def _warm_curve(cell: Any, before: int) -> Curve:
+def _later(cell: Any, before: int) -> Curve:
     steps, returns = trpo_curve(cell['result']['returns'], cell['settings']['steps'])
     return steps + before, returns
 
 
-def _sooner(warm: Sequence[Curve], scratch: Sequence[Curve]) -> Verdict:
-    """How many times sooner the best mean return of TRPO from scratch is reached."""
+def sooner(warm: Sequence[Curve], scratch: Sequence[Curve], name: str) -> Verdict:
+    """How many times sooner the best mean return from scratch is reached."""
     steps, returns = mean_curve(scratch)
     best, at = float(returns.max()), float(steps[returns.argmax()])
     needed = steps_to(mean_curve(warm), best)
     each = ['never' if np.isinf(n := steps_to(curve, best)) else f'{n:,.0f}' for curve in warm]
     reached = 'never' if np.isinf(needed) else f'after {needed:,.0f}'
     evidence = (
-        f'TRPO from scratch has its best mean return, {best:.0f}, after {at:,.0f} steps; after the '
-        f'warm start it is reached {reached}: {at / needed:.1f} times sooner '
+        f'{name} from scratch has its best mean return, {best:.0f}, after {at:,.0f} steps; after '
+        f'the warm start it is reached {reached}: {at / needed:.1f} times sooner '
         f'(seed by seed: {", ".join(each)})'
     )
-    claim = (
-        'After the warm start TRPO reaches the best of TRPO from scratch at least 2 times sooner'
-    )
+    claim = f'After the warm start {name} has its best from scratch at least 2 times sooner'
     return Verdict(claim, bool(at / needed >= 2), evidence)
 
 
-def _imitation(clones: Sequence[Any], mpc: Sequence[Any]) -> Verdict:
+def _imitation(clones: Sequence[Any], experts: Sequence[Curve]) -> Verdict:
     cloned = [cell['result']['round_returns'][0] for cell in clones]
     dagger = [cell['result']['round_returns'][-1] for cell in clones]
-    planner = [mpc_curve(cell['result']['returns'])[1][-1] for cell in mpc]
+    planner = [float(curve[1][-1]) for curve in experts]
     evidence = (
-        f'return of the clone {_spread(cloned)}, after DAgger {_spread(dagger)}, of the planner '
-        f'{_spread(planner)}'
+        f'return of the clone {spread(cloned)}, after DAgger {spread(dagger)}, of the planner '
+        f'{spread(planner)}'
     )
     claim = 'DAgger improves on behaviour cloning'
     return Verdict(claim, bool(np.mean(dagger) > np.mean(cloned)), evidence)
@@ -117,11 +142,6 @@ def _rounds(clones: Sequence[Any]) -> tuple[str, list[str], list[list[Any]]]:
     return 'Return of the imitating policy, round by round', header, rows
 
 
-def _spread(values: Sequence[float]) -> str:
-    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f'{np.mean(values):.0f} ± {deviation:.0f}'
-
-
 def _draw(curves: dict[str, list[Curve]], path: Path) -> None:
     import matplotlib
 
@@ -130,7 +150,7 @@ def _draw(curves: dict[str, list[Curve]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 4.6), layout='constrained')
     for name, seeds in curves.items():
-        colour = _COLOURS[name]
+        colour = COLOURS[name]
         for steps, returns in seeds:
             axes.plot(steps, returns, color=colour, linewidth=0.7, alpha=0.5)
         axes.plot(*mean_curve(seeds), color=colour, linewidth=2.2, label=name)

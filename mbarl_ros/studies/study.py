@@ -59,6 +59,9 @@ class Study(ABC):
     description: ClassVar[str]
     """One line for the list of studies."""
 
+    reuses: ClassVar[tuple[str, ...]] = ()
+    """Names of studies with some of the same cells; what they have finished is not run again."""
+
     @abstractmethod
     def cells(self, quick: bool) -> list[Cell]:
         """All cells, in the order in which they should run.

@@ -46,6 +46,9 @@ class StudyRun:
         with lock_file(self.folder / LOCK_FILE, f'{self.folder}: another process uses it'):
             for cell in self.cells:
                 cells.check_cell(self.folder, cell)
+                for other in self.study.reuses:
+                    source = self.folder.parent / (other + '-quick' * self.quick)
+                    cells.reuse(source, self.folder, cell)
             waiting = [cell for cell in self.cells if cells.read_result(self.folder, cell) is None]
             return self._run_all(waiting, processes)
 
