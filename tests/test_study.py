@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from mbarl_ros.cli.main import main
+from mbarl_ros.storage.run_files import write_config
+from mbarl_ros.studies import cells
 from mbarl_ros.studies.registry import STUDIES, load_study
+from mbarl_ros.studies.study import Cell
 from mbarl_ros.view.progress import ProgressBars
 
 TESTS = Path(__file__).parent
@@ -185,3 +188,19 @@ def test_progress_bars_show_what_runs(capsys):
         bars.running({'two': 0.25})
     text = console.export_text()
     assert 'toy 2/3' in text and 'one 3 s' in text and '25%' in text and '75%' in text
+
+
+def test_a_finished_cell_of_another_study_is_reused_only_with_the_same_settings(tmp_path):
+    def finish(folder, settings):
+        path = cells.cell_folder(folder, 'one')
+        path.mkdir(parents=True)
+        write_config(path / cells.SETTINGS_FILE, settings)
+        (path / 'result.json').write_text('{"result": {"x": 1}, "seconds": 1.0}')
+        (path / 'weights').write_text('kept')
+
+    finish(tmp_path / 'first', {'seed': 0})
+    cells.reuse(tmp_path / 'first', tmp_path / 'second', Cell('one', {'seed': 1}))
+    assert cells.read_result(tmp_path / 'second', Cell('one', {'seed': 1})) is None
+    cells.reuse(tmp_path / 'first', tmp_path / 'second', Cell('one', {'seed': 0}))
+    assert cells.read_result(tmp_path / 'second', Cell('one', {'seed': 0}))['result'] == {'x': 1}
+    assert (cells.cell_folder(tmp_path / 'second', 'one') / 'weights').read_text() == 'kept'
