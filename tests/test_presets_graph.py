@@ -56,6 +56,29 @@ def test_the_graph_practises_a_preset_as_the_direct_loop_does(tmp_path, name):
         assert set(rows['phase']) == {FORWARD, BACKWARD} and resets == 0
 
 
+def test_the_graph_plans_and_then_imitates_the_planner_as_the_direct_loop_does(tmp_path):
+    """The model reaches the controller with the policy; after the warm start the policy acts."""
+    parts = load_agent('mbmf').model_dump(include={'planner', 'warm_start'})
+    parts['planner'] |= {'candidates': 12, 'horizon': 4, 'elites': 3}
+    parts['warm_start'] |= {'planner_steps': 200, 'rounds': 1, 'round_steps': 100, 'states': 50,
+                            'gradient_steps': 20}  # fmt: skip
+    model = {'members': 3, 'elites': 3, 'hidden': [32, 32], 'every': 100}
+    changes = {'backward': 'none', 'updates_per_step': 0.2, 'model': model}
+    agent = small_agent(tmp_path, **changes, **parts)
+    nodes = [node for node in LEARNING if node != 'state_classifier']
+    with Graph(tmp_path, task='tabletop', agent=agent, seed=4) as graph:
+        graph.start(*nodes)
+        graph.wait_for(
+            'stored steps', lambda: graph.value('learner', 'environment_steps') >= STEPS, 90
+        )
+        plans = graph.value('policy_controller', 'plans')
+    rows = stored(tmp_path, agent, 'tabletop')
+    expected = direct(Task.load('tabletop'), load_agent(agent), seed=4)
+    for key in ('observation', 'action', 'phase', 'truncated'):
+        np.testing.assert_array_equal(rows[key][:STEPS], expected[key], key)
+    assert 50 <= plans <= 200  # from the first fit of the model to the warm start
+
+
 def test_a_person_who_drives_on_into_a_reset_makes_no_step_of_it(tmp_path):
     raw = yaml.safe_load(find('tasks', 'pointmass').read_text())
     raw['demonstrations'] = Task.load('pointmass').config.demonstrations

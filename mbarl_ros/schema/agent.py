@@ -343,6 +343,11 @@ class AgentConfig(Strict):
                 )
         if self.warm_start and not self.planner:
             raise ValueError('warm_start: imitates the planner; set planner')
+        if self.warm_start and self.warm_start.planner_steps <= self.model.every:
+            raise ValueError(
+                f'warm_start.planner_steps ({self.warm_start.planner_steps}) must be more than '
+                f'model.every ({self.model.every}): there is no model to plan with before'
+            )
         if self.model and self.reaches:
             raise ValueError(f"model: set it to null with 'backward: {self.backward}'")
         return self
