@@ -248,6 +248,9 @@ def test_settings_that_contradict_each_other_are_named() -> None:
     ):
         with pytest.raises(ConfigError, match=key):
             override(mpc, changes, 'agent mpc')
-    for changes, key in (({'planner': None}, 'warm_start'), ({'model.every': 1000}, 'planner_steps')):
+    for changes, key in (
+        ({'planner': None}, 'warm_start'),
+        ({'model.every': 1000}, 'planner_steps'),
+    ):
         with pytest.raises(ConfigError, match=key):
             override(load_agent('mbmf'), changes, 'agent mbmf')

@@ -334,23 +334,26 @@ class AgentConfig(Strict):
         if self.resets and self.backward != 'none':
             raise ValueError("resets: leaves nothing to do backward; set 'backward: none'")
         if self.planner:
-            if self.model is None:
-                raise ValueError('planner: plans with the model; do not set model to null')
-            if self.planner.candidates % self.model.elites:
-                raise ValueError(
-                    f'planner.candidates ({self.planner.candidates}) must be a multiple of '
-                    f'model.elites ({self.model.elites})'
-                )
-        if self.warm_start and not self.planner:
+            self._check_planning(self.planner)
+        elif self.warm_start:
             raise ValueError('warm_start: imitates the planner; set planner')
+        if self.model and self.reaches:
+            raise ValueError(f"model: set it to null with 'backward: {self.backward}'")
+        return self
+
+    def _check_planning(self, planner: PlannerConfig) -> None:
+        if self.model is None:
+            raise ValueError('planner: plans with the model; do not set model to null')
+        if planner.candidates % self.model.elites:
+            raise ValueError(
+                f'planner.candidates ({planner.candidates}) must be a multiple of '
+                f'model.elites ({self.model.elites})'
+            )
         if self.warm_start and self.warm_start.planner_steps <= self.model.every:
             raise ValueError(
                 f'warm_start.planner_steps ({self.warm_start.planner_steps}) must be more than '
                 f'model.every ({self.model.every}): there is no model to plan with before'
             )
-        if self.model and self.reaches:
-            raise ValueError(f"model: set it to null with 'backward: {self.backward}'")
-        return self
 
     @model_validator(mode='after')
     def _fractions(self) -> AgentConfig:
