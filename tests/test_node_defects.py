@@ -17,7 +17,7 @@ from std_srvs.srv import Trigger
 from mbarl_ros.bringup.domain import take_domain
 from mbarl_ros.control.phases import Practice
 from mbarl_ros.learning import checkpoint
-from mbarl_ros.learning.evaluation import evaluation_line
+from mbarl_ros.learning.evaluation import Outcome, evaluation_line
 from mbarl_ros.nodes.learner import LearnerNode
 from mbarl_ros.nodes.policy_evaluator import PolicyEvaluator
 from mbarl_ros.nodes.state_classifier import StateClassifierNode
@@ -273,7 +273,7 @@ def evaluator_of(folder):
 
 
 def evaluated(evaluator, steps):
-    evaluator._lines.append(evaluation_line(TASK, 'mbarl', 0, steps, 0.5))
+    evaluator._lines.append(evaluation_line(TASK, 'mbarl', 0, steps, Outcome(0.5, 10.0)))
     evaluator._write_curves(evaluator._lines[-1])
 
 

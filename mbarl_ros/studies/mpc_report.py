@@ -65,7 +65,7 @@ def report(
     for env, methods in curves.items():
         verdicts += [
             efficiency(env, methods['value'], methods[reference], METHODS[reference])
-            for reference in ('trpo', 'trpo_default')
+            for reference in ('trpo', 'trpo_default', 'trpo_slow')
             if 'value' in methods and reference in methods
         ]
         if 'HalfCheetah' in env and 'value' in methods:
@@ -142,10 +142,11 @@ def _gait(methods: Mapping[str, Sequence[Curve]]) -> Verdict:
     evidence = f'return {spread(finals)} after {steps:,} steps'
     for kind in ('trpo', 'trpo_default'):
         if kind in methods:
-            same = [float(c[1][np.searchsorted(c[0], steps, 'right') - 1]) for c in methods[kind]]
+            early = max(steps, int(methods[kind][0][0][0]))
+            same = [float(np.interp(early, *curve)) for curve in methods[kind]]
             ends = [final(curve) for curve in methods[kind]]
             evidence += (
-                f'; {METHODS[kind]}: {spread(same)} after as many, {spread(ends)} after '
+                f'; {METHODS[kind]}: {spread(same)} after {early:,}, {spread(ends)} after '
                 f'{int(methods[kind][0][0][-1]):,}'
             )
     return Verdict('HalfCheetah-v5: a moving gait', bool(min(finals) > 500), evidence)
