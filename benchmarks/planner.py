@@ -177,7 +177,10 @@ def main() -> None:
             duration = seconds(plan)
             if number:  # the first round warms up
                 times[name].append(duration)
-    result: dict[str, Any] = {'machine': platform.processor() or platform.machine()}
+    result: dict[str, Any] = {
+        'command': f'python benchmarks/planner.py --rounds {options.rounds}',
+        'machine': platform.processor() or platform.machine(),
+    }
     for name, values in times.items():
         rate = STEPS / np.array(values)
         low, median, high = np.percentile(rate, [10, 50, 90])
