@@ -63,8 +63,8 @@ class Mbmf(Study):
         if quick:
             clone |= QUICK_DAGGER
             warm['steps'] = 4096
-            from_scratch['decisions'] = from_warm['decisions'] = 300
-            from_warm['changes'] |= {'warm_start.planner_steps': 250, 'warm_start.states': 100}
+            from_scratch['decisions'] = from_warm['decisions'] = 350
+            from_warm['changes'] |= {'warm_start.planner_steps': 300, 'warm_start.states': 100}
         return [
             expert,
             scratch,
