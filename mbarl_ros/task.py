@@ -272,6 +272,7 @@ class RobotWorld:
         self.world, self.control_rate = world, world.control_rate
         self.state_names, self.command_names = robot.state_names, robot.command_names
         self._order = [world.state_names.index(entry) for entry in robot.state_names]
+        self._whole = np.zeros(len(world.state_names))
 
     def reset(self) -> np.ndarray:
         """Reset to a random training start; returns the state [S]."""
@@ -286,7 +287,7 @@ class RobotWorld:
         return self._seen(self.world.reset_to_wide(index))
 
     def set_state(self, state: np.ndarray) -> np.ndarray:
-        """Reset to ``state`` [S]; entries that the profile lacks stay as they were last."""
+        """Reset to ``state`` [S]; what the profile lacks stays as it was last, at first 0."""
         whole = self._whole.copy()
         whole[self._order] = state
         return self._seen(self.world.set_state(whole))
