@@ -68,7 +68,7 @@ class Manipulation(World):
         pybullet.setGravity(0, 0, -9.81, physicsClientId=self._client)
         self.arm = Panda(self._client, 1 / self.control_rate, SUBSTEPS)
         self._build()
-        # Contact caches are part of the state; every reset starts from these.
+        self._forget_contacts()
         self._initial = pybullet.saveState(physicsClientId=self._client)
         self.reset()
 
@@ -118,15 +118,28 @@ class Manipulation(World):
     def set_state(self, state: np.ndarray) -> np.ndarray:
         """Reset arm and object to those of ``state``, at rest."""
         state = np.asarray(state, np.float64)
-        pybullet.restoreState(self._initial, physicsClientId=self._client)
+        self._restore()
         self.arm.place(state[:7], state[14])
         self.arm.target = state[18:21].copy()
         self._put(state[21:28])
         return self._state()
 
+    def _forget_contacts(self) -> None:
+        """Lift the object away from all and step, which empties the contact caches.
+
+        They are part of the state: nothing before a reset may affect what happens after it.
+        """
+        self.arm.place(REST, OPEN)
+        self._put(np.array([0.5, 0.0, 2.0, 0.0, 0.0, 0.0, 1.0]))
+        pybullet.stepSimulation(physicsClientId=self._client)
+
+    def _restore(self) -> None:
+        self._forget_contacts()
+        pybullet.restoreState(self._initial, physicsClientId=self._client)
+
     def _reset(self, hand: np.ndarray, pose: np.ndarray) -> np.ndarray:
         """Place hand and object and let them settle."""
-        pybullet.restoreState(self._initial, physicsClientId=self._client)
+        self._restore()
         self.arm.place(inverse(hand, REST, iterations=30), OPEN / 2)
         self._put(pose)
         self.arm.target = hand.copy()

@@ -50,17 +50,20 @@ class Panda:
             flags=pybullet.URDF_ENABLE_CACHED_GRAPHICS_SHAPES,
             physicsClientId=client,
         )
+        for joint, speed in zip(_JOINTS, JOINT_SPEED, strict=True):
+            pybullet.changeDynamics(
+                self.body, joint, maxJointVelocity=speed, physicsClientId=client
+            )
         for finger in _FINGERS:
             pybullet.changeDynamics(
                 self.body, finger, lateralFriction=1.5, spinningFriction=0.1, physicsClientId=client
             )
-        self.speed = np.zeros(7)
         self.place(REST, OPEN)
 
     def place(self, joints: np.ndarray, finger: float) -> None:
         """Put the arm at joint positions [7] and the fingers at ``finger`` (m), at rest."""
         self.reference = np.clip(joints, *JOINT_LIMITS)
-        self.speed = np.zeros(7)
+        self.speed = self._drive = np.zeros(7)
         for joint, angle in zip(_JOINTS, self.reference, strict=True):
             pybullet.resetJointState(self.body, joint, angle, 0.0, physicsClientId=self._client)
         for joint in _FINGERS:
@@ -99,22 +102,33 @@ class Panda:
     def _follow(self, motion: np.ndarray) -> None:
         """Move the reference by ``motion`` [7] (rad) as far as the limits of the drives allow."""
         change = JOINT_ACCELERATION * self._period
+        low, high = JOINT_LIMITS
         speed = np.clip(motion / self._period, self.speed - change, self.speed + change)
-        speed = np.clip(speed, -JOINT_SPEED, JOINT_SPEED)
-        reference = np.clip(self.reference + speed * self._period, *JOINT_LIMITS)
-        # A drive that is held back does not catch up with a jump later.
+        speed = np.clip(
+            speed, -self._braking(self.reference - low), self._braking(high - self.reference)
+        )
+        self.reference = np.clip(self.reference + speed * self._period, low, high)
+        # What is held back must not catch up with a jump later.
         lead = 0.5 * JOINT_SPEED * self._period
-        self.reference = np.clip(reference, self.joints - lead, self.joints + lead)
+        self.reference = np.clip(self.reference, self.joints - lead, self.joints + lead)
         self.speed = speed
-        wanted = (self.reference - self.joints) / self._period
+        drive = (self.reference - self.joints) / self._period
+        drive = np.clip(drive, self._drive - change, self._drive + change)
+        self._drive = np.clip(drive, -JOINT_SPEED, JOINT_SPEED)
         pybullet.setJointMotorControlArray(
             self.body,
             _JOINTS,
             pybullet.VELOCITY_CONTROL,
-            targetVelocities=np.clip(wanted, -JOINT_SPEED, JOINT_SPEED).tolist(),
+            targetVelocities=self._drive.tolist(),
             forces=self._torque,
             physicsClientId=self._client,
         )
+
+    def _braking(self, room: np.ndarray) -> np.ndarray:
+        """Speed [7] (rad/s) from which joints stop within ``room`` [7] (rad)."""
+        period, room = self._period, np.maximum(room, 0.0)
+        speed = JOINT_ACCELERATION * (np.sqrt(period**2 + 2 * room / JOINT_ACCELERATION) - period)
+        return np.minimum(speed, JOINT_SPEED)
 
     def grip(self, finger: float) -> None:
         """Move both fingers towards ``finger`` (m); they press on what is between them."""
