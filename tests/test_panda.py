@@ -1,6 +1,7 @@
 """The Panda in PyBullet: limits, determinism, wide starts, operators."""
 
 import numpy as np
+import pybullet
 import pytest
 
 from mbarl_ros.schema.base import ConfigError
@@ -51,7 +52,7 @@ def test_joints_stay_within_the_limits_of_the_drives(command):
     made = Push(seed=0, command=command)
     rng = np.random.default_rng(1)
     size, period = len(made.command_names), 1 / made.control_rate
-    before, speed = made.reset()[:7], np.zeros(7)
+    before, speed, touched, free = made.reset()[:7], np.zeros(7), False, 0
     for step in range(400):
         if step % 20 == 0:
             wanted = rng.uniform(-5, 5, size)
@@ -61,10 +62,14 @@ def test_joints_stay_within_the_limits_of_the_drives(command):
         low, high = JOINT_LIMITS
         assert (joints > low - HARD_STOP).all() and (joints < high + HARD_STOP).all()
         assert (np.abs(now) <= JOINT_SPEED * 1.01).all()
-        # Contact stops an arm faster than its drives do.
-        faster = np.abs(now) - np.abs(speed) > JOINT_ACCELERATION * period * 1.05 + 0.02
-        assert not faster.any(), (step, now, speed)
+        touches = bool(pybullet.getContactPoints(made.arm.body, physicsClientId=made._client))
+        if not (touches or touched):  # contact accelerates an arm faster than its drives do
+            faster = np.abs(now - speed) > JOINT_ACCELERATION * period * 1.05 + 0.02
+            assert not faster.any(), (step, now, speed)
+            free += 1
+        touched = touches
         before, speed = joints, now
+    assert free > 50
     made.close()
 
 
