@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mbarl_sim import push
+from mbarl_sim import door, push
 from mbarl_sim.manipulation import SPEED
 from mbarl_sim.operator import BACKWARD, FORWARD, Operator
 
@@ -86,3 +86,56 @@ class PushOperator(ArmOperator):
         up = np.array([*hand[:2], HIGH]) if hand[2] < HIGH - 0.02 else self.home
         self._finished |= bool(np.linalg.norm(hand - self.home) < 0.03)
         return self._towards(up, hand)
+
+
+class DoorOperator(ArmOperator):
+    """Pushes the handle until the door is closed; backward, hooks the fingers behind it and pulls.
+
+    Travels above the door and comes down at the side of the handle from which it moves it.
+    """
+
+    home = door.HAND_START
+    _TRAVEL, _LOW = 0.215, 0.135  # m, heights of the hand above the door, and at the handle
+
+    def begin(self, direction: str = FORWARD, goal: np.ndarray | None = None) -> None:
+        """Start an episode."""
+        super().begin(direction, goal)
+        self._stop_at = door.START + self.rng.uniform(-0.03, 0.03)
+        self._closing = direction == FORWARD
+        self._tolerance = self.task.config.success.tolerance
+
+    def _plan(self, hand: np.ndarray, thing: np.ndarray) -> tuple[np.ndarray, float]:
+        angle = door.opening(thing[:2])
+        closed = door.handle_pose(0.0)[:2]
+        if self._closing and np.linalg.norm(thing[:2] - closed) <= self._tolerance:
+            self._finished = True
+        if not self._closing and self._stage == 'move' and angle >= self._stop_at:
+            self._stage = 'leave'
+        if self._stage == 'leave':
+            return self._go_home(hand), 0.0
+        along, out = door.door_axes(angle)
+        side = 1.0 if self._closing else -1.0
+        beside = thing[:2] + side * (0.05 if self._closing else 0.036) * out
+        offset = hand[:2] - beside
+        if self._stage == 'move' and (abs(offset @ along) > 0.04 or side * (offset @ out) > 0.05):
+            self._stage = 'begin'  # it slipped away
+        if self._stage == 'begin':
+            if hand[2] < self._TRAVEL - 0.015:
+                return self._towards(np.array([*hand[:2], self._TRAVEL]), hand), 0.0
+            self._stage = 'over'
+        if self._stage == 'over':
+            if np.linalg.norm(offset) > 0.01:
+                return self._towards(np.array([*beside, self._TRAVEL]), hand), 0.0
+            self._stage = 'down'
+        if self._stage == 'down':
+            if hand[2] > self._LOW + 0.012:
+                return self._towards(np.array([*beside, self._LOW]), hand), 0.0
+            self._stage = 'move'
+        planar = -side * self._pace * out - 4.0 * (offset @ along) * along
+        velocity = np.array([*planar, 4.0 * (self._LOW - hand[2])])
+        return self._steer(velocity, float(np.linalg.norm(velocity)), SPEED, 10.0), 0.0
+
+    def _go_home(self, hand: np.ndarray) -> np.ndarray:
+        high = hand[2] > self._TRAVEL - 0.015
+        self._finished = bool(np.linalg.norm(hand - self.home) < 0.03)
+        return self._towards(self.home if high else np.array([*hand[:2], self._TRAVEL]), hand)
