@@ -14,6 +14,7 @@ from mbarl_sim.worlds import SimulatorError, World, picture
 SUBSTEPS = 24  # of 1/240 s in a control step of 0.1 s
 SPEED = 0.25  # m/s, of the hand in each direction
 WIDE_SEED = 99  # of the wide starts
+CANDIDATES = 500  # placements that are tried for a wide start
 SETTLE = 10  # control steps without a command, after which a start is taken
 _TWIST = ('vx', 'vy', 'vz', 'gripper')
 _JOINT_VELOCITIES = (*(f'v{joint}' for joint in range(1, 8)), 'gripper')
@@ -107,13 +108,20 @@ class Manipulation(World):
     def reset_to_wide(self, index: int) -> np.ndarray:
         """Reset to wide start ``index``: hand and object anywhere that the task allows, settled."""
         rng = np.random.default_rng([WIDE_SEED, index])
-        while True:
+        for _ in range(CANDIDATES):
             start = self._wide_start(rng)
             if start is None:
                 continue
-            state = self._reset(*start)
-            if not self._lost(self._pose()):
+            self._place(*start)
+            if self._touches():
+                continue
+            state = self._settle()
+            if not self._touches() and not self._lost(self._pose()):
                 return state
+        raise SimulatorError(
+            f'{type(self).__name__}: none of {CANDIDATES} placements for wide start {index} is '
+            'possible; widen _wide_start'
+        )
 
     def set_state(self, state: np.ndarray) -> np.ndarray:
         """Reset arm and object to those of ``state``, at rest."""
@@ -139,13 +147,28 @@ class Manipulation(World):
 
     def _reset(self, hand: np.ndarray, pose: np.ndarray) -> np.ndarray:
         """Place hand and object and let them settle."""
+        self._place(hand, pose)
+        return self._settle()
+
+    def _place(self, hand: np.ndarray, pose: np.ndarray) -> None:
         self._restore()
         self.arm.place(inverse(hand, REST, iterations=30), OPEN / 2)
         self._put(pose)
         self.arm.target = hand.copy()
+
+    def _settle(self) -> np.ndarray:
         for _ in range(SETTLE):
             self._advance(np.zeros(3), self.arm.finger)
         return self._state()
+
+    def _touches(self) -> bool:
+        """Whether the arm, its fixed base apart, touches anything."""
+        pybullet.performCollisionDetection(physicsClientId=self._client)
+        contacts = pybullet.getContactPoints(bodyA=self.arm.body, physicsClientId=self._client)
+        return any(
+            other != self.arm.body and link > 0 and distance <= 0
+            for _, _, other, link, _, _, _, _, distance, *_ in contacts
+        )
 
     def _advance(self, velocity: np.ndarray, finger: float) -> None:
         self.arm.move_hand(velocity, self.hand_box)
