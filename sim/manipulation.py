@@ -99,15 +99,17 @@ class Manipulation(World):
 
     def reset(self) -> np.ndarray:
         """Reset to a random training start, at rest."""
+        self._episode_rng = self.rng
         return self._reset(*self._start(self.rng))
 
     def reset_to_start(self, index: int) -> np.ndarray:
         """Reset to evaluation start ``index``, drawn like a training start."""
-        return self._reset(*self._start(np.random.default_rng([1, index])))
+        self._episode_rng = np.random.default_rng([1, index])
+        return self._reset(*self._start(self._episode_rng))
 
     def reset_to_wide(self, index: int) -> np.ndarray:
         """Reset to wide start ``index``: hand and object anywhere that the task allows, settled."""
-        rng = np.random.default_rng([WIDE_SEED, index])
+        self._episode_rng = rng = np.random.default_rng([WIDE_SEED, index])
         for _ in range(CANDIDATES):
             start = self._wide_start(rng)
             if start is None:
@@ -126,6 +128,7 @@ class Manipulation(World):
     def set_state(self, state: np.ndarray) -> np.ndarray:
         """Reset arm and object to those of ``state``, at rest."""
         state = np.asarray(state, np.float64)
+        self._episode_rng = np.random.default_rng(0)
         self._restore()
         self.arm.place(state[:7], state[14])
         self.arm.target = state[18:21].copy()
@@ -185,14 +188,14 @@ class Manipulation(World):
         if len(self.command_names) == len(_TWIST):
             self._advance(np.clip(command[:3], -SPEED, SPEED), command[3])
         else:
-            self.arm.move_joints(command[:7])
+            self.arm.move_joints(command[:7], self.hand_box)
             self.arm.grip(command[7])
             pybullet.stepSimulation(physicsClientId=self._client)
             self.arm.read()
         pose = self._pose()
         if self._lost(pose):
             self.put_right += 1
-            self._put(self._start(self.rng)[1])
+            self._put(self._start(self._episode_rng)[1])
         state = self._state()
         if not np.isfinite(state).all():
             broken = ', '.join(np.array(self.state_names)[~np.isfinite(state)])
@@ -214,7 +217,7 @@ class Manipulation(World):
     def _state(self) -> np.ndarray:
         arm, pose = self.arm, self._pose()
         if self._noise:
-            pose[:3] += self.rng.normal(0.0, self._noise, 3)
+            pose[:3] += self._episode_rng.normal(0.0, self._noise, 3)
         return np.concatenate(
             [arm.joints, arm.joint_velocities, [arm.finger], arm.hand, arm.target, pose]
         )

@@ -24,6 +24,7 @@ _JOINTS, _FINGERS, _HAND = tuple(range(7)), (9, 10), 11
 # Half turn about x: the hand points down. Its fingers open along y.
 _DOWN = np.diag([1.0, -1.0, -1.0])
 _DAMPING = 1e-4  # of the least squares of the inverse kinematics
+_WALL = 3.0  # 1/s: speed (m/s) of the hand towards its box for each m of distance
 _LEAD = 0.04  # m, the target of the hand is no further than this from the hand
 
 
@@ -94,8 +95,18 @@ class Panda:
         self.target = np.clip(self.hand + lead, *box)
         self._follow(inverse(self.target, self.reference) - self.reference)
 
-    def move_joints(self, velocity: np.ndarray) -> None:
-        """Move the joints with ``velocity`` [7] (rad/s)."""
+    def move_joints(self, velocity: np.ndarray, box: np.ndarray) -> None:
+        """Move the joints with ``velocity`` [7] (rad/s); a virtual wall keeps the hand in ``box``.
+
+        The wall changes the velocity as little as possible.
+        """
+        position, _, jacobian = tip(self.reference)
+        jacobian = jacobian[:3]
+        wanted = jacobian @ velocity
+        allowed = np.clip(wanted, *(_WALL * (box - position)))
+        if (allowed != wanted).any():
+            damped = jacobian @ jacobian.T + _DAMPING * np.eye(3)
+            velocity = velocity + jacobian.T @ np.linalg.solve(damped, allowed - wanted)
         self._follow(velocity * self._period)
         self.target = tip(self.reference)[0]
 
@@ -145,17 +156,20 @@ class Panda:
 
 def tip(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Position [3] (m), orientation [3, 3] and Jacobian [6, 7] of the point between the fingers."""
-    rotation, position = np.eye(3), np.zeros(3)
-    axes, origins = np.empty((7, 3)), np.empty((7, 3))
+    cosine, sine = np.cos(joints)[:, None], np.sin(joints)[:, None]
+    links = _LINKS.copy()
+    links[:, :, 0] = cosine * _LINKS[:, :, 0] + sine * _LINKS[:, :, 1]
+    links[:, :, 1] = cosine * _LINKS[:, :, 1] - sine * _LINKS[:, :, 0]
+    frames, frame = np.empty((7, 4, 4)), _BASE
     for index in range(7):
-        position = position + rotation @ _OFFSETS[index]
-        cosine, sine = np.cos(joints[index]), np.sin(joints[index])
-        turn = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
-        rotation = rotation @ (_TURNS[index] @ turn)
-        axes[index], origins[index] = rotation[:, 2], position
-    position = position + _TIP * rotation[:, 2]
-    jacobian = np.vstack([np.cross(axes, position - origins).T, axes.T])
-    return position, rotation @ _HAND_TURN, jacobian
+        frame = frames[index] = frame @ links[index]
+    axes, origins = frames[:, :3, 2], frames[:, :3, 3]
+    position = origins[6] + _TIP * axes[6]
+    arm = position - origins
+    jacobian = np.empty((6, 7))
+    jacobian[:3] = (axes[:, _NEXT] * arm[:, _LAST] - axes[:, _LAST] * arm[:, _NEXT]).T
+    jacobian[3:] = axes.T
+    return position, frames[6, :3, :3] @ _HAND_TURN, jacobian
 
 
 def inverse(position: np.ndarray, joints: np.ndarray, iterations: int = 2) -> np.ndarray:
@@ -170,20 +184,28 @@ def inverse(position: np.ndarray, joints: np.ndarray, iterations: int = 2) -> np
         turn = _DOWN @ orientation.T
         axis = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
         error = np.concatenate([position - at, axis / 2])
-        pseudo = jacobian.T @ np.linalg.inv(jacobian @ jacobian.T + _DAMPING * np.eye(6))
         rest = 0.05 * (REST - joints)
-        joints += pseudo @ error + rest - pseudo @ (jacobian @ rest)
-        joints = np.clip(joints, *JOINT_LIMITS)
+        damped = jacobian @ jacobian.T + _DAMPING_6
+        joints += rest + jacobian.T @ np.linalg.solve(damped, error - jacobian @ rest)
+        joints = np.minimum(np.maximum(joints, _LOW), _HIGH)
     return joints
 
 
-def _link(index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Offset [3] and turn [3, 3] from the frame of one joint to that of the next, at angle 0."""
+def _link(index: int) -> np.ndarray:
+    """Transform [4, 4] from the frame of one joint to that of the next, at angle 0."""
     cosine, sine = np.cos(_ALPHA[index]), np.sin(_ALPHA[index])
-    offset = np.array([_A[index], -sine * _D[index], cosine * _D[index]])
-    return offset, np.array([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
+    return np.array(
+        [
+            [1.0, 0.0, 0.0, _A[index]],
+            [0.0, cosine, -sine, -sine * _D[index]],
+            [0.0, sine, cosine, cosine * _D[index]],
+            [0.0, 0.0, 0.0, 1.0],
+        ]
+    )
 
 
-_OFFSETS, _TURNS = zip(*(_link(index) for index in range(7)), strict=True)
+_LINKS, _BASE = np.stack([_link(index) for index in range(7)]), np.eye(4)
+_NEXT, _LAST = [1, 2, 0], [2, 0, 1]  # of a cross product; np.cross takes longer than all the rest
+_DAMPING_6 = _DAMPING * np.eye(6)
 _C = np.sqrt(0.5)
 _HAND_TURN = np.array([[_C, _C, 0.0], [-_C, _C, 0.0], [0.0, 0.0, 1.0]])  # -45 degrees about z
