@@ -19,8 +19,8 @@ JOINT_ACCELERATION = np.array([15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0])  # rad/
 REST = np.array([0.0, 0.1, 0.0, -2.2, 0.0, 2.3, np.pi / 4])  # hand down, fingers along y
 OPEN = 0.04  # m, of each finger from closed
 _TORQUE = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])  # N m
-# N m beyond what carries the arm with which a joint may press, as at the collision thresholds of the
-# real arm: without them a hand that comes down on an object drives it into the table.
+# N m with which a joint may press beyond what carries the arm, as at the collision thresholds of
+# the real arm: without them a hand that comes down on an object drives it into the table.
 _PRESS = np.array([20.0, 20.0, 20.0, 20.0, 8.0, 8.0, 8.0])
 _FINGER_SPEED, _FINGER_FORCE = 0.1, 30.0  # m/s and N of a finger
 _JOINTS, _FINGERS, _HAND = tuple(range(7)), (9, 10), 11
