@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pybullet
 
@@ -98,9 +100,11 @@ class Door(Manipulation):
 
 def handle_pose(angle: float) -> np.ndarray:
     """Pose [7] of the middle of the handle's bar, of a door that is ``angle`` (rad) open."""
-    along, out = door_axes(angle)
-    place = HINGE + BAR_AT * along + STANDOFF * out
-    return np.array([*place, BAR_HEIGHT, 0.0, 0.0, -np.sin(angle / 2), np.cos(angle / 2)])
+    sine, cosine = math.sin(angle), math.cos(angle)
+    x = HINGE[0] - BAR_AT * sine - STANDOFF * cosine
+    y = HINGE[1] - BAR_AT * cosine + STANDOFF * sine
+    turn = -angle / 2
+    return np.array([x, y, BAR_HEIGHT, 0.0, 0.0, math.sin(turn), math.cos(turn)])
 
 
 def opening(handle: np.ndarray) -> float:

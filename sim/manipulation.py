@@ -133,7 +133,7 @@ class Manipulation(World):
         self.arm.place(state[:7], state[14])
         self.arm.target = state[18:21].copy()
         self._put(state[21:28])
-        return self._state()
+        return self._state(self._pose())
 
     def _forget_contacts(self) -> None:
         """Lift the object away from all and step, which empties the contact caches.
@@ -162,7 +162,7 @@ class Manipulation(World):
     def _settle(self) -> np.ndarray:
         for _ in range(SETTLE):
             self._advance(np.zeros(3), self.arm.finger)
-        return self._state()
+        return self._state(self._pose())
 
     def _touches(self) -> bool:
         """Whether the arm, its fixed base apart, touches anything."""
@@ -196,7 +196,8 @@ class Manipulation(World):
         if self._lost(pose):
             self.put_right += 1
             self._put(self._start(self._episode_rng)[1])
-        state = self._state()
+            pose = self._pose()
+        state = self._state(pose)
         if not np.isfinite(state).all():
             broken = ', '.join(np.array(self.state_names)[~np.isfinite(state)])
             raise SimulatorError(
@@ -214,9 +215,10 @@ class Manipulation(World):
         if pybullet.isConnected(self._client):
             pybullet.disconnect(self._client)
 
-    def _state(self) -> np.ndarray:
-        arm, pose = self.arm, self._pose()
+    def _state(self, pose: np.ndarray) -> np.ndarray:
+        arm = self.arm
         if self._noise:
+            pose = pose.copy()
             pose[:3] += self._episode_rng.normal(0.0, self._noise, 3)
         return np.concatenate(
             [arm.joints, arm.joint_velocities, [arm.finger], arm.hand, arm.target, pose]
