@@ -3,9 +3,9 @@
     python benchmarks/worlds.py [--rounds 12] [--steps 200] [--json FILE]
 
 Bare PyBullet repeats in the same client what our world has told the drives, from the same start:
-the same bodies, the same physics steps, the same motion, which is checked; but no kinematics, limits,
-states or task. Both take turns in one process, and each ratio is of two neighbours, since the
-speed of a shared machine varies.
+the same bodies, the same physics steps, the same motion, which is checked; but no kinematics,
+limits, states or task. Both take turns in one process, and each ratio is of two neighbours, since
+the speed of a shared machine varies.
 """
 
 from __future__ import annotations

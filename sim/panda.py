@@ -21,9 +21,6 @@ JOINT_ACCELERATION = np.array([15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0])  # rad/
 REST = np.array([0.0, 0.1, 0.0, -2.2, 0.0, 2.3, np.pi / 4])  # hand down, fingers along y
 OPEN = 0.04  # m, of each finger from closed
 _TORQUE = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])  # N m
-# N m with which a joint may press beyond what carries the arm, as at the collision thresholds of
-# the real arm: without them a hand that comes down on an object drives it into the table.
-_PRESS = np.array([20.0, 20.0, 20.0, 20.0, 8.0, 8.0, 8.0])
 _FINGER_SPEED, _FINGER_FORCE = 0.1, 30.0  # m/s and N of a finger
 _JOINTS, _FINGERS, _HAND = tuple(range(7)), (9, 10), 11
 # Half turn about x: the hand points down. Its fingers open along y.
@@ -48,7 +45,7 @@ class Panda:
         """
         self._client, self._period = client, period
         # PyBullet allows each substep the impulse of a whole step.
-        self._share = 1 / substeps
+        self._torque = list(_TORQUE / substeps)
         self._finger_force = [_FINGER_FORCE / substeps] * 2
         self.body = pybullet.loadURDF(
             pybullet_data.getDataPath() + '/franka_panda/panda.urdf',
@@ -139,7 +136,7 @@ class Panda:
             _JOINTS,
             pybullet.VELOCITY_CONTROL,
             targetVelocities=self._drive.tolist(),
-            forces=self._torques(),
+            forces=self._torque,
             physicsClientId=self._client,
         )
 
@@ -148,15 +145,6 @@ class Panda:
         period, room = self._period, np.maximum(room, 0.0)
         speed = JOINT_ACCELERATION * (np.sqrt(period**2 + 2 * room / JOINT_ACCELERATION) - period)
         return np.minimum(speed, JOINT_SPEED)
-
-    def _torques(self) -> list[float]:
-        """Largest torques [7] of the drives: what carries the arm, and what it may press with."""
-        joints, still = [*self.joints.tolist(), *self._fingers.tolist()], [0.0] * 9
-        gravity = pybullet.calculateInverseDynamics(
-            self.body, joints, still, still, physicsClientId=self._client
-        )
-        torque = np.minimum(np.abs(gravity[:7]) + _PRESS, _TORQUE)
-        return (torque * self._share).tolist()
 
     def grip(self, finger: float) -> None:
         """Move both fingers towards ``finger`` (m); they press on what is between them."""
