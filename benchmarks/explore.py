@@ -50,7 +50,6 @@ def practise(agent_name: str, seed: int, steps: int) -> list[dict[str, Any]]:
 
     from mbarl_ros.control.policy import DEPLOYED, Policy
     from mbarl_ros.learning.evaluation import evaluate
-    from mbarl_ros.schema.load import load_world
     from mbarl_ros.studies.direct import DirectRun
 
     torch.set_num_threads(1)
@@ -58,7 +57,7 @@ def practise(agent_name: str, seed: int, steps: int) -> list[dict[str, Any]]:
     task = Task.load(TASK)
     demonstrations = load_demonstrations(task.config.demonstrations, task)
     run = DirectRun(task, load_agent(agent_name), demonstrations, seed)
-    world = load_world(task.config, seed=seed)
+    world = task.load_world(seed=seed)
     room, visited = cells(), set()
     records = []
     while run.practice.steps < steps:

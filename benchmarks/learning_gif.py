@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mbarl_ros.control.policy import DEPLOYED, Policy
 from mbarl_ros.demos.reader import load_demonstrations
-from mbarl_ros.schema.load import load_agent, load_world
+from mbarl_ros.schema.load import load_agent
 from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
 
@@ -110,7 +110,7 @@ def film(
     task: Task, policies: list[Policy], texts: list[str], starts: list[int]
 ) -> list[Image.Image]:
     """Frames of all attempts, one after the other, with a panel for each policy."""
-    worlds = [load_world(task.config, seed=0) for _ in policies]
+    worlds = [task.load_world(seed=0) for _ in policies]
     frames = []
     for start in starts:
         tries = [

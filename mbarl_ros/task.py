@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.load import load_robot, load_task
+from mbarl_ros.schema.load import load_robot, load_task, load_world
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
 
@@ -80,6 +81,14 @@ class Task:
         """Load a task by name or path; ``robot`` overrides the profile that the task names."""
         config = load_task(task)
         return cls(config, load_robot(robot or config.robot))
+
+    def load_world(self, **options: Any) -> RobotWorld:
+        """The simulated world of the task, as the robot profile sees it.
+
+        :param options: arguments of its class beside ``world_options`` of the task
+        :raises ConfigError: it cannot be made, or does not fit the profile.
+        """
+        return RobotWorld(load_world(self.config, **options), self.robot)
 
     @property
     def name(self) -> str:
@@ -233,3 +242,64 @@ class Task:
             spec['critic_features'] = agent.sac.fourier_features
         text = json.dumps(spec, sort_keys=True)
         return f'{self.name}/{agent.name}:{hashlib.sha256(text.encode()).hexdigest()[:16]}'
+
+
+class RobotWorld:
+    """A simulated world whose states have the entries of a robot profile, in its order."""
+
+    def __init__(self, world: Any, robot: RobotConfig) -> None:
+        """Fit a world to a profile.
+
+        :raises ConfigError: it lacks entries of the state, takes another command, or has another
+            control rate.
+        """
+        kind = type(world).__name__
+        if missing := [entry for entry in robot.state_names if entry not in world.state_names]:
+            raise ConfigError(
+                f"robot '{robot.name}': key 'state': world {kind} has no {', '.join(missing)}; "
+                f'it has {", ".join(world.state_names)}'
+            )
+        if tuple(world.command_names) != robot.command_names:
+            raise ConfigError(
+                f"robot '{robot.name}': key 'command': world {kind} takes "
+                f'{", ".join(world.command_names)}, not {", ".join(robot.command_names)}'
+            )
+        if world.control_rate != robot.control_rate:
+            raise ConfigError(
+                f"robot '{robot.name}': key 'control_rate': is {robot.control_rate:g} Hz, world "
+                f'{kind} runs at {world.control_rate:g} Hz'
+            )
+        self.world, self.control_rate = world, world.control_rate
+        self.state_names, self.command_names = robot.state_names, robot.command_names
+        self._order = [world.state_names.index(entry) for entry in robot.state_names]
+        self._whole = np.zeros(len(world.state_names))
+
+    def reset(self) -> np.ndarray:
+        """Reset to a random training start; returns the state [S]."""
+        return self._seen(self.world.reset())
+
+    def reset_to_start(self, index: int) -> np.ndarray:
+        """Reset to evaluation start ``index``, the same for every seed."""
+        return self._seen(self.world.reset_to_start(index))
+
+    def reset_to_wide(self, index: int) -> np.ndarray:
+        """Reset to wide start ``index`` of a world that chooses them itself."""
+        return self._seen(self.world.reset_to_wide(index))
+
+    def set_state(self, state: np.ndarray) -> np.ndarray:
+        """Reset to ``state`` [S]; what the profile lacks stays as it was last, at first 0."""
+        whole = self._whole.copy()
+        whole[self._order] = state
+        return self._seen(self.world.set_state(whole))
+
+    def step(self, command: np.ndarray) -> np.ndarray:
+        """Apply a command [A] for one control period; returns the state [S]."""
+        return self._seen(self.world.step(command))
+
+    def _seen(self, state: np.ndarray) -> np.ndarray:
+        self._whole = state
+        return state[self._order]
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the world has: ``render``, ``close``, ``rng``."""
+        return getattr(self.__dict__['world'], name)

@@ -7,7 +7,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from mbarl_ros.schema.load import load_world
 from mbarl_ros.task import Task
 
 
@@ -27,7 +26,7 @@ class MbarlEnv(gymnasium.Env):
         """Load a task by name or path and build its world."""
         self.task = Task.load(task_name)
         self.render_mode = render_mode
-        self._world = load_world(self.task.config, seed=seed)
+        self._world = self.task.load_world(seed=seed)
         self._goal_rng = np.random.default_rng(seed)
         self.metadata = {**self.metadata, 'render_fps': round(self._world.control_rate)}
         # A margin around the task's ranges: contact may press a disc a little beyond a limit.
@@ -45,7 +44,7 @@ class MbarlEnv(gymnasium.Env):
         """Start an episode; ``seed`` seeds the training starts and goals from here on."""
         super().reset(seed=seed)
         if seed is not None:
-            self._world.rng = np.random.default_rng(seed)
+            self._world.world.rng = np.random.default_rng(seed)
             self._goal_rng = np.random.default_rng(seed)
         start = (options or {}).get('start')
         if start is None:

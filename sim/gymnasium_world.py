@@ -12,16 +12,12 @@ from gymnasium.spaces import Box
 
 from mbarl_ros.schema.base import ConfigError
 from mbarl_sim.gymnasium_env import action_box, make, observation_boxes, reset_counter
-from mbarl_sim.worlds import World
+from mbarl_sim.worlds import SimulatorError, World
 
 SUCCESS, ENDED, REWARD = OUTCOME = ('success', 'ended', 'reward')  # the last entries of the state
 SUCCESS_NAMES = ('is_success', 'success')
 DEFAULT_RATE, MAX_RATE = 20.0, 1000.0  # Hz
 EVALUATION_SEED = 1_000_000  # of evaluation start 0
-
-
-class SimulatorError(RuntimeError):
-    """A state that nobody can use; the message names environment, entry and step."""
 
 
 class GymnasiumWorld(World):

@@ -23,11 +23,8 @@ from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
 from mbarl_ros.nodes.support.world_reset import reset_answer
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.load import load_world
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp
-from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.storage.files import unwritable
-from mbarl_sim.worlds import World
 
 # Lockstep: time (s, steady clock) without a command after which the state is published again, so
 # that a node that was started late, or restarted, has something to answer.
@@ -71,8 +68,7 @@ class RobotSim(BaseNode):
             }
         )
         robot = self.task.robot
-        self._world = load_world(self.task.config, seed=self.seed)
-        self._order = _state_order(self._world, robot)
+        self._world = self.task.load_world(seed=self.seed)
         self._period_ns = round(1e9 / robot.control_rate)
         self._time_ns = 0
         self._steps = self._resets = self._refused = self._refused_reported = 0
@@ -135,10 +131,8 @@ class RobotSim(BaseNode):
         """Reset the world, to the start of a demonstration if there are any; its state."""
         state = self._world.reset()
         if self._starts:
-            start = self._starts[self._resets % len(self._starts)].start(state[self._order])
-            state = state.copy()
-            state[self._order] = start
-            state = self._world.set_state(state)
+            start = self._starts[self._resets % len(self._starts)].start(state)
+            state = self._world.set_state(start)
         self._command = self._rest_command(state)
         return state
 
@@ -202,7 +196,7 @@ class RobotSim(BaseNode):
         )
 
     def _publish(self, state: np.ndarray) -> None:
-        self._state = state[self._order].tolist()
+        self._state = state.tolist()
         self._publish_state()
 
     def _publish_state(self) -> None:
@@ -277,28 +271,6 @@ class Pace:
         """The work that was due is finished; its time counts."""
         self._elapsed += now - self._called_at
         self._finished_at = now
-
-
-def _state_order(world: World, robot: RobotConfig) -> list[int]:
-    """Index into the world's state for each entry of the robot's."""
-    name = type(world).__name__
-    missing = [entry for entry in robot.state_names if entry not in world.state_names]
-    if missing:
-        raise ConfigError(
-            f"robot '{robot.name}': key 'state': world {name} has no {', '.join(missing)}; "
-            f'it has {", ".join(world.state_names)}'
-        )
-    if world.command_names != robot.command_names:
-        raise ConfigError(
-            f"robot '{robot.name}': key 'command': world {name} takes "
-            f'{", ".join(world.command_names)}, not {", ".join(robot.command_names)}'
-        )
-    if world.control_rate != robot.control_rate:
-        raise ConfigError(
-            f"robot '{robot.name}': key 'control_rate': is {robot.control_rate:g} Hz, world "
-            f'{name} runs at {world.control_rate:g} Hz'
-        )
-    return [world.state_names.index(entry) for entry in robot.state_names]
 
 
 def main() -> None:

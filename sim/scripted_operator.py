@@ -25,7 +25,7 @@ STATE = object()  # yielded by the script to wait for a state that it has not an
 TIMEOUT = 20.0  # s without a state or an answer after which it gives up
 MAX_STEPS = 400
 DEFAULT_EPISODES = 3
-DEFAULT_EPISODES_WITH_GOALS = 24  # forward and backward in turns
+DEFAULT_EPISODES_IN_TURNS = 24  # forward and backward
 
 Script = Generator[Any, Any, None]
 
@@ -35,15 +35,15 @@ class ScriptedOperator(BaseNode):
 
     Publishes on the profile's first teleop topic, one command for each state, which no person with
     a gamepad could do but a lockstep simulation needs. Subscribes to the state topics, and calls
-    the services of ``demo_recorder`` and ``robot_sim/reset``. Tasks without goals start each
-    episode with a reset; goal-conditioned ones go forward and backward in turns, one goal after
-    the other, without resets.
+    the services of ``demo_recorder`` and ``robot_sim/reset``. Where the operator drives both
+    directions, demonstrations go forward and backward in turns, one goal after the other, without
+    resets; else each starts with a reset.
     """
 
     def __init__(self) -> None:
         """Connect to the teleop topics and to the services of recorder and simulation."""
         super().__init__('scripted_operator')
-        self.setup({'episodes': (0, 'Demonstrations to record; 0: 3, or 24 with goals')})
+        self.setup({'episodes': (0, 'Demonstrations to record; 0: 3, or 24 in turns')})
         robot = self.task.robot
         source = next(iter(robot.teleop), None)
         if source is None or set(source.fields) != set(robot.command_names):
@@ -52,9 +52,9 @@ class ScriptedOperator(BaseNode):
                 f'({", ".join(robot.command_names)}) for a scripted operator'
             )
         self._operator = operator_for(self.task, self.seed)
-        self._episodes = self.value('episodes') or (
-            DEFAULT_EPISODES_WITH_GOALS if self.task.goal_conditioned else DEFAULT_EPISODES
-        )
+        self._in_turns = self._operator.directions == DIRECTIONS
+        default = DEFAULT_EPISODES_IN_TURNS if self._in_turns else DEFAULT_EPISODES
+        self._episodes = self.value('episodes') or default
         self._codec, self._kind = TopicCodec(source), message_class(source.type)
         self._teleop = self.create_publisher(self._kind, source.topic, RELIABLE)
         self._triggers = {
@@ -83,11 +83,12 @@ class ScriptedOperator(BaseNode):
         goals = self.task.goals
         for number in range(self._episodes):
             direction, goal = DIRECTIONS[0], None
-            if self.task.goal_conditioned:
+            if self._in_turns:
                 direction = DIRECTIONS[number % 2]
-                goal = goals[number // 2 % len(goals)]
             else:
                 yield from self._reset()
+            if self.task.goal_conditioned:
+                goal = goals[number // 2 % len(goals)]
             yield from self._configure(direction)
             if not (yield from self._demonstrate(direction, goal)):
                 self.exit_code = EXIT_FAILURE

@@ -8,6 +8,10 @@ import numpy as np
 import pybullet
 
 
+class SimulatorError(RuntimeError):
+    """A state that nobody can use; the message names world, entry and what came before it."""
+
+
 class World(ABC):
     """A simulated robot and its surroundings: commands in, states out.
 
@@ -118,10 +122,17 @@ def cylinder_shape(
 
 
 def picture(
-    client: int, eye: tuple[float, float, float], fov: float, width: int, height: int
+    client: int,
+    eye: tuple[float, float, float],
+    fov: float,
+    width: int,
+    height: int,
+    *,
+    at: tuple[float, float, float] = (0, 0, 0),
+    up: tuple[float, float, float] = (0, 1, 0),
 ) -> np.ndarray:
-    """Render the scene of a client, looking at the origin, with the software renderer."""
-    view = pybullet.computeViewMatrix(eye, (0, 0, 0), (0, 1, 0))
+    """Render the scene of a client, looking from ``eye`` ``at``, with the software renderer."""
+    view = pybullet.computeViewMatrix(eye, at, up)
     projection = pybullet.computeProjectionMatrixFOV(fov, width / height, 0.1, 30)
     pixels = pybullet.getCameraImage(
         width,

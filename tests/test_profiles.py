@@ -26,6 +26,8 @@ PROFILES = (
     ('arm_position', 'arm_position'),
     ('arm_position', 'arm_trajectory'),
     ('arm_servo', 'arm_servo'),
+    ('push', 'panda_servo'),
+    ('door_velocity', 'panda_velocity'),
 )
 SERVO_TIMEOUT = 0.1  # s, incoming_command_timeout of MoveIt Servo
 

@@ -118,7 +118,7 @@ OPERATOR = Argument(
 EPISODES = Argument(
     'episodes',
     '0',
-    'number of demonstrations to record; 0: 3, or 24 for a task with goals',
+    'number of demonstrations to record; 0: 3, or 24 where the operator goes both ways',
     kind=int,
 )
 POLICY = Argument('policy', '', f'policy to deploy: a run folder, or the {POLICY_FILE} in one')

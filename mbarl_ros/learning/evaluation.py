@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbarl_ros.control.planning_policy import Actor
-from mbarl_ros.schema.load import load_world
+from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.task import Task
 
 WIDE_SEED = 20220513
+WIDE_WORLDS = 20  # with physics, that run side by side; one takes 100 MB
 
 
 class Outcome(NamedTuple):
@@ -93,30 +94,50 @@ def attempts(
 class WideStarts:
     """Key ``evaluation.wide`` of a task: starts in wide ranges, the same for all agents and seeds.
 
-    Keeps one world for each episode, so it is for worlds that need little memory.
+    They are drawn from ``ranges``, or chosen by the world's ``reset_to_wide(index)``.
     """
 
     def __init__(self, task: Task) -> None:
         """Draw the starts and make the worlds.
 
-        :raises ConfigError: the task has no world.
+        :raises ConfigError: the task has no world, or no ranges and a world without
+            ``reset_to_wide``.
         """
         self.task = task
         config = task.config.evaluation.wide
-        self._worlds = [load_world(task.config, seed=0) for _ in range(config.episodes)]
-        rng = np.random.default_rng(WIDE_SEED)
-        self.starts = np.tile(self._worlds[0].reset_to_start(0), (config.episodes, 1))
-        for name, (low, high) in config.ranges.items():
-            column = task.robot.state_names.index(name)
-            self.starts[:, column] = rng.uniform(low, high, config.episodes)
+        count = config.episodes if config.ranges else min(config.episodes, WIDE_WORLDS)
+        self._worlds = [task.load_world(seed=0) for _ in range(count)]
+        self.episodes, self.starts = config.episodes, None
+        if config.ranges:
+            rng = np.random.default_rng(WIDE_SEED)
+            self.starts = np.tile(self._worlds[0].reset_to_start(0), (config.episodes, 1))
+            for name, (low, high) in config.ranges.items():
+                column = task.robot.state_names.index(name)
+                self.starts[:, column] = rng.uniform(low, high, config.episodes)
+        elif not hasattr(self._worlds[0].world, 'reset_to_wide'):
+            raise ConfigError(
+                f"task '{task.name}': key 'evaluation.wide.ranges' is empty and world "
+                f"{task.config.world} has no method 'reset_to_wide'; set ranges"
+            )
+
+    def _reset(self, world: Any, index: int) -> np.ndarray:
+        return (
+            world.reset_to_wide(index)
+            if self.starts is None
+            else world.set_state(self.starts[index])
+        )
 
     def evaluate(self, policy: Actor) -> float:
         """Success rate from all starts, within the task's evaluation horizon, goals in turn."""
-        rows = zip(self._worlds, self.starts, strict=True)
-        states = np.stack([world.set_state(start) for world, start in rows])
-        numbers = np.arange(len(self.starts))
-        succeeded, _ = attempts(self.task, self._worlds, policy, states, numbers)
-        return float(np.mean(succeeded))
+        succeeded = 0
+        side_by_side = len(self._worlds)
+        for first in range(0, self.episodes, side_by_side):
+            numbers = np.arange(first, min(first + side_by_side, self.episodes))
+            worlds = self._worlds[: len(numbers)]
+            rows = zip(worlds, numbers, strict=True)
+            states = np.stack([self._reset(world, number) for world, number in rows])
+            succeeded += attempts(self.task, worlds, policy, states, numbers)[0].sum()
+        return float(succeeded / self.episodes)
 
 
 def evaluation_line(

@@ -22,7 +22,6 @@ from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, latched
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_bytes
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.exit_codes import EXIT_BUDGET, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SUCCESS
-from mbarl_ros.schema.load import load_world
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import unwritable, write_file
 from mbarl_ros.storage.run_files import (
@@ -124,7 +123,7 @@ class PolicyEvaluator(BaseNode):
 
     def _work(self) -> None:
         try:
-            self._world = load_world(self.task.config, seed=self.seed)
+            self._world = self.task.load_world(seed=self.seed)
             self._evaluate_clone()
             while not self.finished:
                 steps, arrays = self._due.get()

@@ -69,9 +69,10 @@ class Wide(Strict):
     episodes: int = Field(gt=0, description='Episodes of one evaluation.')
     every: int = Field(gt=0, description='Environment steps between two evaluations.')
     ranges: dict[str, tuple[float, float]] = Field(
-        min_length=1,
+        default={},
         description='Observation entry -> [low, high] in which it starts, uniformly; the other '
-        'entries start as the world resets them.',
+        'entries start as the world resets them. Default: the world chooses the starts (its method '
+        '`reset_to_wide`), as one with contact must.',
     )
 
     @field_validator('ranges')

@@ -13,7 +13,6 @@ from mbarl_ros.learning.classifier import ClassifierTrainer
 from mbarl_ros.learning.evaluation import WideStarts, evaluate
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.schema.load import load_world
 from mbarl_ros.storage.transitions import Transitions, stack
 from mbarl_ros.task import Task
 
@@ -33,7 +32,7 @@ class DirectRun:
         It is reset again only where the preset says so, or where it has ended.
         """
         self.task, self.agent = task, agent
-        self.world = load_world(task.config, seed=seed)
+        self.world = task.load_world(seed=seed)
         self.practice = Practice(task, agent, seed)
         self.learner = Learner(task, agent, demonstrations, seed)
         self.classifier = (
@@ -83,7 +82,7 @@ def run(direct: DirectRun, seed: int, budget: int) -> Iterator[dict[str, Any]]:
     ``seconds`` is the processor time of practice and training.
     """
     task, config = direct.task, direct.task.config.evaluation
-    world = load_world(task.config, seed=seed)
+    world = task.load_world(seed=seed)
     wide = WideStarts(task) if config.wide else None
     seconds, metrics, next_evaluation, next_wide = 0.0, {}, 0, 0
     while True:

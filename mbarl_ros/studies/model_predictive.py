@@ -14,7 +14,6 @@ from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.holdout import holdout_mask
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.torch_setup import set_up_torch
-from mbarl_ros.schema.load import load_world
 from mbarl_ros.schema.model import ModelConfig, PlannerConfig
 from mbarl_ros.task import Task
 
@@ -34,7 +33,7 @@ class ModelPredictiveControl:
         """
         self.settings = settings
         self.task = Task.load(settings['task'])
-        self.world = load_world(self.task.config, seed=seed)
+        self.world = self.task.load_world(seed=seed)
         self._model_config = ModelConfig(**settings['model'])
         self._planner_config = PlannerConfig(**settings['planner'])
         self.ensemble = Ensemble(self.task, self._model_config, seed)

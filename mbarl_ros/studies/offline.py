@@ -19,7 +19,6 @@ from mbarl_ros.learning.evaluation import evaluate
 from mbarl_ros.learning.objective import demonstrated_states
 from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.schema.agent import SacConfig
-from mbarl_ros.schema.load import load_world
 from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.storage.wire import pack, unpack
@@ -105,7 +104,7 @@ def _run_model(
 ) -> dict[str, Any]:
     seed = settings['seed']
     rng = np.random.default_rng([seed, 1])
-    world = load_world(task.config, seed=seed)
+    world = task.load_world(seed=seed)
     rows = training.uniform_transitions(task, world, settings['samples'], rng)
     report_progress(0.4)
     ensemble = training.fit_model(task, _model_config(settings), rows, seed)
@@ -157,7 +156,7 @@ def _run_policy(
     )
     data, coverage = pack_visits(task, visited)
     write_file(folder / VISITS_FILE, data)
-    world, episodes = load_world(task.config, seed=seed), task.config.evaluation.episodes
+    world, episodes = task.load_world(seed=seed), task.config.evaluation.episodes
     return {
         'corner_success': training.success_from_corner(
             task, world, policy, settings['corner_episodes']
@@ -172,5 +171,5 @@ def start_states(task: Task, kind: str, seed: int) -> np.ndarray:
     if kind == DEMONSTRATIONS:
         demonstrations = load_demonstrations(task.config.demonstrations, task)
         return demonstrated_states(task, demonstrations)
-    world = load_world(task.config, seed=seed)
+    world = task.load_world(seed=seed)
     return np.array([task.state(world.reset()) for _ in range(NARROW_STATES)])

@@ -17,7 +17,6 @@ from mbarl_ros.control.policy import DEPLOYED, Policy, pack_policy
 from mbarl_ros.learning.evaluation import WideStarts, evaluate, evaluation_line
 from mbarl_ros.learning.imitation import clone
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.schema.load import load_world
 from mbarl_ros.storage import lifeline
 from mbarl_ros.storage.files import lock_file, write_file
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE, LOCK_FILE, POLICY_FILE
@@ -121,7 +120,7 @@ def _evaluated(task: Task, policy: Any, seed: int) -> dict[str, Any]:
     config = task.config.evaluation
     return {
         'step': 0,
-        'outcome': evaluate(task, load_world(task.config, seed=seed), policy, config.episodes),
+        'outcome': evaluate(task, task.load_world(seed=seed), policy, config.episodes),
         'wide': WideStarts(task).evaluate(policy) if config.wide else None,
         'metrics': {},
     }

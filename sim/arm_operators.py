@@ -1,0 +1,141 @@
+"""Scripted operators of the tasks in which the Panda moves things."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mbarl_sim import door, push
+from mbarl_sim.manipulation import SPEED
+from mbarl_sim.operator import BACKWARD, FORWARD, Operator
+
+HIGH = 0.1  # m, height at which the hand travels
+
+
+class ArmOperator(Operator):
+    """Steers the hand of an arm to waypoints in space; subclasses say which, in ``_plan``."""
+
+    directions, axes = (FORWARD, BACKWARD), 3
+    home = np.array([0.4, -0.18, HIGH])  # m, where the hand is at the start
+
+    def begin(self, direction: str = FORWARD, goal: np.ndarray | None = None) -> None:
+        """Start an episode with a new pace."""
+        super().begin(direction, goal)
+        self._pace = self.rng.uniform(0.1, 0.16)  # m/s
+        names = self.task.robot.state_names
+        self._hand = [names.index(f'hand_{axis}') for axis in 'xyz']
+        self._object = [names.index(f'object_{axis}') for axis in 'xyz']
+        self._finished = False
+        self._stage = 'begin'
+
+    def command(self, state: np.ndarray) -> np.ndarray | None:
+        """Command vx, vy, vz (m/s) and gripper (m); None when the episode is finished."""
+        state = np.asarray(state, np.float64)
+        motion, gripper = self._plan(state[self._hand], state[self._object])
+        return None if self._finished else np.append(motion, gripper)
+
+    def _plan(self, hand: np.ndarray, thing: np.ndarray) -> tuple[np.ndarray, float]:
+        """Velocity [3] (m/s) and finger position (m) for positions [3] of hand and object."""
+        raise NotImplementedError
+
+    def _towards(self, waypoint: np.ndarray, hand: np.ndarray, gain: float = 3.0) -> np.ndarray:
+        return self._steer(waypoint - hand, self._pace, SPEED, gain)
+
+
+class PushOperator(ArmOperator):
+    """Goes round the puck, pushes it to its place; backward, the hand goes home afterwards."""
+
+    def begin(self, direction: str = FORWARD, goal: np.ndarray | None = None) -> None:
+        """Start an episode."""
+        super().begin(direction, goal)
+        place = push.GOAL if direction == FORWARD else push.START
+        self._place = place + self.rng.uniform(-0.01, 0.01, 2)
+
+    def _plan(self, hand: np.ndarray, thing: np.ndarray) -> tuple[np.ndarray, float]:
+        way = self._place - thing[:2]
+        distance = float(np.linalg.norm(way))
+        along = way / max(distance, 1e-9)
+        if self._stage != 'home' and distance < 0.02:
+            self._stage = 'home'
+        if self._stage == 'home':
+            return self._go_home(hand), 0.0
+        behind = thing[:2] - along * (push.RADIUS + 0.035)
+        low = 0.018 + push.edge_height(behind)
+        aside = (hand[:2] - behind) - along * ((hand[:2] - behind) @ along)
+        ahead = (hand[:2] - behind) @ along
+        if self._stage == 'push' and (np.linalg.norm(aside) > 0.025 or ahead < -0.05):
+            self._stage = 'begin'  # it slipped away
+        if self._stage == 'begin':
+            if hand[2] < HIGH - 0.02:
+                return self._towards(np.array([*hand[:2], HIGH]), hand), 0.0
+            self._stage = 'over'
+        if self._stage == 'over':
+            if np.linalg.norm(hand[:2] - behind) > 0.012:
+                return self._towards(np.array([*behind, HIGH]), hand), 0.0
+            self._stage = 'down'
+        if self._stage == 'down':
+            if hand[2] > low + 0.012:
+                return self._towards(np.array([*behind, low]), hand), 0.0
+            self._stage = 'push'
+        pace = min(self._pace, 2.0 * distance + 0.03)
+        velocity = np.array([*(along * pace - 4.0 * aside), 4.0 * (0.018 - hand[2])])
+        return self._steer(velocity, float(np.linalg.norm(velocity)), SPEED, 10.0), 0.0
+
+    def _go_home(self, hand: np.ndarray) -> np.ndarray:
+        if self.direction == FORWARD:
+            self._finished = True
+        up = np.array([*hand[:2], HIGH]) if hand[2] < HIGH - 0.02 else self.home
+        self._finished |= bool(np.linalg.norm(hand - self.home) < 0.03)
+        return self._towards(up, hand)
+
+
+class DoorOperator(ArmOperator):
+    """Pushes the handle until the door is closed; backward, hooks the fingers behind it and pulls.
+
+    Travels above the door and comes down at the side of the handle from which it moves it.
+    """
+
+    home = door.HAND_START
+    _TRAVEL, _LOW = 0.215, 0.135  # m, heights of the hand above the door, and at the handle
+
+    def begin(self, direction: str = FORWARD, goal: np.ndarray | None = None) -> None:
+        """Start an episode."""
+        super().begin(direction, goal)
+        self._stop_at = door.START + self.rng.uniform(-0.03, 0.03)
+        self._closing = direction == FORWARD
+        self._tolerance = self.task.config.success.tolerance
+
+    def _plan(self, hand: np.ndarray, thing: np.ndarray) -> tuple[np.ndarray, float]:
+        angle = door.opening(thing[:2])
+        closed = door.handle_pose(0.0)[:2]
+        if self._closing and np.linalg.norm(thing[:2] - closed) <= self._tolerance:
+            self._finished = True
+        if not self._closing and self._stage == 'move' and angle >= self._stop_at:
+            self._stage = 'leave'
+        if self._stage == 'leave':
+            return self._go_home(hand), 0.0
+        along, out = door.door_axes(angle)
+        side = 1.0 if self._closing else -1.0
+        beside = thing[:2] + side * (0.05 if self._closing else 0.036) * out
+        offset = hand[:2] - beside
+        if self._stage == 'move' and (abs(offset @ along) > 0.04 or side * (offset @ out) > 0.05):
+            self._stage = 'begin'  # it slipped away
+        if self._stage == 'begin':
+            if hand[2] < self._TRAVEL - 0.015:
+                return self._towards(np.array([*hand[:2], self._TRAVEL]), hand), 0.0
+            self._stage = 'over'
+        if self._stage == 'over':
+            if np.linalg.norm(offset) > 0.01:
+                return self._towards(np.array([*beside, self._TRAVEL]), hand), 0.0
+            self._stage = 'down'
+        if self._stage == 'down':
+            if hand[2] > self._LOW + 0.012:
+                return self._towards(np.array([*beside, self._LOW]), hand), 0.0
+            self._stage = 'move'
+        planar = -side * self._pace * out - 4.0 * (offset @ along) * along
+        velocity = np.array([*planar, 4.0 * (self._LOW - hand[2])])
+        return self._steer(velocity, float(np.linalg.norm(velocity)), SPEED, 10.0), 0.0
+
+    def _go_home(self, hand: np.ndarray) -> np.ndarray:
+        high = hand[2] > self._TRAVEL - 0.015
+        self._finished = bool(np.linalg.norm(hand - self.home) < 0.03)
+        return self._towards(self.home if high else np.array([*hand[:2], self._TRAVEL]), hand)
