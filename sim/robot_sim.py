@@ -229,6 +229,7 @@ class RobotSim(BaseNode):
             'steps': self._steps,
             'resets': self._resets,
             'refused_commands': self._refused,
+            'put_right': getattr(self._world, 'put_right', 0),
             'steps_per_second': f'{speed:.0f}',
             'simulated_seconds': f'{self._time_ns * 1e-9:.1f}',
         }

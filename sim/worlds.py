@@ -24,6 +24,7 @@ class World(ABC):
     state_names: tuple[str, ...]
     command_names: tuple[str, ...]
     control_rate: float
+    put_right = 0  # how often an object that was lost has been put back
 
     def __init__(self, *, seed: int = 0) -> None:
         """Seed the training starts; nothing else in a world is random."""
