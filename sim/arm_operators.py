@@ -7,6 +7,7 @@ import numpy as np
 from mbarl_sim import door, push
 from mbarl_sim.manipulation import SPEED
 from mbarl_sim.operator import BACKWARD, FORWARD, Operator
+from mbarl_sim.tray import edge_height
 
 HIGH = 0.1  # m, height at which the hand travels
 
@@ -59,7 +60,7 @@ class PushOperator(ArmOperator):
         if self._stage == 'home':
             return self._go_home(hand), 0.0
         behind = thing[:2] - along * (push.RADIUS + 0.035)
-        low = 0.018 + push.edge_height(behind)
+        low = 0.018 + edge_height(behind)
         aside = (hand[:2] - behind) - along * ((hand[:2] - behind) @ along)
         ahead = (hand[:2] - behind) @ along
         if self._stage == 'push' and (np.linalg.norm(aside) > 0.025 or ahead < -0.05):

@@ -1,4 +1,4 @@
-"""Worlds in which the Panda moves things: what they have in common, and the task `push`."""
+"""Worlds in which the Panda moves things: what they have in common."""
 
 from __future__ import annotations
 

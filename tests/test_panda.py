@@ -6,7 +6,7 @@ import pytest
 
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.task import Task
-from mbarl_sim import push
+from mbarl_sim import push, tray
 from mbarl_sim.manipulation import SUBSTEPS
 from mbarl_sim.operators import drive, operator_for
 from mbarl_sim.panda import JOINT_ACCELERATION, JOINT_LIMITS, JOINT_SPEED, tip
@@ -96,9 +96,9 @@ def test_wide_starts_lie_everywhere_and_are_settled(world):
         np.array([entries(start, what) for start in starts]) for what in ('hand', 'object')
     )
     assert np.array_equal(starts[7], TASK.load_world(seed=5).reset_to_wide(7))
-    flat = np.abs(puck[:, :2] - push.MIDDLE) < push.HALF
+    flat = np.abs(puck[:, :2] - tray.MIDDLE) < tray.HALF
     assert flat.all() and np.abs(puck[:, 2] - push.HEIGHT / 2).max() < 0.002
-    assert (np.ptp(puck[:, :2], axis=0) > push.HALF).all() and (np.ptp(hand, axis=0) > 0.1).all()
+    assert (np.ptp(puck[:, :2], axis=0) > tray.HALF).all() and (np.ptp(hand, axis=0) > 0.1).all()
     assert not TASK.success(TASK.observation(starts)).any()
     world.reset_to_wide(3)
     later = world.step(np.array([0.0, 0.0, 0.0, starts[3][NAMES.index('finger')]]))
@@ -106,15 +106,15 @@ def test_wide_starts_lie_everywhere_and_are_settled(world):
 
 
 def test_the_puck_slides_back_from_the_edges(world):
-    flat = push.HALF + push.RADIUS
+    flat = tray.HALF + push.RADIUS
     for side in ([1, 0], [-1, 0], [0, 1], [0, -1], [1, 1]):
         state = world.reset()
-        place = push.MIDDLE + np.array(side) * (push.HALF + 0.05)
-        pose = np.array([*place, push.edge_height(place) + 0.05, 0, 0, 0, 1])
+        place = tray.MIDDLE + np.array(side) * (tray.HALF + 0.05)
+        pose = np.array([*place, tray.edge_height(place) + 0.05, 0, 0, 0, 1])
         world.set_state(np.concatenate([state[:14], pose]))
         for _ in range(25):
             state = world.step(np.array([0.0, 0.0, 0.0, 0.0]))
-        assert (np.abs(entries(state, 'object')[:2] - push.MIDDLE) < flat).all(), side
+        assert (np.abs(entries(state, 'object')[:2] - tray.MIDDLE) < flat).all(), side
 
 
 def test_the_operator_pushes_there_and_back(world):

@@ -1,0 +1,137 @@
+"""Scripted operators of the tasks in which the Panda grasps an object."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mbarl_sim import pick_place
+from mbarl_sim.arm_operators import ArmOperator
+from mbarl_sim.operator import BACKWARD, FORWARD
+from mbarl_sim.panda import OPEN
+from mbarl_sim.tray import edge_height
+
+CLOSED = 0.0  # m, wanted of the fingers: they press on what is between them
+STUCK = 4  # steps without progress downwards after which the hand rests on something
+
+
+class GraspOperator(ArmOperator):
+    """Fetches the object from above, carries it to its place, lets go and goes up.
+
+    Backward, the hand goes home afterwards. Subclasses say where the place is. Whenever the object
+    is not between the fingers where it should be, it starts again.
+    """
+
+    home: np.ndarray  # m
+    height: float  # m, of the middle of the standing object
+    grasp: float  # m, from there up to the hand that holds it
+    travel: float  # m, height at which the hand travels
+
+    def begin(self, direction: str = FORWARD, goal: np.ndarray | None = None) -> None:
+        """Start an episode; forward episodes of a task with goals need one."""
+        super().begin(direction, goal)
+        self._place = self._target() + self.rng.uniform(-self.scatter, self.scatter, 2)
+        self._grip, self._wait, self._lowest, self._still = OPEN, 0, np.inf, 0
+
+    scatter = 0.008  # m, of the places at which the object is put down
+
+    def _target(self) -> np.ndarray:
+        """Place [2] (m) to which the object is taken in this episode."""
+        raise NotImplementedError
+
+    def _done(self, hand: np.ndarray, thing: np.ndarray) -> bool:
+        """Whether the object is at its place, and nobody holds it."""
+        near = np.linalg.norm(thing[:2] - self._target()) < self.near
+        return bool(near and abs(thing[2] - self.height) < 0.01)
+
+    near = 0.025  # m, of the place: there the object may stay
+
+    def _plan(self, hand: np.ndarray, thing: np.ndarray) -> tuple[np.ndarray, float]:
+        aside = float(np.linalg.norm(hand[:2] - thing[:2]))
+        slipped = aside > 0.03 or hand[2] - thing[2] > self.grasp + 0.03
+        if self._stage in ('lift', 'carry', 'lower') and slipped:
+            self._go('begin')
+        motion = getattr(self, f'_{self._stage}')(hand, thing, aside)
+        return motion, self._grip
+
+    def _go(self, stage: str) -> None:
+        self._stage, self._wait, self._lowest, self._still = stage, 0, np.inf, 0
+
+    def _begin(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
+        """Open, and go up to where nothing is in the way."""
+        self._grip = OPEN
+        if hand[2] < self.travel - 0.015:
+            return self._towards(np.array([*hand[:2], self.travel]), hand)
+        self._go('leave' if self._done(hand, thing) else 'over')
+        return self._towards(hand, hand)
+
+    def _over(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
+        if aside < 0.006:
+            self._go('down')
+        return self._towards(np.array([*thing[:2], self.travel]), hand)
+
+    def _down(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
+        low = thing[2] + self.grasp
+        if aside > 0.02:
+            self._go('begin')
+        elif hand[2] < low + 0.005 or self._rests(hand[2]):
+            self._go('close')
+        return self._towards(np.array([*thing[:2], low - 0.005]), hand, gain=4.0)
+
+    def _close(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
+        self._grip = CLOSED
+        self._wait += 1
+        if self._wait > 5:
+            self._go('lift')
+        return np.zeros(3)
+
+    def _lift(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
+        if hand[2] > self.travel - 0.015:
+            self._go('carry')
+        return self._towards(np.array([*hand[:2], self.travel]), hand)
+
+    def _carry(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
+        way = self._place - thing[:2]
+        if np.linalg.norm(way) < 0.006:
+            self._go('lower')
+        return self._towards(np.array([*(hand[:2] + way), self.travel]), hand)
+
+    def _lower(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
+        if thing[2] < self.height + 0.004 or self._rests(hand[2]):
+            self._go('release')
+        way = self._place - thing[:2]
+        down = self.height - thing[2] - 0.004
+        return self._towards(hand + np.array([*way, down]), hand, gain=4.0)
+
+    def _release(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
+        self._grip = OPEN
+        self._wait += 1
+        if self._wait > 4:
+            self._go('begin')
+        return np.zeros(3)
+
+    def _leave(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
+        if not self._done(hand, thing):
+            self._go('begin')
+        home = np.append(hand[:2], self.travel) if self.direction == FORWARD else self.home
+        self._finished = bool(np.linalg.norm(hand - home) < 0.025)
+        return self._towards(home, hand)
+
+    def _rests(self, height: float) -> bool:
+        """Whether the hand has stopped sinking."""
+        if height < self._lowest - 0.002:
+            self._lowest, self._still = height, 0
+        self._still += 1
+        return self._still > STUCK + self._pause
+
+
+class PickPlaceOperator(GraspOperator):
+    """Takes the cube to its goal; backward, to where the demonstrations began."""
+
+    home, travel = pick_place.HAND_START, pick_place.HAND_START[2]
+    height, grasp = pick_place.SIDE / 2, 0.0
+
+    def _target(self) -> np.ndarray:
+        if self.direction == BACKWARD:
+            return pick_place.START
+        names = [entry.name for entry in self.task.config.observation]
+        return np.asarray(self.goal, np.float64)[[names.index(f'object_{axis}') for axis in 'xy']]
