@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from mbarl_sim import pick_place
+from mbarl_sim import peg, pick_place
 from mbarl_sim.arm_operators import ArmOperator
+from mbarl_sim.manipulation import SPEED
 from mbarl_sim.operator import BACKWARD, FORWARD
 from mbarl_sim.panda import OPEN
-from mbarl_sim.tray import edge_height
 
-CLOSED = 0.0  # m, wanted of the fingers: they press on what is between them
+# m, wanted of the fingers: they press on what is between them. A teleop topic takes 0 as no command.
+CLOSED = 0.01
 STUCK = 4  # steps without progress downwards after which the hand rests on something
 
 
@@ -25,14 +26,14 @@ class GraspOperator(ArmOperator):
     height: float  # m, of the middle of the standing object
     grasp: float  # m, from there up to the hand that holds it
     travel: float  # m, height at which the hand travels
+    near = 0.025  # m, from its place the object may stay
+    scatter = 0.008  # m, of the places at which the object is put down
 
     def begin(self, direction: str = FORWARD, goal: np.ndarray | None = None) -> None:
         """Start an episode; forward episodes of a task with goals need one."""
         super().begin(direction, goal)
         self._place = self._target() + self.rng.uniform(-self.scatter, self.scatter, 2)
         self._grip, self._wait, self._lowest, self._still = OPEN, 0, np.inf, 0
-
-    scatter = 0.008  # m, of the places at which the object is put down
 
     def _target(self) -> np.ndarray:
         """Place [2] (m) to which the object is taken in this episode."""
@@ -42,8 +43,6 @@ class GraspOperator(ArmOperator):
         """Whether the object is at its place, and nobody holds it."""
         near = np.linalg.norm(thing[:2] - self._target()) < self.near
         return bool(near and abs(thing[2] - self.height) < 0.01)
-
-    near = 0.025  # m, of the place: there the object may stay
 
     def _plan(self, hand: np.ndarray, thing: np.ndarray) -> tuple[np.ndarray, float]:
         aside = float(np.linalg.norm(hand[:2] - thing[:2]))
@@ -135,3 +134,38 @@ class PickPlaceOperator(GraspOperator):
             return pick_place.START
         names = [entry.name for entry in self.task.config.observation]
         return np.asarray(self.goal, np.float64)[[names.index(f'object_{axis}') for axis in 'xy']]
+
+
+class PegOperator(GraspOperator):
+    """Puts the peg into the box; backward, pulls it out and puts it where demonstrations began."""
+
+    home, travel = peg.HAND_START, peg.HAND_START[2]
+    height, grasp = peg.BALLAST, 0.038
+    _IN = peg.DEPTH - 0.018  # m, height of the tip at which the hole guides the peg
+
+    def _target(self) -> np.ndarray:
+        return peg.START if self.direction == BACKWARD else peg.HOLE
+
+    def _carry(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
+        if self.direction == BACKWARD:
+            return super()._carry(hand, thing, aside)
+        way = self._place - thing[:2]
+        distance = float(np.linalg.norm(way))
+        if distance < 0.0015:
+            self._go('lower')
+        up = np.clip(self.travel - hand[2], -0.02, 0.02)
+        return self._careful(np.array([*way, up]), distance)
+
+    def _lower(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
+        if self.direction == BACKWARD:
+            return super()._lower(hand, thing, aside)
+        if thing[2] - self.height < self._IN:
+            self._go('release')
+        elif self._rests(hand[2]):  # on the rim
+            self._place = peg.HOLE + self.rng.uniform(-0.003, 0.003, 2)
+            self._go('carry')
+        return self._careful(np.array([*(self._place - thing[:2]), -0.02]), 0.01)
+
+    def _careful(self, way: np.ndarray, distance: float) -> np.ndarray:
+        """Slower the nearer the peg is to the hole; the slower, the less tremor."""
+        return self._steer(way, min(self._pace, 2.0 * distance + 0.02), SPEED, 3.0)

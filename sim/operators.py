@@ -8,13 +8,14 @@ from mbarl_ros.demos.episodes import episode, join, transitions
 from mbarl_ros.storage.transitions import Transitions
 from mbarl_ros.task import Task
 from mbarl_sim.arm_operators import DoorOperator, PushOperator
-from mbarl_sim.grasp_operators import PickPlaceOperator
+from mbarl_sim.grasp_operators import PegOperator, PickPlaceOperator
 from mbarl_sim.operator import BACKWARD, FORWARD, Operator
 from mbarl_sim.planar_operators import PointMassOperator, TabletopOperator
 from mbarl_sim.worlds import World
 
 OPERATORS: dict[str, type[Operator]] = {
     'door': DoorOperator,
+    'peg': PegOperator,
     'pick_place': PickPlaceOperator,
     'pointmass': PointMassOperator,
     'push': PushOperator,

@@ -28,7 +28,10 @@ class PickPlace(Tray):
             pybullet.GEOM_BOX, halfExtents=half, physicsClientId=client
         )
         visual = pybullet.createVisualShape(
-            pybullet.GEOM_BOX, halfExtents=half, rgbaColor=(0.2, 0.4, 0.85, 1), physicsClientId=client
+            pybullet.GEOM_BOX,
+            halfExtents=half,
+            rgbaColor=(0.2, 0.4, 0.85, 1),
+            physicsClientId=client,
         )
         self._object = pybullet.createMultiBody(MASS, shape, visual, physicsClientId=client)
         pybullet.changeDynamics(

@@ -122,6 +122,33 @@ def cylinder_shape(
     )
 
 
+def capsule_shape(
+    client: int, radius: float, length: float, colour: tuple[float, float, float]
+) -> int:
+    """Visual shape of an upright capsule, ``length`` from end to end; Bullet's has few faces."""
+    sides, rings = 24, 16  # rings: an even number, half of them on each end
+    tilt = np.repeat(np.linspace(0, np.pi, rings), sides)
+    turn = np.tile(np.linspace(0, 2 * np.pi, sides, endpoint=False), rings)
+    normals = np.column_stack(
+        [np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)]
+    )
+    vertices = radius * normals
+    vertices[:, 2] += np.where(tilt < np.pi / 2, 0.5, -0.5) * (length - 2 * radius)
+    faces = []
+    for ring in range(rings - 1):
+        for i in range(sides):
+            a, b = ring * sides + i, ring * sides + (i + 1) % sides
+            faces += [a, a + sides, b, b, a + sides, b + sides]
+    return pybullet.createVisualShape(
+        pybullet.GEOM_MESH,
+        vertices=vertices.tolist(),
+        indices=faces,
+        normals=normals.tolist(),
+        rgbaColor=(*colour, 1),
+        physicsClientId=client,
+    )
+
+
 def picture(
     client: int,
     eye: tuple[float, float, float],
