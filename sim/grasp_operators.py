@@ -10,8 +10,10 @@ from mbarl_sim.manipulation import SPEED
 from mbarl_sim.operator import BACKWARD, FORWARD
 from mbarl_sim.panda import OPEN
 
-# m, wanted of the fingers: they press on what is between them. A teleop topic takes 0 as no command.
+# m, wanted of the fingers: they press on what is between them. A teleop topic keeps the last
+# command while its field is 0.
 CLOSED = 0.01
+CLOSES, OPENS = 3, 2  # steps that fingers take; waiting longer, a clone never learns to go on
 STUCK = 4  # steps without progress downwards after which the hand rests on something
 
 
@@ -79,7 +81,7 @@ class GraspOperator(ArmOperator):
     def _close(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
         self._grip = CLOSED
         self._wait += 1
-        if self._wait > 5:
+        if self._wait == CLOSES:
             self._go('lift')
         return np.zeros(3)
 
@@ -104,7 +106,7 @@ class GraspOperator(ArmOperator):
     def _release(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
         self._grip = OPEN
         self._wait += 1
-        if self._wait > 4:
+        if self._wait == OPENS:
             self._go('begin')
         return np.zeros(3)
 
