@@ -167,7 +167,7 @@ def test_a_peg_that_fell_stands_up_by_itself(worlds, angle):
 
 def test_the_hole_leaves_the_peg_five_millimetres(worlds):
     task, world = TASKS['peg'], worlds['peg']
-    place = [*(peg.HOLE + [0.005, -0.005]), peg.DEPTH + peg.BALLAST]
+    place = [*(peg.HOLE + np.array([0.005, -0.005])), peg.DEPTH + peg.BALLAST]
     state = world.set_state(with_object(world.reset(), place))
     assert peg.CLEARANCE <= 0.005 and not task.success(task.observation(state))
     state = hold(world, state, 15)  # its round end slides in
