@@ -70,6 +70,20 @@ def test_the_operator_goes_there_and_back_without_resets(worlds, name):
     assert world.world.put_right == 0
 
 
+@pytest.mark.parametrize('name', TASKS)
+def test_a_grasp_leaves_nothing_behind_after_a_reset(worlds, name):
+    task, world, seen = TASKS[name], worlds[name], []
+    for _ in range(2):
+        operator, state = operator_for(task, seed=0), world.reset_to_wide(5)
+        operator.begin('forward', task.goals[0] if task.goal_conditioned else None)
+        seen.append(drive(task, world, state, operator)[0])
+        state = world.reset_to_wide(6)
+        operator.begin('backward')
+        for _ in range(45):  # the object is in the hand now
+            state = world.step(operator.command(state))
+    assert np.array_equal(*seen)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('direction', ['forward', 'backward'])
 @pytest.mark.parametrize('name', TASKS)
