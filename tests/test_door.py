@@ -67,10 +67,10 @@ def test_the_operator_closes_it_to_two_centimetres_and_opens_it_again(world):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['push', 'door'])
-def test_operators_succeed_from_95_of_100_starts_in_both_directions(name):
+def test_operators_succeed_from_19_of_20_starts_in_both_directions(name):
     task = Task.load(name)
     world, done = task.load_world(seed=0), {'forward': 0, 'backward': 0}
-    for seed in range(100):
+    for seed in range(20):
         operator, state = operator_for(task, seed), world.reset()
         for direction in done:
             operator.begin(direction)
@@ -82,7 +82,7 @@ def test_operators_succeed_from_95_of_100_starts_in_both_directions(name):
                 task.success(task.observation(state))
             )
     world.close()
-    assert min(done.values()) >= 95 and world.put_right == 0, done
+    assert min(done.values()) >= 19 and world.put_right == 0, done
 
 
 def test_it_stops_at_its_frame_and_at_its_widest():

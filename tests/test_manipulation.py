@@ -4,6 +4,10 @@ import numpy as np
 import pybullet
 import pytest
 
+<<<<<<< HEAD
+=======
+from mbarl_ros.demos.reader import load_demonstrations
+>>>>>>> pick
 from mbarl_ros.task import Task
 from mbarl_sim import peg, pick_place, tray
 from mbarl_sim.operators import drive, operator_for
@@ -189,3 +193,17 @@ def test_the_hole_leaves_the_peg_five_millimetres(worlds):
     moved = np.abs(entries(state, 'object')[:2] - peg.HOLE)
     assert (moved <= peg.CLEARANCE / 2 + 0.002).all()
     assert np.allclose(task.config.success.target, [*peg.HOLE, peg.BALLAST])
+<<<<<<< HEAD
+=======
+
+
+@pytest.mark.parametrize(('name', 'each_goal'), [('pick_place', [3, 3, 3, 3]), ('peg', [10])])
+def test_shipped_demonstrations_end_in_success(name, each_goal):
+    task = TASKS[name]
+    rows = load_demonstrations(task.config.demonstrations, task)
+    ends = rows['next_observation'][rows['terminated'] == 1]
+    assert task.success(ends).all() and len(ends) == sum(each_goal)
+    if task.goal_conditioned:
+        goals = ends[:, task.state_dim :]
+        assert [(goals == goal).all(1).sum() for goal in task.goals] == each_goal
+>>>>>>> pick
