@@ -4,10 +4,7 @@ import numpy as np
 import pybullet
 import pytest
 
-<<<<<<< HEAD
-=======
 from mbarl_ros.demos.reader import load_demonstrations
->>>>>>> pick
 from mbarl_ros.task import Task
 from mbarl_sim import peg, pick_place, tray
 from mbarl_sim.operators import drive, operator_for
@@ -93,8 +90,8 @@ def test_a_grasp_leaves_nothing_behind_after_a_reset(worlds, name):
 @pytest.mark.parametrize('name', TASKS)
 def test_the_operator_succeeds_from_wide_starts(worlds, name, direction):
     world = worlds[name]
-    ends = [run(name, world, world.reset_to_wide(i), direction, i)[0] for i in range(100)]
-    assert sum(ends) >= 95
+    ends = [run(name, world, world.reset_to_wide(i), direction, i)[0] for i in range(20)]
+    assert sum(ends) >= 19
 
 
 @pytest.mark.parametrize('name', TASKS)
@@ -193,8 +190,6 @@ def test_the_hole_leaves_the_peg_five_millimetres(worlds):
     moved = np.abs(entries(state, 'object')[:2] - peg.HOLE)
     assert (moved <= peg.CLEARANCE / 2 + 0.002).all()
     assert np.allclose(task.config.success.target, [*peg.HOLE, peg.BALLAST])
-<<<<<<< HEAD
-=======
 
 
 @pytest.mark.parametrize(('name', 'each_goal'), [('pick_place', [3, 3, 3, 3]), ('peg', [10])])
@@ -206,4 +201,3 @@ def test_shipped_demonstrations_end_in_success(name, each_goal):
     if task.goal_conditioned:
         goals = ends[:, task.state_dim :]
         assert [(goals == goal).all(1).sum() for goal in task.goals] == each_goal
->>>>>>> pick
