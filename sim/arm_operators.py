@@ -17,6 +17,7 @@ class ArmOperator(Operator):
 
     directions, axes = (FORWARD, BACKWARD), 3
     home = np.array([0.4, -0.18, HIGH])  # m, where the hand is at the start
+    rise = 0.015  # m, below its travelling height at which the hand is high enough
 
     def begin(self, direction: str = FORWARD, goal: np.ndarray | None = None) -> None:
         """Start an episode with a new pace."""
@@ -38,12 +39,37 @@ class ArmOperator(Operator):
         """Velocity [3] (m/s) and finger position (m) for positions [3] of hand and object."""
         raise NotImplementedError
 
+    def _approach(
+        self, hand: np.ndarray, place: np.ndarray, heights: tuple[float, float], near: float
+    ) -> np.ndarray | None:
+        """Velocity [3] (m/s) up, over ``place`` [2] and down there; None when the hand is there.
+
+        :param heights: m, for travelling and at the place
+        :param near: m, from the place at which the hand goes down
+        """
+        high, low = heights
+        if self._stage == 'begin':
+            if hand[2] < high - self.rise:
+                return self._towards(np.array([*hand[:2], high]), hand)
+            self._stage = 'over'
+        if self._stage == 'over':
+            if np.linalg.norm(hand[:2] - place) > near:
+                return self._towards(np.array([*place, high]), hand)
+            self._stage = 'down'
+        if self._stage == 'down':
+            if hand[2] > low + 0.012:
+                return self._towards(np.array([*place, low]), hand)
+            self._stage = 'move'
+        return None
+
     def _towards(self, waypoint: np.ndarray, hand: np.ndarray, gain: float = 3.0) -> np.ndarray:
         return self._steer(waypoint - hand, self._pace, SPEED, gain)
 
 
 class PushOperator(ArmOperator):
     """Goes round the puck, pushes it to its place; backward, the hand goes home afterwards."""
+
+    rise = 0.02
 
     def begin(self, direction: str = FORWARD, goal: np.ndarray | None = None) -> None:
         """Start an episode."""
@@ -63,20 +89,11 @@ class PushOperator(ArmOperator):
         low = 0.018 + edge_height(behind)
         aside = (hand[:2] - behind) - along * ((hand[:2] - behind) @ along)
         ahead = (hand[:2] - behind) @ along
-        if self._stage == 'push' and (np.linalg.norm(aside) > 0.025 or ahead < -0.05):
+        if self._stage == 'move' and (np.linalg.norm(aside) > 0.025 or ahead < -0.05):
             self._stage = 'begin'  # it slipped away
-        if self._stage == 'begin':
-            if hand[2] < HIGH - 0.02:
-                return self._towards(np.array([*hand[:2], HIGH]), hand), 0.0
-            self._stage = 'over'
-        if self._stage == 'over':
-            if np.linalg.norm(hand[:2] - behind) > 0.012:
-                return self._towards(np.array([*behind, HIGH]), hand), 0.0
-            self._stage = 'down'
-        if self._stage == 'down':
-            if hand[2] > low + 0.012:
-                return self._towards(np.array([*behind, low]), hand), 0.0
-            self._stage = 'push'
+        approach = self._approach(hand, behind, (HIGH, low), near=0.012)
+        if approach is not None:
+            return approach, 0.0
         pace = min(self._pace, 2.0 * distance + 0.03)
         velocity = np.array([*(along * pace - 4.0 * aside), 4.0 * (0.018 - hand[2])])
         return self._steer(velocity, float(np.linalg.norm(velocity)), SPEED, 10.0), 0.0
@@ -84,7 +101,7 @@ class PushOperator(ArmOperator):
     def _go_home(self, hand: np.ndarray) -> np.ndarray:
         if self.direction == FORWARD:
             self._finished = True
-        up = np.array([*hand[:2], HIGH]) if hand[2] < HIGH - 0.02 else self.home
+        up = np.array([*hand[:2], HIGH]) if hand[2] < HIGH - self.rise else self.home
         self._finished |= bool(np.linalg.norm(hand - self.home) < 0.03)
         return self._towards(up, hand)
 
@@ -120,23 +137,14 @@ class DoorOperator(ArmOperator):
         offset = hand[:2] - beside
         if self._stage == 'move' and (abs(offset @ along) > 0.04 or side * (offset @ out) > 0.05):
             self._stage = 'begin'  # it slipped away
-        if self._stage == 'begin':
-            if hand[2] < self._TRAVEL - 0.015:
-                return self._towards(np.array([*hand[:2], self._TRAVEL]), hand), 0.0
-            self._stage = 'over'
-        if self._stage == 'over':
-            if np.linalg.norm(offset) > 0.01:
-                return self._towards(np.array([*beside, self._TRAVEL]), hand), 0.0
-            self._stage = 'down'
-        if self._stage == 'down':
-            if hand[2] > self._LOW + 0.012:
-                return self._towards(np.array([*beside, self._LOW]), hand), 0.0
-            self._stage = 'move'
+        approach = self._approach(hand, beside, (self._TRAVEL, self._LOW), near=0.01)
+        if approach is not None:
+            return approach, 0.0
         planar = -side * self._pace * out - 4.0 * (offset @ along) * along
         velocity = np.array([*planar, 4.0 * (self._LOW - hand[2])])
         return self._steer(velocity, float(np.linalg.norm(velocity)), SPEED, 10.0), 0.0
 
     def _go_home(self, hand: np.ndarray) -> np.ndarray:
-        high = hand[2] > self._TRAVEL - 0.015
+        high = hand[2] > self._TRAVEL - self.rise
         self._finished = bool(np.linalg.norm(hand - self.home) < 0.03)
         return self._towards(self.home if high else np.array([*hand[:2], self._TRAVEL]), hand)

@@ -60,7 +60,7 @@ class GraspOperator(ArmOperator):
     def _begin(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
         """Open, and go up to where nothing is in the way."""
         self._grip = OPEN
-        if hand[2] < self.travel - 0.015:
+        if hand[2] < self.travel - self.rise:
             return self._towards(np.array([*hand[:2], self.travel]), hand)
         self._go('leave' if self._done(hand, thing) else 'over')
         return self._towards(hand, hand)
@@ -79,14 +79,10 @@ class GraspOperator(ArmOperator):
         return self._towards(np.array([*thing[:2], low - 0.005]), hand, gain=4.0)
 
     def _close(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
-        self._grip = CLOSED
-        self._wait += 1
-        if self._wait == CLOSES:
-            self._go('lift')
-        return np.zeros(3)
+        return self._hold(CLOSED, CLOSES, 'lift')
 
     def _lift(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
-        if hand[2] > self.travel - 0.015:
+        if hand[2] > self.travel - self.rise:
             self._go('carry')
         return self._towards(np.array([*hand[:2], self.travel]), hand)
 
@@ -104,11 +100,7 @@ class GraspOperator(ArmOperator):
         return self._towards(hand + np.array([*way, down]), hand, gain=4.0)
 
     def _release(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
-        self._grip = OPEN
-        self._wait += 1
-        if self._wait == OPENS:
-            self._go('begin')
-        return np.zeros(3)
+        return self._hold(OPEN, OPENS, 'begin')
 
     def _leave(self, hand: np.ndarray, thing: np.ndarray, aside: float) -> np.ndarray:
         if not self._done(hand, thing):
@@ -116,6 +108,14 @@ class GraspOperator(ArmOperator):
         home = np.append(hand[:2], self.travel) if self.direction == FORWARD else self.home
         self._finished = bool(np.linalg.norm(hand - home) < 0.025)
         return self._towards(home, hand)
+
+    def _hold(self, grip: float, steps: int, then: str) -> np.ndarray:
+        """Stand still for ``steps`` while the fingers move, then go on to another stage."""
+        self._grip = grip
+        self._wait += 1
+        if self._wait == steps:
+            self._go(then)
+        return np.zeros(3)
 
     def _rests(self, height: float) -> bool:
         """Whether the hand has stopped sinking."""

@@ -9,7 +9,7 @@ import numpy as np
 import pybullet
 
 from mbarl_sim.panda import OPEN, REST, Panda, inverse
-from mbarl_sim.worlds import SimulatorError, World, picture
+from mbarl_sim.worlds import SimulatorError, World, connect, picture
 
 SUBSTEPS = 24  # of 1/240 s in a control step of 0.1 s
 SPEED = 0.25  # m/s, of the hand in each direction
@@ -58,14 +58,7 @@ class Manipulation(World):
             *(f'{what}_{axis}' for what in ('hand', 'target') for axis in 'xyz'),
             *(f'object_{entry}' for entry in _POSE),
         )
-        self.put_right = 0
-        self._client = pybullet.connect(pybullet.DIRECT)
-        pybullet.setPhysicsEngineParameter(
-            fixedTimeStep=1 / self.control_rate,
-            numSubSteps=SUBSTEPS,
-            deterministicOverlappingPairs=1,
-            physicsClientId=self._client,
-        )
+        self._client = connect(self.control_rate, SUBSTEPS)
         pybullet.setGravity(0, 0, -9.81, physicsClientId=self._client)
         self.arm = Panda(self._client, 1 / self.control_rate, SUBSTEPS)
         self._build()
@@ -161,7 +154,8 @@ class Manipulation(World):
 
     def _settle(self) -> np.ndarray:
         for _ in range(SETTLE):
-            self._advance(np.zeros(3), self.arm.finger)
+            self.arm.move_hand(np.zeros(3), self.hand_box)
+            self._simulate(self.arm.finger)
         return self._state(self._pose())
 
     def _touches(self) -> bool:
@@ -173,8 +167,8 @@ class Manipulation(World):
             for _, _, other, link, _, _, _, _, distance, *_ in contacts
         )
 
-    def _advance(self, velocity: np.ndarray, finger: float) -> None:
-        self.arm.move_hand(velocity, self.hand_box)
+    def _simulate(self, finger: float) -> None:
+        """One control period with the drives as they are set, and the fingers."""
         self.arm.grip(finger)
         pybullet.stepSimulation(physicsClientId=self._client)
         self.arm.read()
@@ -186,12 +180,10 @@ class Manipulation(World):
         """
         command = np.asarray(command, np.float64)
         if len(self.command_names) == len(_TWIST):
-            self._advance(np.clip(command[:3], -SPEED, SPEED), command[3])
+            self.arm.move_hand(np.clip(command[:3], -SPEED, SPEED), self.hand_box)
         else:
             self.arm.move_joints(command[:7], self.hand_box)
-            self.arm.grip(command[7])
-            pybullet.stepSimulation(physicsClientId=self._client)
-            self.arm.read()
+        self._simulate(command[-1])
         pose = self._pose()
         if self._lost(pose):
             self.put_right += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pybullet
 
-from mbarl_sim.worlds import World, box, cylinder, cylinder_shape, halton, picture
+from mbarl_sim.worlds import World, box, connect, cylinder, cylinder_shape, halton, picture
 
 RADIUS = 0.15  # m, of the disc
 HALF = 2.0  # m, inner faces of the outer walls
@@ -32,13 +32,7 @@ class PointMass(World):
     def __init__(self, *, seed: int = 0) -> None:
         """Build the room in a PyBullet client of its own (no display)."""
         super().__init__(seed=seed)
-        self._client = pybullet.connect(pybullet.DIRECT)
-        pybullet.setPhysicsEngineParameter(
-            fixedTimeStep=1 / self.control_rate,
-            numSubSteps=SUBSTEPS,
-            deterministicOverlappingPairs=1,
-            physicsClientId=self._client,
-        )
+        self._client = connect(self.control_rate, SUBSTEPS)
         self._build_room()
         self._robot = self._build_robot()
         # Contact caches are part of the state. Every reset restores them from here, so that nothing

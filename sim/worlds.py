@@ -64,6 +64,21 @@ def halton(index: int, base: int) -> float:
     return value
 
 
+def connect(control_rate: float, substeps: int) -> int:
+    """A PyBullet client of its own, without display, whose every step is a control step.
+
+    :param substeps: physics steps in a control step
+    """
+    client = pybullet.connect(pybullet.DIRECT)
+    pybullet.setPhysicsEngineParameter(
+        fixedTimeStep=1 / control_rate,
+        numSubSteps=substeps,
+        deterministicOverlappingPairs=1,
+        physicsClientId=client,
+    )
+    return client
+
+
 def box(
     client: int,
     half: tuple[float, float, float],
@@ -112,14 +127,7 @@ def cylinder_shape(
         j = (i + 1) % sides
         high, low = 1 + sides, 1 + 2 * sides
         faces += [0, 1 + i, 1 + j, high + i, low + i, low + j, high + i, low + j, high + j]
-    return pybullet.createVisualShape(
-        pybullet.GEOM_MESH,
-        vertices=vertices.tolist(),
-        indices=faces,
-        normals=normals.tolist(),
-        rgbaColor=(*colour, 1),
-        physicsClientId=client,
-    )
+    return _mesh_shape(client, vertices, normals, faces, colour)
 
 
 def capsule_shape(
@@ -139,6 +147,16 @@ def capsule_shape(
         for i in range(sides):
             a, b = ring * sides + i, ring * sides + (i + 1) % sides
             faces += [a, a + sides, b, b, a + sides, b + sides]
+    return _mesh_shape(client, vertices, normals, faces, colour)
+
+
+def _mesh_shape(
+    client: int,
+    vertices: np.ndarray,
+    normals: np.ndarray,
+    faces: list[int],
+    colour: tuple[float, float, float],
+) -> int:
     return pybullet.createVisualShape(
         pybullet.GEOM_MESH,
         vertices=vertices.tolist(),

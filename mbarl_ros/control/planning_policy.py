@@ -15,6 +15,7 @@ from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.task import Task
 
 _TIMES_KEPT = 1000  # latest planning times
+_LABELS = 100  # observations that are labelled at once
 
 
 class PlanningPolicy:
@@ -73,6 +74,19 @@ class PlanningPolicy:
     def sample(self, observation: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """As :meth:`mean_action`: the search is random enough."""
         return self.mean_action(observation)
+
+    def label(self, observation: np.ndarray, plans: int = 1) -> np.ndarray:
+        """Actions [n, A] in observations [n, O], each from a plan of its own (DAgger's expert).
+
+        :param plans: for one action; each starts from the last one
+        """
+        labels = []
+        for rows in np.split(observation, range(_LABELS, len(observation), _LABELS)):
+            self.begin(len(rows))
+            for _ in range(plans):
+                action = self.mean_action(rows)
+            labels.append(action)
+        return np.concatenate(labels)
 
     def values(self) -> dict[str, str]:
         """Values for /diagnostics: planning time, and plans for which there was too little."""

@@ -21,8 +21,6 @@ from mbarl_ros.schema.model import WarmStartConfig
 from mbarl_ros.storage.transitions import FORWARD, PHASES
 from mbarl_ros.task import Task
 
-_PROBLEMS = 100  # states that are labelled at once
-
 
 class WarmStart:
     """Who acts at first, and when the forward policy imitates the planner."""
@@ -71,11 +69,7 @@ class WarmStart:
     def _label(self, observation: np.ndarray) -> np.ndarray:
         """The planner's actions [n, A], each from a plan of its own."""
         self._planning.planner.rng = np.random.default_rng(int(self._rng.integers(2**32)))
-        labels = []
-        for rows in np.split(observation, range(_PROBLEMS, len(observation), _PROBLEMS)):
-            self._planning.begin(len(rows))
-            labels.append(self._planning.mean_action(rows))
-        return np.concatenate(labels)
+        return self._planning.label(observation)
 
     def state_dict(self) -> tuple[Arrays, dict]:
         """Arrays and metadata for an exact resume."""

@@ -16,6 +16,7 @@ from mbarl_ros.studies.mpc_curves import (
     steps_to,
     trpo_curve,
 )
+from mbarl_ros.studies.mpc_figures import draw_curves
 from mbarl_ros.studies.mpc_report import spread
 from mbarl_ros.studies.study import Report, Results, Verdict
 from mbarl_ros.view.plots import save_figure
@@ -149,13 +150,5 @@ def _draw(curves: dict[str, list[Curve]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 4.6), layout='constrained')
-    for name, seeds in curves.items():
-        colour = COLOURS[name]
-        for steps, returns in seeds:
-            axes.plot(steps, returns, color=colour, linewidth=0.7, alpha=0.5)
-        axes.plot(*mean_curve(seeds), color=colour, linewidth=2.2, label=name)
-    axes.set(xscale='log', xlabel='environment steps', ylabel='return of an episode')
-    axes.set_title('Swimmer-v5', loc='left', fontsize=10)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=9, loc='upper left')
+    draw_curves(axes, 'Swimmer-v5', curves, COLOURS)
     save_figure(figure, path)

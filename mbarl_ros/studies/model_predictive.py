@@ -29,7 +29,7 @@ class ModelPredictiveControl:
     def __init__(self, settings: Mapping[str, Any], seed: int) -> None:
         """Make task, world, model and planner.
 
-        :param settings: as in :data:`mbarl_ros.studies.mpc.PURE`
+        :param settings: as in :data:`mbarl_ros.studies.mpc_settings.PURE`
         """
         self.settings = settings
         self.task = Task.load(settings['task'])
@@ -98,8 +98,7 @@ class ModelPredictiveControl:
     def fit(self) -> None:
         """Fit the model to D_rand and D_RL, and plan with it from now on.
 
-        ``settings['on_policy_share']``: share of D_RL in a batch, 0.9 in the paper; None: rows are
-        drawn uniformly from all.
+        ``settings['on_policy_share']``: share of D_RL in a batch, 0.9 in the paper.
         """
         held_out = self.rows.held_out()
         train, test = (self.rows.rows(np.flatnonzero(m)) for m in (~held_out, held_out))
@@ -112,12 +111,9 @@ class ModelPredictiveControl:
         self.errors.append(float(np.mean(errors)))
         self.planner.rollouts = self.rollouts()
 
-    def _weights(self, order: np.ndarray) -> np.ndarray | None:
-        share = self.settings['on_policy_share']
-        if share is None:
-            return None
+    def _weights(self, order: np.ndarray) -> np.ndarray:
         random = order < self.random_rows
-        share = share if random.any() else 1.0
+        share = self.settings['on_policy_share'] if random.any() else 1.0
         return np.where(random, (1 - share) / max(random.sum(), 1), share / (~random).sum())
 
     def model(self) -> LearnedModel:

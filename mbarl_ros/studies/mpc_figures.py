@@ -42,20 +42,24 @@ def draw_returns(
         1, len(curves), figsize=(6.2 * len(curves), 4.4), layout='constrained', squeeze=False
     )
     for axes, (env, methods) in zip(grid[0], curves.items(), strict=True):
-        for kind, seeds in methods.items():
-            for steps, returns in seeds:
-                axes.plot(steps, returns, color=COLOURS[kind], linewidth=0.7, alpha=0.4)
-            axes.plot(*mean_curve(seeds), color=COLOURS[kind], linewidth=2.2, label=labels[kind])
-        axes.set(
-            xscale='log',
-            xlim=(1000, None),
-            xlabel='environment steps',
-            ylabel='return of an episode',
-        )
-        axes.set_title(env, loc='left', fontsize=10)
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=9, loc='upper left')
+        named = {labels[kind]: seeds for kind, seeds in methods.items()}
+        draw_curves(axes, env, named, {labels[kind]: COLOURS[kind] for kind in methods})
+        axes.set_xlim(1000, None)
     save_figure(figure, path)
+
+
+def draw_curves(
+    axes: Any, title: str, curves: Mapping[str, Sequence[Curve]], colours: Mapping[str, str]
+) -> None:
+    """Returns against steps in one panel: the mean of each method, and its seeds as thin lines."""
+    for name, seeds in curves.items():
+        for steps, returns in seeds:
+            axes.plot(steps, returns, color=colours[name], linewidth=0.7, alpha=0.4)
+        axes.plot(*mean_curve(seeds), color=colours[name], linewidth=2.2, label=name)
+    axes.set(xscale='log', xlabel='environment steps', ylabel='return of an episode')
+    axes.set_title(title, loc='left', fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=9, loc='upper left')
 
 
 def draw_open_loop(

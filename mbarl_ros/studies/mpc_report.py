@@ -140,15 +140,14 @@ def _gait(methods: Mapping[str, Sequence[Curve]]) -> Verdict:
     finals = [final(curve) for curve in methods['value']]
     steps = int(methods['value'][0][0][-1])
     evidence = f'return {spread(finals)} after {steps:,} steps'
-    for kind in ('trpo', 'trpo_default'):
-        if kind in methods:
-            early = max(steps, int(methods[kind][0][0][0]))
-            same = [float(np.interp(early, *curve)) for curve in methods[kind]]
-            ends = [final(curve) for curve in methods[kind]]
-            evidence += (
-                f'; {METHODS[kind]}: {spread(same)} after {early:,}, {spread(ends)} after '
-                f'{int(methods[kind][0][0][-1]):,}'
-            )
+    if trpo := methods.get('trpo'):
+        early = max(steps, int(trpo[0][0][0]))
+        same = [float(np.interp(early, *curve)) for curve in trpo]
+        ends = [final(curve) for curve in trpo]
+        evidence += (
+            f'; {METHODS["trpo"]}: {spread(same)} after {early:,}, {spread(ends)} after '
+            f'{int(trpo[0][0][-1]):,}'
+        )
     return Verdict('HalfCheetah-v5: a moving gait', bool(min(finals) > 500), evidence)
 
 

@@ -13,7 +13,6 @@ from mbarl_ros.control.planning_policy import PlanningPolicy
 from mbarl_ros.learning.imitation import regress
 
 DEVIATION = 0.3  # of the actions with which TRPO goes on
-_PROBLEMS = 100  # states that are labelled at once
 _PLANS = 2  # for a label; the second starts from the first
 
 
@@ -37,12 +36,8 @@ class PlannerClone:
 
     def label(self, states: np.ndarray) -> None:
         """Add states [n, O] with the planner's actions in them, each from a plan of its own."""
-        for rows in np.split(states, range(_PROBLEMS, len(states), _PROBLEMS)):
-            self._planner.begin(len(rows))
-            for _ in range(_PLANS):
-                actions = self._planner.mean_action(rows)
-            self._states.append(rows[:, : self._entries])
-            self._labels.append(actions.astype(np.float32))
+        self._states.append(states[:, : self._entries])
+        self._labels.append(self._planner.label(states, _PLANS).astype(np.float32))
 
     def fit(self, gradient_steps: int) -> float:
         """Regression on all labels; the held-out squared error."""
