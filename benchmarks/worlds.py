@@ -29,8 +29,9 @@ from mbarl_ros.schema.load import load_world
 from mbarl_ros.task import Task
 
 RESULTS = Path(__file__).parent / 'results'
-TASKS = ('push', 'door')
+TASKS = ('push', 'door', 'pick_place', 'peg')
 WRITES = (
+    'applyExternalForce',
     'setJointMotorControlArray',
     'stepSimulation',
     'resetBasePositionAndOrientation',

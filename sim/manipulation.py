@@ -59,7 +59,8 @@ class Manipulation(World):
             *(f'object_{entry}' for entry in _POSE),
         )
         self._client = connect(self.control_rate, SUBSTEPS)
-        pybullet.setGravity(0, 0, -9.81, physicsClientId=self._client)
+        # Bullet's own share leaves what is pressed down centimetres inside the ground.
+        pybullet.setPhysicsEngineParameter(contactERP=0.9, physicsClientId=self._client)
         self.arm = Panda(self._client, 1 / self.control_rate, SUBSTEPS)
         self._build()
         self._forget_contacts()
@@ -119,11 +120,11 @@ class Manipulation(World):
         )
 
     def set_state(self, state: np.ndarray) -> np.ndarray:
-        """Reset arm and object to those of ``state``, at rest."""
+        """Reset arm and object to those of ``state``; the object is at rest."""
         state = np.asarray(state, np.float64)
         self._episode_rng = np.random.default_rng(0)
         self._restore()
-        self.arm.place(state[:7], state[14])
+        self.arm.place(state[:7], state[14], state[7:14])
         self.arm.target = state[18:21].copy()
         self._put(state[21:28])
         return self._state(self._pose())

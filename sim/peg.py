@@ -8,7 +8,7 @@ import pybullet
 from mbarl_sim.tray import Tray
 from mbarl_sim.worlds import box, capsule_shape
 
-RADIUS, LENGTH, MASS = 0.02, 0.08, 0.15  # m, m, kg
+RADIUS, LENGTH = 0.02, 0.08  # m
 BALLAST = 0.01  # m, centre of mass above the tip; below RADIUS, a peg that fell stands up by itself
 CLEARANCE = 0.005  # m, by which the hole is wider than the peg
 HOLE = np.array([0.54, 0.06])  # m, its middle
@@ -23,6 +23,8 @@ class Peg(Tray):
 
     Its pose is that of its centre of mass, ``BALLAST`` above the ground while it stands there.
     """
+
+    mass = 0.15
 
     def _build(self) -> None:
         super()._build()
@@ -40,7 +42,7 @@ class Peg(Tray):
         )
         visual = capsule_shape(client, RADIUS, LENGTH, (0.85, 0.35, 0.2))
         self._object = pybullet.createMultiBody(
-            MASS,
+            self.mass,
             shape,
             visual,
             baseInertialFramePosition=(0.0, 0.0, BALLAST - LENGTH / 2),

@@ -8,7 +8,7 @@ import pybullet
 from mbarl_sim.tray import Tray
 from mbarl_sim.worlds import cylinder
 
-SIDE, MASS = 0.04, 0.1  # m, kg; of the cube
+SIDE = 0.04  # m, of the cube
 PLACES = ((0.58, -0.12), (0.58, 0.03), (0.54, 0.15), (0.42, 0.12))  # m, the goals of the task
 PLACE_RADIUS = 0.035  # m
 START, SPREAD = np.array([0.42, -0.13]), 0.02  # m, where demonstrations begin
@@ -17,6 +17,8 @@ HAND_START = np.array([0.42, -0.02, 0.12])  # m, where the hand is then
 
 class PickPlace(Tray):
     """A cube on a tray, held by nothing but the friction between it and the fingers."""
+
+    mass = 0.1
 
     def _build(self) -> None:
         super()._build()
@@ -33,7 +35,7 @@ class PickPlace(Tray):
             rgbaColor=(0.2, 0.4, 0.85, 1),
             physicsClientId=client,
         )
-        self._object = pybullet.createMultiBody(MASS, shape, visual, physicsClientId=client)
+        self._object = pybullet.createMultiBody(self.mass, shape, visual, physicsClientId=client)
         pybullet.changeDynamics(
             self._object, -1, lateralFriction=0.6, spinningFriction=0.003, physicsClientId=client
         )

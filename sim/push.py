@@ -8,13 +8,15 @@ import pybullet
 from mbarl_sim.tray import Tray
 from mbarl_sim.worlds import cylinder, cylinder_shape
 
-RADIUS, HEIGHT, MASS = 0.035, 0.04, 0.15  # m, m, kg; of the puck
+RADIUS, HEIGHT = 0.035, 0.04  # m, of the puck
 GOAL, GOAL_RADIUS = np.array([0.55, 0.13]), 0.04  # m
 START, SPREAD = np.array([0.45, -0.1]), 0.03  # m, where demonstrations begin
 
 
 class Push(Tray):
     """A puck slides on a tray."""
+
+    mass = 0.15
 
     def _build(self) -> None:
         super()._build()
@@ -24,7 +26,7 @@ class Push(Tray):
             pybullet.GEOM_CYLINDER, radius=RADIUS, height=HEIGHT, physicsClientId=client
         )
         visual = cylinder_shape(client, RADIUS, HEIGHT, (0.2, 0.4, 0.85))
-        self._object = pybullet.createMultiBody(MASS, shape, visual, physicsClientId=client)
+        self._object = pybullet.createMultiBody(self.mass, shape, visual, physicsClientId=client)
         pybullet.changeDynamics(
             self._object, -1, lateralFriction=0.5, spinningFriction=0.005, physicsClientId=client
         )

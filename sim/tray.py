@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pybullet
 
@@ -9,6 +11,7 @@ from mbarl_sim.manipulation import Manipulation
 from mbarl_sim.worlds import box
 
 MIDDLE, HALF = np.array([0.5, 0.0]), np.array([0.13, 0.2])  # m, the flat part of the tray
+GRAVITY = 9.81  # m/s^2
 EDGE, SLOPE = 0.1, np.radians(30)  # m, width of the tilted edges and their slope
 
 
@@ -19,6 +22,7 @@ class Tray(Manipulation):
     """
 
     hand_box = np.array([[0.3, -0.28, 0.012], [0.7, 0.28, 0.2]])
+    mass: ClassVar[float]  # kg, of the object
     _object: int
 
     def _build(self) -> None:
@@ -55,6 +59,18 @@ class Tray(Manipulation):
         away = np.linalg.norm(hand[:2] - place) > radius + 0.06 or hand[2] > height + 0.02
         inside = (np.abs(hand[:2] - MIDDLE) < HALF - 0.01).all() or hand[2] > 0.09
         return (hand, place) if away and inside else None
+
+    def _simulate(self, finger: float) -> None:
+        """One control period, in which the object has its weight."""
+        pybullet.applyExternalForce(
+            self._object,
+            -1,
+            (0.0, 0.0, -GRAVITY * self.mass),
+            self._pose()[:3],
+            pybullet.WORLD_FRAME,
+            physicsClientId=self._client,
+        )
+        super()._simulate(finger)
 
     def _pose(self) -> np.ndarray:
         position, turn = pybullet.getBasePositionAndOrientation(
