@@ -1,12 +1,12 @@
 """``mbarl bench`` as its users see it: the same numbers however it is run, and an honest report."""
 
+import contextlib
 import functools
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,16 +75,30 @@ def test_a_bench_of_no_seed_is_refused(text, capsys):
     assert '--seeds' in capsys.readouterr().err
 
 
+def session(leader):
+    """Processes of a session that are alive."""
+    found = []
+    for folder in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):
+            state, _, _, sid = (folder / 'stat').read_text().rpartition(')')[2].split()[:4]
+            if int(sid) == leader and state != 'Z':
+                found.append(int(folder.name))
+    return found
+
+
 @pytest.mark.slow
 def test_killed_and_run_again_alone_a_seed_gives_the_same(task, done, tmp_path):
-    words = command(task, tmp_path, '--jobs', '1', '--seeds', '0,')
+    words = command(task, tmp_path, '--jobs', '1', '--seeds', '0,', '--evaluators', '3')
     process = subprocess.Popen(words, start_new_session=True)
-    first = tmp_path / 'pointmass' / 'small' / 'seed_0'
-    while len(seeds.read_evaluations(first)) < 2:
+    while len(session(process.pid)) < 5:  # bench, the seed, its evaluators
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
+    deadline = time.monotonic() + 30
+    while left := session(process.pid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
     assert not (tmp_path / 'pointmass' / 'table.md').exists()
     subprocess.run(words, check=True, timeout=120)
     assert lines(tmp_path, 0) == lines(done, 0)

@@ -42,7 +42,7 @@ def _bench(options: argparse.Namespace) -> int:
         if not _report(Path(options.report)):
             raise ConfigError(f'{options.report}: no finished seed in this folder')
         return EXIT_SUCCESS
-    failures = run_seeds(_runs(options), options.seeds, options.jobs or 0)
+    failures = run_seeds(_runs(options), options.seeds, options.jobs or 0, options.evaluators)
     for failure in failures:
         print(f'error: {failure}', file=sys.stderr)
     _report(Path(options.out))
@@ -75,7 +75,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--budget', type=_positive, help="environment steps; default: the task's")
     parser.add_argument('--out', default='runs/bench', help='output folder (default: runs/bench)')
     parser.add_argument(
-        '--jobs', type=_positive, help='processes at a time; default: the number of cores'
+        '--jobs', type=_positive, help='seeds at a time; default: the number of cores'
+    )
+    parser.add_argument(
+        '--evaluators',
+        type=_positive,
+        default=1,
+        metavar='N',
+        help='processes beside that of each seed, which evaluate its policies while it practises '
+        '(default: 1); results do not depend on it. More of them pay for slow worlds where cores '
+        'are idle',
     )
     parser.add_argument(
         '--demonstrations', default='', metavar='FOLDER', help="default: the task's"
