@@ -36,6 +36,7 @@ class Manipulation(World):
 
     control_rate = 10.0
     hand_box: ClassVar[np.ndarray]  # m, [2, 3]: where the hand may be
+    object_box: ClassVar[np.ndarray]  # m, [2, 3]: where the object may be
     eye: ClassVar[tuple[float, float, float]] = (1.35, -0.75, 0.75)  # m, of the camera
     look_at: ClassVar[tuple[float, float, float]] = (0.42, 0.0, 0.12)
 
@@ -65,6 +66,16 @@ class Manipulation(World):
         self._forget_contacts()
         self._initial = pybullet.saveState(physicsClientId=self._client)
         self.reset()
+
+    @property
+    def reach(self) -> dict[str, tuple[float, float]]:
+        """Where hand and object can be."""
+        boxes = {'hand': self.hand_box, 'target': self.hand_box, 'object': self.object_box}
+        return {
+            f'{what}_{axis}': (float(low), float(high))
+            for what, box in boxes.items()
+            for axis, low, high in zip('xyz', *box, strict=True)
+        }
 
     @abstractmethod
     def _build(self) -> None:
