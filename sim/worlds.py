@@ -26,6 +26,8 @@ class World(ABC):
     command_names: tuple[str, ...]
     control_rate: float
     put_right = 0  # how often an object that was lost has been put back
+    unseen: tuple[str, ...] = ()
+    """State entries that no sensor measured in the last step; their topics are silent then."""
     reach: Mapping[str, tuple[float, float]] = {}
     """State entry -> lowest and highest value that it can have; a target beyond is refused."""
 
