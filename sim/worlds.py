@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pybullet
 
-
-class SimulatorError(RuntimeError):
-    """A state that nobody can use; the message names world, entry and what came before it."""
+from mbarl_ros.schema.base import SimulatorError
 
 
 class World(ABC):
@@ -25,6 +26,10 @@ class World(ABC):
     command_names: tuple[str, ...]
     control_rate: float
     put_right = 0  # how often an object that was lost has been put back
+    unseen: tuple[str, ...] = ()
+    """State entries that no sensor measured in the last step; their topics are silent then."""
+    reach: Mapping[str, tuple[float, float]] = {}
+    """State entry -> lowest and highest value that it can have; a target beyond is refused."""
 
     def __init__(self, *, seed: int = 0) -> None:
         """Seed the training starts; nothing else in a world is random."""
@@ -77,6 +82,20 @@ def connect(control_rate: float, substeps: int) -> int:
         physicsClientId=client,
     )
     return client
+
+
+def load_urdf(client: int, path: str, **options: Any) -> int:
+    """Load a URDF file; returns its body id.
+
+    :param options: arguments of ``pybullet.loadURDF``
+    :raises SimulatorError: PyBullet cannot load it; the message names the file.
+    """
+    try:
+        return pybullet.loadURDF(path, physicsClientId=client, **options)
+    except pybullet.error as error:
+        print(flush=True)  # PyBullet has printed details, without a line break at their end
+        reason = 'is no URDF that PyBullet can load' if Path(path).exists() else 'no such file'
+        raise SimulatorError(f'{path}: {reason}; correct it, or install it again') from error
 
 
 def box(

@@ -260,7 +260,7 @@ class PolicyController(BaseLifecycleNode):
             return
         self._measured = (state, stamp)
         if self._loop is not None:
-            self._loop.receive_state(state, stamp)
+            self._loop.receive_state(state, stamp, self._states.late)
 
     def _on_executed(self, message: JointState) -> None:
         command, source = np.array(message.position), message.header.frame_id
@@ -295,9 +295,10 @@ class PolicyController(BaseLifecycleNode):
         if not reason:
             return
         gate = f' (gate: {self._loop.gate_state})' if self._loop.gate_state else ''
+        errors = ''.join(f'; {error}' for error in self._robot_errors())
         self.trigger_deactivate()
         again = f'ros2 lifecycle set {self.get_fully_qualified_name()} activate'
-        self._gave_up = f'{reason}{gate}: deactivated; to go on, {again}'
+        self._gave_up = f'{reason}{gate}{errors}: deactivated; to go on, {again}'
         self.get_logger().error(self._gave_up)
 
     # --- outputs -----------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_d
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, latched
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_bytes
 from mbarl_ros.schema import topics
+from mbarl_ros.schema.base import ConfigError, SimulatorError
 from mbarl_ros.schema.exit_codes import EXIT_BUDGET, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SUCCESS
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import unwritable, write_file
@@ -129,10 +130,15 @@ class PolicyEvaluator(BaseNode):
                 steps, arrays = self._due.get()
                 policy = deployed_policy(arrays, DEPLOYED, self.task, self.agent, self.seed)
                 self._evaluate(steps, policy)
+        except (ConfigError, SimulatorError) as error:
+            self._fail(str(error))
         except BaseException as error:
-            self.get_logger().fatal(f'evaluation stopped: {error!r}')
-            self.exit_code, self.finished = EXIT_FAILURE, True
+            self._fail(repr(error))
             raise
+
+    def _fail(self, reason: str) -> None:
+        self.get_logger().fatal(f'evaluation stopped: {reason}')
+        self.exit_code, self.finished = EXIT_FAILURE, True
 
     def _evaluate_clone(self) -> None:
         """Success of behaviour cloning: what the demonstrations are worth without practice."""
@@ -183,6 +189,12 @@ class PolicyEvaluator(BaseNode):
         if confirmed:
             self._end(TARGET_REACHED)
         elif steps >= self._budget:
+            successes = any(line['deployed_success'] for line in self._lines)
+            if self.task.reward_known and not successes:
+                self.get_logger().warning(
+                    "no evaluation has seen a single success: can the target (key 'success' of "
+                    'the task) be reached, within the horizon (evaluation.horizon)?'
+                )
             self._end(BUDGET)
 
     def _write_lines(self) -> bool:
