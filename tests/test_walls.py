@@ -52,7 +52,7 @@ FOREIGN = {
     'learning': {'numpy', 'torch'},
     'control': {'numpy'},
     'demos': {'numpy', *FORMATS},
-    'view': {'numpy', 'matplotlib', 'rich'},
+    'view': {'numpy', 'matplotlib', 'rich', 'PIL', 'av'},
     'storage': {'numpy', 'safetensors', 'yaml'},
     'task': {'numpy'},
     'schema': {'numpy', 'pydantic', 'yaml'},

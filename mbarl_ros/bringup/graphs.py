@@ -89,7 +89,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     """
     values = parse(graph, given)
     if graph == 'evaluate':
-        _resolve_policy(values)
+        resolve_policy(values)
     if graph == 'replay':
         _resolve_demo(values)
     task_config = load_task(str(values['task']))
@@ -192,7 +192,11 @@ def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConf
         raise ConfigError(f'{path}: no demonstration in this folder; {remedy}')
 
 
-def _resolve_policy(values: dict[str, Value]) -> None:
+def resolve_policy(values: dict[str, Value]) -> None:
+    """Make ``policy`` a file; unset ``task``, ``agent`` and ``robot`` become those beside it.
+
+    :raises ConfigError: no policy, or nothing that says its task and agent.
+    """
     if not values['policy']:
         raise ConfigError("argument 'policy' is required: a run folder, like policy:=runs/NAME")
     path = Path(str(values['policy'])).expanduser().absolute()

@@ -97,30 +97,34 @@ class WideStarts:
     They are drawn from ``ranges``, or chosen by the world's ``reset_to_wide(index)``.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, worlds: int | None = None) -> None:
         """Draw the starts and make the worlds.
 
-        :raises ConfigError: the task has no world, or no ranges and a world without
-            ``reset_to_wide``.
+        :param worlds: how many run side by side; default: as many as are fast
+        :raises ConfigError: the task has no world or no wide starts, or no ranges and a world
+            without ``reset_to_wide``.
         """
         self.task = task
         config = task.config.evaluation.wide
+        if config is None:
+            raise ConfigError(f"task '{task.name}': key 'evaluation.wide' is not set")
         count = config.episodes if config.ranges else min(config.episodes, WIDE_WORLDS)
-        self._worlds = [task.load_world(seed=0) for _ in range(count)]
+        self.worlds = [task.load_world(seed=0) for _ in range(worlds or count)]
         self.episodes, self.starts = config.episodes, None
         if config.ranges:
             rng = np.random.default_rng(WIDE_SEED)
-            self.starts = np.tile(self._worlds[0].reset_to_start(0), (config.episodes, 1))
+            self.starts = np.tile(self.worlds[0].reset_to_start(0), (config.episodes, 1))
             for name, (low, high) in config.ranges.items():
                 column = task.robot.state_names.index(name)
                 self.starts[:, column] = rng.uniform(low, high, config.episodes)
-        elif not hasattr(self._worlds[0].world, 'reset_to_wide'):
+        elif not hasattr(self.worlds[0].world, 'reset_to_wide'):
             raise ConfigError(
                 f"task '{task.name}': key 'evaluation.wide.ranges' is empty and world "
                 f"{task.config.world} has no method 'reset_to_wide'; set ranges"
             )
 
-    def _reset(self, world: Any, index: int) -> np.ndarray:
+    def reset(self, world: Any, index: int) -> np.ndarray:
+        """Put a world into wide start ``index``; returns the robot state [S]."""
         return (
             world.reset_to_wide(index)
             if self.starts is None
@@ -130,12 +134,12 @@ class WideStarts:
     def evaluate(self, policy: Actor) -> float:
         """Success rate from all starts, within the task's evaluation horizon, goals in turn."""
         succeeded = 0
-        side_by_side = len(self._worlds)
+        side_by_side = len(self.worlds)
         for first in range(0, self.episodes, side_by_side):
             numbers = np.arange(first, min(first + side_by_side, self.episodes))
-            worlds = self._worlds[: len(numbers)]
+            worlds = self.worlds[: len(numbers)]
             rows = zip(worlds, numbers, strict=True)
-            states = np.stack([self._reset(world, number) for world, number in rows])
+            states = np.stack([self.reset(world, number) for world, number in rows])
             succeeded += attempts(self.task, worlds, policy, states, numbers)[0].sum()
         return float(succeeded / self.episodes)
 
