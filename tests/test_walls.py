@@ -57,7 +57,7 @@ FOREIGN = {
     'task': {'numpy'},
     'schema': {'numpy', 'pydantic', 'yaml'},
 }
-SIM_NODES = ('mbarl_sim.robot_sim', 'mbarl_sim.scripted_operator')
+SIM_NODES = ('mbarl_sim.robot_sim', 'mbarl_sim.scripted_operator', 'mbarl_sim.camera')
 
 
 @dataclass(frozen=True)

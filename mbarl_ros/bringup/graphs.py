@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mbarl_ros.bringup.arguments import Value, parse
+from mbarl_ros.bringup.arguments import CAMERA, Value, parse
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.executables import NODES
@@ -100,6 +100,8 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     simulated = graph in ('sim', 'replay') or bool(values.get('simulated', False))
     if simulated:
         _check_world(task_config)
+    if values.get('camera') and not simulated:
+        raise ConfigError('camera:=true is the camera of the simulation; start the driver of yours')
     _resolve_mode(values, given, simulated)
     if graph in ('sim', 'hardware'):
         task.check_agent(agent)
@@ -264,6 +266,12 @@ class _Builder:
             respawn=respawn and bool(self.values.get('use_respawn', False)),
         )
 
+    def robot_sim(self, **own: Value) -> NodeSpec:
+        """The simulated robot, with its pace where it has one, and its camera."""
+        names = ('real_time_factor', *(argument.name for argument in CAMERA))
+        chosen = {name: self.values[name] for name in names if name in self.values}
+        return self.node('robot_sim', **chosen, **own)
+
     def gate(self, simulated: bool) -> NodeSpec:
         """The safety gate; its time-outs depend on the real-time factor of a simulation."""
         if not simulated:
@@ -308,7 +316,7 @@ def _learning(
     if agent.backward == 'classifier':
         nodes.append(build.node('state_classifier', respawn=True, demonstrations=demos))
     if simulated:
-        nodes.insert(0, build.node('robot_sim', real_time_factor=values['real_time_factor']))
+        nodes.insert(0, build.robot_sim())
         nodes.append(
             build.node(
                 'policy_evaluator',
@@ -331,7 +339,7 @@ def _record(
         build.monitor(),
     ]
     if simulated:
-        nodes.insert(0, build.node('robot_sim', real_time_factor=values['real_time_factor']))
+        nodes.insert(0, build.robot_sim())
     if values['operator'] == 'scripted':
         if not simulated:
             raise ConfigError(
@@ -358,7 +366,7 @@ def _evaluate(
         build.monitor(),
     ]
     if simulated:
-        nodes.insert(0, build.node('robot_sim', real_time_factor=values['real_time_factor']))
+        nodes.insert(0, build.robot_sim())
     return tuple(nodes)
 
 
@@ -368,7 +376,7 @@ def _replay(
     build = _Builder(values)
     demos = values['demo']
     return (
-        build.node('robot_sim', demonstrations=demos),
+        build.robot_sim(demonstrations=demos),
         build.node('safety_gate'),
         build.node(
             'demo_replayer', required=True, demonstrations=demos, tolerance=values['tolerance']
