@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
-from mbarl_ros.nodes.support.qos import SENSOR
+from mbarl_ros.nodes.support.qos import PICTURES
 from mbarl_ros.nodes.support.runtime import BaseNode
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
@@ -52,8 +52,8 @@ class SimulatedCamera:
             )
         self._world, self._period_ns, self._due_ns = world, round(1e9 / rate), 0
         self._info = camera_info(world.render(*self._size))
-        self._images = node.create_publisher(Image, topics.CAMERA_IMAGE, SENSOR)
-        self._infos = node.create_publisher(CameraInfo, topics.CAMERA_INFO, SENSOR)
+        self._images = node.create_publisher(Image, topics.CAMERA_IMAGE, PICTURES)
+        self._infos = node.create_publisher(CameraInfo, topics.CAMERA_INFO, PICTURES)
 
     def publish(self, time_ns: int, stamp_ns: int) -> None:
         """Publish a picture of the present state, if it is time and somebody subscribes.
