@@ -94,6 +94,7 @@ def main() -> None:
     summary = {
         'command': f'python benchmarks/camera.py --task {arguments.task}',
         'cores': os.cpu_count(),
+        'load_average': round(os.getloadavg()[1], 1),  # others work on this machine, too
         'milliseconds_for_a_picture': {
             f'{width} x {height}': round(picture_milliseconds(arguments.task, width, height), 1)
             for width, height in ((320, 240), (640, 480))

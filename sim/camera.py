@@ -65,8 +65,9 @@ class SimulatedCamera:
             return
         if not (self._images.get_subscription_count() or self._infos.get_subscription_count()):
             return
-        # Later than now, since a world that stands still has its state published again.
-        self._due_ns = max(self._due_ns + self._period_ns, time_ns + 1)
+        # Where nobody subscribed for a while, the period begins anew.
+        late = time_ns - self._due_ns >= self._period_ns
+        self._due_ns = (time_ns if late else self._due_ns) + self._period_ns
         image = image_message(self._world.render(*self._size))
         for message, publisher in ((image, self._images), (self._info, self._infos)):
             set_stamp(message, stamp_ns)

@@ -20,7 +20,7 @@ SIZE = {'camera_width': 160, 'camera_height': 120}
 
 
 class Viewer:
-    """Subscribes as image viewers do, and steps the world by commands."""
+    """Subscribes as image viewers do (reliable, or best effort), and steps the world by commands."""
 
     def __init__(self, graph):
         self.graph, self.images, self.infos = graph, [], []
@@ -28,7 +28,7 @@ class Viewer:
 
     def look(self):
         create = self.graph.node.create_subscription
-        create(Image, 'camera/image_raw', self.images.append, qos_profile_sensor_data)
+        create(Image, 'camera/image_raw', self.images.append, 10)
         create(CameraInfo, 'camera/camera_info', self.infos.append, qos_profile_sensor_data)
 
     def step(self, times, vx=0.8):
