@@ -26,6 +26,8 @@ from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError, SimulatorError
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp
 from mbarl_ros.storage.files import unwritable
+from mbarl_sim import camera
+from mbarl_sim.camera import SimulatedCamera
 
 # Lockstep: time (s, steady clock) without a command after which the state is published again, so
 # that a node that was started late, or restarted, has something to answer.
@@ -51,6 +53,9 @@ class RobotSim(BaseNode):
     controller does: stopping it is the gate's duty. While this process is stalled, simulated time
     stands still: it never takes two steps at once, the second without an answer to the first.
 
+    With parameter ``camera`` it is also a camera that looks at the world: see
+    :class:`~mbarl_sim.camera.SimulatedCamera`.
+
     Parameters: ``real_time_factor``, ``demonstrations`` (reset to their starts, in turn),
     ``publish_clock`` (false: stamps by the system clock, as a robot does), ``step_log`` (a file
     that gets what really happened: a JSON line for each step with ``stamp`` in ns, ``state``
@@ -69,6 +74,7 @@ class RobotSim(BaseNode):
                 'demonstrations': ('', 'Demonstrations to whose starts it is reset; empty: none'),
                 'publish_clock': (True, 'False: stamps by the system clock and no /clock'),
                 'step_log': ('', 'File that gets a JSON line for each executed step; empty: none'),
+                **camera.PARAMETERS,
             }
         )
         robot = self.task.robot
@@ -118,7 +124,9 @@ class RobotSim(BaseNode):
         self._last_publication = -math.inf
         self._resets_publisher.publish(UInt32(data=0))
         self._starts = self._load_starts()
-        self._publish(self._reset_world())
+        state = self._reset_world()
+        self._camera = SimulatedCamera(self, self._world) if self.value('camera') else None
+        self._publish(state)
 
     def _load_starts(self) -> list[Replay]:
         folder = self.value('demonstrations')
@@ -241,6 +249,8 @@ class RobotSim(BaseNode):
             clock = self._clock_message.clock
             clock.sec, clock.nanosec = divmod(self._time_ns, 1_000_000_000)
             self._clock_publisher.publish(self._clock_message)
+        if self._camera is not None:
+            self._camera.publish(self._time_ns, stamp)
         self._last_publication = time.monotonic()
 
     def _repeat(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pybullet
@@ -53,7 +53,10 @@ class World(ABC):
 
     @abstractmethod
     def render(self, width: int = 480, height: int = 480) -> np.ndarray:
-        """Render a picture, uint8 [height, width, 3]; needs no display."""
+        """Render a picture, uint8 [height, width, 3]; needs no display.
+
+        A :class:`Picture` also says which camera took it.
+        """
 
     def close(self) -> None:  # noqa: B027 (a world may have nothing to free)
         """Release the simulator; the world cannot be used afterwards."""
@@ -186,6 +189,39 @@ def _mesh_shape(
     )
 
 
+class Camera(NamedTuple):
+    """A pinhole camera: its place, a point that it looks at, what is up in its picture (all m).
+
+    ``fov``: its vertical field of view in degrees.
+    """
+
+    eye: tuple[float, float, float]
+    at: tuple[float, float, float]
+    up: tuple[float, float, float]
+    fov: float
+
+    def intrinsics(self, width: int, height: int) -> np.ndarray:
+        """Camera matrix [3, 3] of a picture of this size; pixel (0, 0) has its middle at (0, 0)."""
+        focal = height / 2 / np.tan(np.radians(self.fov) / 2)
+        # TinyRenderer draws half a pixel to the right of the middle, and half a pixel above it.
+        return np.array([[focal, 0, width / 2], [0, focal, height / 2 - 1], [0, 0, 1]])
+
+    def project(self, point: np.ndarray, width: int, height: int) -> tuple[float, float]:
+        """Column and row at which a point [3] (m) is in a picture of this size."""
+        ahead = np.subtract(self.at, self.eye)
+        right = np.cross(ahead, self.up)
+        axes = np.stack([right, np.cross(ahead, right), ahead])  # x right, y down, z ahead
+        axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+        x, y, depth = self.intrinsics(width, height) @ axes @ np.subtract(point, self.eye)
+        return float(x / depth), float(y / depth)
+
+
+class Picture(np.ndarray):
+    """A picture, uint8 [height, width, 3], and the camera that took it."""
+
+    camera: Camera | None = None
+
+
 def picture(
     client: int,
     eye: tuple[float, float, float],
@@ -195,7 +231,7 @@ def picture(
     *,
     at: tuple[float, float, float] = (0, 0, 0),
     up: tuple[float, float, float] = (0, 1, 0),
-) -> np.ndarray:
+) -> Picture:
     """Render the scene of a client, looking from ``eye`` ``at``, with the software renderer."""
     view = pybullet.computeViewMatrix(eye, at, up)
     projection = pybullet.computeProjectionMatrixFOV(fov, width / height, 0.1, 30)
@@ -210,4 +246,6 @@ def picture(
         physicsClientId=client,
     )[2]
     rgba = np.asarray(pixels, np.uint8).reshape(height, width, 4)
-    return np.ascontiguousarray(rgba[..., :3])
+    image = np.ascontiguousarray(rgba[..., :3]).view(Picture)
+    image.camera = Camera(eye, at, up, fov)
+    return image

@@ -14,11 +14,12 @@ import yaml
 
 from mbarl_ros.cli.main import main
 from mbarl_ros.control.phases import Practice
-from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
+from mbarl_ros.control.policy import DEPLOYED, Policy, read_policy, unpack_policy
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning.evaluation import WideStarts, attempt, attempts, evaluate
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import find, load_agent, load_task, load_world
+from mbarl_ros.storage.run_files import kept_policies
 from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.studies import seeds, worker
 from mbarl_ros.studies.report import published, write_report
@@ -135,6 +136,10 @@ def test_a_policy_of_the_bench_is_one_for_the_robot(done):
     task, agent = Task.load(str(folder / 'task.yaml')), load_agent(str(folder / 'agent.yaml'))
     arrays, meta = unpack_policy((folder / 'policy.safetensors').read_bytes(), task, agent)
     assert meta['environment_steps'] == 200
+    kept = kept_policies(folder)
+    assert list(kept) == [0, 50, 100, 200]  # after 0, 1, 2 and 4 evaluations
+    assert kept[200].read_bytes() == (folder / 'policy.safetensors').read_bytes()
+    assert read_policy(kept[50], task, agent)[1] == 50
     practice = Practice(task, agent, seed=0, evaluation=True)
     practice.set_policies(arrays)
     world = load_world(task.config, seed=0)
@@ -152,6 +157,7 @@ def test_the_clone_has_one_line_and_a_policy_for_the_robot(task, tmp_path, monke
     assert found[0]['clone_success'] == found[0]['deployed_success']
     unpack_policy((tmp_path / 'policy.safetensors').read_bytes(), *loaded[:2])
     assert seeds.is_finished(tmp_path, loaded[1], run.budget)
+    assert not kept_policies(tmp_path)  # there is but one
 
 
 @pytest.mark.parametrize(

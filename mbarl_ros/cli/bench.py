@@ -22,9 +22,10 @@ its own:
   mbarl bench --agents mbarl,medal,bc 'mbarl:name=no model,model=null' mbarl:sac.cloning_weight=0
 
 Each seed has a folder OUT/TASK/AGENT/seed_S with the configuration as used, evaluations.jsonl, the
-policy (as in the run folder of `mbarl up sim`: run it with `mbarl up evaluate policy:=FOLDER`),
-metrics.jsonl and the log. Finished seeds are not run again, interrupted ones start over; results
-are deterministic. At the end curves.png, table.md and table.json are written to OUT/TASK.
+policy and some earlier ones (as in the run folder of `mbarl up sim`: run it with `mbarl up evaluate
+policy:=FOLDER`, film it with `mbarl render FOLDER`), metrics.jsonl and the log. Finished seeds are
+not run again, interrupted ones start over; results are deterministic. At the end curves.png,
+table.md and table.json are written to OUT/TASK.
 """
 
 

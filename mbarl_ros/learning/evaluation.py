@@ -116,29 +116,40 @@ class WideStarts:
     They are drawn from ``ranges``, or chosen by the world's ``reset_to_wide(index)``.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, worlds: int | None = None) -> None:
         """Draw the starts and make the worlds.
 
-        :raises ConfigError: the task has no world, or no ranges and a world without
-            ``reset_to_wide``.
+        :param worlds: how many run side by side; default: as many as are fast
+        :raises ConfigError: the task has no world or no wide starts, or no ranges and a world
+            without ``reset_to_wide``.
         """
         self.task = task
         config = task.config.evaluation.wide
+        if config is None:
+            raise ConfigError(f"task '{task.name}': key 'evaluation.wide' is not set")
         # A world with physics is slow beside the policy and takes 100 MB: one is enough.
         count = config.episodes if config.ranges else 1
-        self._worlds = [task.load_world(seed=0) for _ in range(count)]
+        self.worlds = [task.load_world(seed=0) for _ in range(worlds or count)]
         self.episodes, self.starts = config.episodes, None
         if config.ranges:
             rng = np.random.default_rng(WIDE_SEED)
-            self.starts = np.tile(self._worlds[0].reset_to_start(0), (config.episodes, 1))
+            self.starts = np.tile(self.worlds[0].reset_to_start(0), (config.episodes, 1))
             for name, (low, high) in config.ranges.items():
                 column = task.robot.state_names.index(name)
                 self.starts[:, column] = rng.uniform(low, high, config.episodes)
-        elif not hasattr(self._worlds[0].world, 'reset_to_wide'):
+        elif not hasattr(self.worlds[0].world, 'reset_to_wide'):
             raise ConfigError(
                 f"task '{task.name}': key 'evaluation.wide.ranges' is empty and world "
                 f"{task.config.world} has no method 'reset_to_wide'; set ranges"
             )
+
+    def reset(self, world: Any, index: int) -> np.ndarray:
+        """Put a world into wide start ``index``; returns the robot state [S]."""
+        return (
+            world.reset_to_wide(index)
+            if self.starts is None
+            else world.set_state(self.starts[index])
+        )
 
     def evaluate(self, policy: Actor) -> float:
         """Success rate from all starts, within the task's evaluation horizon, goals in turn."""
@@ -148,11 +159,10 @@ class WideStarts:
         """Results [2, n] of the episodes from starts ``indices``, from all where it is None."""
         indices = range(self.episodes) if indices is None else indices
         if self.starts is None:
-            world = self._worlds[0]
+            world = self.worlds[0]
             return _in_turn(self.task, world, policy, indices, world.reset_to_wide)
-        worlds = [self._worlds[index] for index in indices]
-        rows = zip(worlds, self.starts[indices], strict=True)
-        states = np.stack([world.set_state(start) for world, start in rows])
+        worlds = [self.worlds[index] for index in indices]
+        states = np.stack([self.reset(*row) for row in zip(worlds, indices, strict=True)])
         return np.array(attempts(self.task, worlds, policy, states, np.array(indices)))
 
 

@@ -79,7 +79,7 @@ class PolicyController(BaseLifecycleNode):
         self._command_names = list(self.task.robot.command_names)
         path = self.value('policy')
         self._initial_policy = (
-            read_policy(path, self.task, self.agent)
+            read_policy(path, self.task, self.agent)[0]
             if path and path != 'random'
             else self._last_good_policy()
         )
@@ -120,7 +120,7 @@ class PolicyController(BaseLifecycleNode):
         if self.lockstep or self.value('policy') or file is None or not file.exists():
             return None
         try:
-            return read_policy(file, self.task, self.agent)
+            return read_policy(file, self.task, self.agent)[0]
         except ConfigError as error:
             self.get_logger().warning(f'waiting for the learner: {error}')
             return None

@@ -20,7 +20,13 @@ from mbarl_ros.learning.imitation import clone
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.storage import lifeline
 from mbarl_ros.storage.files import lock_file, write_file
-from mbarl_ros.storage.run_files import EVALUATIONS_FILE, LOCK_FILE, POLICY_FILE
+from mbarl_ros.storage.run_files import (
+    EVALUATIONS_FILE,
+    KEPT_POLICY_FILE,
+    LOCK_FILE,
+    POLICY_FILE,
+    keeps_policy,
+)
 from mbarl_ros.storage.transitions import PHASES, Transitions
 from mbarl_ros.studies import seeds
 from mbarl_ros.studies.direct import DirectRun, run
@@ -137,11 +143,15 @@ def _save(
     arrays: Arrays | None,
     wall_seconds: float,
 ) -> None:
-    """Write the policy, if there is one, then the line of its evaluation."""
+    """Write the policy, if there is one, then the line of its evaluation; keep some policies."""
     record = dict(record)
     step, metrics = record.pop('step'), record.pop('metrics')
     if arrays is not None:
-        write_file(folder / POLICY_FILE, pack_policy(arrays, task, agent, step, applies_from=0))
+        data = pack_policy(arrays, task, agent, step, applies_from=0)
+        write_file(folder / POLICY_FILE, data)
+        practises = seeds.pseudo_agent(agent) is None
+        if practises and keeps_policy(len(seeds.read_evaluations(folder))):
+            write_file(folder / KEPT_POLICY_FILE.format(step), data)
     seeds.append_line(folder / seeds.METRICS_FILE, {'environment_steps': step, **metrics})
     line = evaluation_line(
         task,
