@@ -197,9 +197,9 @@ class RobotSim(BaseNode):
         """One step of the world."""
         stamp, before = self._time_ns, self._state
         state = self._world.step(self._command)
-        unseen = getattr(self._world, 'unseen', ())
+        unseen = set(getattr(self._world, 'unseen', ()))
         self._silent = [
-            codec.topic for codec, *_ in self._topics if not set(codec.names).isdisjoint(unseen)
+            codec.topic for codec, *_ in self._topics if not unseen.isdisjoint(codec.names)
         ]
         self._steps += 1
         self._time_ns += self._period_ns

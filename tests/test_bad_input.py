@@ -216,3 +216,12 @@ def test_a_graph_whose_world_cannot_be_made_ends_with_one_sentence(tmp_path, no_
     code, printed, result = up(tmp_path, broken(tmp_path, 'Urdf'), small_agent(tmp_path))
     assert code == 1 and 'Traceback' not in printed
     assert result['reason'] == 'failed' and f'{no_urdf}: is no URDF' in result['error']
+
+
+@pytest.mark.graph
+@pytest.mark.together
+def test_a_graph_whose_world_never_measures_a_topic_again_ends_with_its_name(tmp_path):
+    agent = small_agent(tmp_path, backward='none', model=None, updates_per_step=0.1)
+    code, printed, result = up(tmp_path, broken(tmp_path, 'Blind'), agent)
+    assert code == 1 and 'Traceback' not in printed
+    assert 'robot_sim' in result['error'] and 'odom: nothing measured for 60 s' in result['error']

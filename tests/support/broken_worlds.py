@@ -55,3 +55,9 @@ class TwoNumbers(PointMass):
 
     def step(self, command):
         return super().step(command)[:2]
+
+
+class Blind(PointMass):
+    """Its sensors fail for ever after the first step."""
+
+    unseen = ('x',)
