@@ -140,7 +140,7 @@ def test_a_lost_puck_is_put_back_and_counted():
 
 
 def test_physics_that_break_down_are_named():
-    made = Push(seed=0)
+    made = Task.load('push').load_world(seed=0)
     with pytest.raises(SimulatorError, match='Push'):
         made.step(np.full(4, np.nan))
     made.close()
