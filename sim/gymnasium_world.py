@@ -119,11 +119,17 @@ class GymnasiumWorld(World):
     def render(self, width: int = 480, height: int = 480) -> np.ndarray:
         """The environment's own picture, uint8 [height, width, 3], of the size that it has.
 
-        :raises ConfigError: it makes none.
+        :raises ConfigError: it makes none, or cannot.
         """
         if self.env.unwrapped.render_mode != 'rgb_array':
             raise ConfigError(f"environment '{self.name}': has no render mode 'rgb_array'")
-        return np.asarray(self.env.render(), np.uint8)
+        try:
+            return np.asarray(self.env.render(), np.uint8)
+        except Exception as error:  # whatever somebody's environment raises
+            raise ConfigError(
+                f"environment '{self.name}': makes no picture: {type(error).__name__}: {error}; "
+                'MuJoCo without a display needs the environment variable MUJOCO_GL=egl'
+            ) from error
 
     def close(self) -> None:
         """Close the environment."""

@@ -20,7 +20,7 @@ SIZE = {'camera_width': 160, 'camera_height': 120}
 
 
 class Viewer:
-    """Subscribes as image viewers do (reliable, or best effort), and steps the world by commands."""
+    """Subscribes as viewers do, reliable or best effort, and steps the world by commands."""
 
     def __init__(self, graph):
         self.graph, self.images, self.infos = graph, [], []

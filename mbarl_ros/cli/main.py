@@ -23,7 +23,7 @@ examples:
   mbarl robot check --robot arm.yaml    is a running robot fit to be armed?
   mbarl doctor                          why does nothing move?
   mbarl demos show demos/pointmass      plot demonstrations in the terminal
-  mbarl render demos/push --output a.gif   film a demonstration, or the policy of a run
+  mbarl render runs/mine --output a.gif film a policy, or a demonstration
   mbarl bench --agents mbarl,bc         compare agents over seeds on the tabletop task
   mbarl study dyna-maze                 Dyna-Q on the maze of Sutton and Barto, as figures
   mbarl up sim --help                   all arguments of the graph

@@ -131,6 +131,8 @@ def _render(options: argparse.Namespace) -> int:
     seconds = every / rate
     film = frames(episodes(), pause=round(PAUSE / seconds))
     write_film(film, seconds, options.output, options.frames)
+    for source in films:
+        source.close()
     if options.output:
         print(f'{options.output}: {options.output.stat().st_size / 1e6:.2f} MB')
     if options.frames:

@@ -112,6 +112,10 @@ class PolicyClips:
         rate = task.robot.control_rate
         return world.clip(self._title, start, rate, 'success' if verdict else over, verdict)
 
+    def close(self) -> None:
+        """Release the world."""
+        self._world.close()
+
     def _reset(self, episode: int) -> np.ndarray:
         if self._starts is None:
             return self._world.reset_to_start(episode)
@@ -189,6 +193,10 @@ class DemonstrationClips:
         end = {True: 'success', False: 'no success', None: 'end'}[verdict]
         title = f'demonstration {recorded.name}'
         return world.clip(title, '', task.robot.control_rate, end, verdict)
+
+    def close(self) -> None:
+        """Release the world."""
+        self._world.close()
 
     def _show(self, path: Path, state: np.ndarray) -> None:
         try:
