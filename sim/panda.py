@@ -37,8 +37,8 @@ class Panda:
 
     Each control step sets the speed of every drive so that it arrives at its reference at the end
     of the step. Drives push as hard as a real arm does before it stops itself for a collision; what
-    they cannot push stays where it is. A Franka controller carries the weight of the arm by itself: the
-    world must have no gravity, and give its objects their weight.
+    they cannot push stays where it is. A Franka controller carries the weight of the arm by itself:
+    the world must have no gravity, and give its objects their weight.
     """
 
     def __init__(self, client: int, period: float, substeps: int) -> None:
@@ -110,6 +110,7 @@ class Panda:
         The wall changes the velocity as little as possible. A velocity controller has no place to
         be at: what its drives could not do at once, it does not catch up on.
         """
+        velocity = _clip(velocity, -JOINT_SPEED, JOINT_SPEED)
         self.reference = self.joints
         position, _, jacobian = tip(self.reference)
         jacobian = jacobian[:3]
