@@ -52,6 +52,7 @@ setup(
         'matplotlib',
         'mcap',
         'numpy',
+        'pillow>=10.1',
         'pydantic>=2',
         'pyyaml',
         'rich',
@@ -90,6 +91,7 @@ setup(
             'scipy',
         ],
         'formats': ['h5py', 'minari', 'pyarrow'],
+        'video': ['av'],
         'dev': [
             'catkin_pkg',
             'hypothesis',

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import rclpy
@@ -31,9 +32,27 @@ NODES = {
 }
 
 
-def lockstep_rate(task: str, seconds: float) -> float:
-    """Environment steps per second, with random actions and without a learner."""
-    own = {'policy_controller': ['-p', 'policy:=random']}
+def lockstep_rate(
+    task: str,
+    seconds: float,
+    warm_up: int = 500,
+    simulation: Mapping[str, str] | None = None,
+    watch: Callable[[Node], object] = lambda node: None,
+) -> float:
+    """Environment steps per second, with random actions and without a learner.
+
+    :param warm_up: steps that do not count
+    :param simulation: parameters of robot_sim
+    :param watch: gets a node, to subscribe to something
+    """
+    own = {
+        'policy_controller': ['-p', 'policy:=random'],
+        'robot_sim': [
+            word
+            for name, value in (simulation or {}).items()
+            for word in ('-p', f'{name}:={value}')
+        ],
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, '-m', module, '--ros-args', '-p', f'task:={task}', *own.get(name, [])],
@@ -43,13 +62,14 @@ def lockstep_rate(task: str, seconds: float) -> float:
         for name, module in NODES.items()
     ]
     node = Node('lockstep_benchmark')
+    watch(node)
     samples: list[tuple[float, int]] = []
 
     def receive(message: DiagnosticArray) -> None:
         status = message.status[0]
         if status.name == 'robot_sim':
             steps = next(int(item.value) for item in status.values if item.key == 'steps')
-            if steps > 500:
+            if steps > warm_up:
                 samples.append((time.perf_counter(), steps))
 
     node.create_subscription(DiagnosticArray, '/diagnostics', receive, 10)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
+from collections import deque
 from typing import Any
 
 import numpy as np
 
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.base import ConfigError, SimulatorError
 from mbarl_ros.schema.load import load_robot, load_task, load_world
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
@@ -31,7 +33,8 @@ class Task:
     def __init__(self, config: TaskConfig, robot: RobotConfig) -> None:
         """Bind a task to a robot profile.
 
-        :raises ConfigError: an observation or action entry that the robot does not have.
+        :raises ConfigError: an observation or action entry that the robot does not have, or a
+            target outside its workspace.
         """
         self.config = config
         self.robot = robot
@@ -49,6 +52,11 @@ class Task:
             raise ConfigError(
                 f"task '{config.name}': key 'action': must list the command of robot "
                 f"'{robot.name}' in its order: {', '.join(robot.command_names)}"
+            )
+        if text := config.out_of_reach(robot.workspace):
+            raise ConfigError(
+                f"task '{config.name}': {text}, the workspace of robot '{robot.name}'; correct "
+                'one of them'
             )
         self.state_dim = len(config.observation)
         self.goals = np.array(config.goals, np.float32).reshape(-1, self.state_dim)
@@ -86,9 +94,16 @@ class Task:
         """The simulated world of the task, as the robot profile sees it.
 
         :param options: arguments of its class beside ``world_options`` of the task
-        :raises ConfigError: it cannot be made, or does not fit the profile.
+        :raises ConfigError: it cannot be made, does not fit the profile, or knows that it never
+            reaches the target.
         """
-        return RobotWorld(load_world(self.config, **options), self.robot)
+        world = load_world(self.config, **options)
+        if text := self.config.out_of_reach(getattr(world, 'reach', {})):
+            kind = type(world).__name__
+            raise ConfigError(
+                f"task '{self.name}': key {text}, where world {kind} ends; correct it"
+            )
+        return RobotWorld(world, self.robot)
 
     @property
     def name(self) -> str:
@@ -244,6 +259,10 @@ class Task:
         return f'{self.name}/{agent.name}:{hashlib.sha256(text.encode()).hexdigest()[:16]}'
 
 
+# A world that puts a lost object back this often in so many steps will never get anywhere.
+MAX_PUT_RIGHT, PUT_RIGHT_WINDOW = 50, 200
+
+
 class RobotWorld:
     """A simulated world whose states have the entries of a robot profile, in its order."""
 
@@ -273,6 +292,8 @@ class RobotWorld:
         self.state_names, self.command_names = robot.state_names, robot.command_names
         self._order = [world.state_names.index(entry) for entry in robot.state_names]
         self._whole = np.zeros(len(world.state_names))
+        self._steps = self._put_right = 0
+        self._put_right_at: deque[int] = deque(maxlen=MAX_PUT_RIGHT)  # step numbers
 
     def reset(self) -> np.ndarray:
         """Reset to a random training start; returns the state [S]."""
@@ -293,12 +314,50 @@ class RobotWorld:
         return self._seen(self.world.set_state(whole))
 
     def step(self, command: np.ndarray) -> np.ndarray:
-        """Apply a command [A] for one control period; returns the state [S]."""
-        return self._seen(self.world.step(command))
+        """Apply a command [A] for one control period; returns the state [S].
 
-    def _seen(self, state: np.ndarray) -> np.ndarray:
+        :raises SimulatorError: a state that is not finite or has another size, or an object that is
+            lost again whenever it has been put back
+        """
+        state = self._seen(self.world.step(command), command)
+        self._steps += 1
+        self._check_put_right()
+        return state
+
+    def _seen(self, state: np.ndarray, command: np.ndarray | None = None) -> np.ndarray:
+        """The state [S] from the world's; ``command``: the one that led to it."""
+        if state.shape != self._whole.shape or not np.isfinite(state).all():
+            raise SimulatorError(self._what_is_wrong(state, command))
         self._whole = state
         return state[self._order]
+
+    def _what_is_wrong(self, state: np.ndarray, command: np.ndarray | None) -> str:
+        kind, names = type(self.world).__name__, self.world.state_names
+        when = (
+            'after a reset' if command is None else f'after command {np.asarray(command).tolist()}'
+        )
+        if state.shape != self._whole.shape:
+            return f'world {kind}: state of shape {state.shape} {when}, it has {len(names)} entries'
+        broken = [
+            f'{name} {value}'
+            for name, value in zip(names, state.tolist(), strict=True)
+            if not math.isfinite(value)
+        ]
+        return f'world {kind}: {", ".join(broken)} {when}; correct its physics'
+
+    def _check_put_right(self) -> None:
+        count, before = getattr(self.world, 'put_right', 0), self._put_right
+        self._put_right = count
+        if count <= before:
+            return
+        self._put_right_at.append(self._steps)
+        since = self._steps - self._put_right_at[0]
+        if len(self._put_right_at) == MAX_PUT_RIGHT and since < PUT_RIGHT_WINDOW:
+            raise SimulatorError(
+                f'world {type(self.world).__name__}: put back a lost object in {MAX_PUT_RIGHT} of '
+                f'{since + 1} steps; it is lost again each time: correct where it is put back, or '
+                'when it counts as lost'
+            )
 
     def __getattr__(self, name: str) -> Any:
         """What else the world has: ``render``, ``close``, ``rng``."""

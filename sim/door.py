@@ -29,6 +29,12 @@ class Door(Manipulation):
     eye = (0.1, -1.1, 0.95)
     look_at = (0.36, 0.02, 0.2)
 
+    @property
+    def object_box(self) -> np.ndarray:
+        """Corners [2, 3] (m) of the box round the way of the handle."""
+        way = np.array([handle_pose(angle)[:3] for angle in np.linspace(0.0, WIDEST, 50)])
+        return np.array([way.min(0), way.max(0)])
+
     def _build(self) -> None:
         client = self._client
         box(client, (0.5, 0.5, 0.05), (0.45, 0.0, -0.05), (0.76, 0.62, 0.45), solid=True)

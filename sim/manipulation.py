@@ -9,6 +9,7 @@ import numpy as np
 import pybullet
 
 from mbarl_sim.panda import OPEN, REST, Panda, inverse
+from mbarl_sim.tracker import Tracker
 from mbarl_sim.worlds import SimulatorError, World, connect, picture
 
 SUBSTEPS = 24  # of 1/240 s in a control step of 0.1 s
@@ -18,7 +19,7 @@ CANDIDATES = 500  # placements that are tried for a wide start
 SETTLE = 10  # control steps without a command, after which a start is taken
 _TWIST = ('vx', 'vy', 'vz', 'gripper')
 _JOINT_VELOCITIES = (*(f'v{joint}' for joint in range(1, 8)), 'gripper')
-_POSE = ('x', 'y', 'z', 'qx', 'qy', 'qz', 'qw')
+_OBJECT = tuple(f'object_{entry}' for entry in ('x', 'y', 'z', 'qx', 'qy', 'qz', 'qw'))
 
 
 class Manipulation(World):
@@ -36,15 +37,25 @@ class Manipulation(World):
 
     control_rate = 10.0
     hand_box: ClassVar[np.ndarray]  # m, [2, 3]: where the hand may be
+    object_box: ClassVar[np.ndarray]  # m, [2, 3]: where the object may be
     eye: ClassVar[tuple[float, float, float]] = (1.35, -0.75, 0.75)  # m, of the camera
     look_at: ClassVar[tuple[float, float, float]] = (0.42, 0.0, 0.12)
 
-    def __init__(self, *, seed: int = 0, command: str = 'twist', noise: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        command: str = 'twist',
+        noise: float = 0.0,
+        dropouts: float = 0.0,
+    ) -> None:
         """Build the world in a PyBullet client of its own (no display).
 
         :param command: ``twist`` or ``joint_velocity``
         :param noise: m, standard deviation of the tracked position of the object
-        :raises ValueError: another command
+        :param dropouts: how often in a second the tracker loses the object, for 0.2 to 0.5 s; its
+            pose is then ``unseen``
+        :raises ValueError: another command, or more drop-outs than control steps
         """
         super().__init__(seed=seed)
         names = {'twist': _TWIST, 'joint_velocity': _JOINT_VELOCITIES}
@@ -56,8 +67,9 @@ class Manipulation(World):
             *(f'velocity{joint}' for joint in range(1, 8)),
             'finger',
             *(f'{what}_{axis}' for what in ('hand', 'target') for axis in 'xyz'),
-            *(f'object_{entry}' for entry in _POSE),
+            *_OBJECT,
         )
+        self._tracker = Tracker(dropouts, self.control_rate)
         self._client = connect(self.control_rate, SUBSTEPS)
         # Bullet's own share leaves what is pressed down centimetres inside the ground.
         pybullet.setPhysicsEngineParameter(contactERP=0.9, physicsClientId=self._client)
@@ -66,6 +78,21 @@ class Manipulation(World):
         self._forget_contacts()
         self._initial = pybullet.saveState(physicsClientId=self._client)
         self.reset()
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The pose of the object while the tracker has lost it."""
+        return () if self._tracker.sees else _OBJECT
+
+    @property
+    def reach(self) -> dict[str, tuple[float, float]]:
+        """Where hand and object can be."""
+        boxes = {'hand': self.hand_box, 'target': self.hand_box, 'object': self.object_box}
+        return {
+            f'{what}_{axis}': (float(low), float(high))
+            for what, box in boxes.items()
+            for axis, low, high in zip('xyz', *box, strict=True)
+        }
 
     @abstractmethod
     def _build(self) -> None:
@@ -139,6 +166,7 @@ class Manipulation(World):
         pybullet.stepSimulation(physicsClientId=self._client)
 
     def _restore(self) -> None:
+        self._tracker.reset()
         self._forget_contacts()
         pybullet.restoreState(self._initial, physicsClientId=self._client)
 
@@ -185,6 +213,7 @@ class Manipulation(World):
         else:
             self.arm.move_joints(command[:7], self.hand_box)
         self._simulate(command[-1])
+        self._tracker.step(self._episode_rng)
         pose = self._pose()
         if self._lost(pose):
             self.put_right += 1

@@ -8,6 +8,8 @@ import numpy as np
 import pybullet
 import pybullet_data
 
+from mbarl_sim.worlds import load_urdf
+
 # Franka's data sheet (Denavit-Hartenberg, Craig's convention): a, alpha of the link before, d.
 _A = (0.0, 0.0, 0.0, 0.0825, -0.0825, 0.0, 0.088)
 _ALPHA = (0.0, -np.pi / 2, np.pi / 2, np.pi / 2, -np.pi / 2, np.pi / 2, np.pi / 2)
@@ -46,16 +48,17 @@ class Panda:
 
         :param period: s, a control step
         :param substeps: physics steps in a control step
+        :raises SimulatorError: its URDF cannot be loaded
         """
         self._client, self._period = client, period
         # PyBullet allows each substep the impulse of a whole step.
         self._torque = list(_TORQUE / substeps)
         self._finger_force = [_FINGER_FORCE / substeps] * 2
-        self.body = pybullet.loadURDF(
+        self.body = load_urdf(
+            client,
             pybullet_data.getDataPath() + '/franka_panda/panda.urdf',
             useFixedBase=True,
             flags=pybullet.URDF_ENABLE_CACHED_GRAPHICS_SHAPES,
-            physicsClientId=client,
         )
         for joint, speed in zip(_JOINTS, JOINT_SPEED, strict=True):
             pybullet.changeDynamics(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -22,13 +23,16 @@ from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, RELIABLE_STEPS
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
 from mbarl_ros.nodes.support.world_reset import reset_answer
 from mbarl_ros.schema import topics
-from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.base import ConfigError, SimulatorError
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp
 from mbarl_ros.storage.files import unwritable
+from mbarl_sim import camera
+from mbarl_sim.camera import SimulatedCamera
 
 # Lockstep: time (s, steady clock) without a command after which the state is published again, so
 # that a node that was started late, or restarted, has something to answer.
 REPEAT_AFTER = 0.5
+BLIND_LIMIT = 60.0  # s of robot time in lockstep without a whole state, after which none will come
 # Real time: resolution (s, steady clock) with which stalls of this process are measured.
 TICK = 0.02
 
@@ -41,11 +45,16 @@ class RobotSim(BaseNode):
     answer is JSON: ``{"resets": 3, "stamp_ns": 41700000000}``, the stamp of the first state after
     the reset. ``~/resets`` (UInt32, latched) counts resets.
 
-    In lockstep the world stands still until a whole command has arrived, then takes one step. In
-    real time it takes ``control_rate * real_time_factor`` steps a second with the last command,
-    which it keeps for ever, as a velocity controller does: stopping it is the gate's duty. While
-    this process is stalled, simulated time stands still: it never takes two steps at once, the
-    second without an answer to the first.
+    A topic with an entry that the world did not measure (``unseen``) is left out.
+
+    In lockstep the world stands still until a whole command has arrived, then takes one step, or
+    as many as pass until all topics are measured again. In real time it takes ``control_rate *
+    real_time_factor`` steps a second with the last command, which it keeps for ever, as a velocity
+    controller does: stopping it is the gate's duty. While this process is stalled, simulated time
+    stands still: it never takes two steps at once, the second without an answer to the first.
+
+    With parameter ``camera`` it is also a camera that looks at the world: see
+    :class:`~mbarl_sim.camera.SimulatedCamera`.
 
     Parameters: ``real_time_factor``, ``demonstrations`` (reset to their starts, in turn),
     ``publish_clock`` (false: stamps by the system clock, as a robot does), ``step_log`` (a file
@@ -65,6 +74,7 @@ class RobotSim(BaseNode):
                 'demonstrations': ('', 'Demonstrations to whose starts it is reset; empty: none'),
                 'publish_clock': (True, 'False: stamps by the system clock and no /clock'),
                 'step_log': ('', 'File that gets a JSON line for each executed step; empty: none'),
+                **camera.PARAMETERS,
             }
         )
         robot = self.task.robot
@@ -114,7 +124,9 @@ class RobotSim(BaseNode):
         self._last_publication = -math.inf
         self._resets_publisher.publish(UInt32(data=0))
         self._starts = self._load_starts()
-        self._publish(self._reset_world())
+        state = self._reset_world()
+        self._camera = SimulatedCamera(self, self._world) if self.value('camera') else None
+        self._publish(state)
 
     def _load_starts(self) -> list[Replay]:
         folder = self.value('demonstrations')
@@ -134,6 +146,7 @@ class RobotSim(BaseNode):
             start = self._starts[self._resets % len(self._starts)].start(state)
             state = self._world.set_state(start)
         self._command = self._rest_command(state)
+        self._silent: list[str] = []  # topics that lack an entry in the present state
         return state
 
     def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
@@ -164,8 +177,30 @@ class RobotSim(BaseNode):
         self._pace.worked(time.monotonic())
 
     def _step(self) -> None:
+        self._advance()
+        blind = 0  # steps
+        while self.lockstep and self._silent:
+            # Nobody answers a state that lacks a topic. As on a robot the command stays in force,
+            # until the gate stops for want of a whole state.
+            blind += 1
+            seconds = blind / self._world.control_rate
+            if seconds > BLIND_LIMIT:
+                raise SimulatorError(
+                    f'{", ".join(self._silent)}: nothing measured for {BLIND_LIMIT:g} s of robot '
+                    'time; correct what the world lists as unseen'
+                )
+            if seconds > self.task.robot.state_timeout:
+                self._command = self._rest_command(self._state)
+            self._advance()
+
+    def _advance(self) -> None:
+        """One step of the world."""
         stamp, before = self._time_ns, self._state
         state = self._world.step(self._command)
+        unseen = getattr(self._world, 'unseen', ())
+        self._silent = [
+            codec.topic for codec, *_ in self._topics if not set(codec.names).isdisjoint(unseen)
+        ]
         self._steps += 1
         self._time_ns += self._period_ns
         self._publish(state)
@@ -185,7 +220,7 @@ class RobotSim(BaseNode):
         response.message = reset_answer(self._resets, self._time_ns)
         return response
 
-    def _rest_command(self, state: np.ndarray) -> np.ndarray:
+    def _rest_command(self, state: Sequence[float]) -> np.ndarray:
         """The command in force before the first one: positions are held, all else is 0."""
         limits, names = self.task.robot.limits, self._world.state_names
         return np.array(
@@ -204,15 +239,18 @@ class RobotSim(BaseNode):
         stamp = self._time_ns if self._clock_publisher else time.time_ns()
         for codec, message, publisher in self._topics:
             end = start + len(codec.names)
-            codec.encode(message, self._state[start:end])
-            set_stamp(message, stamp)
-            publisher.publish(message)
+            if codec.topic not in self._silent:
+                codec.encode(message, self._state[start:end])
+                set_stamp(message, stamp)
+                publisher.publish(message)
             start = end
         # After the state, for which others wait.
         if self._clock_publisher and self._clock_publisher.get_subscription_count():
             clock = self._clock_message.clock
             clock.sec, clock.nanosec = divmod(self._time_ns, 1_000_000_000)
             self._clock_publisher.publish(self._clock_message)
+        if self._camera is not None:
+            self._camera.publish(self._time_ns, stamp)
         self._last_publication = time.monotonic()
 
     def _repeat(self) -> None:

@@ -23,6 +23,7 @@ class Tray(Manipulation):
 
     hand_box = np.array([[0.3, -0.28, 0.012], [0.7, 0.28, 0.2]])
     mass: ClassVar[float]  # kg, of the object
+    object_box = np.array([[*(MIDDLE - HALF - EDGE), 0.0], [*(MIDDLE + HALF + EDGE), 0.25]])
     _object: int
 
     def _build(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pybullet
 
-
-class SimulatorError(RuntimeError):
-    """A state that nobody can use; the message names world, entry and what came before it."""
+from mbarl_ros.schema.base import SimulatorError
 
 
 class World(ABC):
@@ -25,6 +26,10 @@ class World(ABC):
     command_names: tuple[str, ...]
     control_rate: float
     put_right = 0  # how often an object that was lost has been put back
+    unseen: tuple[str, ...] = ()
+    """State entries that no sensor measured in the last step; their topics are silent then."""
+    reach: Mapping[str, tuple[float, float]] = {}
+    """State entry -> lowest and highest value that it can have; a target beyond is refused."""
 
     def __init__(self, *, seed: int = 0) -> None:
         """Seed the training starts; nothing else in a world is random."""
@@ -48,7 +53,10 @@ class World(ABC):
 
     @abstractmethod
     def render(self, width: int = 480, height: int = 480) -> np.ndarray:
-        """Render a picture, uint8 [height, width, 3]; needs no display."""
+        """Render a picture, uint8 [height, width, 3]; needs no display.
+
+        A :class:`Picture` also says which camera took it.
+        """
 
     def close(self) -> None:  # noqa: B027 (a world may have nothing to free)
         """Release the simulator; the world cannot be used afterwards."""
@@ -77,6 +85,20 @@ def connect(control_rate: float, substeps: int) -> int:
         physicsClientId=client,
     )
     return client
+
+
+def load_urdf(client: int, path: str, **options: Any) -> int:
+    """Load a URDF file; returns its body id.
+
+    :param options: arguments of ``pybullet.loadURDF``
+    :raises SimulatorError: PyBullet cannot load it; the message names the file.
+    """
+    try:
+        return pybullet.loadURDF(path, physicsClientId=client, **options)
+    except pybullet.error as error:
+        print(flush=True)  # PyBullet has printed details, without a line break at their end
+        reason = 'is no URDF that PyBullet can load' if Path(path).exists() else 'no such file'
+        raise SimulatorError(f'{path}: {reason}; correct it, or install it again') from error
 
 
 def box(
@@ -167,6 +189,39 @@ def _mesh_shape(
     )
 
 
+class Camera(NamedTuple):
+    """A pinhole camera: its place, a point that it looks at, what is up in its picture (all m).
+
+    ``fov``: its vertical field of view in degrees.
+    """
+
+    eye: tuple[float, float, float]
+    at: tuple[float, float, float]
+    up: tuple[float, float, float]
+    fov: float
+
+    def intrinsics(self, width: int, height: int) -> np.ndarray:
+        """Camera matrix [3, 3] of a picture of this size; pixel (0, 0) has its middle at (0, 0)."""
+        focal = height / 2 / np.tan(np.radians(self.fov) / 2)
+        # TinyRenderer draws half a pixel to the right of the middle, and half a pixel above it.
+        return np.array([[focal, 0, width / 2], [0, focal, height / 2 - 1], [0, 0, 1]])
+
+    def project(self, point: np.ndarray, width: int, height: int) -> tuple[float, float]:
+        """Column and row at which a point [3] (m) is in a picture of this size."""
+        ahead = np.subtract(self.at, self.eye)
+        right = np.cross(ahead, self.up)
+        axes = np.stack([right, np.cross(ahead, right), ahead])  # x right, y down, z ahead
+        axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+        x, y, depth = self.intrinsics(width, height) @ axes @ np.subtract(point, self.eye)
+        return float(x / depth), float(y / depth)
+
+
+class Picture(np.ndarray):
+    """A picture, uint8 [height, width, 3], and the camera that took it."""
+
+    camera: Camera | None = None
+
+
 def picture(
     client: int,
     eye: tuple[float, float, float],
@@ -176,7 +231,7 @@ def picture(
     *,
     at: tuple[float, float, float] = (0, 0, 0),
     up: tuple[float, float, float] = (0, 1, 0),
-) -> np.ndarray:
+) -> Picture:
     """Render the scene of a client, looking from ``eye`` ``at``, with the software renderer."""
     view = pybullet.computeViewMatrix(eye, at, up)
     projection = pybullet.computeProjectionMatrixFOV(fov, width / height, 0.1, 30)
@@ -191,4 +246,6 @@ def picture(
         physicsClientId=client,
     )[2]
     rgba = np.asarray(pixels, np.uint8).reshape(height, width, 4)
-    return np.ascontiguousarray(rgba[..., :3])
+    image = np.ascontiguousarray(rgba[..., :3]).view(Picture)
+    image.camera = Camera(eye, at, up, fov)
+    return image

@@ -1,12 +1,12 @@
 """``mbarl bench`` as its users see it: the same numbers however it is run, and an honest report."""
 
+import contextlib
 import functools
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +14,12 @@ import yaml
 
 from mbarl_ros.cli.main import main
 from mbarl_ros.control.phases import Practice
-from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
+from mbarl_ros.control.policy import DEPLOYED, Policy, read_policy, unpack_policy
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning.evaluation import WideStarts, attempt, attempts, evaluate
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import find, load_agent, load_task, load_world
+from mbarl_ros.storage.run_files import kept_policies
 from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.studies import seeds, worker
 from mbarl_ros.studies.report import published, write_report
@@ -75,16 +76,30 @@ def test_a_bench_of_no_seed_is_refused(text, capsys):
     assert '--seeds' in capsys.readouterr().err
 
 
+def session(leader):
+    """Processes of a session that are alive."""
+    found = []
+    for folder in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):
+            state, _, _, sid = (folder / 'stat').read_text().rpartition(')')[2].split()[:4]
+            if int(sid) == leader and state != 'Z':
+                found.append(int(folder.name))
+    return found
+
+
 @pytest.mark.slow
 def test_killed_and_run_again_alone_a_seed_gives_the_same(task, done, tmp_path):
-    words = command(task, tmp_path, '--jobs', '1', '--seeds', '0,')
+    words = command(task, tmp_path, '--jobs', '1', '--seeds', '0,', '--evaluators', '3')
     process = subprocess.Popen(words, start_new_session=True)
-    first = tmp_path / 'pointmass' / 'small' / 'seed_0'
-    while len(seeds.read_evaluations(first)) < 2:
+    while len(session(process.pid)) < 5:  # bench, the seed, its evaluators
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
+    deadline = time.monotonic() + 30
+    while left := session(process.pid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
     assert not (tmp_path / 'pointmass' / 'table.md').exists()
     subprocess.run(words, check=True, timeout=120)
     assert lines(tmp_path, 0) == lines(done, 0)
@@ -121,6 +136,10 @@ def test_a_policy_of_the_bench_is_one_for_the_robot(done):
     task, agent = Task.load(str(folder / 'task.yaml')), load_agent(str(folder / 'agent.yaml'))
     arrays, meta = unpack_policy((folder / 'policy.safetensors').read_bytes(), task, agent)
     assert meta['environment_steps'] == 200
+    kept = kept_policies(folder)
+    assert list(kept) == [0, 50, 100, 200]  # after 0, 1, 2 and 4 evaluations
+    assert kept[200].read_bytes() == (folder / 'policy.safetensors').read_bytes()
+    assert read_policy(kept[50], task, agent)[1] == 50
     practice = Practice(task, agent, seed=0, evaluation=True)
     practice.set_policies(arrays)
     world = load_world(task.config, seed=0)
@@ -138,6 +157,7 @@ def test_the_clone_has_one_line_and_a_policy_for_the_robot(task, tmp_path, monke
     assert found[0]['clone_success'] == found[0]['deployed_success']
     unpack_policy((tmp_path / 'policy.safetensors').read_bytes(), *loaded[:2])
     assert seeds.is_finished(tmp_path, loaded[1], run.budget)
+    assert not kept_policies(tmp_path)  # there is but one
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,10 @@ class Robot:
         )
         self.loop = loop_class(practice, connections, monotonic=lambda: self.now, **more)
 
-    def state(self, number, seconds=0.0):
+    def state(self, number, seconds=0.0, late=()):
         self.now += seconds
         self.loop.receive_state(
-            np.full(len(TASK.robot.state_names), 0.01 * number), self.at(number)
+            np.full(len(TASK.robot.state_names), 0.01 * number), self.at(number), late
         )
 
     def executed(self, number, source='policy'):
@@ -193,6 +193,35 @@ def test_in_real_time_an_estop_pauses_practice():
     robot.state(2, seconds=0.1)
     robot.loop.tick()
     assert robot.answered == [0, 2] and not robot.rows
+
+
+def test_in_real_time_no_step_begins_or_ends_with_a_late_part_of_the_state():
+    robot = realtime()
+    robot.loop.activate()
+    for number in range(8):
+        robot.state(number, seconds=0.1, late=['odom'] if number in (3, 4) else ())
+        robot.loop.tick()
+        robot.executed(number)
+    assert robot.answered == list(range(8))  # the gate decides for how long
+    recorded = [round(row['stamp'] * TASK.robot.control_rate) for row in robot.rows]
+    assert recorded == [0, 1, 5, 6]
+    assert robot.loop.values()['steps_left_out'] == '2'
+    assert robot.loop.warning() == 'odom: late in 2 control periods, which are not recorded'
+    assert robot.loop.warning() == ''
+
+
+def test_in_real_time_a_release_of_the_estop_does_not_begin_a_step_with_a_late_part():
+    robot = realtime()
+    robot.loop.activate()
+    robot.loop.receive_gate_state('e-stop')
+    robot.state(0, late=['odom'])
+    robot.loop.tick()
+    robot.loop.receive_gate_state('ok')
+    for number in range(3):
+        robot.state(number, seconds=0.1, late=() if number else ['odom'])
+        robot.loop.tick()
+        robot.executed(number)
+    assert [round(row['stamp'] * TASK.robot.control_rate) for row in robot.rows] == [1]
 
 
 def test_in_real_time_activation_needs_the_gate_and_a_robot_without_errors():

@@ -10,6 +10,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 
+from mbarl_ros.control.policy import read_policy
+from mbarl_ros.schema.load import load_agent
+from mbarl_ros.storage.run_files import kept_policies
+from mbarl_ros.task import Task
 from support.graph import LEARNING, SIM, Graph, small_agent
 from support.run_data import assert_continuous, stored
 
@@ -42,6 +46,10 @@ def test_the_graph_practises_learns_and_is_evaluated(practised):
     result = json.loads((folder / 'run' / 'result.json').read_text())
     assert result['reason'] == 'budget' and result['environment_steps'] == 1000
     assert (folder / 'run' / 'success.png').stat().st_size > 5000
+    task = Task.load('pointmass')
+    for steps, path in kept_policies(folder / 'run').items():
+        assert read_policy(path, task, load_agent(agent))[1] == steps
+    assert list(kept_policies(folder / 'run')) == [0, 500, 1000]
     rows = stored(folder, agent)
     assert_continuous(rows)
     assert set(rows['phase']) == {0, 1}

@@ -116,7 +116,7 @@ def is_ros(name: str) -> bool:
 def test_package_xml_declares_the_ros_packages_that_are_used_and_no_others(manifest):
     declared = {depend.name for depend in manifest.exec_depends}
     assert {name for name in used() if is_ros(name)} <= declared
-    python = {'python3-yaml': 'yaml'}
+    python = {'python3-pil': 'PIL', 'python3-yaml': 'yaml'}
     ros2launch = {'ros2launch'}  # the command `ros2 launch`
     for name in declared - ros2launch:
         assert python.get(name, name.removeprefix('python3-')) in used(), f'{name} is not used'
@@ -134,7 +134,7 @@ def test_package_xml_says_what_is_installed_with_pip(manifest, requirements):
     (comment,) = re.findall(r'with pip, not with rosdep: (.*?)\.', package_xml(), re.DOTALL)
     rosdep = {depend.name.removeprefix('python3-') for depend in manifest.exec_depends}
     needed = {distribution(name) for name in (*requirements[''], *requirements['sim'])}
-    assert set(re.split(r',\s+', comment)) == needed - rosdep - {'pyyaml', 'setuptools'}
+    assert set(re.split(r',\s+', comment)) == needed - rosdep - {'pillow', 'pyyaml', 'setuptools'}
 
 
 def package_xml() -> str:

@@ -174,6 +174,20 @@ def test_gaps_are_said_also_of_two_messages():
     assert 'too few messages to tell a rate' in few.text and 'nothing for 8.00 s' in gap.text
 
 
+@pytest.mark.parametrize(('every', 'late_after'), [(1, 2), (3, 5)])
+@pytest.mark.parametrize('behind', [0, 4])
+def test_a_topic_is_late_by_its_own_rate_or_that_of_control(every, late_after, behind):
+    """``every``: control periods from message to message; ``behind``: those of its delay."""
+    health = TopicHealth(ROBOT.state[0], ROBOT)
+    period = round(1e9 / ROBOT.control_rate)
+    assert not health.late(10 * period)  # it has never come
+    for number in range(0, 30 * every, every):
+        stalled = number % 5 == 0  # this process, so that all others came first
+        health.date(number * period, (number + behind + stalled) * period)
+    ages = [age for age in range(10) if health.late((number + behind + age) * period)]
+    assert ages == list(range(late_after, 10))
+
+
 @pytest.mark.timing('rates, gaps and ages of messages are measured')
 def test_a_slow_reward_is_a_warning_and_no_more(check, robot):
     robot.reward_every = 3

@@ -225,6 +225,17 @@ def test_one_wrong_reading_throws_no_arm(estop):
     assert abs(sent[-1] - before) < 0.15
 
 
+def test_a_topic_that_is_alive_does_not_make_a_stale_state_whole():
+    moving = gate()
+    moving.receive_state(STATE, now=0.0)
+    moving.request('policy', [0.1, 0.0], now=0.0)
+    assert moving.tick(now=0.6).reason == 'stale state'
+    moving.receive_state(STATE, now=0.7, since=0.0)  # its oldest part is as old as before
+    assert moving.state == 'stale state'
+    moving.receive_state(STATE, now=0.8, since=0.7)
+    assert moving.state == 'ok'
+
+
 def test_with_a_stale_state_the_arm_is_held_at_its_last_command():
     gate = arm_gate()
     last = drive(gate, [0.0, 0.0, 1.0, 0.0], 0.5, state=[0.0, 0.0, 0.4, 1.0])[-1].values[2]

@@ -25,7 +25,7 @@ def test_in_lockstep_the_order_in_which_states_and_commands_arrive_does_not_matt
     for _ in range(200):
         # The messages of each process arrive in order, those of the two interleaved at random.
         kinds = rng.permutation([kind for kind, _ in events])
-        steps, counts, completed = LockstepPairing(), {'state': 0, 'command': 0}, []
+        steps, counts, completed = LockstepPairing(period=1e-7), {'state': 0, 'command': 0}, []
         steps.receive_state(state(0), 0)
         for kind in kinds:
             number = counts[kind]
@@ -39,7 +39,7 @@ def test_in_lockstep_the_order_in_which_states_and_commands_arrive_does_not_matt
 
 
 def test_in_lockstep_a_person_may_answer_a_state_instead_of_the_policy():
-    steps = LockstepPairing()
+    steps = LockstepPairing(period=1e-7)
     steps.receive_state(state(0), 0)
     assert not steps.waiting
     steps.receive_executed(state(7), 'teleop', 0)
@@ -49,7 +49,7 @@ def test_in_lockstep_a_person_may_answer_a_state_instead_of_the_policy():
 
 
 def test_in_lockstep_a_step_with_a_lost_command_is_not_recorded():
-    steps = LockstepPairing()
+    steps = LockstepPairing(period=1e-7)
     steps.receive_state(state(0), 0)
     steps.receive_state(state(1), 1)
     steps.receive_executed(state(5), 'policy', 1)
@@ -67,7 +67,7 @@ def test_in_lockstep_a_step_with_a_lost_command_is_not_recorded():
 
 
 def test_in_lockstep_a_restarted_world_goes_on_at_once():
-    steps = LockstepPairing()
+    steps = LockstepPairing(period=1e-7)
     steps.receive_state(state(0), 5000)
     steps.receive_executed(state(5), 'policy', 5000)
     steps.receive_state(state(1), 0)
@@ -75,6 +75,19 @@ def test_in_lockstep_a_restarted_world_goes_on_at_once():
     steps.receive_executed(state(6), 'policy', 0)
     steps.receive_state(state(2), 100)
     assert as_tuples(steps.completed()) == [(1, 0, 6, 'policy', 2)]
+
+
+def test_in_lockstep_the_time_in_which_a_sensor_had_failed_is_no_step():
+    """The world went on by itself until the state was whole again."""
+    steps = LockstepPairing(period=1e-7)  # 100 ns
+    steps.receive_state(state(0), 0)
+    steps.receive_executed(state(5), 'policy', 0)
+    steps.receive_state(state(4), 400)
+    assert steps.completed() == [] and steps.left_out == 1
+    assert not steps.waiting  # the state can be answered
+    steps.receive_executed(state(6), 'policy', 400)
+    steps.receive_state(state(5), 500)
+    assert as_tuples(steps.completed()) == [(4, 400, 6, 'policy', 5)] and steps.left_out == 1
 
 
 START = 1_795_345_000_123_456_789  # ns: more digits than a double has

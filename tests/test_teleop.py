@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import Twist
+from geometry_msgs.msg import Twist, TwistStamped
 from sensor_msgs.msg import Joy
 
 from mbarl_ros.control.keyboard import HeldKeys, Key, Steering, parse
@@ -149,6 +149,22 @@ def test_keys_steer_within_the_limits_and_a_gripper_latches():
     assert steering.command({'a'}) == pytest.approx({'dx': -0.2, 'dy': 0.0, 'grasp': 0.2})
     steering.press('f')
     assert steering.command(set())['grasp'] == -0.2
+
+
+@pytest.mark.parametrize(('low', 'high'), [(0.0, 0.04), (-0.04, 0.0), (-0.2, 0.2)])
+def test_keys_ask_for_both_sides_of_a_gripper_also_where_one_is_zero(low, high):
+    """0 means no change on a topic that latches."""
+    raw = load_robot('panda_servo').model_dump()
+    raw['limits']['gripper'] |= {'low': low, 'high': high}
+    robot = RobotConfig(**raw)
+    topic = keyboard_topic(robot)
+    steering, source = Steering(robot, topic), TeleopSource(topic)
+    for key, side in (('g', low), ('t', high), ('g', low)):
+        steering.press(key)
+        values = list(steering.command(set()).values())
+        asked = source.read(TopicCodec(topic).encode(TwistStamped(), values)).values
+        assert asked['gripper'] == pytest.approx(side, abs=1e-6)
+        assert low <= asked['gripper'] <= high
 
 
 def test_without_a_terminal_it_says_so():

@@ -1,5 +1,6 @@
 """Teleoperation through the real gate: what reaches the robot, and recorded demonstrations."""
 
+import functools
 import json
 import math
 import os
@@ -416,3 +417,33 @@ def test_keys_record_a_demonstration_and_stop_everything(driven, tmp_path):
         graph.kill('demo_recorder', signal.SIGINT)
         terminal.close()
         os.close(terminal.handle)
+
+
+def test_keys_close_and_open_the_gripper_of_an_arm(tmp_path):
+    """Closed is 0, which on the topic means no change."""
+    fingers, executed = [], []
+    with Graph(tmp_path, task='push', mode='realtime') as graph:
+        graph.node.create_subscription(
+            JointState, 'joint_states', lambda message: fingers.append(message.position[-1]), 10
+        )
+        graph.node.create_subscription(JointState, 'safety_gate/executed', executed.append, 10)
+        graph.start('robot_sim', 'safety_gate')
+        graph.wait_for('robot', lambda: fingers)
+        terminal = Terminal(graph, '--task', 'push')
+
+        def is_at(side):
+            return abs(fingers[-1] - side) < 1e-3
+
+        try:
+            ready(terminal)
+            for key, side in (('g', 0.0), ('t', 0.04), ('g', 0.0)):
+                terminal.type(key)
+                graph.wait_for(f'fingers at {side}', functools.partial(is_at, side), 15)
+                graph.spin(1.0)  # nobody drives: the gripper keeps its hold
+                assert is_at(side)
+            terminal.type('d')  # and while something else is driven, too
+            graph.wait_for('motion', lambda: executed[-1].position[0] > 0.1)
+            assert is_at(0.0)
+        finally:
+            terminal.close()
+            os.close(terminal.handle)

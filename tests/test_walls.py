@@ -52,12 +52,12 @@ FOREIGN = {
     'learning': {'numpy', 'torch'},
     'control': {'numpy'},
     'demos': {'numpy', *FORMATS},
-    'view': {'numpy', 'matplotlib', 'rich'},
+    'view': {'numpy', 'matplotlib', 'rich', 'PIL', 'av'},
     'storage': {'numpy', 'safetensors', 'yaml'},
     'task': {'numpy'},
     'schema': {'numpy', 'pydantic', 'yaml'},
 }
-SIM_NODES = ('mbarl_sim.robot_sim', 'mbarl_sim.scripted_operator')
+SIM_NODES = ('mbarl_sim.robot_sim', 'mbarl_sim.scripted_operator', 'mbarl_sim.camera')
 
 
 @dataclass(frozen=True)

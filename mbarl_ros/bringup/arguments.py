@@ -124,6 +124,18 @@ EPISODES = Argument(
 POLICY = Argument('policy', '', f'policy to deploy: a run folder, or the {POLICY_FILE} in one')
 ATTEMPTS = Argument('episodes', '50', 'number of attempts; then the evaluation ends', kind=int)
 
+CAMERA = (
+    Argument(
+        'camera',
+        'false',
+        'the simulated robot publishes pictures of its world: camera/image_raw, camera/camera_info',
+        kind=bool,
+    ),
+    Argument('camera_rate', '10.0', 'pictures per second of simulated time', kind=float),
+    Argument('camera_width', '320', 'pixels of a picture', kind=int),
+    Argument('camera_height', '240', 'pixels of a picture', kind=int),
+)
+
 DEMO = Argument('demo', '', 'demonstration to replay, or a folder of demonstrations')
 TOLERANCE = Argument(
     'tolerance', '0.01', "largest accepted deviation, as a share of an entry's range", kind=float
@@ -152,6 +164,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             DEMOS,
             AUTOSTART,
             USE_RESPAWN,
+            *CAMERA,
             *_COMMON,
         ),
     ),
@@ -185,6 +198,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             EPISODES,
             SIMULATED,
             USE_SIM_TIME,
+            *CAMERA,
             *_COMMON,
         ),
     ),
@@ -203,12 +217,23 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             SIMULATED,
             USE_SIM_TIME,
             AUTOSTART_SIMULATED,
+            *CAMERA,
             *_COMMON,
         ),
     ),
     'replay': (
         'Replay demonstrations on the simulated robot, through the safety gate, in lockstep',
-        (DEMO, _with_default(TASK, ''), AGENT, ROBOT, SEED, RUN_DIR, TOLERANCE, *_COMMON),
+        (
+            DEMO,
+            _with_default(TASK, ''),
+            AGENT,
+            ROBOT,
+            SEED,
+            RUN_DIR,
+            TOLERANCE,
+            *CAMERA,
+            *_COMMON,
+        ),
     ),
 }
 """Graph name -> one-line description, arguments."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mbarl_ros.bringup.arguments import Value, parse
+from mbarl_ros.bringup.arguments import CAMERA, Value, parse
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.executables import NODES
@@ -89,7 +89,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     """
     values = parse(graph, given)
     if graph == 'evaluate':
-        _resolve_policy(values)
+        resolve_policy(values)
     if graph == 'replay':
         _resolve_demo(values)
     task_config = load_task(str(values['task']))
@@ -100,6 +100,8 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     simulated = graph in ('sim', 'replay') or bool(values.get('simulated', False))
     if simulated:
         _check_world(task_config)
+    if values.get('camera') and not simulated:
+        raise ConfigError('camera:=true is the camera of the simulation; start the driver of yours')
     _resolve_mode(values, given, simulated)
     if graph in ('sim', 'hardware'):
         task.check_agent(agent)
@@ -192,7 +194,11 @@ def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConf
         raise ConfigError(f'{path}: no demonstration in this folder; {remedy}')
 
 
-def _resolve_policy(values: dict[str, Value]) -> None:
+def resolve_policy(values: dict[str, Value]) -> None:
+    """Make ``policy`` a file; unset ``task``, ``agent`` and ``robot`` become those beside it.
+
+    :raises ConfigError: no policy, or nothing that says its task and agent.
+    """
     if not values['policy']:
         raise ConfigError("argument 'policy' is required: a run folder, like policy:=runs/NAME")
     path = Path(str(values['policy'])).expanduser().absolute()
@@ -260,6 +266,12 @@ class _Builder:
             respawn=respawn and bool(self.values.get('use_respawn', False)),
         )
 
+    def robot_sim(self, **own: Value) -> NodeSpec:
+        """The simulated robot, with its pace where it has one, and its camera."""
+        names = ('real_time_factor', *(argument.name for argument in CAMERA))
+        chosen = {name: self.values[name] for name in names if name in self.values}
+        return self.node('robot_sim', **chosen, **own)
+
     def gate(self, simulated: bool) -> NodeSpec:
         """The safety gate; its time-outs depend on the real-time factor of a simulation."""
         if not simulated:
@@ -304,7 +316,7 @@ def _learning(
     if agent.backward == 'classifier':
         nodes.append(build.node('state_classifier', respawn=True, demonstrations=demos))
     if simulated:
-        nodes.insert(0, build.node('robot_sim', real_time_factor=values['real_time_factor']))
+        nodes.insert(0, build.robot_sim())
         nodes.append(
             build.node(
                 'policy_evaluator',
@@ -327,7 +339,7 @@ def _record(
         build.monitor(),
     ]
     if simulated:
-        nodes.insert(0, build.node('robot_sim', real_time_factor=values['real_time_factor']))
+        nodes.insert(0, build.robot_sim())
     if values['operator'] == 'scripted':
         if not simulated:
             raise ConfigError(
@@ -354,7 +366,7 @@ def _evaluate(
         build.monitor(),
     ]
     if simulated:
-        nodes.insert(0, build.node('robot_sim', real_time_factor=values['real_time_factor']))
+        nodes.insert(0, build.robot_sim())
     return tuple(nodes)
 
 
@@ -364,7 +376,7 @@ def _replay(
     build = _Builder(values)
     demos = values['demo']
     return (
-        build.node('robot_sim', demonstrations=demos),
+        build.robot_sim(demonstrations=demos),
         build.node('safety_gate'),
         build.node(
             'demo_replayer', required=True, demonstrations=demos, tolerance=values['tolerance']

@@ -79,15 +79,24 @@ class RunFolder:
 
         :raises ConfigError: it cannot be written.
         """
-        if self.result() is not None:
-            return
+        if self.result() is None:
+            self._write_result(reason='interrupted')
+
+    def write_failed_result(self, error: str) -> None:
+        """Write ``result.json`` with reason ``failed``; to the evaluator it was an interruption.
+
+        :raises ConfigError: it cannot be written.
+        """
+        self._write_result(reason='failed', error=error)
+
+    def _write_result(self, **end: str) -> None:
         line = self._last_evaluation() or {
             'task': self._plan.task.name,
             'agent': self._plan.agent.name,
             'seed': self._plan.arguments['seed'],
             'deployed_success': None,
         }
-        line.update(reason='interrupted', version=__version__)
+        line.update(end, version=__version__)
         write_text(self.path / RESULT_FILE, json.dumps(line, indent=2) + '\n')
 
     def _last_evaluation(self) -> dict[str, Any] | None:

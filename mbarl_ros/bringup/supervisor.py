@@ -89,6 +89,8 @@ class _Child:
 class Supervisor:
     """Starts each node as a process of its own and stops all of them together.
 
+    ``failure`` says what ended the run where :meth:`run` returns EXIT_FAILURE.
+
     Children run in their own sessions: Ctrl-C on the terminal reaches only the supervisor, which
     then stops them in stages. They hold a lifeline, so that none outlives the supervisor.
 
@@ -125,6 +127,7 @@ class Supervisor:
         # as a second Ctrl-C, interrupts it just before the time-out.
         self._lines: queue.Queue[tuple[_Child, str]] = queue.Queue()
         self._interrupts = 0
+        self.failure = ''
 
     def run(self) -> int:
         """Run until a required node exits, a node fails for good, or a signal arrives.
@@ -191,6 +194,7 @@ class Supervisor:
         if spec.optional:
             self._message(f'{report}; the run goes on without it')
             return None
+        self.failure = report
         self._message(f'error: {report}; the run ends')
         return EXIT_FAILURE
 

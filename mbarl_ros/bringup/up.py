@@ -16,7 +16,7 @@ from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.bringup.supervisor import Supervisor
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.environment import DISCOVERY_RANGE
-from mbarl_ros.schema.exit_codes import EXIT_INTERRUPTED
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
 from mbarl_ros.schema.robot import Switch, TeleopMap, keyboard_topic
 from mbarl_ros.storage.files import unwritable
 from mbarl_ros.task import Task
@@ -118,11 +118,13 @@ def _run(plan: graphs.Plan, run_dir: RunFolder, domain: int, given: Mapping[str,
     with view:
         code = supervisor.run()
     if plan.graph in ('sim', 'hardware'):
-        if code == EXIT_INTERRUPTED:
-            try:
+        try:
+            if code == EXIT_INTERRUPTED:
                 run_dir.write_interrupted_result()
-            except ConfigError as error:
-                view.message(f'error: {error}')
+            elif code == EXIT_FAILURE:
+                run_dir.write_failed_result(supervisor.failure)
+        except ConfigError as error:
+            view.message(f'error: {error}')
         seconds, resume = time.monotonic() - started, {**given, 'run_dir': run_dir.path}
         print(summary(run, run_dir.result(), code, seconds, resume), flush=True)
     if plan.graph == 'record':

@@ -22,9 +22,10 @@ its own:
   mbarl bench --agents mbarl,medal,bc 'mbarl:name=no model,model=null' mbarl:sac.cloning_weight=0
 
 Each seed has a folder OUT/TASK/AGENT/seed_S with the configuration as used, evaluations.jsonl, the
-policy (as in the run folder of `mbarl up sim`: run it with `mbarl up evaluate policy:=FOLDER`),
-metrics.jsonl and the log. Finished seeds are not run again, interrupted ones start over; results
-are deterministic. At the end curves.png, table.md and table.json are written to OUT/TASK.
+policy and some earlier ones (as in the run folder of `mbarl up sim`: run it with `mbarl up evaluate
+policy:=FOLDER`, film it with `mbarl render FOLDER`), metrics.jsonl and the log. Finished seeds are
+not run again, interrupted ones start over; results are deterministic. At the end curves.png,
+table.md and table.json are written to OUT/TASK.
 """
 
 
@@ -42,7 +43,7 @@ def _bench(options: argparse.Namespace) -> int:
         if not _report(Path(options.report)):
             raise ConfigError(f'{options.report}: no finished seed in this folder')
         return EXIT_SUCCESS
-    failures = run_seeds(_runs(options), options.seeds, options.jobs or 0)
+    failures = run_seeds(_runs(options), options.seeds, options.jobs or 0, options.evaluators)
     for failure in failures:
         print(f'error: {failure}', file=sys.stderr)
     _report(Path(options.out))
@@ -75,7 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--budget', type=_positive, help="environment steps; default: the task's")
     parser.add_argument('--out', default='runs/bench', help='output folder (default: runs/bench)')
     parser.add_argument(
-        '--jobs', type=_positive, help='processes at a time; default: the number of cores'
+        '--jobs', type=_positive, help='seeds at a time; default: the number of cores'
+    )
+    parser.add_argument(
+        '--evaluators',
+        type=_positive,
+        default=1,
+        metavar='N',
+        help='processes beside that of each seed, which evaluate its policies while it practises '
+        '(default: 1); results do not depend on it. More of them pay for slow worlds where cores '
+        'are idle',
     )
     parser.add_argument(
         '--demonstrations', default='', metavar='FOLDER', help="default: the task's"

@@ -93,10 +93,13 @@ def _folder(options: argparse.Namespace) -> Path:
     return Path(options.path).expanduser()
 
 
-def _selected(options: argparse.Namespace) -> tuple[Task, list[Path]]:
-    """The demonstrations of PATH and their task.
+def selected(options: argparse.Namespace) -> tuple[Task, list[Path]]:
+    """The demonstrations of ``path``, and their task.
 
     Fills in ``task`` and ``robot`` of the options as recorded.
+
+    :raises ConfigError: the task cannot be used.
+    :raises DemonstrationError: there are none, or none of them tells its task.
     """
     path = _folder(options)
     paths = [path] if (path / METADATA_FILE).exists() else folders(path)
@@ -126,7 +129,7 @@ def _print_table(table: Table) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    task, paths = _selected(options)
+    task, paths = selected(options)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ('demonstration', 'verdict', 'reached', 'steps', 'left out', 'seconds', 'by', ''):
         right = name in ('steps', 'left out', 'seconds')
@@ -177,7 +180,7 @@ def _check(options: argparse.Namespace) -> int:
     if path.is_dir() and not (path / METADATA_FILE).exists():
         for sentence in recover(path):
             print(sentence)
-    task, paths = _selected(options)
+    task, paths = selected(options)
     failed = 0
     for path in paths:
         episode, findings = check_demonstration(path, task)
@@ -197,7 +200,7 @@ def _report(name: str, episode: Episode | None, findings: list[Finding]) -> None
 def _show(options: argparse.Namespace) -> int:
     from mbarl_ros.view.plots import demonstration_lines, plot_demonstrations
 
-    task, paths = _selected(options)
+    task, paths = selected(options)
     plots = [_plot(read_episode(path, task), task) for path in paths]
     if options.output:
         plot_demonstrations(task.name, plots, Path(options.output))
@@ -224,7 +227,7 @@ def _replay(options: argparse.Namespace) -> int:
     from mbarl_ros.bringup.up import up
     from mbarl_ros.demos.replay import REPLAY_FILE
 
-    _, paths = _selected(options)
+    _, paths = selected(options)
     path = paths[0] if len(paths) == 1 else paths[0].parent
     with tempfile.TemporaryDirectory(prefix='mbarl-replay-') as run_dir:
         given = {
@@ -267,7 +270,7 @@ def _replay(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     from mbarl_ros.demos.formats import FormatError, export_episodes
 
-    task, paths = _selected(options)
+    task, paths = selected(options)
     episodes = [read_episode(path, task) for path in paths]
     kept = [episode for episode in episodes if episode.verdict != 'discarded']
     try:

@@ -23,6 +23,7 @@ examples:
   mbarl robot check --robot arm.yaml    is a running robot fit to be armed?
   mbarl doctor                          why does nothing move?
   mbarl demos show demos/pointmass      plot demonstrations in the terminal
+  mbarl render demos/push --output a.gif   film a demonstration, or the policy of a run
   mbarl bench --agents mbarl,bc         compare agents over seeds on the tabletop task
   mbarl study dyna-maze                 Dyna-Q on the maze of Sutton and Barto, as figures
   mbarl up sim --help                   all arguments of the graph
@@ -41,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mbarl_ros.cli import demos
 
         return demos.main(rest)
+    if command == 'render':
+        from mbarl_ros.cli import render
+
+        return render.main(rest)
     if command == 'bench':
         from mbarl_ros.cli import bench
 
@@ -79,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         'demos', help='list, check, show, replay, convert and import demonstrations'
     )
+    commands.add_parser('render', help='film policies and demonstrations: GIF, MP4, PNG')
     commands.add_parser('bench', help='compare agents over seeds, without ROS')
     commands.add_parser('study', help='run a study of the literature: figures and verdicts')
     commands.add_parser('robot', help='check a running robot; print its SROS2 policy')

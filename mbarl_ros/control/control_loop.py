@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,7 +73,8 @@ class ControlLoop(ABC):
     """Owns the latest state, the practice, the pairing of steps, and the reason to wait.
 
     ``active`` may be set by :meth:`activate` and :meth:`deactivate` only. ``measured`` is the
-    latest state [S] and its stamp in ns; ``gate_state`` is empty until the safety gate has
+    latest state [S] and its stamp in ns, ``late`` the topics whose part of it is too old for a
+    control step; ``gate_state`` is empty until the safety gate has
     published it; ``blocked`` says why the loop waits, empty where it does not.
     """
 
@@ -88,6 +89,7 @@ class ControlLoop(ABC):
         self.period = 1.0 / practice.task.robot.control_rate  # s between two calls of tick()
         self.active = False
         self.measured: tuple[np.ndarray, int] | None = None
+        self.late: Sequence[str] = ()
         self.gate_state = self.blocked = ''
         self._connections = connections
         self._monotonic = monotonic
@@ -106,10 +108,10 @@ class ControlLoop(ABC):
         """Stop acting and recording; sends nothing."""
         self.active = False
 
-    def receive_state(self, state: np.ndarray, stamp: int) -> None:
-        """A state [S] was measured at ``stamp`` ns."""
+    def receive_state(self, state: np.ndarray, stamp: int, late: Sequence[str] = ()) -> None:
+        """A state [S] was measured at ``stamp`` ns, except for the ``late`` topics."""
         repeated = self.measured is not None and stamp == self.measured[1]
-        self.measured = (state, stamp)
+        self.measured, self.late = (state, stamp), late
         self._on_state(state, stamp, repeated)
 
     @abstractmethod

@@ -31,6 +31,8 @@ _SEQUENCE = re.compile(
     r'(?P<end>[ABCDu~])|\x1bO(?P<arrow>[ABCD])|\x1b\[[?>]?[\d;]*[a-zA-Z]'
 )
 _SHIFT, _CTRL = 1, 4
+# Share of its range in place of a command of 0, which on a topic that latches means no change.
+_NEARLY_ZERO = 1e-6
 PRESS, REPEAT, RELEASE = 'press', 'repeat', 'release'
 _EVENTS = {None: PRESS, '1': PRESS, '2': REPEAT, '3': RELEASE}
 
@@ -142,8 +144,9 @@ class Steering:
             self.speed = (int(key) or 10) / 10
         for name in self._latched:
             if key in self.pairs.get(name, ()):
-                limit = self._limits[name]
-                self._latched[name] = limit.high if key == self.pairs[name][0] else limit.low
+                low, high = self._limits[name].low, self._limits[name].high
+                side, inwards = (high, low) if key == self.pairs[name][0] else (low, high)
+                self._latched[name] = side or _NEARLY_ZERO * inwards
 
     def moving(self, down: set[str]) -> bool:
         """Whether a steering key is down."""

@@ -34,7 +34,7 @@ class LockstepLoop(ControlLoop):
     ) -> None:
         """As :class:`ControlLoop`."""
         super().__init__(practice, connections, monotonic)
-        self._pairing = LockstepPairing()
+        self._pairing = LockstepPairing(self.period)
         self._new_state_at = self._executed_at = self._sent_at = -np.inf
 
     def receive_executed(self, command: np.ndarray, source: str, stamp: int) -> None:
@@ -64,6 +64,10 @@ class LockstepLoop(ControlLoop):
         lost = learner is not None and self.blocked.startswith('learner lost')
         if lost and self.active and not self._pairing.waiting:
             self._act_now()
+
+    def values(self) -> dict[str, str]:
+        """How many steps were not recorded because a sensor had failed."""
+        return {'steps_left_out': str(self._pairing.left_out)}
 
     def _start(self) -> None:
         self._pairing.reset()

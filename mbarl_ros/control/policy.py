@@ -201,12 +201,15 @@ def unpack_policy(
     return arrays, numbers
 
 
-def read_policy(path: str | Path, task: Task, agent: AgentConfig) -> dict[str, np.ndarray]:
-    """Weights of a policy file.
+def read_policy(
+    path: str | Path, task: Task, agent: AgentConfig
+) -> tuple[dict[str, np.ndarray], int]:
+    """Weights of a policy file, and the environment steps after which they were trained.
 
     :raises ConfigError: it cannot be read, or is not for this task and agent.
     """
     try:
-        return unpack_policy(Path(path).expanduser().read_bytes(), task, agent)[0]
+        arrays, numbers = unpack_policy(Path(path).expanduser().read_bytes(), task, agent)
+        return arrays, numbers['environment_steps']
     except (OSError, WireError) as error:
         raise ConfigError(f"parameter 'policy': {path}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -41,6 +42,8 @@ class RealtimeLoop(ControlLoop):
         self._clock = clock
         self._timing = LoopTiming(self.period)
         self._reported_missed = 0
+        self._left_out = 0  # control periods with a late topic
+        self._new_left_out: Counter[str] = Counter()  # by topic, since the last warning
         self._watchdog = ControlWatchdog()
         if practice.planning is not None:
             practice.planning.seconds = PLANNING_SHARE * self.period
@@ -68,6 +71,9 @@ class RealtimeLoop(ControlLoop):
         if not self._world_is_ready():
             return
         self._record(self._pairing.tick(self._monotonic()))
+        if self._command is not None and self.late:
+            self._left_out += 1
+            self._new_left_out.update(self.late)
         if self._world_is_ready() and self._act():
             self._watchdog.last_command = self._monotonic()
 
@@ -85,14 +91,20 @@ class RealtimeLoop(ControlLoop):
         return verdict if self.active else ''
 
     def values(self) -> dict[str, str]:
-        """Rate and jitter of control."""
-        return self._timing.values()
+        """Rate and jitter of control, and control periods that were not recorded."""
+        return {**self._timing.values(), 'steps_left_out': str(self._left_out)}
 
     def warning(self) -> str:
-        """Control periods missed since the last call."""
+        """Control periods missed, or not recorded, since the last call."""
         missed = self._timing.missed - self._reported_missed
         self._reported_missed = self._timing.missed
-        return f'{missed} control periods missed' if missed else ''
+        texts = [f'{missed} control periods missed'] if missed else []
+        texts += [
+            f'{topic}: late in {count} control periods, which are not recorded'
+            for topic, count in self._new_left_out.items()
+        ]
+        self._new_left_out.clear()
+        return '; '.join(texts)
 
     def _start(self) -> None:
         """Begin with the state that is measured next."""
@@ -104,10 +116,12 @@ class RealtimeLoop(ControlLoop):
     def _restart_from_latest_state(self) -> None:
         assert self.measured is not None
         self._pairing.reset()
-        self._pairing.receive_state(*self.measured)
+        if not self.late:
+            self._pairing.receive_state(*self.measured)
 
     def _on_state(self, state: np.ndarray, stamp: int, repeated: bool) -> None:
         if not repeated:
             self._watchdog.receive_state(self._monotonic())
-        if self.active and not self.practice.reset_due:
+        # Control acts on a state with a late part, until the gate stops; but it ends no step.
+        if self.active and not self.practice.reset_due and not self.late:
             self._pairing.receive_state(state, stamp)

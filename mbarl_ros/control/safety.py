@@ -138,7 +138,8 @@ class SafetyGate:
                 entry.follow_measured(elapsed, after_gap)
         self._extrapolated_to = self._state_time
         self._extrapolate(now)
-        if self.state in ('waiting for state', 'stale state'):
+        whole = self._lockstep or self.state_is_fresh(now)
+        if whole and self.state in ('waiting for state', 'stale state'):
             self.state = 'ok'
 
     def state_is_fresh(self, now: float) -> bool:

@@ -34,11 +34,14 @@ class LockstepPairing:
     """Pairing in lockstep, where every executed command makes exactly one step of the world.
 
     State and executed command come from different processes, so either may arrive first. A person
-    may answer a state before the policy does, or instead of it.
+    may answer a state before the policy does, or instead of it. Where the world went on by itself,
+    because a sensor had failed, there was no step; ``left_out`` counts that.
     """
 
-    def __init__(self) -> None:
-        """Start without any state or command."""
+    def __init__(self, period: float) -> None:
+        """Start without any state or command; ``period``: s."""
+        self._longest = LONGEST_STEP * period * 1e9
+        self.left_out = 0
         self._states: dict[int, np.ndarray] = {}
         self._executed: dict[int, tuple[np.ndarray, str]] = {}
 
@@ -59,6 +62,11 @@ class LockstepPairing:
         steps = []
         stamps = sorted(self._states)
         for stamp, next_stamp in itertools.pairwise(stamps):
+            if next_stamp - stamp > self._longest:
+                self.left_out += 1
+                del self._states[stamp]
+                self._executed.pop(stamp, None)
+                continue
             if stamp not in self._executed:
                 if stamp > max(self._executed, default=-1):
                     break

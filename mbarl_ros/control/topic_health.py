@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from mbarl_ros.schema.findings import ERROR, WARNING, Finding
 from mbarl_ros.schema.robot import LONGEST_STEP, MAX_REORDERING, RobotConfig, TopicMap
 
 _HISTORY = 5000  # messages and faults kept of each topic
+_USUAL = 20  # messages that tell what is usual for a topic
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,29 @@ class TopicHealth:
         self._messages: deque[_Message] = deque(maxlen=_HISTORY)
         self._faults: deque[tuple[float, str]] = deque(maxlen=_HISTORY)
         self._out_of_order: deque[float] = deque(maxlen=_HISTORY)
+        self._dates: deque[int] = deque(maxlen=_USUAL)  # ns, stamps of new messages
+        self._delays: deque[int] = deque(maxlen=_USUAL)  # ns, by which others were ahead of them
+
+    def date(self, stamp: int, latest: int) -> None:
+        """Receive a new message of ``stamp`` ns; the latest stamp of all topics is ``latest``."""
+        self._dates.append(stamp)
+        self._delays.append(latest - stamp)
+
+    def late(self, latest: int) -> bool:
+        """Whether its last message is too old for a control step at the ``latest`` stamp, in ns.
+
+        As in recordings: older than ``LONGEST_STEP`` control periods, or messages of a topic that
+        is slower than control. By how much it is usually behind does not count.
+        """
+        period = 1e9 / self._robot.control_rate
+        age = latest - self._dates[-1] if self._dates else 0
+        if age <= LONGEST_STEP * period:
+            return False
+        if len(self._dates) < _USUAL:  # nobody knows yet what is usual
+            return True
+        gaps = [after - before for before, after in itertools.pairwise(self._dates)]
+        limit = LONGEST_STEP * max(period, statistics.median(gaps))
+        return age - statistics.median(self._delays) > limit
 
     def receive(self, now: float, clock: int, stamp: int | None, values: Sequence[float]) -> bool:
         """Receive a message; False if it should be ignored, because a newer one came before it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,6 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.task import Task
 
 WIDE_SEED = 20220513
-WIDE_WORLDS = 20  # with physics, that run side by side; one takes 100 MB
 
 
 class Outcome(NamedTuple):
@@ -38,21 +37,41 @@ def evaluate(task: Task, world: Any, policy: Actor, episodes: int, start: int = 
     is over then, as a forward phase is, and rewards that would follow do not count. Episode i has
     goal i modulo their number. The world must not be the one that is trained in.
     """
-    results = []
-    for index in range(start, start + episodes):
-        state = world.reset_to_start(index)[None]
-        results.append(attempts(task, [world], policy, state, np.array([index])))
-    succeeded, returns = np.concatenate(results, axis=1)
-    return Outcome(
-        float(np.mean(succeeded)), None if task.reward_known else float(np.mean(returns))
-    )
+    return outcome(task, attempts_in_turn(task, world, policy, range(start, start + episodes)))
+
+
+def outcome(task: Task, results: np.ndarray) -> Outcome:
+    """Outcome of episodes with these ``results`` [2, n]: successes and sums of rewards."""
+    success, mean_return = results.mean(axis=1)
+    return Outcome(float(success), None if task.reward_known else float(mean_return))
+
+
+def attempts_in_turn(task: Task, world: Any, policy: Actor, indices: Sequence[int]) -> np.ndarray:
+    """Deployed episodes from these evaluation starts, one after the other in one world.
+
+    No episode depends on those before it.
+
+    :returns: [2, n]: whether each succeeds, and the sum of its rewards
+    """
+    return _in_turn(task, world, policy, indices, world.reset_to_start)
+
+
+def _in_turn(
+    task: Task,
+    world: Any,
+    policy: Actor,
+    indices: Sequence[int],
+    reset: Callable[[int], np.ndarray],
+) -> np.ndarray:
+    results = [
+        attempts(task, [world], policy, reset(index)[None], np.array([index])) for index in indices
+    ]
+    return np.array(results, float).reshape(-1, 2).T
 
 
 def attempt(task: Task, world: Any, policy: Actor, index: int) -> bool:
     """One deployed episode from evaluation start ``index``: whether it succeeds."""
-    state = world.reset_to_start(index)[None]
-    succeeded, _ = attempts(task, [world], policy, state, np.array([index]))
-    return bool(succeeded[0])
+    return bool(attempts_in_turn(task, world, policy, [index])[0, 0])
 
 
 def attempts(
@@ -97,30 +116,35 @@ class WideStarts:
     They are drawn from ``ranges``, or chosen by the world's ``reset_to_wide(index)``.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, worlds: int | None = None) -> None:
         """Draw the starts and make the worlds.
 
-        :raises ConfigError: the task has no world, or no ranges and a world without
-            ``reset_to_wide``.
+        :param worlds: how many run side by side; default: as many as are fast
+        :raises ConfigError: the task has no world or no wide starts, or no ranges and a world
+            without ``reset_to_wide``.
         """
         self.task = task
         config = task.config.evaluation.wide
-        count = config.episodes if config.ranges else min(config.episodes, WIDE_WORLDS)
-        self._worlds = [task.load_world(seed=0) for _ in range(count)]
+        if config is None:
+            raise ConfigError(f"task '{task.name}': key 'evaluation.wide' is not set")
+        # A world with physics is slow beside the policy and takes 100 MB: one is enough.
+        count = config.episodes if config.ranges else 1
+        self.worlds = [task.load_world(seed=0) for _ in range(worlds or count)]
         self.episodes, self.starts = config.episodes, None
         if config.ranges:
             rng = np.random.default_rng(WIDE_SEED)
-            self.starts = np.tile(self._worlds[0].reset_to_start(0), (config.episodes, 1))
+            self.starts = np.tile(self.worlds[0].reset_to_start(0), (config.episodes, 1))
             for name, (low, high) in config.ranges.items():
                 column = task.robot.state_names.index(name)
                 self.starts[:, column] = rng.uniform(low, high, config.episodes)
-        elif not hasattr(self._worlds[0].world, 'reset_to_wide'):
+        elif not hasattr(self.worlds[0].world, 'reset_to_wide'):
             raise ConfigError(
                 f"task '{task.name}': key 'evaluation.wide.ranges' is empty and world "
                 f"{task.config.world} has no method 'reset_to_wide'; set ranges"
             )
 
-    def _reset(self, world: Any, index: int) -> np.ndarray:
+    def reset(self, world: Any, index: int) -> np.ndarray:
+        """Put a world into wide start ``index``; returns the robot state [S]."""
         return (
             world.reset_to_wide(index)
             if self.starts is None
@@ -129,15 +153,17 @@ class WideStarts:
 
     def evaluate(self, policy: Actor) -> float:
         """Success rate from all starts, within the task's evaluation horizon, goals in turn."""
-        succeeded = 0
-        side_by_side = len(self._worlds)
-        for first in range(0, self.episodes, side_by_side):
-            numbers = np.arange(first, min(first + side_by_side, self.episodes))
-            worlds = self._worlds[: len(numbers)]
-            rows = zip(worlds, numbers, strict=True)
-            states = np.stack([self._reset(world, number) for world, number in rows])
-            succeeded += attempts(self.task, worlds, policy, states, numbers)[0].sum()
-        return float(succeeded / self.episodes)
+        return float(self.attempts(policy)[0].mean())
+
+    def attempts(self, policy: Actor, indices: Sequence[int] | None = None) -> np.ndarray:
+        """Results [2, n] of the episodes from starts ``indices``, from all where it is None."""
+        indices = range(self.episodes) if indices is None else indices
+        if self.starts is None:
+            world = self.worlds[0]
+            return _in_turn(self.task, world, policy, indices, world.reset_to_wide)
+        worlds = [self.worlds[index] for index in indices]
+        states = np.stack([self.reset(*row) for row in zip(worlds, indices, strict=True)])
+        return np.array(attempts(self.task, worlds, policy, states, np.array(indices)))
 
 
 def evaluation_line(

@@ -80,6 +80,11 @@ class LearnerNode(BaseNode):
         if folder is None:
             self.agent = without_demonstrations(self.agent, self.task.config)
         demonstrations = load_demonstrations(folder, self.task, self.run_dir)
+        if folder and self.task.reward_known and not demonstrations['terminated'].any():
+            self.get_logger().warning(
+                f"{folder}: no demonstration reaches what task '{self.task.name}' calls success "
+                "(key 'success'); nothing shows that it can be reached"
+            )
         self._learner = Learner(self.task, self.agent, demonstrations, self.seed)
         self._tracker = SequenceTracker()
         self._log: RecordLog | None = None

@@ -79,7 +79,7 @@ class PolicyController(BaseLifecycleNode):
         self._command_names = list(self.task.robot.command_names)
         path = self.value('policy')
         self._initial_policy = (
-            read_policy(path, self.task, self.agent)
+            read_policy(path, self.task, self.agent)[0]
             if path and path != 'random'
             else self._last_good_policy()
         )
@@ -120,7 +120,7 @@ class PolicyController(BaseLifecycleNode):
         if self.lockstep or self.value('policy') or file is None or not file.exists():
             return None
         try:
-            return read_policy(file, self.task, self.agent)
+            return read_policy(file, self.task, self.agent)[0]
         except ConfigError as error:
             self.get_logger().warning(f'waiting for the learner: {error}')
             return None
@@ -260,7 +260,7 @@ class PolicyController(BaseLifecycleNode):
             return
         self._measured = (state, stamp)
         if self._loop is not None:
-            self._loop.receive_state(state, stamp)
+            self._loop.receive_state(state, stamp, self._states.late)
 
     def _on_executed(self, message: JointState) -> None:
         command, source = np.array(message.position), message.header.frame_id
@@ -295,9 +295,10 @@ class PolicyController(BaseLifecycleNode):
         if not reason:
             return
         gate = f' (gate: {self._loop.gate_state})' if self._loop.gate_state else ''
+        errors = ''.join(f'; {error}' for error in self._robot_errors())
         self.trigger_deactivate()
         again = f'ros2 lifecycle set {self.get_fully_qualified_name()} activate'
-        self._gave_up = f'{reason}{gate}: deactivated; to go on, {again}'
+        self._gave_up = f'{reason}{gate}{errors}: deactivated; to go on, {again}'
         self.get_logger().error(self._gave_up)
 
     # --- outputs -----------------------------------------------------------------------------

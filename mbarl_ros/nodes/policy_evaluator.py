@@ -21,13 +21,16 @@ from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_d
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, latched
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_bytes
 from mbarl_ros.schema import topics
+from mbarl_ros.schema.base import ConfigError, SimulatorError
 from mbarl_ros.schema.exit_codes import EXIT_BUDGET, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SUCCESS
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import unwritable, write_file
 from mbarl_ros.storage.run_files import (
     EVALUATIONS_FILE,
+    KEPT_POLICY_FILE,
     RESULT_FILE,
     TRANSITIONS_FILE,
+    keeps_policy,
     read_json_lines,
 )
 
@@ -42,8 +45,9 @@ class PolicyEvaluator(BaseNode):
 
     Subscribes to ``learner/policy`` and ``robot_sim/resets``. Publishes ``~/deployed_success``
     (Float64). Parameters: ``demonstrations``, ``budget``, ``target``. Writes into ``run_dir``:
-    ``evaluations.jsonl`` (a line for each evaluation), ``success.png``, TensorBoard curves and
-    ``result.json``. Its exit code says why the run ended: see :mod:`mbarl_ros.schema.exit_codes`.
+    ``evaluations.jsonl`` (a line for each evaluation), ``success.png``, TensorBoard curves, some
+    of the policies (``policy_STEPS.safetensors``) and ``result.json``. Its exit code says why the
+    run ended: see :mod:`mbarl_ros.schema.exit_codes`.
 
     Training never sees the world that it evaluates in. A target counts as reached only if the
     policy also reaches it on as many further starts: the line in ``evaluations.jsonl`` then pools
@@ -108,8 +112,9 @@ class PolicyEvaluator(BaseNode):
         self._resets = self._earlier_resets + message.data
 
     def _on_policy(self, message: UInt8MultiArray) -> None:
+        data = message_bytes(message)
         try:
-            arrays, meta = unpack_policy(message_bytes(message), self.task, self.agent)
+            arrays, meta = unpack_policy(data, self.task, self.agent)
         except wire.WireError as error:
             self.refuse(error, topics.POLICY)
             return
@@ -117,7 +122,7 @@ class PolicyEvaluator(BaseNode):
         every = self.task.config.evaluation.every
         if steps // every > self._queued // every or steps >= self._budget > self._queued:
             self._queued = steps
-            self._due.put((steps, arrays))
+            self._due.put((steps, arrays, data))
 
     # --- evaluation thread -------------------------------------------------------------------
 
@@ -126,13 +131,20 @@ class PolicyEvaluator(BaseNode):
             self._world = self.task.load_world(seed=self.seed)
             self._evaluate_clone()
             while not self.finished:
-                steps, arrays = self._due.get()
+                steps, arrays, data = self._due.get()
+                if keeps_policy(len(self._lines)):
+                    self._write(KEPT_POLICY_FILE.format(steps), data)
                 policy = deployed_policy(arrays, DEPLOYED, self.task, self.agent, self.seed)
                 self._evaluate(steps, policy)
+        except (ConfigError, SimulatorError) as error:
+            self._fail(str(error))
         except BaseException as error:
-            self.get_logger().fatal(f'evaluation stopped: {error!r}')
-            self.exit_code, self.finished = EXIT_FAILURE, True
+            self._fail(repr(error))
             raise
+
+    def _fail(self, reason: str) -> None:
+        self.get_logger().fatal(f'evaluation stopped: {reason}')
+        self.exit_code, self.finished = EXIT_FAILURE, True
 
     def _evaluate_clone(self) -> None:
         """Success of behaviour cloning: what the demonstrations are worth without practice."""
@@ -183,6 +195,12 @@ class PolicyEvaluator(BaseNode):
         if confirmed:
             self._end(TARGET_REACHED)
         elif steps >= self._budget:
+            successes = any(line['deployed_success'] for line in self._lines)
+            if self.task.reward_known and not successes:
+                self.get_logger().warning(
+                    "no evaluation has seen a single success: can the target (key 'success' of "
+                    'the task) be reached, within the horizon (evaluation.horizon)?'
+                )
             self._end(BUDGET)
 
     def _write_lines(self) -> bool:
@@ -191,16 +209,16 @@ class PolicyEvaluator(BaseNode):
         They are written again with the next one.
         """
         text = ''.join(json.dumps(line) + '\n' for line in self._lines)
-        self._disk_problem = self._write(EVALUATIONS_FILE, text)
+        self._disk_problem = self._write(EVALUATIONS_FILE, text.encode())
         return not self._disk_problem
 
-    def _write(self, name: str, text: str) -> str:
+    def _write(self, name: str, data: bytes) -> str:
         """Write a file of the run folder; why that was not possible, empty: it was."""
         if self.run_dir is None:
             return ''
         path = self._file(name)
         try:
-            write_file(path, text.encode())
+            write_file(path, data)
         except OSError as error:
             problem = str(unwritable(path, error))
             self.get_logger().error(problem)
@@ -248,7 +266,7 @@ class PolicyEvaluator(BaseNode):
             self._write_lines()
         last = self._lines[-1] if self._lines else {'deployed_success': None}
         result = {**last, 'reason': reason, 'version': __version__}
-        self._write(RESULT_FILE, json.dumps(result, indent=2) + '\n')
+        self._write(RESULT_FILE, (json.dumps(result, indent=2) + '\n').encode())
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Latest and best deployed success, and that of behaviour cloning."""

@@ -306,7 +306,14 @@ class SafetyGateNode(BaseNode):
             'malformed': self.refused,
             **gate.counts,
         }
-        return level, gate.state, values
+        return level, gate.state + self._silent_topics(), values
+
+    def _silent_topics(self) -> str:
+        """The topics that make a state stale, for a message."""
+        silent = self._listener.silent()
+        if not silent or self._gate.state not in ('waiting for state', 'stale state'):
+            return ''
+        return f': no message on {", ".join(silent)}'
 
     def close(self) -> None:
         """Send the stop command: a velocity controller keeps its last command for ever."""

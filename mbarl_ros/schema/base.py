@@ -1,4 +1,4 @@
-"""Base of all schemas: the error, sections that refuse unknown keys, and checks of names."""
+"""Base of all schemas: the errors, sections that refuse unknown keys, and checks of names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 class ConfigError(ValueError):
     """A configuration mistake; the message names the file, the key and the remedy."""
+
+
+class SimulatorError(RuntimeError):
+    """A simulated world that cannot go on; the message names the world or file, and the cause."""
 
 
 class OldKeyError(ValueError):

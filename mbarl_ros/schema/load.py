@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,7 +22,7 @@ import yaml
 from pydantic import ValidationError
 
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.schema.base import ConfigError, OldKeyError, Strict
+from mbarl_ros.schema.base import ConfigError, OldKeyError, SimulatorError, Strict
 from mbarl_ros.schema.model import DEMONSTRATED_STARTS
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
@@ -225,7 +226,7 @@ def load_world(task: TaskConfig, **options: Any) -> Any:
     """Construct the world that a task names by import path (``package.module:Class``).
 
     :param options: arguments beside ``world_options`` of the task
-    :raises ConfigError: it cannot be imported, or does not take these arguments.
+    :raises ConfigError: it cannot be imported, does not take these arguments, or fails.
     """
     if task.world is None:
         raise ConfigError(f"task '{task.name}': key 'world' is not set; it cannot be simulated")
@@ -242,7 +243,23 @@ def load_world(task: TaskConfig, **options: Any) -> Any:
         raise ConfigError(
             f"task '{task.name}': key 'world_options': {task.world}: {error}"
         ) from None
-    return world(**task.world_options, **options)
+    try:
+        return world(**task.world_options, **options)
+    except ConfigError:
+        raise
+    except Exception as error:  # of anybody's class
+        raise ConfigError(
+            f"task '{task.name}': key 'world': {task.world} cannot be made: {_what_failed(error)}"
+        ) from error
+
+
+def _what_failed(error: Exception) -> str:
+    """What an exception says, and the line that failed, unless the code refused by itself."""
+    said = str(error) or type(error).__name__
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, SimulatorError) or (frame.line or '').startswith('raise'):
+        return said
+    return f'{said} ({frame.filename}, line {frame.lineno}: {frame.line})'
 
 
 def _load(model: type[Config], path: Path) -> Config:

@@ -74,8 +74,8 @@ class TeleopMap(TopicMap):
     )
     latch: list[str] = Field(
         default=[],
-        description='Command entries that keep their last command while the field is 0. Default: '
-        'none.',
+        description='Command entries that keep their last command while the field is 0; 0 itself '
+        'is commanded by a value close to it. Default: none.',
     )
     deadman: str | Switch | None = Field(
         default=None,

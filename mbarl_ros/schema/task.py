@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -168,7 +170,34 @@ class TaskConfig(Strict):
                     f'goals: each needs {len(self.observation)} numbers (one for each '
                     f'observation entry), got {len(goal)}'
                 )
+        ranges = {
+            entry.name: (entry.low, entry.high) for entry in self.observation if entry.limited
+        }
+        if text := self.out_of_reach(ranges):
+            raise ValueError(f'{text}, its range in observation; correct one of them')
         return self
+
+    def out_of_reach(self, bounds: Mapping[str, tuple[float, float]]) -> str:
+        """Key and value of a target that no state within ``bounds`` reaches; empty: there is none.
+
+        :param bounds: name of an entry -> [low, high]; entries without are not limited
+        """
+        names, success = [entry.name for entry in self.observation], self.success
+        targets = {
+            f'goals.{number}': [goal[names.index(name)] for name in success.entries]
+            for number, goal in enumerate(self.goals)
+        }
+        if success.target is not None:
+            targets = {'success.target': success.target}
+        for key, target in targets.items():
+            outside = {}
+            for name, value in zip(success.entries, target, strict=True):
+                low, high = bounds.get(name, (-math.inf, math.inf))
+                outside[name, value, low, high] = max(low - value, value - high, 0.0)
+            if math.hypot(*outside.values()) > success.tolerance:
+                name, value, low, high = max(outside, key=lambda entry: outside[entry])
+                return f'{key}: {name} {value:g} is out of reach: outside {low:g} to {high:g}'
+        return ''
 
     def run_end(self, budget: int = 0, target: float = 0.0) -> tuple[int, float]:
         """Budget (environment steps) and target (success rate) that end a run of this task.

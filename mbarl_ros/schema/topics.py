@@ -1,7 +1,8 @@
 """Names of the topics and services between the nodes, relative to the graph's namespace.
 
 Each begins with the name of the node that publishes or offers it, except the safety gate's e-stop
-topic, to which anybody may publish.
+topic, to which anybody may publish, and the topics of the simulated camera, which have the names
+that camera drivers use.
 """
 
 COMMAND = 'policy_controller/command'
@@ -35,6 +36,8 @@ RECORDER_GET_PARAMETERS = 'demo_recorder/get_parameters'
 DEPLOYED_SUCCESS = 'policy_evaluator/deployed_success'
 SIM_RESET = 'robot_sim/reset'
 SIM_RESETS = 'robot_sim/resets'
+CAMERA_IMAGE = 'camera/image_raw'
+CAMERA_INFO = 'camera/camera_info'
 
 DIAGNOSTICS = '/diagnostics'
 CLOCK = '/clock'

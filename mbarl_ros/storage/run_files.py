@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ RESULT_FILE = 'result.json'
 LOCK_FILE = '.lock'
 POLICY_FILE = 'policy.safetensors'
 """The policy message that the learner published last."""
+KEPT_POLICY_FILE = 'policy_{}.safetensors'
+"""An earlier one, after so many environment steps; :func:`keeps_policy` says which are kept."""
 TRANSITIONS_FILE = 'transitions.log'
 """All transitions that the learner has acknowledged."""
 DEMONSTRATIONS_FILE = 'demonstrations.safetensors'
@@ -63,6 +66,18 @@ def check_same(
             raise ConfigError(
                 f'{folder}: was made with another configuration: {path.name}, {what}; {remedy}'
             )
+
+
+def keeps_policy(evaluations: int) -> bool:
+    """Whether to keep the policy that comes after so many evaluations: 0, 1, 2, 4, 8, ..."""
+    return evaluations & (evaluations - 1) == 0
+
+
+def kept_policies(folder: Path) -> dict[int, Path]:
+    """Environment steps -> file of the policies that a run has kept, in the order of steps."""
+    pattern = re.compile(KEPT_POLICY_FILE.format(r'(\d+)'))
+    found = {int(m[1]): path for path in folder.iterdir() if (m := pattern.fullmatch(path.name))}
+    return dict(sorted(found.items()))
 
 
 def read_json_lines(path: Path, required: Collection[str] = ()) -> list[dict[str, Any]]:

@@ -23,21 +23,24 @@ class _Seed(Job):
     printed: int
 
 
-def run_seeds(runs: Sequence[SeedRun], seed_numbers: Sequence[int], processes: int) -> list[str]:
+def run_seeds(
+    runs: Sequence[SeedRun], seed_numbers: Sequence[int], processes: int, evaluators: int
+) -> list[str]:
     """Run all seeds that are not finished yet; returns a sentence about each that failed.
 
     :param runs: one for each agent and task; its ``seed`` is not used, ``budget`` 0 is the task's
-    :param processes: how many at a time; 0: the number of cores
+    :param processes: how many seeds at a time; 0: the number of cores
+    :param evaluators: processes beside that of each seed, which evaluate its policies
     :raises ConfigError: the folder of a seed was made with other settings.
     """
-    waiting = [seed for run in runs for seed in _unfinished(run, seed_numbers)]
+    waiting = [seed for run in runs for seed in _unfinished(run, seed_numbers, evaluators)]
     # All agents with one seed before the next seed, so that there is something to compare early.
     waiting.sort(key=lambda seed: seed.number)
     failed, _ = Pool(waiting, processes).run(_print_evaluations)
     return [f'{seed.title} failed: {seed.failure}' for seed in failed]
 
 
-def _unfinished(run: SeedRun, seed_numbers: Sequence[int]) -> list[_Seed]:
+def _unfinished(run: SeedRun, seed_numbers: Sequence[int], evaluators: int) -> list[_Seed]:
     """The seeds of an agent that are not finished; checks their folders."""
     task, agent, demonstrations = run.load()
     if not len(demonstrations['phase']) and not seeds.pseudo_agent(agent):
@@ -54,7 +57,7 @@ def _unfinished(run: SeedRun, seed_numbers: Sequence[int]) -> list[_Seed]:
         seed = _Seed(
             title=title,
             module='mbarl_ros.studies.worker',
-            argument=asdict(replace(run, seed=number, budget=budget)),
+            argument=asdict(replace(run, seed=number, budget=budget)) | {'evaluators': evaluators},
             log=folder / seeds.LOG_FILE,
             number=number,
             folder=folder,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from mbarl_ros.control.phases import Practice
-from mbarl_ros.control.planning_policy import deployed_policy
-from mbarl_ros.control.policy import DEPLOYED
 from mbarl_ros.learning.classifier import ClassifierTrainer
-from mbarl_ros.learning.evaluation import WideStarts, evaluate
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.storage.transitions import Transitions, stack
+from mbarl_ros.studies.evaluators import Evaluation, Evaluators
 from mbarl_ros.task import Task
 
 
@@ -74,36 +75,48 @@ class DirectRun:
         return metrics
 
 
-def run(direct: DirectRun, seed: int, budget: int) -> Iterator[dict[str, Any]]:
-    """Practise for ``budget`` environment steps; yields one record per evaluation.
+class Evaluated(NamedTuple):
+    """What ``evaluations.jsonl`` says about one evaluation, and the policy that it was of.
 
-    The first evaluation is before training, the last at the end. ``outcome`` is that of the
-    deployed policy, ``wide`` its success rate from the wide starts or None where it is not due;
-    ``seconds`` is the processor time of practice and training.
+    ``record``: ``step``, ``outcome`` of the deployed policy, ``wide`` (its success rate from the
+    wide starts, None where that was not due), ``seconds`` (processor time of practice and training)
+    and the counts of practice.
     """
-    task, config = direct.task, direct.task.config.evaluation
-    world = task.load_world(seed=seed)
-    wide = WideStarts(task) if config.wide else None
+
+    record: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def run(direct: DirectRun, budget: int, evaluators: Evaluators) -> Iterator[Evaluated]:
+    """Practise for ``budget`` environment steps; yields the evaluations, in order.
+
+    The first is before training, the last at the end. Practice goes on while they are under way.
+    """
+    config = direct.task.config.evaluation
     seconds, metrics, next_evaluation, next_wide = 0.0, {}, 0, 0
+    under_way: deque[tuple[Evaluated, Evaluation]] = deque()
     while True:
         steps = direct.practice.steps
         last = steps >= budget
         if steps >= next_evaluation or last:
+            wide = config.wide is not None and (steps >= next_wide or last)
             arrays = direct.learner.policy_arrays()
-            policy = deployed_policy(arrays, DEPLOYED, task, direct.agent, seed)
-            starts = wide if wide and (steps >= next_wide or last) else None
-            yield {
+            counts = {
                 'step': steps,
-                'outcome': evaluate(task, world, policy, config.episodes),
-                'wide': starts.evaluate(policy) if starts else None,
                 'seconds': seconds,
                 'attempts': direct.practice.attempts,
                 'practice_successes': direct.practice.successes,
                 'training_resets': direct.resets,
                 'metrics': metrics,
             }
+            evaluation = evaluators.submit(arrays, wide=wide)
+            under_way.append((Evaluated(counts, arrays), evaluation))
             next_evaluation += config.every
-            next_wide += config.wide.every if starts else 0
+            next_wide += config.wide.every if wide else 0
+        while under_way and (last or under_way[0][1].done()):
+            (counts, arrays), evaluation = under_way.popleft()
+            outcome, success = evaluation.results()
+            yield Evaluated(counts | {'outcome': outcome, 'wide': success}, arrays)
         if last:
             return
         start = time.process_time()

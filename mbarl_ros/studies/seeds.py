@@ -26,6 +26,7 @@ from mbarl_ros.storage.run_files import (
     POLICY_FILE,
     RESULT_FILE,
     check_same,
+    kept_policies,
     read_json_lines,
     write_config,
 )
@@ -171,8 +172,9 @@ def prepare_folder(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, config in configs.items():
         write_config(folder / name, config)
-    for name in (RESULT_FILE, EVALUATIONS_FILE, METRICS_FILE, POLICY_FILE):
-        (folder / name).unlink(missing_ok=True)
+    results = [folder / name for name in (RESULT_FILE, EVALUATIONS_FILE, METRICS_FILE, POLICY_FILE)]
+    for path in (*results, *kept_policies(folder).values()):
+        path.unlink(missing_ok=True)
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

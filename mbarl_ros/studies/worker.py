@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -19,10 +20,17 @@ from mbarl_ros.learning.imitation import clone
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.storage import lifeline
 from mbarl_ros.storage.files import lock_file, write_file
-from mbarl_ros.storage.run_files import EVALUATIONS_FILE, LOCK_FILE, POLICY_FILE
+from mbarl_ros.storage.run_files import (
+    EVALUATIONS_FILE,
+    KEPT_POLICY_FILE,
+    LOCK_FILE,
+    POLICY_FILE,
+    keeps_policy,
+)
 from mbarl_ros.storage.transitions import PHASES, Transitions
 from mbarl_ros.studies import seeds
 from mbarl_ros.studies.direct import DirectRun, run
+from mbarl_ros.studies.evaluators import Evaluators
 from mbarl_ros.task import Task
 
 Arrays = dict[str, np.ndarray]
@@ -35,6 +43,7 @@ def run_seed(
     seed: int,
     budget: int,
     folder: Path,
+    evaluators: int = 1,
 ) -> list[dict[str, Any]]:
     """Practise for ``budget`` environment steps; returns the lines of ``evaluations.jsonl``.
 
@@ -43,12 +52,14 @@ def run_seed(
 
     :param folder: created if it does not exist; has the layout of a ROS run's folder, so its policy
         can be deployed on a robot
+    :param evaluators: processes that evaluate while this one practises
     :raises ConfigError: the folder was made with other settings, or another process uses it.
     """
     torch.set_num_threads(1)
     np.seterr(over='ignore')
     folder.mkdir(parents=True, exist_ok=True)
-    with lock_file(folder / LOCK_FILE, f'{folder}: another process uses it'):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock_file(folder / LOCK_FILE, f'{folder}: another process uses it'))
         configs = seeds.configurations(task, agent, demonstrations, seed)
         seeds.check_folder(folder, configs)
         if not seeds.is_finished(folder, agent, budget):
@@ -60,16 +71,13 @@ def run_seed(
             elif kind == seeds.RANDOM:
                 records = _random(task, seed)
             else:
-                records = _practise(DirectRun(task, agent, demonstrations, seed), seed, budget)
+                processes = Evaluators(task, agent, seed, evaluators)
+                stack.callback(processes.close)
+                records = run(DirectRun(task, agent, demonstrations, seed), budget, processes)
             for record, arrays in records:
                 _save(folder, task, agent, seed, record, arrays, time.monotonic() - start)
             seeds.write_result(folder)
         return seeds.read_evaluations(folder)
-
-
-def _practise(direct: DirectRun, seed: int, budget: int) -> Iterator[tuple[dict[str, Any], Arrays]]:
-    for record in run(direct, seed, budget):
-        yield record, direct.learner.policy_arrays()
 
 
 def _clone(
@@ -135,11 +143,15 @@ def _save(
     arrays: Arrays | None,
     wall_seconds: float,
 ) -> None:
-    """Write the policy, if there is one, then the line of its evaluation."""
+    """Write the policy, if there is one, then the line of its evaluation; keep some policies."""
     record = dict(record)
     step, metrics = record.pop('step'), record.pop('metrics')
     if arrays is not None:
-        write_file(folder / POLICY_FILE, pack_policy(arrays, task, agent, step, applies_from=0))
+        data = pack_policy(arrays, task, agent, step, applies_from=0)
+        write_file(folder / POLICY_FILE, data)
+        practises = seeds.pseudo_agent(agent) is None
+        if practises and keeps_policy(len(seeds.read_evaluations(folder))):
+            write_file(folder / KEPT_POLICY_FILE.format(step), data)
     seeds.append_line(folder / seeds.METRICS_FILE, {'environment_steps': step, **metrics})
     line = evaluation_line(
         task,
@@ -156,13 +168,15 @@ def _save(
 
 
 def main() -> None:
-    """Run the seed that the command line gives as JSON: the fields of :class:`seeds.SeedRun`."""
+    """Run the seed that the command line gives as JSON: a :class:`seeds.SeedRun`, `evaluators`."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     lifeline.hold()
-    seed_run = seeds.SeedRun(**json.loads(sys.argv[1]))
+    argument = json.loads(sys.argv[1])
+    evaluators = argument.pop('evaluators')
+    seed_run = seeds.SeedRun(**argument)
     task, agent, demonstrations = seed_run.load()
     folder = seeds.seed_folder(seed_run.out, task, agent, seed_run.seed)
-    run_seed(task, agent, demonstrations, seed_run.seed, seed_run.budget, folder)
+    run_seed(task, agent, demonstrations, seed_run.seed, seed_run.budget, folder, evaluators)
 
 
 if __name__ == '__main__':

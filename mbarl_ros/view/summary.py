@@ -32,6 +32,8 @@ def summary(
     """
     result = result or {}
     lines = [f'run ended: {_REASONS.get(code, "failed")} after {duration(wall_seconds)}']
+    if result.get('error'):
+        lines.append(f'  {result["error"]}')
     rate, clone = result.get('deployed_success'), result.get('clone_success')
     if rate is not None:
         text = f'  deployed success    {rate:.2f}'

@@ -16,6 +16,9 @@ SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Deep: states and executed commands make up the record, so after a stall all of them are read.
 STATES = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE_STEPS = QoSProfile(depth=100)
+# Best effort loses half of the larger pictures, since they do not fit into a socket's buffer. A
+# subscriber may still ask for best effort.
+PICTURES = QoSProfile(depth=5)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 KEEP_ALL = QoSProfile(history=HistoryPolicy.KEEP_ALL)
 # The classifier's transitions are not sent again, so it also needs those from before its discovery.

@@ -65,7 +65,8 @@ class StateListener:
     back for each message once all topics have delivered one, and ignores a message that was
     overtaken by a newer one of its topic. ``since`` is the time (steady clock, s) at which the
     oldest part of the state was received, so that a live topic cannot hide a dead one; a message
-    that repeats a stamp does not count as received.
+    that repeats a stamp does not count as received. ``late`` lists the topics whose part of the
+    state is too old for a control step, in real time.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class StateListener:
         self._any_stamped = any(stamped)
         self.health = [TopicHealth(topic, robot) for topic in robot.state]
         self._received = [-math.inf] * len(robot.state)
+        self.late: list[str] = []
         # States: received at (s), stamp (ns).
         self._dated: deque[tuple[float, int]] = deque(maxlen=_STAMPS_KEPT)
         # In lockstep a lost state would stall the run; in real time a late one is of no use.
@@ -111,6 +113,12 @@ class StateListener:
         """When the oldest part of the state was received."""
         return min(self._received)
 
+    def silent(self) -> list[str]:
+        """Topics without a new message for longer than the state time-out."""
+        now, limit = time.monotonic(), self._robot.state_timeout
+        topics = zip(self._robot.state, self._received, strict=True)
+        return [topic.topic for topic, received in topics if now - received > limit]
+
     def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
         try:
             values = codec.decode(message)
@@ -124,17 +132,21 @@ class StateListener:
             if not self.health[index].receive(time.monotonic(), clock, stamp, values):
                 return
         self._state[where] = values
-        if not stamp or stamp != self._stamps[index]:
+        new = not stamp or stamp != self._stamps[index]
+        if new:
             self._received[index] = time.monotonic()
         if stamp is None:  # dated by the stamped topics, else by its time of arrival
             stamp = 0 if self._any_stamped else self._node.get_clock().now().nanoseconds
         self._stamps[index] = stamp
+        latest = max(stamp for stamp in self._stamps if stamp is not None)
+        if new:
+            self.health[index].date(stamp or latest, latest)
         if None in self._stamps:
             return
         if self._lockstep and len(set(self._stamps)) > 1:
             return
-        latest = max(self._stamps)
         if not self._lockstep:
+            self.late = [health.topic.topic for health in self.health if health.late(latest)]
             self._dated.append((time.monotonic(), latest))
         self._callback(self._state.copy(), latest)
 

@@ -32,7 +32,7 @@ from mbarl_ros.nodes.support.scheduling import real_time
 from mbarl_ros.nodes.support.transport import without_shared_memory
 from mbarl_ros.schema import message_fields, topics
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.base import ConfigError, SimulatorError
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USAGE
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage import lifeline
@@ -255,7 +255,9 @@ def run(factory: Callable[[], Any], args: list[str] | None = None) -> int:
 
 
 def main_exit(factory: Callable[[], Any]) -> None:
-    """Console entry: run a node and exit with its code; 1 and a traceback after an exception.
+    """Console entry: run a node and exit with its code.
+
+    The code is 1 after an exception; what a world reports is one sentence, all else a traceback.
 
     Skips interpreter teardown: in static destructors, threads of Fast DDS and torch may wait for
     each other.
@@ -263,6 +265,9 @@ def main_exit(factory: Callable[[], Any]) -> None:
     lifeline.hold()
     try:
         code = run(factory)
+    except SimulatorError as error:
+        print(f'error: {error}', file=sys.stderr)
+        code = EXIT_FAILURE
     except Exception:
         traceback.print_exc()
         code = EXIT_FAILURE
