@@ -7,8 +7,9 @@ records; what was recorded is judged here. Twice: from *wide* starts, each place
 *in turns* without resets, where each direction starts where the other has ended, as in practice.
 
 A forward attempt succeeds if the task's own measure says so of its last state. A backward attempt
-succeeds if it ends with the object at rest within 1 cm of where the world begins episodes. Each must
-keep to the step limit of the task's phases, and an object that the world put back is a failure.
+succeeds if it ends with the object at rest within 1 cm of where the world begins episodes. Each
+must keep to the step limit of the task's phases, and an object that the world put back is a
+failure.
 """
 
 from __future__ import annotations
