@@ -110,8 +110,11 @@ class Panda:
     def move_joints(self, velocity: np.ndarray, box: np.ndarray) -> None:
         """Move the joints with ``velocity`` [7] (rad/s); a virtual wall keeps the hand in ``box``.
 
-        The wall changes the velocity as little as possible.
+        The wall changes the velocity as little as possible. A velocity controller has no place to
+        be at: what its drives could not do at once, it does not catch up on.
         """
+        velocity = _clip(velocity, -JOINT_SPEED, JOINT_SPEED)
+        self.reference = self.joints
         position, _, jacobian = tip(self.reference)
         jacobian = jacobian[:3]
         wanted = jacobian @ velocity

@@ -57,9 +57,9 @@ class RobotSim(BaseNode):
     :class:`~mbarl_sim.camera.SimulatedCamera`.
 
     Parameters: ``real_time_factor``, ``demonstrations`` (reset to their starts, in turn),
-    ``publish_clock`` (false: stamps by the system clock, as a robot does), ``step_log`` (a file
-    that gets what really happened: a JSON line for each step with ``stamp`` in ns, ``state``
-    before it, ``command`` and ``next_state``).
+    ``wide_starts`` (reset to the world's wide starts, in turn), ``publish_clock`` (false: stamps by
+    the system clock, as a robot does), ``step_log`` (a file that gets what really happened: a JSON
+    line for each step with ``stamp`` in ns, ``state`` before it, ``command`` and ``next_state``).
     """
 
     def __init__(self) -> None:
@@ -72,6 +72,7 @@ class RobotSim(BaseNode):
             {
                 'real_time_factor': (1.0, 'Realtime: simulated seconds per second'),
                 'demonstrations': ('', 'Demonstrations to whose starts it is reset; empty: none'),
+                'wide_starts': (False, 'Reset to the wide starts of the world, one after another'),
                 'publish_clock': (True, 'False: stamps by the system clock and no /clock'),
                 'step_log': ('', 'File that gets a JSON line for each executed step; empty: none'),
                 **camera.PARAMETERS,
@@ -79,6 +80,11 @@ class RobotSim(BaseNode):
         )
         robot = self.task.robot
         self._world = self.task.load_world(seed=self.seed)
+        if self.value('wide_starts') and not hasattr(self._world.world, 'reset_to_wide'):
+            raise ConfigError(
+                f"parameter 'wide_starts': world {self.task.config.world} has no method "
+                "'reset_to_wide'; leave it false"
+            )
         self._period_ns = round(1e9 / robot.control_rate)
         self._time_ns = 0
         self._steps = self._resets = self._refused = self._refused_reported = 0
@@ -141,7 +147,8 @@ class RobotSim(BaseNode):
 
     def _reset_world(self) -> np.ndarray:
         """Reset the world, to the start of a demonstration if there are any; its state."""
-        state = self._world.reset()
+        wide = self.value('wide_starts')
+        state = self._world.reset_to_wide(self._resets) if wide else self._world.reset()
         if self._starts:
             start = self._starts[self._resets % len(self._starts)].start(state)
             state = self._world.set_state(start)

@@ -37,13 +37,18 @@ class ScriptedOperator(BaseNode):
     a gamepad could do but a lockstep simulation needs. Subscribes to the state topics, and calls
     the services of ``demo_recorder`` and ``robot_sim/reset``. Where the operator drives both
     directions, demonstrations go forward and backward in turns, one goal after the other, without
-    resets; else each starts with a reset.
+    resets; else, or with ``wide_starts``, each starts with a reset.
     """
 
     def __init__(self) -> None:
         """Connect to the teleop topics and to the services of recorder and simulation."""
         super().__init__('scripted_operator')
-        self.setup({'episodes': (0, 'Demonstrations to record; 0: 3, or 24 in turns')})
+        self.setup(
+            {
+                'episodes': (0, 'Demonstrations to record; 0: 3, or 24 in turns'),
+                'wide_starts': (False, 'Reset to a wide start before each demonstration'),
+            }
+        )
         robot = self.task.robot
         source = next(iter(robot.teleop), None)
         if source is None or set(source.fields) != set(robot.command_names):
@@ -85,7 +90,7 @@ class ScriptedOperator(BaseNode):
             direction, goal = DIRECTIONS[0], None
             if self._in_turns:
                 direction = DIRECTIONS[number % 2]
-            else:
+            if self.value('wide_starts') or not self._in_turns:
                 yield from self._reset()
             if self.task.goal_conditioned:
                 goal = goals[number // 2 % len(goals)]

@@ -3,7 +3,7 @@
 Everything is the tests' own measurement with larger numbers, on the simulated robot in real time
 (the kills: in lockstep, against the simulator's own log). The parts are kept in one file.
 
-    python tests/faults.py [stops] [kills] [steady] [fuzz] [soak] [table]
+    python tests/faults.py [stops] [kills] [steady] [fuzz] [arm] [soak] [table]
         [--trials 100] [--minutes 5] [--hours 2] [--output benchmarks/results/faults.json]
 """
 
@@ -27,6 +27,7 @@ import numpy as np
 import support.soak
 import support.steady
 import support.stops
+from support.arm_side import FuzzedArm
 from support.kills import practise_and_kill
 from support.robot_side import Fuzzed
 from support.stops import driven_arm
@@ -106,6 +107,22 @@ def fuzz(_options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def arm(_options: argparse.Namespace) -> dict[str, Any]:
+    """10,000 fuzzed commands to the Panda in the hardware graph; the same without a gate."""
+    result = {}
+    for name, task, commands, gate in (
+        ('panda_velocity', 'door_velocity', 10_000, True),
+        ('panda_servo', 'push', 10_000, True),
+        ('panda_velocity without gate', 'door_velocity', 1_000, False),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            fuzzed = FuzzedArm(Path(folder), task, gate=gate)
+            judgement = fuzzed.run(commands)
+        result[name] = {'fuzzed': commands, 'gate': fuzzed.counts, **judgement.to_json()}
+        print(name, result[name], flush=True)
+    return result
+
+
 def soak(options: argparse.Namespace) -> dict[str, Any]:
     """Hours over a bad line, with the learner killed every ten minutes."""
     with tempfile.TemporaryDirectory() as folder:
@@ -140,6 +157,12 @@ def table(results: dict[str, Any]) -> str:
         rows.append((what, f'{ours}, {sum(result["stale_commands"])} stale commands'))
     if result := results.get('fuzz'):
         rows.append(('1,000,000 fuzzed commands through the gate', result['logic']))
+    for name, robot in results.get('arm', {}).items():
+        violations = sum(robot['violations'].values())
+        held = (
+            f'{violations} violations in {robot["commands"]} commands, {robot["reports"]} reports'
+        )
+        rows.append((f'{robot["fuzzed"]} fuzzed commands to {name}', held))
     if result := results.get('soak'):
         grown = max(result['growth'].values())
         what = f'{result["seconds"] / 3600:g} hours, 10 % of messages lost, 10 % 200 ms late'
@@ -166,6 +189,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     'kills': kills,
     'steady': steady,
     'fuzz': fuzz,
+    'arm': arm,
     'soak': soak,
 }
 

@@ -109,6 +109,13 @@ def test_record_drives_through_the_teleop_topics(tmp_path):
     )
 
 
+def test_record_may_begin_each_demonstration_at_a_wide_start():
+    graph = nodes('record', task='push', wide_starts='true')
+    for name in ('robot_sim', 'scripted_operator'):
+        assert graph[name].parameters['wide_starts'] is True
+        assert nodes('record')[name].parameters['wide_starts'] is False
+
+
 def test_evaluate_takes_policy_and_configuration_from_a_run_folder(tmp_path):
     folder = run_folder(tmp_path / 'run')
     controller = nodes('evaluate', policy=str(folder), episodes='7')['policy_controller']
@@ -167,6 +174,11 @@ def test_own_files_may_be_given_by_relative_path(tmp_path, monkeypatch):
         ('sim', {'namespace': 'my robot'}, "argument 'namespace' must be a ROS name"),
         ('sim', {'demos': '/nowhere'}, '/nowhere: no such folder of demonstrations; record some'),
         ('record', {'simulated': 'false'}, 'operator:=scripted drives the simulated robot only'),
+        (
+            'record',
+            {'simulated': 'false', 'operator': 'none', 'wide_starts': 'true'},
+            'wide_starts:=true: only a simulated robot can be reset',
+        ),
         ('record', {'operator': 'none', 'mode': 'lockstep'}, 'a person cannot wait for a step'),
         ('evaluate', {}, "argument 'policy' is required"),
         ('evaluate', {'policy': '/nowhere'}, '/nowhere: no such file'),

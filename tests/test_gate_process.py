@@ -16,7 +16,8 @@ from std_msgs.msg import Bool, Float64MultiArray
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, SENSOR
 from mbarl_ros.schema.message_fields import stamp_ns
 from support.graph import Graph
-from support.robot_side import PROFILE, TIMEOUT, Fuzz, RobotSide
+from support.hostile_source import HostileSource
+from support.robot_side import PROFILE, ROBOT, TIMEOUT, RobotSide
 
 JITTER = 0.001  # s: when a message was sent is on it
 DELAY = 0.1  # s that it may be on its way, on a busy machine
@@ -157,24 +158,19 @@ def bench(shared):
 
 @pytest.mark.timing('the robot judges rates and time-outs by when it receives')
 def test_10000_fuzzed_commands_through_the_running_gate_break_no_limit_at_the_robot(bench):
-    graph, chance = bench.graph, random.Random(3)
-    source, sent = Fuzz(chance), 0
+    graph, source = bench.graph, HostileSource(bench.graph.node, ROBOT, seed=3)
+    chance = source.chance
     bench.count_from_now()
     end = time.monotonic() + 150
     while bench.judged() < 10_000:
-        assert time.monotonic() < end, (bench.judged(), sent)
-        burst = chance.choice((1, 1, 5))  # no longer than the queue
-        for _ in range(burst):
-            offset = chance.uniform(-2.0, 2.0) if chance.random() < 0.03 else 0.0
-            bench.ask(source.command(), offset=offset)
-            sent += 1
-        for _ in range(2 * burst + 3):  # a robot that receives late breaks limits by itself
+        assert time.monotonic() < end, (bench.judged(), source.sent)
+        for _ in range(
+            2 * source.burst() + 3
+        ):  # a robot that receives late breaks limits by itself
             graph.executor.spin_once(timeout_sec=0.0003)
-        if sent % 1000 < 2 and chance.random() < 0.5:  # somebody takes over for a moment
+        if source.sent % 1000 < 2 and chance.random() < 0.5:  # somebody takes over for a moment
             for _ in range(20):
-                bench.stick.publish(
-                    JointState(velocity=[9.0, -9.0], position=[0.2], effort=[chance.random()])
-                )
+                source.take_over()
                 graph.spin(0.02)
         if chance.random() < 0.001:
             graph.spin(0.5)  # silence
@@ -182,7 +178,7 @@ def test_10000_fuzzed_commands_through_the_running_gate_break_no_limit_at_the_ro
     assert bench.count('policy clipped') > 1000 and bench.count('policy refused') > 50
     assert bench.count('policy late') > 30 and bench.count('teleop clipped') > 5
     assert bench.robot.messages > 3000 and bench.robot.stops > 20
-    print(sent, bench.robot.messages, bench.robot.stops, bench.slowest, graph.statuses)
+    print(source.sent, bench.robot.messages, bench.robot.stops, bench.slowest, graph.statuses)
     assert not bench.robot.violations
 
 

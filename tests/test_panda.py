@@ -12,6 +12,7 @@ from mbarl_sim.operators import drive, operator_for
 from mbarl_sim.panda import JOINT_ACCELERATION, JOINT_LIMITS, JOINT_SPEED, tip
 from mbarl_sim.push import Push
 from mbarl_sim.worlds import SimulatorError
+from support.free_arm import FreeArm
 
 TASK = Task.load('push')
 NAMES = TASK.robot.state_names
@@ -70,6 +71,17 @@ def test_joints_stay_within_the_limits_of_the_drives(command):
         touched = touches
         before, speed = joints, now
     assert free > 50
+    made.close()
+
+
+def test_joints_move_no_faster_than_their_velocities_are_commanded():
+    made = FreeArm(seed=0, command='joint_velocity')
+    rng, fastest = np.random.default_rng(1), np.zeros(7)
+    for _ in range(200):
+        command = np.append(0.6 * rng.choice([-1, -0.5, 0, 0.5, 1], 7), 0.0)
+        fastest = np.maximum(fastest, np.abs(made.step(command)[7:14]))
+    assert (fastest > 0.5).all() and (fastest < 0.62).all()
+    assert np.isfinite(made.step(np.full(8, 1e308))).all()
     made.close()
 
 

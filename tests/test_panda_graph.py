@@ -1,9 +1,11 @@
-"""Tasks in which the Panda grasps, practised by the real graph in lockstep."""
+"""Tasks of the Panda in the real graph, in lockstep."""
 
 import numpy as np
 import pytest
 import yaml
 
+from mbarl_ros.demos.metadata import folders
+from mbarl_ros.demos.reader import read_demonstration
 from mbarl_ros.schema.load import find
 from mbarl_ros.storage.transitions import BACKWARD, FORWARD
 from mbarl_ros.task import Task
@@ -44,3 +46,22 @@ def test_a_grasping_task_is_practised_in_both_directions(tmp_path, name):
     if task.goal_conditioned:
         goals = rows['observation'][:, task.state_dim :]
         assert all((task.goals == goal).all(1).any() for goal in goals)
+
+
+def test_the_operator_records_from_wide_starts_in_both_directions(tmp_path):
+    task, folder = Task.load('push'), tmp_path / 'demos'
+    with Graph(tmp_path, task='push', seed=3) as graph:
+        graph.start('robot_sim', wide_starts=True)
+        graph.start('safety_gate')
+        graph.start('demo_recorder', demonstrations=str(folder))
+        graph.start('scripted_operator', episodes=2, wide_starts=True)
+        operator = graph.processes['scripted_operator']
+        graph.wait_for('end of the episodes', lambda: operator.poll() is not None)
+        assert operator.returncode == 0, graph.logs()
+    found = [read_demonstration(path, task) for path in folders(folder)]
+    found.sort(key=lambda demonstration: demonstration.stamps[0])
+    assert [demonstration.metadata.direction for demonstration in found] == ['forward', 'backward']
+    world = task.load_world(seed=0)
+    for index, demonstration in enumerate(found, 1):
+        np.testing.assert_array_equal(demonstration.states[0], world.reset_to_wide(index))
+    world.close()

@@ -288,6 +288,15 @@ def test_a_robot_that_drives_at_a_bound_stays_inside_when_all_commands_end(sourc
     assert x > 0.95  # and it can reach the bound
 
 
+def test_a_robot_that_left_out_a_soon_replaced_command_stays_inside():
+    """It takes commands once a period; the way back from the bound was never executed."""
+    gate = arm_gate(x=0.9)
+    drive(gate, [-0.4, 0.0, 0.3, 0.0], 1.0, state=[0.9, 0.0, 0.3, 1.0])  # it is still there
+    back = [1.0, 0.0, 0.3, 0.0]
+    values = [gate.request('policy', back, now).values for now in (1.2, 1.25, 1.299)]
+    assert max(value[0] for value in values) * ARM.command_timeout <= 1.0 - 0.9
+
+
 @pytest.mark.parametrize('source', ['policy', 'teleop'])
 def test_outside_the_workspace_only_the_way_back_is_open(source):
     out = drive(arm_gate(x=1.3), [0.5, 0.0, 0.3, 0.0], 0.5, state=[1.3, 0, 0.3, 1], source=source)

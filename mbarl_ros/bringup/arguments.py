@@ -121,6 +121,13 @@ EPISODES = Argument(
     'number of demonstrations to record; 0: 3, or 24 where the operator goes both ways',
     kind=int,
 )
+WIDE_STARTS = Argument(
+    'wide_starts',
+    'false',
+    'resets of the simulated robot lead to the wide starts of its world, as evaluation.wide has '
+    'them; the scripted operator begins each demonstration with one',
+    kind=bool,
+)
 POLICY = Argument('policy', '', f'policy to deploy: a run folder, or the {POLICY_FILE} in one')
 ATTEMPTS = Argument('episodes', '50', 'number of attempts; then the evaluation ends', kind=int)
 
@@ -196,6 +203,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             DEMOS,
             OPERATOR,
             EPISODES,
+            WIDE_STARTS,
             SIMULATED,
             USE_SIM_TIME,
             *CAMERA,

@@ -338,14 +338,19 @@ def _record(
         build.node('demo_recorder', demonstrations=values['demos'], **build.sim_time(simulated)),
         build.monitor(),
     ]
+    wide = {'wide_starts': values['wide_starts']}
     if simulated:
-        nodes.insert(0, build.robot_sim())
+        nodes.insert(0, build.robot_sim(**wide))
+    elif values['wide_starts']:
+        raise ConfigError('wide_starts:=true: only a simulated robot can be reset; leave it out')
     if values['operator'] == 'scripted':
         if not simulated:
             raise ConfigError(
                 'operator:=scripted drives the simulated robot only; give operator:=none'
             )
-        nodes.append(build.node('scripted_operator', required=True, episodes=values['episodes']))
+        nodes.append(
+            build.node('scripted_operator', required=True, episodes=values['episodes'], **wide)
+        )
     return tuple(nodes)
 
 

@@ -38,7 +38,8 @@ class EntryLimiter:
             self._low, self._high = max(limit.low, box[0]), min(limit.high, box[1])
         self.value = self._initial_value() if limit.measured is None else math.nan
         self._slope = 0.0
-        self._position = math.nan  # last measurement, extrapolated since
+        self._position = math.nan  # last measurement
+        self._lowest = self._highest = math.nan  # position that it may have reached since
 
     def _initial_value(self) -> float:
         if self._stop_value is not None:
@@ -47,12 +48,17 @@ class EntryLimiter:
 
     def receive_position(self, position: float) -> None:
         """Store the measured position of an entry that has one."""
-        self._position = position
+        self._position = self._lowest = self._highest = position
 
     def extrapolate(self, elapsed: float) -> None:
-        """Move the position on by ``elapsed`` robot seconds with the velocity in force."""
+        """Move on by ``elapsed`` robot seconds with the velocity in force, towards a bound only.
+
+        Motion away from it counts when it is measured: a robot that samples its commands may never
+        execute one that was soon replaced.
+        """
         if self._box:
-            self._position += self.value * elapsed
+            self._lowest += min(self.value * elapsed, 0.0)
+            self._highest += max(self.value * elapsed, 0.0)
 
     def follow_measured(self, elapsed: float, after_gap: bool) -> None:
         """Update the held position of a stopped robot from a new measurement.
@@ -127,8 +133,8 @@ class EntryLimiter:
             low = max(low, self._position - self._tracking_error)
             high = min(high, self._position + self._tracking_error)
         if self._box:
-            low = max(low, -self._max_speed(self._position - self._box[0]))
-            high = min(high, self._max_speed(self._box[1] - self._position))
+            low = max(low, -self._max_speed(self._lowest - self._box[0]))
+            high = min(high, self._max_speed(self._box[1] - self._highest))
         return low, high
 
     def _max_speed(self, distance: float) -> float:

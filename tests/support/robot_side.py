@@ -157,11 +157,11 @@ class Fuzz:
 
     KINDS = ('wild', 'wild', 'wander', 'wander', 'wander', 'oscillate', 'huge', 'bad', 'size')
 
-    def __init__(self, chance: random.Random) -> None:
-        """``chance``: a seeded stream."""
-        self.random = chance
+    def __init__(self, chance: random.Random, size: int = 4, longest: int = 200) -> None:
+        """``chance``: a seeded stream; ``size`` of a command; ``longest`` run of one kind."""
+        self.random, self._size, self._longest = chance, size, longest
         self._kind, self._remaining = 'wander', 0
-        self._wander = [0.0, 0.0, 0.0, 0.0]
+        self._wander = [0.0] * size
         self._sign = 1.0
 
     def command(self) -> list[float]:
@@ -169,24 +169,27 @@ class Fuzz:
         chance = self.random
         if self._remaining <= 0:
             self._kind = chance.choice(self.KINDS)
-            self._remaining = chance.randint(1, 9 if self._kind in ('bad', 'size') else 200)
+            self._remaining = chance.randint(
+                1, 9 if self._kind in ('bad', 'size') else self._longest
+            )
         self._remaining -= 1
         kind = self._kind
         if kind == 'wander':
             if chance.random() < 0.05:
-                self._wander[chance.randrange(4)] = chance.uniform(-1.5, 1.5)
+                self._wander[chance.randrange(self._size)] = chance.uniform(-1.5, 1.5)
             return list(self._wander)
         if kind == 'oscillate':
             self._sign = -self._sign
-            return [self._sign] * 4
+            return [self._sign] * self._size
         if kind == 'wild':
-            return [chance.uniform(-3.0, 3.0) for _ in range(4)]
+            return [chance.uniform(-3.0, 3.0) for _ in range(self._size)]
         if kind == 'huge':
-            return [chance.choice((1e308, -1e308, 1e-308, 1e9, -5e-324)) for _ in range(4)]
+            extremes = (1e308, -1e308, 1e-308, 1e9, -5e-324)
+            return [chance.choice(extremes) for _ in range(self._size)]
         if kind == 'size':
-            return [0.1] * chance.choice((0, 1, 3, 5, 50))
-        values = [0.1, 0.2, 0.0, 0.0]
-        values[chance.randrange(4)] = chance.choice((math.nan, math.inf, -math.inf))
+            return [0.1] * chance.choice((0, 1, self._size - 1, self._size + 1, 50))
+        values = [0.1, 0.2, *[0.0] * (self._size - 2)]
+        values[chance.randrange(self._size)] = chance.choice((math.nan, math.inf, -math.inf))
         return values
 
 
