@@ -7,9 +7,10 @@ commands that arrived at it, and what its joints then did.
 from __future__ import annotations
 
 import importlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,7 @@ class Judgement:
 
     def to_json(self) -> dict[str, Any]:
         """As the results file has it."""
-        return {
-            key: {name: round(float(number), 3) for name, number in value.items()}
-            if isinstance(value, dict)
-            else round(float(value), 4)
-            for key, value in asdict(self).items()
-        }
+        return json.loads(json.dumps(vars(self)), parse_float=lambda text: round(float(text), 3))
 
 
 class ArmJudge:
@@ -155,9 +151,11 @@ class ArmJudge:
         speed, largest = _series(self._states, velocity)[1], limit['high']
         tolerance = TRACKING * largest
         self._count('speed', np.abs(speed) > largest + tolerance)
-        # From a command in force in the period before one report to the last before the next.
+        # From a command in force in the period before one report to the last before the next; the
+        # period is longer where the host held up the robot.
         granted = np.concatenate([[0.0], np.cumsum(self._granted(times))])
-        first = np.maximum(np.searchsorted(times, at[:-1] - self._period, 'right') - 1, 0)
+        since = np.minimum(at - self._period, np.roll(at, 1))[:-1]
+        first = np.maximum(np.searchsorted(times, since, 'right') - 1, 0)
         last = np.maximum(np.searchsorted(times, at[1:], 'right') - 1, 0)
         allowed = limit['rate'] * (granted[last] - granted[first]) + tolerance
         stopped = np.concatenate([[0], np.cumsum(stops)])
