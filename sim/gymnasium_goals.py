@@ -30,9 +30,7 @@ def reaching_entries(
     if not size or achieved.shape[1] != size or not np.ptp(achieved, axis=0).any():
         return {}
     firsts = [
-        i
-        for i in range(states.shape[1] - size + 1)
-        if (states[:, i : i + size] == achieved).all()
+        i for i in range(states.shape[1] - size + 1) if (states[:, i : i + size] == achieved).all()
     ]
     if len(firsts) != 1:
         return {}
