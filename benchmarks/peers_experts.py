@@ -69,7 +69,7 @@ class Picker:
         state, goal = observation['observation'], observation['desired_goal']
         hand = state[self.hand : self.hand + 3]
         thing = state[self.thing : self.thing + 3]
-        move, fingers = down_to(thing + [0, 0, 0.08], thing[2], hand), 1.0
+        move, fingers = down_to(thing + np.array([0, 0, 0.08]), thing[2], hand), 1.0
         if np.linalg.norm(thing - hand) < 0.02:
             fingers = -1.0
             if state[self.width] < self.thickness + 0.005:  # holds it

@@ -24,9 +24,10 @@ class Task:
 
     An observation is the state part (``state_dim`` entries) followed, where the task has goals,
     by a goal of the same layout; ``goal_in_state``: entries of the state tell the goal instead
-    (key ``success.goal_entries``), and ``goal_index`` [g] are all entries that do. Observations are in physical units; networks see
-    ``(observation - offset) / scale``. Actions are in [-1, 1]. ``pairwise_differences`` [pairs,
-    observation_dim] maps normalised observations to differences of entries on the same axis.
+    (key ``success.goal_entries``). ``goal_index`` [g] are the entries of the observation that tell
+    it. Observations are in physical units; networks see ``(observation - offset) / scale``. Actions
+    are in [-1, 1]. ``pairwise_differences`` [pairs, observation_dim] maps normalised observations
+    to differences of entries on the same axis.
     """
 
     def __init__(self, config: TaskConfig, robot: RobotConfig) -> None:

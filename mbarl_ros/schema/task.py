@@ -53,9 +53,9 @@ class Success(Strict):
     )
     goal_entries: list[str] = Field(
         default=[],
-        description='Observation entries that tell the goal, one for each of `entries`, where it is '
-        'part of the state, such as the desired goal of a Gymnasium environment. Learners may '
-        'replace it by another (hindsight). Default: the goal is no part of the state.',
+        description='Observation entries that tell the goal, one for each of `entries`, where it '
+        'is part of the state, as in a goal environment of Gymnasium. The learner may replace it '
+        'by another (hindsight). Default: the goal is no part of the state.',
     )
     tolerance: float = Field(gt=0, description="Largest distance, in the entries' unit.")
 
