@@ -66,6 +66,13 @@ def task_file(out: Path, environment: str, steps: int) -> Path:
     return path
 
 
+def gymnasium_env(task: Task) -> Any:
+    """The environment itself, with its own time limit, as stable-baselines3 practises in it."""
+    import gymnasium
+
+    return gymnasium.make(task.config.world_options['env'])
+
+
 class Dictionaries:
     """Observations of a task with the goal in its state, as the dictionaries of Gymnasium."""
 
@@ -119,19 +126,20 @@ def demonstrate(task: Task, folder: Path, count: int) -> dict[str, Any]:
     return record
 
 
-class _Deployed:
+class Deployed:
     """The deterministic policy of a model; has the interface of our policies."""
 
     def __init__(self, model: Any, dictionaries: Dictionaries) -> None:
         self._model, self._dictionaries = model, dictionaries
 
     def begin(self, problems: int, *, reseed: bool = False) -> None:
-        pass
+        """Nothing to begin: it remembers nothing."""
 
     def keep(self, mask: np.ndarray) -> None:
-        pass
+        """Nothing to keep."""
 
     def mean_action(self, observation: np.ndarray) -> np.ndarray:
+        """Actions [n, A] of observations [n, O]."""
         return self._model.predict(self._dictionaries(observation), deterministic=True)[0]
 
 
@@ -155,7 +163,6 @@ def fill(buffer: Any, rows: Transitions, task: Task, dictionaries: Dictionaries)
 
 def practise_peer(task_path: Path, demonstrations: Path, out: Path, seed: int, steps: int) -> None:
     """One seed of SAC + HER; its folder is like that of a seed of ``mbarl bench``."""
-    import gymnasium
     import torch
     from stable_baselines3 import SAC, HerReplayBuffer
 
@@ -167,7 +174,7 @@ def practise_peer(task_path: Path, demonstrations: Path, out: Path, seed: int, s
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     world, dictionaries = task.load_world(seed=seed), Dictionaries(task)
-    env = gymnasium.make(task.config.world_options['env'])
+    env = gymnasium_env(task)
     model = SAC('MultiInputPolicy', env, seed=seed, replay_buffer_class=HerReplayBuffer, **SETTINGS)
     fill(model.replay_buffer, load_demonstrations(demonstrations, task), task, dictionaries)
     start, seconds = time.monotonic(), 0.0
@@ -177,7 +184,7 @@ def practise_peer(task_path: Path, demonstrations: Path, out: Path, seed: int, s
             begin = time.process_time()
             model.learn(every, reset_num_timesteps=False)
             seconds += time.process_time() - begin
-        outcome = evaluate(task, world, _Deployed(model, dictionaries), EPISODES)
+        outcome = evaluate(task, world, Deployed(model, dictionaries), EPISODES)
         line = evaluation_line(
             task,
             PEER,

@@ -55,7 +55,9 @@ def describe(text: str) -> tuple[Raw, Raw]:
         try:
             visited = _random_practice(world)
             reaching = reaching_entries(world, visited.states, visited.achieved)
-            success = success_by_goal(world, reaching, visited.states[visited.stepped])
+            success = None  # as the environment or success_reward tells it
+            if SUCCESS_OPTION not in options:
+                success = success_by_goal(world, reaching, visited.states[visited.stepped])
         except SimulatorError as error:
             raise ConfigError(str(error)) from error
         finally:
