@@ -30,9 +30,10 @@ from peers_experts import EXPERTS
 from mbarl_ros.demos.episodes import SUCCEEDED, episode
 from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.storage.run_files import EVALUATIONS_FILE
 from mbarl_ros.storage.transitions import Transitions
-from mbarl_ros.studies import bench, seeds
-from mbarl_ros.studies.seeds import SeedRun
+from mbarl_ros.studies.bench import run_seeds
+from mbarl_ros.studies.seeds import SeedRun, append_line, read_result, write_result
 from mbarl_ros.studies.summary import AgentResult, collect
 from mbarl_ros.task import Task
 
@@ -194,17 +195,17 @@ def practise_peer(task_path: Path, demonstrations: Path, out: Path, seed: int, s
             practice_seconds=round(seconds, 1),
             wall_seconds=round(time.monotonic() - start, 1),
         )
-        seeds.append_line(folder / seeds.EVALUATIONS_FILE, line)
+        append_line(folder / EVALUATIONS_FILE, line)
         print(
             f'{task.name} {PEER} seed {seed}: {done} steps, deployed {outcome.success:.2f}',
             flush=True,
         )
-    seeds.write_result(folder)
+    write_result(folder)
 
 
 def finished_peer(out: Path, environment: str, seed: int, steps: int) -> bool:
     """Whether a seed of SAC + HER has practised that long."""
-    result = seeds.read_result(out / environment / PEER / f'seed_{seed}')
+    result = read_result(out / environment / PEER / f'seed_{seed}')
     return result is not None and result['environment_steps'] >= steps
 
 
@@ -218,13 +219,15 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         if not record.exists():
             demonstrate(Task.load(str(path)), demonstrations, options.demonstrations)
         experts[environment] = json.loads(record.read_text())
+        if experts[environment]['demonstrations'] != options.demonstrations:
+            raise SystemExit(f'{record}: has another number of demonstrations; give another --out')
         runs += [
             SeedRun(str(options.out), str(path), agent, 0, options.steps, str(demonstrations))
             for agent in options.agents
         ]
         peers.append((environment, path, demonstrations))
     for seed in range(options.seeds):
-        if failures := bench.run_seeds(runs, [seed], options.jobs):
+        if failures := run_seeds(runs, [seed], options.jobs):
             raise SystemExit('\n'.join(failures))
         with ProcessPoolExecutor(options.jobs, get_context('spawn')) as pool:
             waiting = [
@@ -240,7 +243,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def figures(folder: Path, agent: AgentResult) -> dict[str, Any]:
     """What the report says of an agent: success at the end and on the way, steps, time."""
     name = agent.name
-    finals = [seeds.read_result(folder / name / f'seed_{seed}') for seed in agent.seeds]
+    finals = [read_result(folder / name / f'seed_{seed}') for seed in agent.seeds]
     success = [final['deployed_success'] for final in finals]
     return {
         'steps': finals[0]['environment_steps'],
