@@ -5,7 +5,7 @@ same number of environment steps, and the same evaluation: the share of the same
 the deterministic policy reaches the goal at any step of an episode.
 
     pip install 'mbarl_ros[sim,studies]'
-    python benchmarks/peers.py [--seeds 2] [--steps 10000] [--jobs 1]
+    python benchmarks/peers.py [--seeds 2] [--steps 5000] [--jobs 1]
 
 Ours run in ``mbarl bench``. Finished seeds are not run again: the same command continues, and a
 larger ``--seeds`` adds to what there is.
@@ -42,15 +42,15 @@ AGENTS = ('mbpo', 'oracle', 'bc')
 PEER = 'sac+her'
 EPISODES, EVALUATIONS = 50, 5
 RESULTS = Path(__file__).parent / 'results'
-# Of stable-baselines3's own tuned settings for FetchPush (rl-zoo), with networks and batches that a
-# CPU can train; as many gradient steps as our presets do.
+# Those that the zoo of stable-baselines3 found for FetchPush, but networks and batches that a CPU can
+# train. As many transitions are replayed for each step as by our presets: 256.
 SETTINGS = {
     'learning_rate': 1e-3,
     'gamma': 0.95,
     'tau': 0.05,
     'batch_size': 256,
     'train_freq': 1,
-    'gradient_steps': 2,
+    'gradient_steps': 1,
     'buffer_size': 100_000,
     'policy_kwargs': {'net_arch': [256, 256]},
     'replay_buffer_kwargs': {'n_sampled_goal': 4, 'goal_selection_strategy': 'future'},
@@ -291,7 +291,7 @@ def main() -> None:
     parser.add_argument('--environments', nargs='+', default=ENVIRONMENTS, choices=ENVIRONMENTS)
     parser.add_argument('--agents', nargs='+', default=AGENTS, help='presets of ours, and bc')
     parser.add_argument('--seeds', type=int, default=2)
-    parser.add_argument('--steps', type=int, default=10_000)
+    parser.add_argument('--steps', type=int, default=5_000)
     parser.add_argument('--demonstrations', type=int, default=20, help='of each environment')
     parser.add_argument('--jobs', type=int, default=1, help='processes at a time')
     parser.add_argument('--out', type=Path, default=Path('runs/peers'))
