@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
@@ -38,12 +40,13 @@ from mbarl_ros.studies.summary import AgentResult, collect
 from mbarl_ros.task import Task
 
 ENVIRONMENTS = tuple(EXPERTS)
-AGENTS = ('mbpo', 'oracle', 'bc')
+# mbpo-cloning: the term that clones the demonstrations stays; else it fades over 50 attempts.
+AGENTS = ('mbpo', 'oracle', 'mbpo:name=mbpo-cloning,sac.cloning_phases=null', 'bc')
 PEER = 'sac+her'
 EPISODES, EVALUATIONS = 50, 5
 RESULTS = Path(__file__).parent / 'results'
-# Those that the zoo of stable-baselines3 found for FetchPush, but networks and batches that a CPU can
-# train. As many transitions are replayed for each step as by our presets: 256.
+# Those that the zoo of stable-baselines3 found for FetchPush, but networks and batches that a CPU
+# can train. As many transitions are replayed for each step as by our presets: 256.
 SETTINGS = {
     'learning_rate': 1e-3,
     'gamma': 0.95,
@@ -263,7 +266,7 @@ def draw(path: Path, results: dict[str, list[AgentResult]]) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    colours = {'mbpo': '#2f9fa8', 'oracle': '#7d5a3c', 'mbarl': '#1f5fa8', PEER: '#c2274b'}
+    colours = {'mbpo': '#2f9fa8', 'oracle': '#7d5a3c', 'mbpo-cloning': '#1f5fa8', PEER: '#c2274b'}
     figure, grid = pyplot.subplots(
         1, len(results), figsize=(4.4 * len(results), 3.9), layout='constrained', squeeze=False
     )
@@ -300,8 +303,8 @@ def main() -> None:
     experts = run(options)
     results = {name: collect(options.out / name)[0] for name in options.environments}
     report = {
-        'command': f'python benchmarks/peers.py --seeds {options.seeds} --steps {options.steps} '
-        f'--demonstrations {options.demonstrations} --agents {" ".join(options.agents)}',
+        'command': shlex.join(['python', 'benchmarks/peers.py', *sys.argv[1:]]),
+        'demonstrations': options.demonstrations,
         'versions': {
             package: version(package)
             for package in ('gymnasium', 'gymnasium-robotics', 'panda-gym', 'stable-baselines3')
