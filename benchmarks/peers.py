@@ -5,7 +5,7 @@ same number of environment steps, and the same evaluation: the share of the same
 the deterministic policy reaches the goal at any step of an episode.
 
     pip install 'mbarl_ros[sim,studies]'
-    python benchmarks/peers.py [--seeds 2] [--steps 5000] [--jobs 1]
+    python benchmarks/peers.py [--seeds 2] [--steps 3000] [--jobs 1]
 
 Ours run in ``mbarl bench``. Finished seeds are not run again: the same command continues, and a
 larger ``--seeds`` adds to what there is.
@@ -43,7 +43,7 @@ ENVIRONMENTS = tuple(EXPERTS)
 # mbpo-cloning: the term that clones the demonstrations stays; else it fades over 50 attempts.
 AGENTS = ('mbpo', 'oracle', 'mbpo:name=mbpo-cloning,sac.cloning_phases=null', 'bc')
 PEER = 'sac+her'
-EPISODES, EVALUATIONS = 50, 5
+EPISODES, EVERY = 50, 1000  # of an evaluation; steps between two
 RESULTS = Path(__file__).parent / 'results'
 # Those that the zoo of stable-baselines3 found for FetchPush, but networks and batches that a CPU
 # can train. As many transitions are replayed for each step as by our presets: 256.
@@ -60,10 +60,10 @@ SETTINGS = {
 }
 
 
-def task_file(out: Path, environment: str, steps: int) -> Path:
+def task_file(out: Path, environment: str) -> Path:
     """The generated task with our evaluation, as a file."""
     config = Task.load(f'gymnasium:{environment}').config.model_dump(mode='json')
-    config['evaluation'] |= {'episodes': EPISODES, 'every': steps // EVALUATIONS, 'budget': steps}
+    config['evaluation'] |= {'episodes': EPISODES, 'every': EVERY}
     path = out / 'tasks' / f'{environment}.yaml'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -182,11 +182,10 @@ def practise_peer(task_path: Path, demonstrations: Path, out: Path, seed: int, s
     model = SAC('MultiInputPolicy', env, seed=seed, replay_buffer_class=HerReplayBuffer, **SETTINGS)
     fill(model.replay_buffer, load_demonstrations(demonstrations, task), task, dictionaries)
     start, seconds = time.monotonic(), 0.0
-    every = task.config.evaluation.every
-    for done in range(0, steps + 1, every):
+    for done in range(0, steps + 1, EVERY):
         if done:
             begin = time.process_time()
-            model.learn(every, reset_num_timesteps=False)
+            model.learn(EVERY, reset_num_timesteps=False)
             seconds += time.process_time() - begin
         outcome = evaluate(task, world, Deployed(model, dictionaries), EPISODES)
         line = evaluation_line(
@@ -216,7 +215,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Record demonstrations and run all seeds that are not finished; records of the experts."""
     experts, runs, peers = {}, [], []
     for environment in options.environments:
-        path = task_file(options.out, environment, options.steps)
+        path = task_file(options.out, environment)
         demonstrations = options.out / 'demonstrations' / environment
         record = demonstrations.with_suffix('.json')
         if not record.exists():
@@ -294,7 +293,7 @@ def main() -> None:
     parser.add_argument('--environments', nargs='+', default=ENVIRONMENTS, choices=ENVIRONMENTS)
     parser.add_argument('--agents', nargs='+', default=AGENTS, help='presets of ours, and bc')
     parser.add_argument('--seeds', type=int, default=2)
-    parser.add_argument('--steps', type=int, default=5_000)
+    parser.add_argument('--steps', type=int, default=3_000, help='a multiple of 1000')
     parser.add_argument('--demonstrations', type=int, default=20, help='of each environment')
     parser.add_argument('--jobs', type=int, default=1, help='processes at a time')
     parser.add_argument('--out', type=Path, default=Path('runs/peers'))
