@@ -87,6 +87,7 @@ setup(
             'gymnasium-robotics',
             'gymnasium[mujoco]',
             'mujoco<3.11',
+            'panda-gym',
             'sb3-contrib',
             'scipy',
         ],

@@ -25,9 +25,11 @@ class Task:
     """A task on a robot: the layout of observation and action, goals, success and reward.
 
     An observation is the state part (``state_dim`` entries) followed, where the task has goals,
-    by a goal of the same layout. Observations are in physical units; networks see
-    ``(observation - offset) / scale``. Actions are in [-1, 1]. ``pairwise_differences`` [pairs,
-    observation_dim] maps normalised observations to differences of entries on the same axis.
+    by a goal of the same layout; ``goal_in_state``: entries of the state tell the goal instead
+    (key ``success.goal_entries``). ``goal_index`` [g] are the entries of the observation that tell
+    it. Observations are in physical units; networks see ``(observation - offset) / scale``. Actions
+    are in [-1, 1]. ``pairwise_differences`` [pairs, observation_dim] maps normalised observations
+    to differences of entries on the same axis.
     """
 
     def __init__(self, config: TaskConfig, robot: RobotConfig) -> None:
@@ -83,6 +85,10 @@ class Task:
         self._target = (
             None if config.success.target is None else np.array(config.success.target, np.float32)
         )
+        self.goal_in_state = len(config.success.goal_entries) > 0
+        self.goal_index = [self.state_dim + i for i in self._success_index]
+        if self.goal_in_state:
+            self.goal_index = [order.index(name) for name in config.success.goal_entries]
 
     @classmethod
     def load(cls, task: str, robot: str | None = None) -> Task:
@@ -141,10 +147,24 @@ class Task:
         return (rows - self.offset[:entries]) / self.scale[:entries]
 
     def with_goal(self, observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """Copy of observations [..., observation_dim] with the goal part replaced."""
+        """Copy of observations [..., observation_dim] with a state [..., state_dim] as the goal."""
         observation = np.array(observation, np.float32)
-        observation[..., self.state_dim :] = goal
+        if self.goal_in_state:
+            observation[..., self.goal_index] = goal[..., self._success_index]
+        else:
+            observation[..., self.state_dim :] = goal
         return observation
+
+    def following(self, observation: np.ndarray, next_state: np.ndarray) -> np.ndarray:
+        """Observations [..., observation_dim] after a step to ``next_state`` [..., state_dim].
+
+        The goal stays, also where it is part of the state, in which a model would let it drift.
+        """
+        following = np.array(observation, np.float32)
+        following[..., : self.state_dim] = next_state
+        if self.goal_in_state:
+            following[..., self.goal_index] = observation[..., self.goal_index]
+        return following
 
     def sample_goal(self, rng: np.random.Generator) -> np.ndarray | None:
         """One of the task's goals, or None where the task has none."""
@@ -163,10 +183,7 @@ class Task:
     def distance(self, observation: np.ndarray) -> np.ndarray:
         """Distance to success [...] of observations [..., observation_dim]."""
         observation = np.asarray(observation)
-        if self._target is not None:
-            target = self._target
-        else:
-            target = observation[..., [self.state_dim + i for i in self._success_index]]
+        target = observation[..., self.goal_index] if self._target is None else self._target
         return np.linalg.norm(observation[..., self._success_index] - target, axis=-1)
 
     def state_distance(self, state: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,8 @@ from gymnasium.spaces import Box, Dict, Space
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import import_module, import_object
 
+PACKAGES = {'gymnasium_robotics': 'gymnasium-robotics', 'panda_gym': 'panda-gym'}
+"""Module -> package, of environments that are registered when the module is imported."""
 GOAL_SPACES = ('observation', 'desired_goal')  # of Gymnasium-Robotics; achieved_goal is left out
 MAX_ENTRIES = 1000
 SUPPORTED = (
@@ -60,16 +63,23 @@ def registered(name: str) -> EnvSpec | None:
     if module:
         import_module(module)  # registers its environments
     registry = gymnasium.registry
-    if identifier not in registry and importlib.util.find_spec('gymnasium_robotics'):
-        import gymnasium_robotics
-
-        gymnasium.register_envs(gymnasium_robotics)
+    missing = []
+    for module, package in PACKAGES.items():
+        if identifier in registry:
+            break
+        if importlib.util.find_spec(module):
+            gymnasium.register_envs(importlib.import_module(module))
+        else:
+            missing.append(package)
     if identifier not in registry:
         near = difflib.get_close_matches(identifier, registry, n=3, cutoff=0.5)
         raise ConfigError(
             f"unknown environment '{name}'; "
             + (f'the nearest known ones are {", ".join(near)}; ' if near else '')
-            + 'give an id of gymnasium.registry, or module:Class'
+            + 'give an id of gymnasium.registry, module:ID of a module that registers it, or '
+            + 'module:Class'
+            + (f'; those of {", ".join(missing)} are not installed' if missing else '')
+            + (" (pip install 'mbarl_ros[studies]')" if missing else '')
         )
     return registry[identifier]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import yaml
 
 from mbarl_ros.schema.base import ConfigError
 from mbarl_sim.gymnasium_env import registered, seeded_globals
+from mbarl_sim.gymnasium_goals import reaching_entries, success_by_goal
 from mbarl_sim.gymnasium_world import (
     ENDED,
     REWARD,
@@ -23,6 +25,7 @@ DEFAULT_LIMIT = 200  # steps of an attempt where the environment has no time lim
 LIMIT_OPTION, SUCCESS_OPTION = 'max_episode_steps', 'success_reward'
 EPISODES, EPISODE_STEPS = 10, 50  # random practice that shows the ranges of the observation
 LARGEST_BOUND = 100.0  # declared bounds beyond are no help to a network
+WIDEST = 10.0  # and so are bounds that many times as wide as what random practice visits
 MARGIN = 1.5  # ranges are this many times as wide as what random practice visits
 
 STILL, LEAST_HALF = 1e-3, 0.05  # half ranges of 1 + |middle|: of what does not move; least
@@ -50,13 +53,19 @@ def describe(text: str) -> tuple[Raw, Raw]:
     with seeded_globals():
         world = GymnasiumWorld(**options)
         try:
-            states, achieved = _random_states(world)
+            visited = _random_practice(world)
+            reaching = reaching_entries(world, visited.states, visited.achieved)
+            success = None  # as the environment or success_reward tells it
+            if SUCCESS_OPTION not in options:
+                success = success_by_goal(world, reaching, visited.states[visited.stepped])
         except SimulatorError as error:
             raise ConfigError(str(error)) from error
         finally:
             world.close()
-    ranges, axes = _ranges(world, states), _axes(world, states, achieved)
-    return _task(text, options, world, ranges, axes, limit), _robot(text, world)
+    # Networks see the difference between a goal entry and what is to reach it.
+    axes = {name: goal for goal, entry in reaching.items() for name in (goal, entry)}
+    ranges = _ranges(world, visited.states, axes)
+    return _task(text, options, world, ranges, axes, success, limit), _robot(text, world)
 
 
 def _parse(text: str) -> tuple[str, Raw]:
@@ -75,69 +84,75 @@ def _parse(text: str) -> tuple[str, Raw]:
     return name, kwargs
 
 
-def _random_states(world: GymnasiumWorld) -> tuple[np.ndarray, np.ndarray]:
-    """States [n, S] of random practice from a few starts, and achieved goals [n, G], G may be 0."""
+@dataclass(frozen=True)
+class _Visited:
+    """What random practice from a few starts shows.
+
+    ``states`` [n, S]; ``achieved`` goals [n, G], G may be 0; ``stepped`` [n], whether a step led
+    there, not a reset.
+    """
+
+    states: np.ndarray
+    achieved: np.ndarray
+    stepped: np.ndarray
+
+
+def _random_practice(world: GymnasiumWorld) -> _Visited:
     rng = np.random.default_rng(0)
     low, high = world.command_bounds
     ended = world.state_names.index(ENDED)
-    states, achieved = [], []
+    states, achieved, stepped = [], [], []
     for episode in range(EPISODES):
         state = world.reset_to_start(-1 - episode)
         for step in range(EPISODE_STEPS + 1):
             states.append(state)
             achieved.append(() if world.achieved_goal is None else world.achieved_goal)
+            stepped.append(step > 0)
             if state[ended] or step == EPISODE_STEPS:
                 break
             state = world.step(rng.uniform(low, high))
-    return np.array(states), np.array(achieved)
+    return _Visited(np.array(states), np.array(achieved), np.array(stepped))
 
 
-def _axes(world: GymnasiumWorld, states: np.ndarray, achieved: np.ndarray) -> dict[str, str]:
-    """State entry -> axis, for a goal entry and what is to reach it.
+@dataclass(frozen=True)
+class _Range:
+    """Range of an entry; ``limited``: the environment declares it."""
 
-    Networks then see their difference. Which observation entry is to reach it is what equals the
-    achieved goal in all states.
+    low: float
+    high: float
+    limited: bool
+
+
+def _ranges(world: GymnasiumWorld, states: np.ndarray, axes: dict[str, str]) -> list[_Range]:
+    """Range of each entry of the state, the same for entries on one axis.
+
+    The bounds that the environment declares, where they are narrow and not far wider than what
+    random practice visits; else around that, and +-1 around what it does not move.
     """
-    axes = {}
-    goals = [name for name in world.state_names if name.startswith('desired_goal_')]
-    if achieved.shape[1] != len(goals):
-        return {}
-    for goal, values in zip(goals, achieved.T, strict=True):
-        same = np.flatnonzero((states == values[:, None]).all(0))
-        if len(same) == 1 and np.ptp(values) > 0:
-            axes[goal] = axes[world.state_names[same[0]]] = goal
-    return axes
-
-
-def _ranges(world: GymnasiumWorld, states: np.ndarray) -> list[tuple[float, float]]:
-    """Range of each entry of the state.
-
-    The bounds that the environment declares, where they are narrow; else around what random
-    practice visits, and +-1 around what it does not move.
-    """
-    low, high = world.observation_bounds
-    declared = _declared(world)
     least, most = states.min(0), states.max(0)
+    low, high = (np.append(bounds, [np.nan] * 3) for bounds in world.observation_bounds)
+    names = world.state_names
+    for axis in set(axes.values()):
+        group = [i for i, name in enumerate(names) if axes.get(name) == axis]
+        least[group], most[group] = least[group].min(), most[group].max()
+        low[group], high[group] = low[group].min(), high[group].max()
+    narrow = (np.abs(low) <= LARGEST_BOUND) & (np.abs(high) <= LARGEST_BOUND) & (low < high)
+    # Bounds far beyond are those of no physical quantity, such as +-10 m around a table.
+    narrow &= (high - low <= WIDEST * (most - least)) | (most == least)
     middle, half = (least + most) / 2, MARGIN * (most - least) / 2
     unit = 1.0 + np.abs(middle)
     # What hardly moves now may move far later, and small ranges make large inputs of networks.
     half = np.where(half < STILL * unit, 1.0, np.maximum(half, LEAST_HALF * unit))
     ranges = []
-    for i, name in enumerate(world.state_names):
+    for i, name in enumerate(names):
         if name in (SUCCESS, ENDED):
-            ranges.append((0.0, 1.0))
-        elif declared[i]:
-            ranges.append((float(low[i]), float(high[i])))
+            ranges.append(_Range(0.0, 1.0, True))
+        elif narrow[i]:
+            ranges.append(_Range(float(low[i]), float(high[i]), True))
         else:
-            ranges.append((_rounded(middle[i] - half[i]), _rounded(middle[i] + half[i])))
+            ends = _rounded(middle[i] - half[i]), _rounded(middle[i] + half[i])
+            ranges.append(_Range(*ends, False))
     return ranges
-
-
-def _declared(world: GymnasiumWorld) -> np.ndarray:
-    """Whether the environment declares narrow bounds for each entry of the state, bool [S]."""
-    low, high = world.observation_bounds
-    narrow = (np.abs(low) <= LARGEST_BOUND) & (np.abs(high) <= LARGEST_BOUND) & (low < high)
-    return np.append(narrow, [False] * (len(world.state_names) - len(low)))
 
 
 def _rounded(value: float) -> float:
@@ -148,11 +163,13 @@ def _task(
     text: str,
     options: Raw,
     world: GymnasiumWorld,
-    ranges: list[tuple[float, float]],
+    ranges: list[_Range],
     axes: dict[str, str],
+    success: Raw | None,
     limit: int,
 ) -> Raw:
-    limited = _declared(world).tolist()
+    """The task; ``success``: by the goal, where it is one, else as the environment tells it."""
+    left_out = (SUCCESS, REWARD) if success else ()
     return {
         'name': re.sub(r'[^\w.=,+-]+', '_', text),
         'description': f'Gymnasium environment {text}',
@@ -162,21 +179,22 @@ def _task(
         'observation': [
             {
                 'name': name,
-                'low': low,
-                'high': high,
+                'low': values.low,
+                'high': values.high,
                 'binary': name in (SUCCESS, ENDED),
-                'limited': name in (SUCCESS, ENDED) or limited[i],
+                'limited': values.limited,
                 'axis': axes.get(name),
             }
-            for i, (name, (low, high)) in enumerate(zip(world.state_names, ranges, strict=True))
+            for name, values in zip(world.state_names, ranges, strict=True)
+            if name not in left_out
         ],
         'action': [
             {'name': name, 'low': float(low), 'high': float(high)}
             for name, low, high in zip(world.command_names, *world.command_bounds, strict=True)
         ],
-        'success': {'entries': [SUCCESS], 'target': [1.0], 'tolerance': 0.5},
+        'success': success or {'entries': [SUCCESS], 'target': [1.0], 'tolerance': 0.5},
         'ended': ENDED,
-        'reward': f'topic:{REWARD}',
+        'reward': 'success' if success else f'topic:{REWARD}',
         'phases': {'forward_limit': limit, 'backward_limit': limit},
         'evaluation': {'episodes': 10, 'horizon': limit, 'every': 1000, 'budget': 20_000},
     }

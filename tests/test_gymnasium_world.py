@@ -1,5 +1,6 @@
 """Gymnasium environments as worlds: their tasks, their ends, what is refused, and the bench."""
 
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
 from mbarl_sim.gymnasium_world import SimulatorError
 
-pytest.importorskip('gymnasium')
+gymnasium = pytest.importorskip('gymnasium')
 
 
 @pytest.fixture(scope='module')
@@ -135,6 +136,70 @@ def test_goals_of_gymnasium_robotics_are_part_of_the_observation():
     assert task.pairwise_differences.tolist() == [[1, -1, 0, 0, 0]]
 
 
+def test_success_of_a_goal_environment_is_a_distance_that_its_sparse_reward_tells():
+    task = task_of('user_envs:Place?tolerance=0.08')
+    success = task.config.success
+    assert success.entries == ['observation_1', 'observation_2']
+    assert success.goal_entries == ['desired_goal_0', 'desired_goal_1']
+    assert success.tolerance == 0.08 and task.reward_known
+    names = [entry.name for entry in task.config.observation]
+    assert names == ['observation_0', *success.entries, *success.goal_entries, 'ended']
+    world = task.load_world(seed=0)
+    state = world.reset()
+    for _ in range(60):
+        observation = task.observation(state)
+        goal, place = observation[3:5], observation[1:3]
+        near = np.linalg.norm(goal - place) <= 0.08
+        assert task.success(observation) == near == state[world.state_names.index('success')]
+        if near:
+            break
+        state = world.step((goal - place).clip(-0.02, 0.02) / 0.05)
+    assert near
+
+
+@pytest.mark.parametrize('name', ['Place?dense=true', 'Corner', 'Place?success_reward=-0.01'])
+def test_another_success_is_what_the_environment_tells(name):
+    task = task_of(f'user_envs:{name}')
+    assert task.config.success.entries == ['success'] and task.config.reward == 'topic:reward'
+    assert not task.goal_in_state
+
+
+def test_what_is_to_reach_a_goal_has_its_range_and_bounds_far_beyond_do_not_count():
+    entries = {entry.name: entry for entry in task_of('user_envs:Place').config.observation}
+    for number in (0, 1):
+        reaching, goal = entries[f'observation_{number + 1}'], entries[f'desired_goal_{number}']
+        assert (reaching.low, reaching.high) == (goal.low, goal.high)
+        assert -3 < goal.low < -0.5 and 0.5 < goal.high < 3  # declared are +-10
+        assert not goal.limited and goal.axis == reaching.axis == goal.name
+
+
+def test_goals_in_the_state_are_replaced_in_hindsight_and_stay_in_imagination():
+    task = task_of('user_envs:Place')
+    agent = load_agent('mbpo')
+    agent = without_demonstrations(agent, task.config).model_copy(update={'chunk': 400})
+    run = DirectRun(task, agent, stack([], task), seed=0)
+    rows = run.collect()
+    run.learner.add(rows)
+    drawn = run.learner.batches.draw_rows(run.learner._replay, FORWARD, (1, 4000))
+    before = {tuple(goal) for goal in rows['observation'][:, task.goal_index]}
+    goals, later = (
+        drawn[name][0][:, task.goal_index] for name in ('observation', 'next_observation')
+    )
+    assert (goals == later).all()
+    replaced = np.array([tuple(goal) not in before for goal in goals])
+    assert 0.3 < replaced.mean() < 0.6  # of agent.hindsight_fraction 0.5; the last of a chain stay
+    reward, ends = run.learner.batches.reward(FORWARD, {n: a[0] for n, a in drawn.items()})
+    near = np.linalg.norm(drawn['next_observation'][0][:, 1:3] - later, axis=-1) <= 0.1
+    assert (reward == near).all() and reward[replaced].any() and ends[near].all()
+    # What the environment ended at its goal keeps that goal.
+    ended = task.ended(drawn['next_observation'][0])
+    assert not (ended & replaced).any()
+    rng = np.random.default_rng(0)
+    following = task.following(rows['observation'], rng.normal(size=(len(rows['phase']), 6)))
+    assert (following[:, task.goal_index] == rows['observation'][:, task.goal_index]).all()
+    assert (following[:, 1:3] != rows['observation'][:, 1:3]).all()
+
+
 def test_a_world_that_has_ended_stands_still_until_it_is_reset():
     world = world_of('user_envs:Cart')
     world.reset()
@@ -235,12 +300,32 @@ def pointmass():
         ('user_envs:Cart?size=3', r"cannot be made with .*'size': 3.*unexpected keyword"),
         ('user_envs:Cart?goal', r"'goal' is not of the form key=value"),
         ('user_envs:Absent', r'cannot import user_envs:Absent'),
+        ('absent_envs:Push-v3', r'cannot import absent_envs .*; install it, .*PYTHONPATH'),
         ('absent_envs:Cart', r'cannot import absent_envs .*; install it, .*PYTHONPATH'),
     ],
 )  # fmt: skip
 def test_what_cannot_be_a_world_is_named(name, message):
     with pytest.raises(ConfigError, match=message):
         load_task(f'gymnasium:{name}')
+
+
+def test_environments_of_a_package_that_is_not_installed_are_named(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        'importlib.util.find_spec', lambda name: None if name == 'panda_gym' else find_spec(name)
+    )
+    monkeypatch.delitem(gymnasium.registry, 'PandaPush-v3', raising=False)
+    message = r"'PandaPush-v3'.*of panda-gym are not installed \(pip install 'mbarl_ros\[studies\]'"
+    with pytest.raises(ConfigError, match=message):
+        load_task('gymnasium:PandaPush-v3')
+
+
+@pytest.mark.parametrize('name', ['PandaPush-v3', 'panda_gym:PandaPush-v3'])
+def test_panda_gym_is_found_by_id_and_by_module(name):
+    pytest.importorskip('panda_gym')
+    task = task_of(name)
+    assert task.config.success.tolerance == 0.05 and task.robot.control_rate == 25.0
+    assert task.config.phases.forward_limit == 50
 
 
 def test_an_unknown_scheme_is_refused_with_the_known_ones():

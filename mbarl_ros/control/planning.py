@@ -101,11 +101,7 @@ class Rollouts:
         """
         state_dim = self._task.state_dim
         next_state, reward = self._model.step(rows[..., :state_dim], action)
-        if self._task.goal_conditioned:
-            following = rows.copy()
-            following[..., :state_dim] = next_state
-        else:
-            following = next_state
+        following = self._task.following(rows, next_state)
         success = self._task.success(following)
         if self._config.objective == 'distance':
             total -= weight * self._task.distance(following)

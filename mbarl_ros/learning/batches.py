@@ -129,12 +129,14 @@ class BatchSampler:
         rows['return_lower_bound'] = np.full(shape, -np.inf, np.float32)
         if self.task.goal_conditioned:
             self._set_goals(rows, np.ones(shape, bool), self._choose_goals(source, phase, rows))
+        # Where the state tells the goal, the backward objectives do not depend on it.
+        hindsight = self.task.goal_conditioned or (self.task.goal_in_state and phase == FORWARD)
         reaches_goals = phase == FORWARD or (phase == BACKWARD and self.agent.reaches)
         if not reaches_goals or not self.task.reward_known:
             return rows
         if source is self._demonstrations and (phase == FORWARD or self.task.goal_conditioned):
             self._bound_by_demonstrated_success(rows, order, phase)
-        if self.task.goal_conditioned and self.agent.hindsight_fraction > 0:
+        if hindsight and self.agent.hindsight_fraction > 0:
             self._relabel_in_hindsight(rows, source, order, phase)
         return rows
 
@@ -158,6 +160,8 @@ class BatchSampler:
         mean_delay = self._limits[phase] / HINDSIGHT_DELAY
         later, delay = source.later(order, self.rng, mean_delay)
         relabelled = self.rng.random(order.shape) < self.agent.hindsight_fraction
+        # What ended at its goal, as an environment may, would not have ended at another.
+        relabelled &= ~self.task.ended(rows['next_observation'])
         # A demonstration of the way to its goal also demonstrates the way to states before it.
         self._set_goals(rows, relabelled, later[relabelled, : self.task.state_dim])
         rows['return_lower_bound'][relabelled] = self._discounts[phase] ** delay[relabelled]
@@ -180,4 +184,5 @@ class BatchSampler:
     def _set_goals(self, rows: Rows, chosen: np.ndarray, goals: np.ndarray) -> None:
         """Replace the goals of the ``chosen`` rows (a mask) in both observations."""
         for name in ('observation', 'next_observation'):
-            rows[name][chosen, self.task.state_dim :] = goals.reshape(-1, self.task.state_dim)
+            states = goals.reshape(-1, self.task.state_dim)
+            rows[name][chosen] = self.task.with_goal(rows[name][chosen], states)

@@ -221,8 +221,7 @@ def imagined_step(
     action = sac.act(torch.from_numpy(task.scaled(observation)))
     state = torch.from_numpy(observation[..., : task.state_dim])
     next_state, reward = ensemble.step(state.flatten(0, 1), action.flatten(0, 1))
-    next_observation = observation.copy()
-    next_observation[..., : task.state_dim] = next_state.view(state.shape).numpy()
+    next_observation = task.following(observation, next_state.view(state.shape).numpy())
     return {
         'observation': observation,
         'action': action.numpy(),

@@ -43,12 +43,21 @@ class Entry(Strict):
 
 
 class Success(Strict):
-    """Success: `entries` are within Euclidean distance `tolerance` of `target`, or of the goal."""
+    """Success: `entries` are within Euclidean distance `tolerance` of `target`, or of the goal.
+
+    The goal is one of the key `goals`, or what the entries `goal_entries` tell.
+    """
 
     entries: list[str] = Field(min_length=1, description='Observation entries that are compared.')
     target: list[float] | None = Field(
         default=None,
         description='One number per entry, in its unit; null: the goal part of the observation.',
+    )
+    goal_entries: list[str] = Field(
+        default=[],
+        description='Observation entries that tell the goal, one for each of `entries`, where it '
+        'is part of the state, as in a goal environment of Gymnasium. The learner may replace it '
+        'by another (hindsight). Default: the goal is no part of the state.',
     )
     tolerance: float = Field(gt=0, description="Largest distance, in the entries' unit.")
 
@@ -156,12 +165,7 @@ class TaskConfig(Strict):
             check_known('ended', [self.ended], 'observation', names)
             if not self.observation[names.index(self.ended)].binary:
                 raise ValueError(f"ended: observation entry {self.ended} needs 'binary: true'")
-        if self.success.target is None and not self.goals:
-            raise ValueError('success.target: is needed where the task has no goals')
-        if self.success.target is not None and len(self.success.target) != len(
-            self.success.entries
-        ):
-            raise ValueError('success.target: needs one number for each of success.entries')
+        self._check_success(names)
         if self.evaluation.wide:
             check_known('evaluation.wide.ranges', self.evaluation.wide.ranges, 'observation', names)
         for goal in self.goals:
@@ -176,6 +180,26 @@ class TaskConfig(Strict):
         if text := self.out_of_reach(ranges):
             raise ValueError(f'{text}, its range in observation; correct one of them')
         return self
+
+    def _check_success(self, names: list[str]) -> None:
+        success = self.success
+        if success.target is None and not self.goals and not success.goal_entries:
+            raise ValueError(
+                'success.target: is needed where the task has no goals (keys goals, '
+                'success.goal_entries)'
+            )
+        if success.target is not None and len(success.target) != len(success.entries):
+            raise ValueError('success.target: needs one number for each of success.entries')
+        if not success.goal_entries:
+            return
+        check_known('success.goal_entries', success.goal_entries, 'observation', names)
+        check_unique('success.goal_entries', success.goal_entries)
+        if success.target is not None or self.goals:
+            raise ValueError(
+                'success.goal_entries: tells the goal; leave out success.target and goals'
+            )
+        if len(success.goal_entries) != len(success.entries):
+            raise ValueError('success.goal_entries: needs one entry for each of success.entries')
 
     def out_of_reach(self, bounds: Mapping[str, tuple[float, float]]) -> str:
         """Key and value of a target that no state within ``bounds`` reaches; empty: there is none.

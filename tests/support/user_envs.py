@@ -51,6 +51,51 @@ class Reach(Cart):
         return observation, reward, False, True, {'is_success': self.x > self.goal}
 
 
+class Place(gymnasium.Env):
+    """A goal environment: push a disc in a plane to a place; it ends there."""
+
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+    observation_space = Dict(
+        observation=Box(-10, 10, (3,)),
+        achieved_goal=Box(-10, 10, (2,)),
+        desired_goal=Box(-10, 10, (2,)),
+    )
+
+    def __init__(self, tolerance=0.1, dense=False):
+        self.tolerance, self.dense = tolerance, dense
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.goal = self.np_random.uniform(-0.5, 0.5, (2, 2))
+        self.clock = 0.0
+        return self.observation(), {}
+
+    def observation(self):
+        return {
+            'observation': np.append(self.clock, self.place),
+            'achieved_goal': self.place.copy(),
+            'desired_goal': self.goal,
+        }
+
+    def step(self, action):
+        self.place = self.place + 0.05 * np.asarray(action, np.float64)
+        self.clock += 0.1
+        reward = self.compute_reward(self.place, self.goal, {})
+        reached = bool(np.linalg.norm(self.place - self.goal) <= self.tolerance)
+        return self.observation(), reward, reached, False, {'is_success': reached}
+
+    def compute_reward(self, achieved, desired, info):
+        distance = np.linalg.norm(achieved - desired, axis=-1)
+        return -distance if self.dense else -(distance > self.tolerance).astype(np.float32)
+
+
+class Corner(Place):
+    """Its reward has two values, but no distance tells which."""
+
+    def compute_reward(self, achieved, desired, info):
+        return -(np.abs(achieved - desired).max(-1) > self.tolerance).astype(np.float32)
+
+
 class Broken(Cart):
     def observation(self):
         return np.array([self.x if self.x < 1.5 else np.nan, self.goal])
