@@ -1,9 +1,11 @@
 """Lockstep speed: environment steps per second through robot_sim, safety_gate, policy_controller.
 
-The reference is measured in the same run: a bare rclpy ping-pong between two processes. An exchange
-takes two messages; a control step takes three in sequence, and two more in parallel.
+Two references are measured in turns with it: a bare rclpy ping-pong between two processes, whose
+exchange takes two messages, and the world alone. A control step of the point mass takes three
+messages in sequence, and two more in parallel; one of the Panda has four topics of states and two
+of commands.
 
-    python benchmarks/lockstep.py [--task pointmass] [--seconds 10] [--rounds 3]
+    python benchmarks/lockstep.py [--tasks pointmass push] [--seconds 10] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
@@ -25,6 +29,9 @@ from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from mbarl_ros.task import Task
+
+RESULTS = Path(__file__).parent / 'results'
 NODES = {
     'robot_sim': 'mbarl_sim.robot_sim',
     'safety_gate': 'mbarl_ros.nodes.safety_gate',
@@ -130,13 +137,63 @@ def ping_pong_rate(seconds: float) -> float:
         node.destroy_node()
 
 
+def world_rate(name: str, seconds: float) -> float:
+    """Steps per second of the task's world alone, with random actions."""
+    task, rng = Task.load(name), np.random.default_rng(0)
+    world = task.load_world(seed=0)
+    world.reset()
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        world.step(task.command(rng.uniform(-1, 1, task.action_dim)))
+        count += 1
+    rate = count / (time.perf_counter() - start)
+    world.close()
+    return rate
+
+
+def stolen_share(before: list[int], after: list[int]) -> float:
+    """Share of the processors' time that the host gave to other machines (``steal``, proc(5))."""
+    spent = [late - early for early, late in zip(before, after, strict=True)]
+    return spent[7] / sum(spent)
+
+
+def processor_ticks() -> list[int]:
+    """Time of all processors in each of the kinds of proc(5), up to ``steal``."""
+    return [int(ticks) for ticks in Path('/proc/stat').read_text().split()[1:9]]
+
+
+def measure(task: str, seconds: float, rounds: int) -> dict[str, Any]:
+    """Alternate all measurements; rates, and ratios of their medians."""
+    steps, exchanges, alone = [], [], []
+    before = processor_ticks()
+    for _ in range(rounds):
+        exchanges.append(ping_pong_rate(seconds / 2))
+        alone.append(world_rate(task, seconds / 4))
+        steps.append(lockstep_rate(task, seconds))
+        print(
+            f'{task}: lockstep {steps[-1]:.0f} steps/s, ping-pong {exchanges[-1]:.0f}/s, '
+            f'world alone {alone[-1]:.0f} steps/s',
+            flush=True,
+        )
+    median = statistics.median(steps)
+    return {
+        'lockstep_steps_per_second': [round(rate) for rate in steps],
+        'ping_pong_exchanges_per_second': [round(rate) for rate in exchanges],
+        'world_steps_per_second': [round(rate) for rate in alone],
+        'ratio_to_ping_pong': round(median / statistics.median(exchanges), 3),
+        'ratio_to_world': round(median / statistics.median(alone), 3),
+        'stolen_share': round(stolen_share(before, processor_ticks()), 3),
+        'load': round(os.getloadavg()[0], 1),
+    }
+
+
 def main() -> None:
-    """Alternate both measurements; print the rates and the ratio of their medians."""
+    """Measure all tasks; print and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--task', default='pointmass')
+    parser.add_argument('--tasks', nargs='+', default=['pointmass', 'push'])
     parser.add_argument('--seconds', type=float, default=10.0)
     parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--output', type=Path)
+    parser.add_argument('--output', type=Path, default=RESULTS / 'lockstep.json')
     parser.add_argument('--echo', action='store_true', help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
@@ -146,21 +203,16 @@ def main() -> None:
         echo()
         return
     rclpy.init()
-    steps, exchanges = [], []
-    for _ in range(arguments.rounds):
-        exchanges.append(ping_pong_rate(arguments.seconds / 2))
-        steps.append(lockstep_rate(arguments.task, arguments.seconds))
-        print(f'lockstep {steps[-1]:.0f} steps/s, ping-pong {exchanges[-1]:.0f}/s', flush=True)
-    result = {
-        'command': f'python benchmarks/lockstep.py --task {arguments.task}',
+    tasks = ' '.join(arguments.tasks)
+    report: dict[str, Any] = {
+        'command': f'python benchmarks/lockstep.py --tasks {tasks} '
+        f'--seconds {arguments.seconds:g} --rounds {arguments.rounds}',
         'cores': os.cpu_count(),
-        'lockstep_steps_per_second': [round(rate) for rate in steps],
-        'ping_pong_exchanges_per_second': [round(rate) for rate in exchanges],
-        'ratio_of_medians': round(statistics.median(steps) / statistics.median(exchanges), 3),
     }
-    print(json.dumps(result, indent=2))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=2) + '\n')
+    for task in arguments.tasks:
+        report[task] = measure(task, arguments.seconds, arguments.rounds)
+    print(json.dumps(report, indent=1))
+    arguments.output.write_text(json.dumps(report, indent=1) + '\n')
     rclpy.try_shutdown()
 
 

@@ -249,8 +249,11 @@ class RobotSim(BaseNode):
             if codec.topic not in self._silent:
                 codec.encode(message, self._state[start:end])
                 set_stamp(message, stamp)
-                publisher.publish(message)
             start = end
+        # One right after the other: whoever waits for a whole state then wakes up less often.
+        for codec, message, publisher in self._topics:
+            if codec.topic not in self._silent:
+                publisher.publish(message)
         # After the state, for which others wait.
         if self._clock_publisher and self._clock_publisher.get_subscription_count():
             clock = self._clock_message.clock

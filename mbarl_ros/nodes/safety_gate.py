@@ -37,6 +37,7 @@ from mbarl_ros.schema.message_fields import stamp_ns
 from mbarl_ros.schema.robot import Switch
 
 _TICK = 0.01  # s; a time-out may be noticed so much later
+_TICK_IN_LOCKSTEP = 0.1  # s; there are no time-outs, and a timer costs as much as a message
 # Lockstep: within so long (s) a reliable subscriber has received what was published. Fast DDS asks
 # for lost messages every three seconds.
 _DELIVERY_TIME = 4.0
@@ -106,7 +107,8 @@ class SafetyGateNode(BaseNode):
             subscribe(self, Bool, estop, self._on_estop, qos, log_mismatch=False)
         self.create_service(Trigger, topics.private(topics.GATE_STOP), self._on_stop)
         self.create_service(Trigger, topics.private(topics.GATE_RELEASE), self._on_release)
-        self.create_timer(_TICK, self._tick, clock=self.steady)
+        tick = _TICK_IN_LOCKSTEP if self.lockstep else _TICK
+        self.create_timer(tick, self._tick, clock=self.steady)
         # Repeated: a subscriber that missed the release of an e-stop would wait for ever.
         self.create_timer(1.0, self._publish_state, clock=self.steady)
         self._publish_new_state()
@@ -152,12 +154,11 @@ class SafetyGateNode(BaseNode):
         values = message.position if message.name == self._names else ()
         late = self._gate.counts['policy late']
         self._execute(self._gate.request(POLICY_SOURCE, values, time.monotonic(), stamp), stamp)
-        if self._gate.counts['policy late'] > late:
+        if self._gate.counts['policy late'] > late and self.may_log('late'):
             age = (self._stamp - stamp) * 1e-9
             self.get_logger().warning(
                 f'{topics.COMMAND} ignored: it answers a state {abs(age):.3f} s '
-                f'{"older" if age >= 0 else "newer"} than the latest one, or is out of order',
-                throttle_duration_sec=5.0,
+                f'{"older" if age >= 0 else "newer"} than the latest one, or is out of order'
             )
 
     def _on_liveliness(self, info: QoSLivelinessChangedInfo) -> None:
@@ -279,10 +280,8 @@ class SafetyGateNode(BaseNode):
         if decision.clipped and self._clipped.get_subscription_count():
             names, excess = list(decision.clipped), list(decision.clipped.values())
             self._clipped.publish(command_message(names, excess, stamp, decision.requested_by))
-        if decision.reason:
-            self.get_logger().warning(
-                f'{decision.source}: {decision.reason}', throttle_duration_sec=5.0
-            )
+        if decision.reason and self.may_log('decision'):
+            self.get_logger().warning(f'{decision.source}: {decision.reason}')
 
     def _publish_new_state(self) -> None:
         if self._gate.state != self._published_state:

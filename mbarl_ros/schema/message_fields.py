@@ -80,7 +80,7 @@ class Field:
 
     def __init__(self, path: FieldPath) -> None:
         """Store where the field is in a message."""
-        self._parents, self._name = path.parents, path.name
+        self._parents, self._name = [_step(part) for part in path.parents], path.name
 
     def read(self, message: Any) -> Any:
         """Value of the field.
@@ -165,14 +165,18 @@ def _field(topic: str, text: str) -> Field:
     return JointField(path) if isinstance(path.element, str) else ElementField(path)
 
 
-def _parent(message: Any, parents: list[str], create: bool = False) -> Any:
+def _step(part: str) -> tuple[str, int | None]:
+    """Name and index of ``name[index]``; the index is None for a ``name`` alone."""
+    element = _ELEMENT.match(part)
+    return (part, None) if element is None else (element[1], int(element[2]))
+
+
+def _parent(message: Any, parents: list[tuple[str, int | None]], create: bool = False) -> Any:
     """The message that holds a field; ``create`` lengthens lists of messages on the way to it."""
-    for part in parents:
-        element = _ELEMENT.match(part)
-        if element is None:
-            message = getattr(message, part)
+    for name, index in parents:
+        if index is None:
+            message = getattr(message, name)
             continue
-        name, index = element[1], int(element[2])
         if create and len(getattr(message, name)) <= index:
             _lengthen(message, name, index + 1)
         message = getattr(message, name)[index]

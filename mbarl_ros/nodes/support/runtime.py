@@ -42,7 +42,7 @@ from mbarl_ros.task import Task
 
 LOCKSTEP, REALTIME = 'lockstep', 'realtime'
 _SHUTDOWN_TIMEOUT = 10.0  # s
-_REFUSAL_LOG_PERIOD = 5.0  # s between two log lines about refusals on one topic
+_LOG_PERIOD = 5.0  # s between two log lines about the same
 COMMON = {
     'task': ('pointmass', 'Task: name of a shipped file or path of a .yaml file'),
     'robot': ('', "Robot profile: name or path; empty: the task's own"),
@@ -69,7 +69,7 @@ class NodeMixin:
 
         :raises ConfigError: a wrong configuration file, parameter type or parameter name.
         """
-        self._refusal_logged_at: dict[str, float] = {}  # by topic, s
+        self._logged_at: dict[str, float] = {}  # by subject, s
         own = own or {}
         for name, (default, description) in {**COMMON, **own}.items():
             try:
@@ -116,12 +116,21 @@ class NodeMixin:
         """Count and log a message that is not trusted: ``error`` says why."""
         self.refused += 1
         self._refusal = f'{topic}: {error}'
+        if self.may_log(topic):
+            text = ''.join(letter if letter.isprintable() else '?' for letter in str(error)[:400])
+            self.get_logger().warning(f'refused: {topic}: {text}')
+
+    def may_log(self, subject: str) -> bool:
+        """Whether to log about ``subject`` now; True at most every five seconds.
+
+        For what may come with every step: rclpy's throttle takes about a millisecond to find its
+        caller, even where it logs nothing.
+        """
         now = time.monotonic()
-        if now - self._refusal_logged_at.get(topic, -math.inf) < _REFUSAL_LOG_PERIOD:
-            return
-        self._refusal_logged_at[topic] = now
-        text = ''.join(letter if letter.isprintable() else '?' for letter in str(error)[:400])
-        self.get_logger().warning(f'refused: {topic}: {text}')
+        if now - self._logged_at.get(subject, -math.inf) < _LOG_PERIOD:
+            return False
+        self._logged_at[subject] = now
+        return True
 
     def read_transitions(self, message: UInt8MultiArray) -> tuple[Transitions, str, int] | None:
         """Transitions, session and first number of a message; None: it was refused."""
