@@ -134,6 +134,7 @@ def ping_pong_rate(seconds: float) -> float:
     finally:
         process.kill()
         process.wait()
+        executor.shutdown()  # or destroying the node may crash
         node.destroy_node()
 
 
@@ -168,7 +169,8 @@ def measure(task: str, seconds: float, rounds: int) -> dict[str, Any]:
     before = processor_ticks()
     for _ in range(rounds):
         exchanges.append(ping_pong_rate(seconds / 2))
-        alone.append(world_rate(task, seconds / 4))
+        command = [sys.executable, __file__, '--alone', '--tasks', task, '--seconds', str(seconds)]
+        alone.append(float(subprocess.check_output(command).splitlines()[-1]))
         steps.append(lockstep_rate(task, seconds))
         print(
             f'{task}: lockstep {steps[-1]:.0f} steps/s, ping-pong {exchanges[-1]:.0f}/s, '
@@ -195,12 +197,16 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--output', type=Path, default=RESULTS / 'lockstep.json')
     parser.add_argument('--echo', action='store_true', help=argparse.SUPPRESS)
+    parser.add_argument('--alone', action='store_true', help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     os.environ.setdefault('ROS_DOMAIN_ID', '88')
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     if arguments.echo:
         echo()
+        return
+    if arguments.alone:
+        print(world_rate(arguments.tasks[0], arguments.seconds / 4))
         return
     rclpy.init()
     tasks = ' '.join(arguments.tasks)
