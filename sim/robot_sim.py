@@ -244,7 +244,7 @@ class RobotSim(BaseNode):
     def _publish_state(self) -> None:
         start = 0
         stamp = self._time_ns if self._clock_publisher else time.time_ns()
-        for codec, message, publisher in self._topics:
+        for codec, message, _ in self._topics:
             end = start + len(codec.names)
             if codec.topic not in self._silent:
                 codec.encode(message, self._state[start:end])
