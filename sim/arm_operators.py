@@ -110,6 +110,7 @@ class DoorOperator(ArmOperator):
     """Pushes the handle until the door is closed; backward, hooks the fingers behind it and pulls.
 
     Travels above the door and comes down at the side of the handle from which it moves it.
+    Backward, a door that is too far open is pushed.
     """
 
     home = door.HAND_START
@@ -118,19 +119,21 @@ class DoorOperator(ArmOperator):
     def begin(self, direction: str = FORWARD, goal: np.ndarray | None = None) -> None:
         """Start an episode."""
         super().begin(direction, goal)
-        self._stop_at = door.START + self.rng.uniform(-0.03, 0.03)
-        self._closing = direction == FORWARD
-        self._tolerance = self.task.config.success.tolerance
+        start = door.START + self.rng.uniform(-0.03, 0.03)
+        self._place = 0.0 if direction == FORWARD else start  # rad
 
     def _plan(self, hand: np.ndarray, thing: np.ndarray) -> tuple[np.ndarray, float]:
         angle = door.opening(thing[:2])
-        closed = door.handle_pose(0.0)[:2]
-        if self._closing and np.linalg.norm(thing[:2] - closed) <= self._tolerance:
-            self._finished = True
-        if not self._closing and self._stage == 'move' and angle >= self._stop_at:
+        remaining = self._place - angle  # rad
+        if self.direction == FORWARD:
+            away = np.linalg.norm(thing[:2] - door.handle_pose(0.0)[:2])
+            self._finished = bool(away <= self.task.config.success.tolerance)
+        elif self._stage == 'move' and (remaining >= 0) == self._closing:
             self._stage = 'leave'
         if self._stage == 'leave':
             return self._go_home(hand), 0.0
+        if self._stage == 'begin':
+            self._closing = remaining < 0
         along, out = door.door_axes(angle)
         side = 1.0 if self._closing else -1.0
         beside = thing[:2] + side * (0.05 if self._closing else 0.036) * out
@@ -140,7 +143,10 @@ class DoorOperator(ArmOperator):
         approach = self._approach(hand, beside, (self._TRAVEL, self._LOW), near=0.01)
         if approach is not None:
             return approach, 0.0
-        planar = -side * self._pace * out - 4.0 * (offset @ along) * along
+        pace = self._pace
+        if self.direction == BACKWARD:  # or it moves on when the hand leaves it
+            pace = min(pace, 2.0 * door.BAR_AT * abs(remaining) + 0.03)
+        planar = -side * pace * out - 4.0 * (offset @ along) * along
         velocity = np.array([*planar, 4.0 * (self._LOW - hand[2])])
         return self._steer(velocity, float(np.linalg.norm(velocity)), SPEED, 10.0), 0.0
 
