@@ -72,7 +72,7 @@ def test_the_world_itself_does_not_depend_on_what_the_tracker_sees():
 def test_in_lockstep_practice_goes_on_and_no_step_has_an_old_pose(tmp_path):
     log = tmp_path / 'steps.jsonl'
     task_file = losing(tmp_path, dropouts=1.0)
-    with Graph(tmp_path, task=task_file, agent='oracle') as graph:
+    with Graph(tmp_path, task=task_file, agent='sac') as graph:
         graph.start('robot_sim', step_log=str(log))
         graph.start('safety_gate')
         graph.start('policy_controller', policy='random')

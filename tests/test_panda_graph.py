@@ -36,9 +36,10 @@ def test_a_grasping_task_is_practised_in_both_directions(tmp_path, name):
     states = [world.reset(), *(world.step(task.command(action)) for action in rows['action'])]
     world.close()
     for key, expected in (('observation', states[:-1]), ('next_observation', states[1:])):
-        # Recorded actions are those that the gate has passed, as float32.
+        # Recorded actions are those that the gate has passed, as float32; contact amplifies the
+        # rounding to a millimetre or two. A step moves the hand by centimetres.
         seen = rows[key][:, : task.state_dim]
-        np.testing.assert_allclose(seen, task.state(np.array(expected)), atol=1e-3, err_msg=key)
+        np.testing.assert_allclose(seen, task.state(np.array(expected)), atol=5e-3, err_msg=key)
     assert set(rows['phase']) == {FORWARD, BACKWARD}
     assert len(np.unique(rows['action'], axis=0)) > STEPS // 2
     hand = rows['observation'][:, :3]
