@@ -7,7 +7,7 @@ import pytest
 
 from support.arm_side import FuzzedArm
 
-pytestmark = [pytest.mark.graph, pytest.mark.paced, pytest.mark.slow]
+pytestmark = [pytest.mark.graph, pytest.mark.alone, pytest.mark.slow]
 JOINTS = [f'joint{number}' for number in range(1, 8)]
 HAND = ['hand_x', 'hand_y', 'hand_z']
 
