@@ -16,7 +16,7 @@ from mbarl_ros.task import MAX_PUT_RIGHT, Task
 from mbarl_sim import panda
 from support.broken_worlds import BLOWS_UP_AFTER
 from support.graph import small_agent
-from support.run_data import stored
+from support.run_data import kept
 
 ROOT = Path(__file__).parent.parent
 
@@ -203,7 +203,7 @@ def test_when_the_physics_break_down_the_run_ends_by_name_and_can_be_resumed(tmp
         assert code == 1 and 'Traceback' not in printed
         assert 'robot_sim' in result['error'] and 'BlowsUp: y nan after' in result['error']
         assert result['reason'] == 'failed' and f'  {result["error"]}' in printed
-        rows = stored(tmp_path, agent, str(tmp_path / 'run' / 'task.yaml'))  # none is missing
+        rows = kept(tmp_path, agent, str(tmp_path / 'run' / 'task.yaml'))  # none is missing
         new = len(rows['sequence']) - steps
         assert new in (BLOWS_UP_AFTER, BLOWS_UP_AFTER - 1)
         assert np.isfinite(rows['next_observation']).all()

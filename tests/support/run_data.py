@@ -1,5 +1,6 @@
 """What a run has left on disk."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage.record_log import read_records
 from mbarl_ros.storage.run_files import TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
-from mbarl_ros.storage.transitions import row_dtype
+from mbarl_ros.storage.transitions import from_rows, row_dtype
 from mbarl_ros.task import Task
 
 
@@ -18,6 +19,29 @@ def stored(folder: Path, agent: str, task: str = 'pointmass') -> dict[str, np.nd
     tracker = SequenceTracker()
     path = folder / 'run' / TRANSITIONS_FILE
     rows = tracker.load_log(path, loaded, loaded.spec_hash(load_agent(agent)))
+    assert rows['sequence'].tolist() == list(range(tracker.total))
+    return rows
+
+
+def kept(folder: Path, agent: str, task: str = 'pointmass') -> dict[str, np.ndarray]:
+    """Those of :func:`stored`, then those that only the spool of the controller has.
+
+    When a graph ends, the learner may be gone before it has the last transitions; it gets them when
+    the run is resumed.
+    """
+    loaded = Task.load(task)
+    tracker = SequenceTracker()
+    path = folder / 'run' / TRANSITIONS_FILE
+    parts = [tracker.load_log(path, loaded, loaded.spec_hash(load_agent(agent)))]
+    for segment in sorted((folder / 'run' / 'spool').glob('*.log')):
+        header, *records = read_records(segment)
+        meta = json.loads(header)
+        rows = from_rows(records, row_dtype(loaded))
+        new = tracker.new_rows(rows, meta['session'], meta['first'])
+        assert new is not None, f'{segment}: transitions before {meta["first"]} are lost'
+        tracker.record_received(meta['session'], len(new['sequence']))
+        parts.append(new)
+    rows = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     assert rows['sequence'].tolist() == list(range(tracker.total))
     return rows
 
