@@ -88,7 +88,6 @@ def ours(config: SacConfig, policies: tuple[str, ...] = ('forward',)) -> Callabl
                 **tensors,
                 discount=torch.from_numpy(discount),
                 return_lower_bound=torch.full(discount.shape, -torch.inf),
-                cloning_weight=torch.zeros(50, len(policies), 0),
             )
             for number in range(50):
                 sac.update(block[number])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ from mbarl_ros.task import Task
 
 SMALL = AgentConfig(
     name='small',
-    sac=SacConfig(hidden=[32, 32], batch_size=32),
+    sac=SacConfig(hidden=[32, 32], batch_size=32, cloning_steps=400),
     model=ModelConfig(
         members=3,
         elites=2,
@@ -147,24 +149,82 @@ def test_what_comes_after_a_gap_was_not_reached_from_before_it() -> None:
     assert steps_to_end() == [6, 5, 4, 3, 2, 1, 0, 1, 0, 1, 0, 1, 0]
 
 
-def test_a_model_that_could_not_be_validated_is_not_trusted() -> None:
-    """The first 90 steps hold none out, so that there is no error to trust the model by."""
+def test_a_model_that_could_not_be_validated_says_so() -> None:
+    """The first phases hold none out, so that its error is unknown."""
     task = Task.load('pointmass')
-    learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
-    learner.add(stream(task, 50, seed=0))
-    metrics = learner.train(1)
-    assert metrics['model/steps'] > 0 and metrics['model/distrusted'] == 1.0
-    assert metrics['model/length'] == 1.0
+    learner = Learner(task, SMALL, stream(task, 20, seed=100, phase=0), seed=0)
+    metrics = learner._imagination.ensemble.fit(
+        stream(task, 50, seed=0), {k: v[:0] for k, v in stream(task, 10, seed=0).items()}, 10
+    )
     assert {metrics[name] for name in metrics if name.startswith('model/error/')} == {1.0}
 
 
-def test_a_model_whose_error_is_not_a_number_is_not_trusted() -> None:
+def test_a_model_whose_prediction_is_not_a_number_imagines_nothing() -> None:
     task = Task.load('pointmass')
     learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
-    learner._imagination.ensemble.error[:] = 0.1
-    assert not learner._imagination.distrusted
-    learner._imagination.ensemble.error[0] = np.nan
-    assert learner._imagination.distrusted and learner._imagination.length == 1
+    learner.add(stream(task, 50, seed=0))
+    learner.train(1)
+    imagination = learner._imagination
+    assert len(imagination.buffers[0])
+    imagination.ensemble._elite_parameters[-1][..., 0] = np.nan
+    for buffer in imagination.buffers:
+        buffer.clear()
+    learner.add(stream(task, 10, seed=1))
+    assert learner.train(1)['model/length'] == 0.0
+    assert not len(imagination.buffers[0]) and imagination.fraction == 0.0
+
+
+def test_what_an_earlier_model_imagined_is_forgotten_with_it() -> None:
+    task = Task.load('pointmass')
+    learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
+    seen: list[np.ndarray] = []
+    for chunk in range(3):
+        learner.add(stream(task, 50, seed=chunk))  # as many as there are between two fits
+        learner.train(1)
+        seen.append(learner._imagination.buffers[0].held()['next_observation'])
+    for earlier, later in itertools.pairwise(seen):
+        assert len(later) and not {row.tobytes() for row in earlier} & {r.tobytes() for r in later}
+
+
+def test_imagined_success_and_practised_luck_are_no_lower_bound_of_the_value() -> None:
+    """A demonstration's is. Else a lucky step would count as one that can be repeated at will."""
+    task = Task.load('tabletop')
+    agent = SMALL.model_copy(update={'hindsight_fraction': 0.9})
+    learner = Learner(task, agent, stream(task, 60, seed=100, phase=0), seed=0)
+    learner.add(stream(task, 100, seed=0))
+    learner.train(1)
+    bounds = {
+        name: learner.batches.draw_rows(source, 0, (4, 64))['return_lower_bound']
+        for name, source in (
+            ('practised', learner._replay),
+            ('imagined', learner._imagination.buffers[0]),
+            ('demonstrated', learner._demonstrations),
+        )
+    }
+    assert (bounds['practised'] == -np.inf).all() and (bounds['imagined'] == -np.inf).all()
+    assert 0.5 < np.isfinite(bounds['demonstrated']).mean() < 1.0
+
+
+def test_success_does_not_end_a_return_whose_reward_comes_by_topic() -> None:
+    """Hovering beside the goal would bring its reward for ever, and arriving only once."""
+    task = Task.load('arm_position')
+    rows = stream(task, 60, seed=0, phase=0)
+    rows |= {'terminated': np.ones(60, np.uint8), 'reward': np.full(60, 0.5, np.float32)}
+    learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
+    reward, ends = learner.batches.reward(0, rows)
+    assert (reward == 0.5).all() and not ends.any()
+
+
+def test_what_a_person_drove_is_drawn_as_a_demonstration_and_not_once_more_as_practice() -> None:
+    task = Task.load('pointmass')
+    learner = Learner(task, SMALL, stream(task, 60, seed=100, phase=0), seed=0)
+    rows = stream(task, 200, seed=0)
+    learner.add(rows)
+    human = (rows['source'] == HUMAN) & (rows['phase'] == 0)
+    drawn = learner._replay.sample(np.random.default_rng(0), (5000,), recent=50)
+    assert human.any() and not np.isin(drawn, np.flatnonzero(human)).any()
+    assert len(np.unique(drawn)) > 0.9 * (~human).sum()
+    assert len(learner._demonstrations) == 60 + human.sum()
 
 
 @pytest.mark.parametrize('source', [POLICY, HUMAN])

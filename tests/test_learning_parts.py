@@ -15,8 +15,10 @@ from mbarl_ros.learning.batch import Batch
 from mbarl_ros.learning.classifier import MAX_REWARD, ClassifierTrainer, backward_reward, logits
 from mbarl_ros.learning.critic_mlp import centre, critic_mlp
 from mbarl_ros.learning.dynamics import Ensemble
+from mbarl_ros.learning.imagination import MAX_SURPRISE
 from mbarl_ros.learning.imitation import clone
 from mbarl_ros.learning.networks import Activation, mlp, stacked_mlp
+from mbarl_ros.learning.relations import Relations
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.schema.agent import AgentConfig, SacConfig
@@ -53,7 +55,7 @@ def test_the_ensemble_learns_a_system_and_its_held_out_error_falls() -> None:
 
     state = torch.from_numpy(held_out['observation'][:198, :6])
     action = torch.from_numpy(held_out['action'][:198])
-    next_state, reward = ensemble.step(state, action)
+    next_state, reward, _ = ensemble.step(state, action)
     next_state = next_state.numpy()
     assert not reward.any()  # the task knows its reward function, nothing is to be learned
     expected = held_out['next_observation'][:198, :6]
@@ -87,7 +89,7 @@ def test_a_reward_that_is_not_known_is_learned(sparse: bool) -> None:
     assert metrics['model/error/reward'] < 0.2
     new = drawn(300)
     state, action = torch.from_numpy(new['observation']), torch.from_numpy(new['action'])
-    _, reward = ensemble.step(state, action)
+    reward = ensemble.step(state, action).reward
     if sparse:
         assert set(reward.tolist()) <= {0.0, 1.0}
         assert (reward.numpy() == new['reward']).mean() > 0.9
@@ -183,13 +185,14 @@ def test_a_clone_imitates_the_forward_demonstrations_only() -> None:
     action = np.clip(0.8 * observation[:, :2], -0.7, 0.7)
     phase = (np.arange(600) >= 400).astype(np.uint8)
     action[phase == 1] *= -1  # would spoil the clone
-    arrays = clone(
-        task, {'observation': observation, 'action': action, 'phase': phase}, 0, (64,), steps=800
-    )
+    ended = np.arange(600) % 100 == 99
+    rows = {'observation': observation, 'action': action, 'phase': phase}
+    rows |= {'truncated': ended, 'terminated': 0 * ended}
+    arrays = clone(task, rows, 0, (64,), steps=800)
     cloned = Policy(arrays, 'deployed').mean_action(observation[:400])
     assert np.abs(cloned - action[:400]).mean() < 0.05
     with pytest.raises(ValueError, match='forward demonstration'):
-        clone(task, {'observation': observation, 'action': action, 'phase': phase * 0 + 1}, 0)
+        clone(task, {**rows, 'phase': phase * 0 + 1}, 0)
 
 
 def test_a_full_replay_forgets_the_oldest_and_looks_ahead_in_order() -> None:
@@ -242,7 +245,6 @@ def test_what_was_attained_bounds_the_value_from_below() -> None:
         reward=torch.zeros(1, 64),  # by itself a value of 0
         discount=torch.full((1, 64), 0.5),
         return_lower_bound=torch.full((1, 64), 0.8),
-        cloning_weight=torch.zeros(1, 0),
     )
     for _ in range(1000):
         sac.update(batch)
@@ -281,3 +283,70 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path:
     oldest.write_bytes(b'')
     with pytest.raises(checkpoint.CheckpointError, match=oldest.name):
         checkpoint.load(path, messages.append)
+
+
+def contact(rows: int, seed: int, low: float = -1.0) -> dict[str, np.ndarray]:
+    """A handle on an arc that moves with the action, beside an entry that is only noise."""
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(low, 1.0, rows)
+    action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
+    moved = np.clip(angle + 0.1 * action[:, 0], -1.0, 1.0)
+    noise = rng.uniform(-0.5, 0.5, (2, rows))
+
+    def state(angle: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        arc = [np.cos(angle), np.sin(angle), noise, 0 * angle]
+        return np.stack(arc, 1).astype(np.float32)
+
+    return {
+        'observation': state(angle, noise[0]),
+        'action': action,
+        'next_observation': state(moved, noise[1]),
+        'reward': np.zeros(rows, np.float32),
+    }
+
+
+@pytest.mark.slow
+def test_an_entry_that_is_only_noise_does_not_distrust_the_model_of_the_others() -> None:
+    task = Task.load('pointmass')
+    ensemble = Ensemble(task, ModelConfig(hidden=[64, 64], fourier_features=0), seed=0)
+    for _ in range(3):
+        metrics = ensemble.fit(contact(1000, 0), contact(300, 1), 300)
+    assert metrics['model/error/vx'] > 0.5 > 0.1 > metrics['model/error/x']  # noise, and the arc
+
+    def trusted(rows: dict[str, np.ndarray], shift: float) -> float:
+        observation = torch.from_numpy(rows['observation'] + np.float32(shift))
+        surprise = ensemble.step(observation, torch.from_numpy(rows['action'])).surprise
+        return float((surprise <= MAX_SURPRISE).float().mean())
+
+    assert trusted(contact(1000, 2), 0.0) > 0.97
+    assert trusted(contact(1000, 2), 3.0) < 0.3  # where nobody has been
+
+
+@pytest.mark.slow
+def test_states_that_are_drawn_are_possible_as_far_as_their_entries_follow_from_each_other() -> (
+    None
+):
+    task = Task.load('pointmass')
+    relations = Relations(task, seed=0)
+    rng = np.random.default_rng(2)
+    anywhere = rng.uniform(-0.9, 0.9, (1000, 4)).astype(np.float32)
+    assert (relations.complete(anywhere) == anywhere).all()  # nothing is known yet
+    for _ in range(15):
+        relations.fit(contact(2000, 0), contact(300, 1))
+    drawn = relations.complete(anywhere)
+    on_arc = [np.abs(np.hypot(*rows[:, :2].T) - 1) < 0.05 for rows in (anywhere, drawn)]
+    assert on_arc[0].mean() < 0.2 and on_arc[1].mean() > 0.95
+    assert np.ptp(drawn[:, 1]) > 1.5  # all along the arc
+    assert (drawn[:, 2] == anywhere[:, 2]).all()  # noise follows from nothing
+
+
+@pytest.mark.slow
+def test_a_fit_keeps_the_weights_that_were_best_on_held_out_data() -> None:
+    task = Task.load('pointmass')
+    ensemble = Ensemble(task, ModelConfig(hidden=[64, 64]), seed=0)
+    ensemble.fit(contact(1000, 0), contact(300, 1), 300)
+    before = float(ensemble.error.mean())
+    wrong = contact(1000, 4)
+    wrong['action'] *= -1  # a fit to these makes it worse
+    ensemble.fit(wrong, contact(300, 1), 100)
+    assert float(ensemble.error.mean()) <= before * 1.01

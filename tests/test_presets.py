@@ -31,7 +31,8 @@ from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.task import Task
 
 TASKS = {name: Task.load(name) for name in ('pointmass', 'tabletop')}
-SAC = SacConfig(hidden=[32, 32], batch_size=32)
+SAC = SacConfig(hidden=[32, 32], batch_size=32, cloning_steps=50)
+UNCLONED = SAC.model_copy(update={'cloning_weight': 0.0})
 NEEDS_GOALS = {'vaprl', 'risc'}
 SUPPORTED = [
     (task, agent)
@@ -118,6 +119,7 @@ def test_a_shared_policy_is_refused_where_no_goal_tells_it_the_way(name: str) ->
         ({'backward': 'initial_state', 'model': None, 'switching': {}}, 'switching'),
         ({'resets': True}, 'resets'),
         ({'backward': 'initial_state'}, 'model'),
+        ({'backward': 'none', 'end_near_starts': True}, 'end_near_starts'),
     ],
 )
 def test_parts_that_do_not_fit_together_are_named(changes: dict, key: str) -> None:
@@ -134,7 +136,7 @@ def test_presets_differ_in_nothing_but_their_parts() -> None:
     shared = [
         load_agent(name).model_dump(exclude={'name', 'description', 'backward', 'shared', 'resets',
                                              'switching', 'model', 'exploration', 'planner',
-                                             'warm_start'})
+                                             'warm_start', 'end_near_starts'})
         for name in available('agents')
     ]  # fmt: skip
     assert all(settings == shared[0] for settings in shared)
@@ -177,6 +179,22 @@ def test_fbrl_goes_back_to_an_initial_state_and_no_further(task: str) -> None:
     assert made.phase == FORWARD and made.attempts == 1
     if task == 'tabletop':
         assert (TASKS[task].goals == made.goal).all(1).any()
+
+
+@pytest.mark.parametrize(('name', 'early'), [('mbarl', True), ('medal', False)])
+def test_the_backward_phase_ends_where_demonstrations_start_if_the_preset_says_so(
+    name: str, early: bool
+) -> None:
+    made = practice('pointmass', preset(name))
+    while made.phase == FORWARD:
+        step(made, TASKS['pointmass'].state_high)
+    start = demonstrated_states(TASKS['pointmass'], demonstrations('pointmass'), starts=True)[1]
+    near = 0.05 * np.array([1, 0, 0, 0]) * TASKS['pointmass'].scale[:4]
+    row = step(made, TASKS['pointmass'].state_high)
+    assert made.phase == BACKWARD and not row['truncated']
+    row = step(made, start + near)
+    assert row['truncated'] == early and not row['terminated']
+    assert made.phase == (FORWARD if early else BACKWARD)
 
 
 def test_fbrl_gives_up_at_the_limit() -> None:
@@ -385,7 +403,6 @@ def test_the_success_critic_knows_how_far_the_goal_is() -> None:
         reward=torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]]),
         discount=torch.tensor([[0.5, 0.5, 0.5, 0.5, 0.0]]),
         return_lower_bound=unused,
-        cloning_weight=unused,
     )
     for _ in range(600):
         critic.update(batch)
@@ -398,12 +415,12 @@ def test_the_success_critic_knows_how_far_the_goal_is() -> None:
 
 
 def test_truncation_as_termination_changes_the_discount_there_alone() -> None:
-    run, collected = practised('pointmass', preset('medal'), 4)
+    run, collected = practised('pointmass', preset('medal', sac=UNCLONED), 4)
     made, rows = run.learner, joined(collected)
     rng = made.batches.rng.bit_generator.state
     through = made.batches.draw(8)
     made.batches.rng.bit_generator.state = rng
-    made.batches.agent = preset('medal', bootstrap_truncation=False)
+    made.batches.agent = preset('medal', sac=UNCLONED, bootstrap_truncation=False)
     stopped = made.batches.draw(8)
 
     assert rows['truncated'].sum() == 1

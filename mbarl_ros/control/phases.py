@@ -16,6 +16,8 @@ from mbarl_ros.control.planning_policy import Actor, PlanningPolicy
 from mbarl_ros.control.policy import (
     DEPLOYED,
     GOALS,
+    START_DISTANCE,
+    STARTS,
     SUCCESS_CRITIC,
     Network,
     Policy,
@@ -31,11 +33,12 @@ class Practice:
     """Forward until success or its step limit, then backward until its limit, and so on.
 
     With decoupled exploration a third phase, as long as a forward phase, follows the backward one.
-    A backward phase that has a goal of its own ends early when it reaches it; and RISC's success
-    critic may end a phase early. A phase switch changes policy and goal; the world is never
-    touched. ``steps`` counts recorded transitions. With a preset that resets, the caller resets the
-    world whenever ``reset_due`` is set, and clears the flag; so it does where the world has ended
-    (key ``ended`` of the task), which also ends the phase. A forward phase follows each reset.
+    A backward phase that has a goal of its own ends early when it reaches it; one without may end
+    near a state in which a demonstration starts; and RISC's success critic may end a phase early. A
+    phase switch changes policy and goal; the world is never touched. ``steps`` counts recorded
+    transitions. With a preset that resets, the caller resets the world whenever ``reset_due`` is
+    set, and clears the flag; so it does where the world has ended (key ``ended`` of the task),
+    which also ends the phase. A forward phase follows each reset.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Practice:
         self._switching = None if evaluation else agent.switching
         self._success_critic: Network | None = None
         self._backward_goals: np.ndarray | None = None
+        self._starts: tuple[np.ndarray, float] | None = None  # scaled states, distance
         self._reach_states: np.ndarray | None = None  # [n, state_dim], any of which ends the phase
         self._resets = agent.resets
         self.reset_due = False
@@ -84,6 +88,8 @@ class Practice:
             self.planning.load(arrays, self._policy_names[FORWARD])
             self._policies[FORWARD] = self.planning
         self._backward_goals = arrays.get(GOALS)
+        if STARTS in arrays:
+            self._starts = arrays[STARTS], float(arrays[START_DISTANCE][0])
         if self._switching:
             self._success_critic = Network(arrays, SUCCESS_CRITIC)
 
@@ -156,7 +162,15 @@ class Practice:
         return bool(distance.min() <= self.task.config.success.tolerance)
 
     def _switches_early(self, observation: np.ndarray) -> bool:
-        """RISC (Patil et al. 2024): switch where success is likely, to practise elsewhere."""
+        """Whether the next phase may as well begin now.
+
+        Near a start of the demonstrations there is nothing left to undo. RISC (Patil et al. 2024)
+        switches where success is likely, to practise elsewhere.
+        """
+        if self.phase == BACKWARD and self._starts is not None:
+            starts, near = self._starts
+            state = self.task.scaled(observation[: self.task.state_dim])
+            return bool(np.linalg.norm(starts - state, axis=-1).min() <= near)
         rule = self._switching
         if rule is None or self._success_critic is None:
             return False

@@ -23,6 +23,7 @@ LOG_STD_BOUNDS = (-10.0, 2.0)
 DEPLOYED = 'deployed'
 SUCCESS_CRITIC = 'success'
 GOALS = 'backward_goals'
+STARTS, START_DISTANCE = 'starts/state', 'starts/distance'
 MAX_CANDIDATES = 64
 _MAX_HEADER_BYTES = 16384  # of a policy message; names, shapes and metadata take about 2000
 
@@ -102,7 +103,9 @@ def phase_shapes(
     """Shape of the arrays that a policy message has for phases, beside the policies.
 
     ``backward_goals`` [candidates, goals, state_dim]: states to go back to before the next attempt
-    at each of the task's goals (1 where it has none). ``success``: network of RISC's critic.
+    at each of the task's goals (1 where it has none). ``starts/state`` [n, state_dim], scaled: in
+    which demonstrations start; a backward phase ends within ``starts/distance`` [1] of one.
+    ``success``: network of RISC's critic.
 
     :param planning: with the arrays that planning needs (:func:`~.model.model_shapes`)
     """
@@ -111,6 +114,8 @@ def phase_shapes(
         shapes |= model_shapes(task, agent)
     if agent.reaches:
         shapes[GOALS] = (None, max(len(task.goals), 1), task.state_dim)
+    if agent.end_near_starts:
+        shapes |= {STARTS: (None, task.state_dim), START_DISTANCE: (1,)}
     if agent.switching:
         shapes |= _layer_shapes(SUCCESS_CRITIC, [task.observation_dim, *agent.sac.hidden, 1])
     return shapes
@@ -139,11 +144,12 @@ def check_policy(
     """
     shapes = policy_shapes(names, observation_dim, action_dim, hidden)
     require(arrays, {**shapes, **(phase_arrays or {})}, 'policy')
-    if GOALS in arrays and not 1 <= len(arrays[GOALS]) <= MAX_CANDIDATES:
-        raise WireError(
-            f"policy: array '{GOALS}' has {len(arrays[GOALS])} candidates, not 1 to "
-            f'{MAX_CANDIDATES}'
-        )
+    for name in {GOALS, STARTS} & arrays.keys():
+        if not 1 <= len(arrays[name]) <= MAX_CANDIDATES:
+            raise WireError(
+                f"policy: array '{name}' has {len(arrays[name])} candidates, not 1 to "
+                f'{MAX_CANDIDATES}'
+            )
     check_floats(arrays, 'policy')
 
 

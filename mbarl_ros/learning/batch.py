@@ -11,14 +11,13 @@ from torch import Tensor
 class Batch:
     """One batch for each policy; a block of batches has a further leading axis.
 
-    Observations are normalised. Rows of demonstrations come first.
+    Observations are normalised.
 
     ``observation``, ``next_observation``: [policies, batch, observation_dim]
     ``action``: [policies, batch, action_dim], in [-1, 1]
     ``reward``: [policies, batch]
     ``discount``: [policies, batch], 0 where the return ends
     ``return_lower_bound``: [policies, batch], a return that was attained from there, else -inf
-    ``cloning_weight``: [policies, demonstrations], of behaviour cloning on the leading rows
     """
 
     observation: Tensor
@@ -27,7 +26,6 @@ class Batch:
     reward: Tensor
     discount: Tensor
     return_lower_bound: Tensor
-    cloning_weight: Tensor
 
     def __getitem__(self, number: int) -> Batch:
         """One batch of a block."""
@@ -38,5 +36,4 @@ class Batch:
             reward=self.reward[number],
             discount=self.discount[number],
             return_lower_bound=self.return_lower_bound[number],
-            cloning_weight=self.cloning_weight[number],
         )

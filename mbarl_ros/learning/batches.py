@@ -43,8 +43,6 @@ class BatchSampler:
         self._replay, self._demonstrations = replay, demonstrations
         self._imagination, self._objectives = imagination, objectives
         limit = task.config.phases.forward_limit
-        fade = agent.sac.cloning_phases
-        self._cloning_steps = fade * limit if fade else np.inf
         self._limits = task.config.phases.limits
         self._discounts = {FORWARD: agent.forward_discount(limit)}
         self._discounts |= {phase: objective.discount for phase, objective in objectives.items()}
@@ -53,12 +51,8 @@ class BatchSampler:
     def draw(self, updates: int) -> Batch:
         """A block of batches, with a leading axis [updates]."""
         parts = [self._policy_batches(phase, updates) for phase in range(self.policies)]
-        return Batch(
-            **{
-                name: torch.from_numpy(np.stack([part[name] for part in parts], axis=1))
-                for name in parts[0]
-            }
-        )
+        stacked = {name: np.stack([part[name] for part in parts], axis=1) for name in parts[0]}
+        return Batch(**{name: torch.from_numpy(array) for name, array in stacked.items()})
 
     def _policy_batches(self, phase: int, updates: int) -> Rows:
         """Fields of :class:`Batch` [updates, batch, ...] for the policy of one phase."""
@@ -82,7 +76,6 @@ class BatchSampler:
             'reward': reward,
             'discount': (self._discounts[phase] * ~ends).astype(np.float32),
             'return_lower_bound': rows['return_lower_bound'],
-            'cloning_weight': self._cloning_weight(phase, rows['phase'][:, :demonstrated]),
         }
 
     def _shares(self) -> tuple[int, int, int]:
@@ -90,16 +83,9 @@ class BatchSampler:
         batch = self.agent.sac.batch_size
         imagined = round(batch * (self._imagination.fraction if self._imagination else 0.0))
         demonstrated = round(batch * self.agent.demonstration_fraction)
-        if not len(self._replay):
+        if not self._replay.has_rows_to_sample():
             demonstrated = batch - imagined
         return demonstrated, batch - demonstrated - imagined, imagined
-
-    def _cloning_weight(self, phase: int, row_phases: np.ndarray) -> np.ndarray:
-        """Weight of behaviour cloning for demonstrated rows; it fades as practice goes on."""
-        if phase != FORWARD:
-            return np.zeros(row_phases.shape, np.float32)
-        weight = max(0.0, 1.0 - self._replay.total / self._cloning_steps)
-        return (weight * (row_phases == FORWARD)).astype(np.float32)
 
     def reward(self, phase: int, rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Reward as of now and whether the return ends; it never ends at a truncation."""
@@ -113,8 +99,9 @@ class BatchSampler:
         if phase in self._objectives:
             return self._objectives[phase].reward(next_observation)
         if not self.task.reward_known:
-            ends = (rows['terminated'] > 0) & (rows['phase'] == FORWARD)
-            return rows['reward'], ends
+            # A success is worth what staying there would go on to bring; else hovering beside it
+            # were worth more.
+            return rows['reward'], np.zeros(rows['reward'].shape, bool)
         success = self.task.success(next_observation)
         return success.astype(np.float32), success
 
@@ -162,9 +149,12 @@ class BatchSampler:
         relabelled = self.rng.random(order.shape) < self.agent.hindsight_fraction
         # What ended at its goal, as an environment may, would not have ended at another.
         relabelled &= ~self.task.ended(rows['next_observation'])
-        # A demonstration of the way to its goal also demonstrates the way to states before it.
         self._set_goals(rows, relabelled, later[relabelled, : self.task.state_dim])
-        rows['return_lower_bound'][relabelled] = self._discounts[phase] ** delay[relabelled]
+        # A demonstration of the way to its goal also demonstrates the way to states before it. What
+        # practice came to, and imagination more so, may have been luck (and is no lower bound).
+        shown = source is self._demonstrations
+        attained = self._discounts[phase] ** delay[relabelled] if shown else -np.inf
+        rows['return_lower_bound'][relabelled] = attained
 
     def _choose_goals(self, source: Replay, phase: int, rows: Rows) -> np.ndarray:
         """Goals [..., state_dim] for drawn rows: their own, the task's or the objective's."""

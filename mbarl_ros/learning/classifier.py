@@ -28,7 +28,7 @@ from mbarl_ros.learning.state_arrays import (
 )
 from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.storage.transitions import BACKWARD, FORWARD, human_forward_steps
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, human_forward_rows, select
 from mbarl_ros.storage.wire import WireError, check_floats, pack, require, unpack, whole_number
 from mbarl_ros.task import Task
 
@@ -128,7 +128,7 @@ class ClassifierTrainer:
     def add(self, transitions: Mapping[str, np.ndarray]) -> None:
         """Add transitions: backward steps are negatives, a person's forward steps positives."""
         backward = np.asarray(transitions['phase']) == BACKWARD
-        demonstrated = human_forward_steps(transitions)['next_observation']
+        demonstrated = select(transitions, human_forward_rows(transitions))['next_observation']
         if len(demonstrated):
             self._positives = torch.cat([self._positives, self._inputs(demonstrated)])
         if backward.any():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,10 @@ from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.task import Task
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -10.0, 1.0
+MIN_VARIANCE = 1e-3  # of a scaled change; smaller ones make no difference
+RARE = 0.01  # share of real rows on which the elites may disagree more than usual
+MIN_USUAL = 0.05  # disagreement that is never a surprise
+MIN_HELD_OUT = 50  # rows from which on they tell how far the elites disagree
 MAX_BAD_CHECKS = 3  # held-out checks in a row without an improvement of 1 % end a fit
 
 
@@ -58,8 +63,19 @@ def choose_elites(error: Tensor, elites: int) -> Tensor:
     return error.mean(-1).argsort()[:elites].sort().values
 
 
+class Prediction(NamedTuple):
+    """``state`` [n, state_dim] (physical units), ``reward`` [n], 0 where the task knows its own.
+
+    ``surprise`` [n]: how far the elites disagree on it; 1 is rare where the robot has been.
+    """
+
+    state: Tensor
+    reward: Tensor
+    surprise: Tensor
+
+
 class Ensemble:
-    """``members`` networks in one stack; rollouts route each state to one of the elites."""
+    """``members`` networks in one stack; each imagined step is drawn from one of the elites."""
 
     def __init__(self, task: Task, config: ModelConfig, seed: int) -> None:
         """New networks; ``error`` stays 1 until the first :meth:`fit`."""
@@ -76,6 +92,7 @@ class Ensemble:
         self._parameters = stacked_mlp(config.members, layout.sizes, self.generator)
         self._optimiser = Adam(self._parameters, config.learning_rate, weight_decay=1e-5)
         self._change_scale = torch.ones(len(self._binary))
+        self._usual = torch.full((len(self._binary),), MIN_USUAL)
         self.elites = torch.arange(config.elites)
         self._copy_elites()
         self.fits = 0
@@ -89,7 +106,7 @@ class Ensemble:
         steps: int,
         weights: np.ndarray | None = None,
     ) -> dict[str, float]:
-        """Up to ``steps`` gradient steps from the present weights; early stop on held-out data.
+        """Up to ``steps`` gradient steps from the present weights; keeps the best by held-out data.
 
         Arguments are transitions (``observation``, ``action``, ``next_observation`` and, where it
         is not known, ``reward``); metrics are the held-out error of every entry, 0 = perfect,
@@ -103,7 +120,8 @@ class Ensemble:
             rewards = change[:, -1]
             self._set_reward_binary(bool(((rewards == 0) | (rewards == 1)).all()))
         target = self._target(change, next_state)
-        best, bad_checks, done = np.inf, 0, 0
+        best, bad_checks, done = self._validate(held_out), 0, 0
+        kept = self._weights()
         while done < steps and bad_checks < MAX_BAD_CHECKS:
             for _ in range(min(self.config.holdout_interval, steps - done)):
                 shape = (self.config.members, self.config.batch_size)
@@ -111,7 +129,14 @@ class Ensemble:
                 self._optimiser.minimise(self.loss(inputs[rows], target[rows]).mean(-1).sum())
                 done += 1
             score = self._validate(held_out)
-            best, bad_checks = (score, 0) if score < 0.99 * best else (best, bad_checks + 1)
+            bad_checks = 0 if score < 0.99 * best else bad_checks + 1
+            if score <= best:
+                best, kept = score, self._weights()
+        with torch.no_grad():
+            torch._foreach_copy_(self._parameters, kept)
+        self._validate(held_out)
+        enough = len(held_out['observation']) >= MIN_HELD_OUT
+        self._calibrate(held_out if enough else train)
         self.fits += 1
         names = [self._task.config.observation[i].name for i in self.index]
         names += ['reward'] * self._models_reward
@@ -119,6 +144,9 @@ class Ensemble:
             f'model/error/{name}': float(e) for name, e in zip(names, self.error, strict=True)
         }
         return {**metrics, 'model/steps': float(done)}
+
+    def _weights(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self._parameters]
 
     def _draw(self, rows: int, shape: tuple[int, int], weights: np.ndarray | None) -> Tensor:
         """Row numbers [members, batch] of one gradient step."""
@@ -136,28 +164,50 @@ class Ensemble:
         return torch.where(self._binary, binary, continuous).sum(-1)
 
     @torch.no_grad()
-    def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Sampled next states [n, state_dim] (physical units), each from one random elite.
-
-        And rewards [n], zero where the task knows its reward function.
-
-        ``n`` must be a multiple of the number of elites: a random permutation routes equal
-        shares, which is 5 to 10 times cheaper than evaluating every member for every state.
-        """
-        order = torch.randperm(len(state), generator=self.generator)
-        state = state[order][:, self.index]
-        inputs = self._inputs(state, action[order]).unflatten(0, (len(self.elites), -1))
-        mean, log_variance = self._predict(self._elite_parameters, inputs)
-        mean, log_variance = mean.flatten(0, 1), log_variance.flatten(0, 1)
+    def step(self, state: Tensor, action: Tensor) -> Prediction:
+        """Sampled next states of ``state`` [n, state_dim], each from one random elite."""
+        state = state[:, self.index]
+        inputs = self._inputs(state, action)
+        elites = len(self.elites)
+        mean, log_variance = self._predict(self._elite_parameters, inputs.expand(elites, -1, -1))
+        surprise = (self._disagreement(mean, log_variance) / self._usual).amax(-1)
+        drawn = torch.randint(elites, (len(state),), generator=self.generator)
+        of_each = drawn, torch.arange(len(state))
+        mean, log_variance = mean[of_each], log_variance[of_each]
         noise = torch.randn(mean.shape, generator=self.generator)
         change = (mean + (0.5 * log_variance).exp() * noise) * self._change_scale
         uniform = torch.rand(mean.shape, generator=self.generator)
         flag = torch.where(uniform < torch.sigmoid(mean), self._high, self._low)
         moved = (self._extended(state) + change).clamp(self._low, self._high)
-        next_state = torch.empty_like(moved)
-        next_state[order] = torch.where(self._binary, flag, moved)
+        next_state = torch.where(self._binary, flag, moved)
         reward = next_state[:, -1] if self._models_reward else torch.zeros(len(state))
-        return next_state[:, self._expand], reward
+        return Prediction(next_state[:, self._expand], reward, surprise)
+
+    def _disagreement(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """Standard deviation [n, entries] of the elites' means, in units of what they predict.
+
+        That is the deviation of a change that they expect; of flags, the deviation of their
+        probabilities. What is only noise, such as a drifting sensor's, is no disagreement.
+        """
+        expected = log_variance.exp().mean(0) + MIN_VARIANCE
+        change = (mean.var(0, correction=0) / expected).sqrt()
+        flag = torch.sigmoid(mean).std(0, correction=0)
+        return torch.where(self._binary, flag, change)
+
+    @torch.no_grad()
+    def _calibrate(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Learn how far the elites disagree on real rows that they were not trained on.
+
+        Of each entry, the rest but for a share of :data:`RARE`; a surprise of 1 is then that rare
+        where the robot has been.
+        """
+        inputs, *_ = self._tensors(rows)
+        elites = len(self.elites)
+        predicted = self._predict(self._elite_parameters, inputs.expand(elites, -1, -1))
+        disagreement = self._disagreement(*predicted)
+        self._usual.copy_(torch.quantile(disagreement, 1.0 - RARE, dim=0).clamp(min=MIN_USUAL))
+        surprise = (disagreement / self._usual).amax(-1)
+        self._usual.mul_(torch.quantile(surprise, 1.0 - RARE).clamp(min=1.0))
 
     def _extended(self, state: Tensor, reward: Tensor | None = None) -> Tensor:
         """States and, where it is modelled, the reward entry: 0 before the step."""
@@ -245,7 +295,7 @@ class Ensemble:
         arrays = generator_arrays('model', self.generator)
         arrays |= tensor_arrays('model/network', self._parameters)
         arrays |= tensor_arrays('model/adam', self._optimiser.tensors())
-        arrays |= tensor_arrays('model/normaliser', [self._change_scale, self.elites])
+        arrays |= tensor_arrays('model/normaliser', [self._change_scale, self.elites, self._usual])
         arrays['model/error'] = self.error.copy()
         arrays['model/binary'] = self._binary.numpy().copy()
         arrays['model/fits'] = np.array(self.fits)
@@ -255,7 +305,7 @@ class Ensemble:
         """Inverse of :meth:`state_arrays`."""
         load_tensors('model/network', self._parameters, arrays)
         load_tensors('model/adam', self._optimiser.tensors(), arrays)
-        load_tensors('model/normaliser', [self._change_scale, self.elites], arrays)
+        load_tensors('model/normaliser', [self._change_scale, self.elites, self._usual], arrays)
         self._copy_elites()
         if self._models_reward:
             self._set_reward_binary(bool(arrays['model/binary'][-1]))

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mbarl_ros.learning.networks import mlp, stacked_mlp
-from mbarl_ros.learning.objective import Objective, demonstrated_states, evenly_spaced
+from mbarl_ros.learning.objective import Objective, demonstrated_states
 from mbarl_ros.learning.optimiser import Adam
-from mbarl_ros.learning.replay import Replay
+from mbarl_ros.learning.replay import Replay, evenly_spaced
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state_arrays import (
     Arrays,

@@ -1,8 +1,9 @@
 """Which transitions the dynamics model is validated on, and never trained on.
 
-Neighbours in a stream are alike, so that whole blocks are held out, every tenth one. The decision
-is made once, by where a transition first appears, and is kept with it: copies of it, such as a
-person's steps among the demonstrations, are on the same side.
+Neighbours in a stream are alike, so that whole episodes are held out: every tenth phase of
+practice, and every tenth demonstration. The decision is made once, by where a transition first
+appears, and is kept with it: copies of it, such as a person's steps among the demonstrations, are
+on the same side.
 """
 
 from __future__ import annotations
@@ -11,12 +12,27 @@ from collections.abc import Mapping
 
 import numpy as np
 
-BLOCK, BLOCKS = 10, 10  # of every ten blocks of ten transitions, one is held out
+OF, NUMBER = 10, 2  # of every ten episodes the third: soon, but not the first
+BLOCK = 10  # transitions that count as an episode, in a stream that has none
 
 
-def holdout_mask(numbers: np.ndarray) -> np.ndarray:
-    """Whether each transition is held out, bool [n], by its number in the stream."""
-    return numbers // BLOCK % BLOCKS == BLOCKS - 1
+def block_holdout_mask(numbers: np.ndarray) -> np.ndarray:
+    """Whether each transition is held out, bool [n], by its number in a stream without episodes."""
+    return numbers // BLOCK % OF == OF - 1
+
+
+def episode_holdout_mask(ended: np.ndarray, first: int) -> np.ndarray:
+    """Whether each transition of a stream is held out, bool [n].
+
+    :param ended: bool [n], where an episode ends
+    :param first: number of the episode of the first transition
+    """
+    return episode_numbers(ended, first) % OF == NUMBER
+
+
+def episode_numbers(ended: np.ndarray, first: int = 0) -> np.ndarray:
+    """Number of the episode of each transition, int [n]; arguments as above."""
+    return first + np.cumsum(np.append(0, ended[:-1])[: len(ended)])
 
 
 def demonstration_holdout_mask(
@@ -27,6 +43,9 @@ def demonstration_holdout_mask(
     The reader repeats backward demonstrations for every goal; such copies differ in the goal only,
     which the model does not see, and are held out together.
     """
+    ended = np.asarray(demonstrations['truncated'], bool)
+    ended = ended | np.asarray(demonstrations['terminated'], bool)
+    episode = episode_numbers(ended)
     steps = np.concatenate(
         [
             np.asarray(demonstrations['observation'])[:, :state_dim],
@@ -35,7 +54,10 @@ def demonstration_holdout_mask(
         ],
         axis=1,
     )
-    if not len(steps):
-        return np.zeros(0, bool)
-    _, first, unique_number = np.unique(steps, axis=0, return_index=True, return_inverse=True)
-    return holdout_mask(first[unique_number.reshape(-1)])
+    numbers: dict[bytes, int] = {}
+    held_out = np.zeros(len(ended), bool)
+    for one in np.unique(episode):
+        rows = episode == one
+        number = numbers.setdefault(steps[rows].tobytes(), len(numbers))
+        held_out[rows] = number % OF == NUMBER
+    return held_out

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mbarl_ros.learning.dynamics import Ensemble
+from mbarl_ros.learning.relations import Relations
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state_arrays import Arrays
@@ -18,7 +19,7 @@ from mbarl_ros.task import Task
 FIT_ROWS, HELD_OUT_ROWS = 50_000, 2_000  # most that one fit uses
 STEP = ('observation', 'action', 'next_observation', 'reward', 'terminated')
 IMAGINED = (*STEP, 'steps_to_end')
-MAX_TRUSTED_ERROR = 0.5  # unexplained share of an entry's change
+MAX_SURPRISE = 5.0  # of a step that is kept; 1 is rare where the robot has been
 
 
 class Imagination:
@@ -28,6 +29,7 @@ class Imagination:
         """Nothing is imagined before the first fit."""
         self.task, self.config = task, config
         self.ensemble = Ensemble(task, config, seed)
+        self.relations = Relations(task, seed)
         self.buffers = [
             Replay(config.buffer_capacity, task.observation_dim, task.action_dim)
             for _ in range(policies)
@@ -36,21 +38,9 @@ class Imagination:
         self._rng = np.random.default_rng([seed, 5])
 
     @property
-    def distrusted(self) -> bool:
-        """Whether the held-out error of any entry is too large, NaN included."""
-        return not self.ensemble.error.max() <= MAX_TRUSTED_ERROR
-
-    @property
-    def length(self) -> int:
-        """Rollout length: as configured, 1 where the model is distrusted."""
-        return 1 if self.distrusted else self.config.rollout_length
-
-    @property
     def fraction(self) -> float:
-        """Imagined share of a batch: as configured, a quarter of it where distrusted."""
-        if not min(len(buffer) for buffer in self.buffers):
-            return 0.0
-        return self.config.fraction * (0.25 if self.distrusted else 1.0)
+        """Imagined share of a batch: as configured, 0 before anything has been imagined."""
+        return self.config.fraction if min(len(buffer) for buffer in self.buffers) else 0.0
 
     def update(
         self,
@@ -64,15 +54,17 @@ class Imagination:
         if replay.total - self.fitted_at >= self.config.every:
             metrics = self._fit(replay, demonstrations)
             self.fitted_at = replay.total
+            for buffer in self.buffers:  # what an earlier model imagined is no evidence now
+                buffer.clear()
+            self.rolled_at = replay.total - self.config.every
         if self.ensemble.fits and replay.total > self.rolled_at:
             count = (replay.total - self.rolled_at) * self.config.rollouts
             # After a backlog: no more than the buffers hold.
-            count = min(count, max(self.config.buffer_capacity // self.length, 1))
-            self._rollout(sac, self._starts(replay, demonstrations, phase_starts, count))
+            count = min(count, max(self.config.buffer_capacity // self.config.rollout_length, 1))
+            starts = self._starts(replay, demonstrations, phase_starts, count)
+            metrics['model/length'] = self._rollout(sac, starts)
         self.rolled_at = replay.total
-        metrics['model/length'] = float(self.length)
         metrics['model/fraction'] = self.fraction
-        metrics['model/distrusted'] = float(self.distrusted)
         return metrics
 
     def _fit(self, replay: Replay, demonstrations: Replay) -> dict[str, float]:
@@ -81,8 +73,10 @@ class Imagination:
             mask = source.held_out()
             train.append(source.rows(self._at_most(FIT_ROWS, np.flatnonzero(~mask))))
             held_out.append(source.rows(self._at_most(HELD_OUT_ROWS, np.flatnonzero(mask))))
-        steps = self.config.max_gradient_steps
-        return self.ensemble.fit(_concatenate(train), _concatenate(held_out), steps)
+        rows = _concatenate(train), _concatenate(held_out)
+        self.relations.fit(*rows)
+        metrics = self.ensemble.fit(*rows, self.config.max_gradient_steps)
+        return metrics | {'model/dependent_entries': float(len(self.relations.tight))}
 
     def _at_most(self, limit: int, order: np.ndarray) -> np.ndarray:
         return order if len(order) <= limit else self._rng.choice(order, limit, replace=False)
@@ -94,8 +88,7 @@ class Imagination:
         phase_starts: Sequence[np.ndarray],
         count: int,
     ) -> np.ndarray:
-        """Start observations [policies, n, observation_dim], n divisible by the elites."""
-        count = -(-count // self.config.elites) * self.config.elites
+        """Start observations [policies, count, observation_dim]."""
         weights = self.config.start_weights
         starts = []
         for phase in range(len(self.buffers)):
@@ -128,6 +121,8 @@ class Imagination:
             low, high, free = self.task.state_low, self.task.state_high, ~self.task.binary
             anywhere = self._rng.uniform(low[free], high[free], (number, free.sum()))
             rows[:, np.flatnonzero(free)] = anywhere
+            dim = self.task.state_dim
+            rows[:, :dim] = self.relations.complete(rows[:, :dim])
             return rows
         source = demonstrations if kind == 'demonstrations' else replay
         return source.rows(source.sample(self._rng, (number,)))['observation']
@@ -136,15 +131,19 @@ class Imagination:
         """Goals [*shape, state_dim], drawn from the task's."""
         return self.task.goals[self._rng.integers(len(self.task.goals), size=shape)]
 
-    def _rollout(self, sac: Sac, observation: np.ndarray) -> None:
-        """Roll out both policies for ``length`` steps and keep the imagined transitions."""
-        chains = rollout(self.task, self.ensemble, sac, observation, self.length, self._goals)
+    def _rollout(self, sac: Sac, observation: np.ndarray) -> float:
+        """Roll out both policies and keep the imagined transitions; mean length of a rollout."""
+        length = self.config.rollout_length
+        chains = rollout(
+            self.task, self.ensemble, sac, observation, length, self._goals, MAX_SURPRISE
+        )
         for buffer, (rows, ends) in zip(self.buffers, chains, strict=True):
             buffer.add(rows, ends)
+        return sum(len(ends) for _, ends in chains) / np.prod(observation.shape[:2])
 
     def state_dict(self) -> tuple[Arrays, dict]:
         """Arrays and metadata for an exact resume, imagined rows included."""
-        arrays = self.ensemble.state_arrays()
+        arrays = self.ensemble.state_arrays() | self.relations.state_arrays()
         for phase, buffer in enumerate(self.buffers):
             held = buffer.held()
             for name in IMAGINED:
@@ -159,6 +158,7 @@ class Imagination:
     def load_state_dict(self, arrays: Mapping[str, np.ndarray], meta: Mapping) -> None:
         """Inverse of :meth:`state_dict`."""
         self.ensemble.load_state_arrays(arrays)
+        self.relations.load_state_arrays(arrays)
         for phase, (buffer, total) in enumerate(zip(self.buffers, meta['totals'], strict=True)):
             rows = {name: arrays[f'imagined/{phase}/{name}'] for name in IMAGINED}
             buffer.restore(rows, total)
@@ -176,13 +176,16 @@ def rollout(
     observation: np.ndarray,
     length: int,
     draw_goals: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+    max_surprise: float = np.inf,
 ) -> list[Chains]:
     """Roll out each policy in the model for ``length`` steps.
 
     A forward rollout that succeeds goes on to another goal or, without goals, ends. Where the world
-    ends, each does.
+    ends, each does. And each ends before a step that surprises the model: on which its members
+    disagree more than on real ones (MACURA, Frauenknecht et al. 2024).
 
-    :param observation: starts [policies, n, observation_dim], n divisible by the elites
+    :param observation: starts [policies, n, observation_dim]
+    :param max_surprise: of a step that is kept, see :class:`~.dynamics.Prediction`
     :param draw_goals: goals [*shape, state_dim] of a shape; only for tasks with goals
     :returns: for each policy the imagined transitions (fields ``STEP``), rollout after rollout, and
         where these chains end, for :meth:`Replay.add`
@@ -191,6 +194,7 @@ def rollout(
     steps, alive_at_step = [], []
     for _ in range(length):
         step = imagined_step(task, ensemble, sac, observation)
+        alive &= step.pop('surprise') <= max_surprise
         steps.append(step)
         alive_at_step.append(alive.copy())
         observation, success = step['next_observation'], step['terminated'][FORWARD]
@@ -217,16 +221,21 @@ def rollout(
 def imagined_step(
     task: Task, ensemble: Ensemble, sac: Sac, observation: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """One imagined transition of each policy from observations [policies, n, observation_dim]."""
+    """One imagined transition of each policy from observations [policies, n, observation_dim].
+
+    With the ``surprise`` of the model.
+    """
     action = sac.act(torch.from_numpy(task.scaled(observation)))
     state = torch.from_numpy(observation[..., : task.state_dim])
-    next_state, reward = ensemble.step(state.flatten(0, 1), action.flatten(0, 1))
-    next_observation = task.following(observation, next_state.view(state.shape).numpy())
+    predicted = ensemble.step(state.flatten(0, 1), action.flatten(0, 1))
+    next_observation = task.following(observation, predicted.state.view(state.shape).numpy())
+    shape = observation.shape[:2]
     return {
         'observation': observation,
         'action': action.numpy(),
         'next_observation': next_observation,
-        'reward': reward.view(observation.shape[:2]).numpy(),
+        'reward': predicted.reward.view(shape).numpy(),
+        'surprise': predicted.surprise.view(shape).numpy(),
         'terminated': task.success(next_observation),
     }
 

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbarl_ros.learning.networks import layer_arrays, mlp, stacked_mlp, with_pairwise_differences
+from mbarl_ros.control.policy import DEPLOYED
+from mbarl_ros.learning.clones import Clones
+from mbarl_ros.learning.networks import layer_arrays, mlp
 from mbarl_ros.learning.optimiser import Adam
 from mbarl_ros.learning.state_arrays import Arrays
-from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.task import Task
 
@@ -22,33 +23,23 @@ def clone(
     task: Task,
     demonstrations: Mapping[str, np.ndarray],
     seed: int,
-    hidden: Sequence[int] = (256, 256),
+    hidden: Sequence[int] = (128, 128),
     steps: int = 4000,
-    batch: int = 256,
 ) -> Arrays:
-    """Policy message with only ``deployed``: tanh-mean regression on the forward demonstrations.
+    """Policy message with only ``deployed``: the clone that the learner begins as.
 
     :raises ValueError: there is no forward demonstration.
     """
-    set_up_torch()
-    forward = np.flatnonzero(np.asarray(demonstrations['phase']) == FORWARD)
-    if not len(forward):
+    if not (np.asarray(demonstrations['phase']) == FORWARD).any():
         raise ValueError(f"task '{task.name}': cloning needs a forward demonstration")
-    scaled = task.scaled(demonstrations['observation'][forward])
-    inputs = torch.from_numpy(np.asarray(scaled, np.float32))
-    actions = torch.from_numpy(np.asarray(demonstrations['action'][forward], np.float32))
-    generator = torch.Generator().manual_seed(seed)
-    # The same inputs as the learner's, for a fair comparison.
+    clones = Clones(task, demonstrations, [FORWARD], hidden, steps, seed)
     differences = torch.from_numpy(task.pairwise_differences)
-    inputs = with_pairwise_differences(inputs, differences)
-    sizes = [inputs.shape[-1], *hidden, 2 * task.action_dim]
-    network = stacked_mlp(1, sizes, generator, last_scale=0.01)
-    regress(policy_mean(network), network, inputs, actions, generator, steps, batch)
-    return {
-        'offset': task.offset.copy(),
-        'scale': task.scale.copy(),
-        **layer_arrays(network, 0, 'deployed', differences),
-    }
+    arrays = layer_arrays(clones.parameters, 0, DEPLOYED, differences)
+    # A policy has a log standard deviation beside its mean, which nobody asks a clone for.
+    for kind in ('weight', 'bias'):
+        mean = arrays[last := f'{DEPLOYED}/{len(hidden)}/{kind}']
+        arrays[last] = np.concatenate([mean, np.zeros_like(mean)], -1)
+    return {'offset': task.offset.copy(), 'scale': task.scale.copy(), **arrays}
 
 
 def policy_mean(network: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:

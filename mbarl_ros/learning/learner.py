@@ -10,8 +10,10 @@ import torch
 
 from mbarl_ros.control.policy import policy_names
 from mbarl_ros.learning.batches import BatchSampler
-from mbarl_ros.learning.holdout import demonstration_holdout_mask, holdout_mask
+from mbarl_ros.learning.clones import Clones
+from mbarl_ros.learning.holdout import demonstration_holdout_mask, episode_holdout_mask
 from mbarl_ros.learning.imagination import Imagination
+from mbarl_ros.learning.objective import start_arrays
 from mbarl_ros.learning.objectives import objectives
 from mbarl_ros.learning.replay import Demonstrations, Replay
 from mbarl_ros.learning.sac import Sac
@@ -21,7 +23,7 @@ from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.learning.warm_start import WarmStart
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.storage.transitions import PHASES, human_forward_steps
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, human_forward_rows, select
 from mbarl_ros.task import Task
 
 BLOCK = 64  # updates whose batches are drawn at once
@@ -57,14 +59,20 @@ class Learner:
         differences = task.pairwise_differences
         scale = agent.sac.scale(task.reward_known)
         sizes = task.observation_dim, task.action_dim
-        self._sac = Sac(agent.sac, self.policies, differences, sizes[1], return_range, seed, scale)
+        self._clones = clones = self._make_clones(demonstrations, seed)
+        self._sac = Sac(
+            agent.sac, self.policies, differences, sizes[1], return_range, seed, scale, clones
+        )
         self._success = SuccessCritic(agent.sac, differences, seed) if agent.switching else None
         self._replay = Replay(agent.replay_capacity, *sizes)
         self._demonstrations = Demonstrations(rows + HUMAN_ROWS, *sizes)
         held_out = demonstration_holdout_mask(demonstrations, task.state_dim)
         self._demonstrations.add_demonstrations(demonstrations, held_out, task.state_dim)
+        if agent.end_near_starts:
+            self._starts = start_arrays(task, demonstrations)
         self._phase_starts: list[list[np.ndarray]] = [[] for _ in self.policies]
         self._attempt_ended = True
+        self._phases_done = 0
         self._imagination = (
             Imagination(task, agent.model, len(self.policies), seed) if agent.model else None
         )
@@ -83,6 +91,16 @@ class Learner:
         )
         self.updates = 0
 
+    def _make_clones(self, demonstrations: Mapping[str, np.ndarray], seed: int) -> Clones | None:
+        """Of the demonstrations, if the preset holds on to them; None: there are none."""
+        settings, shown = self.agent.sac, np.unique(demonstrations['phase'])
+        phases = [FORWARD] if self.agent.shared else [FORWARD, BACKWARD][: len(self.policies)]
+        phases = [phase for phase in phases if phase in shown]
+        if not settings.cloning_weight or FORWARD not in phases:
+            return None
+        steps = settings.cloning_steps
+        return Clones(self.task, demonstrations, phases, settings.hidden, steps, seed)
+
     @property
     def environment_steps(self) -> int:
         """Real transitions added so far."""
@@ -91,18 +109,24 @@ class Learner:
     def add(self, transitions: Mapping[str, np.ndarray]) -> None:
         """Append real transitions in order; no training. Also refills the replay on resume.
 
-        What a person did in a forward phase joins the demonstrations.
+        What a person did in a forward phase joins the demonstrations, from which alone it is then
+        drawn.
         """
         ended = np.asarray(transitions['truncated']) | np.asarray(transitions['terminated'])
         ended = ended.astype(bool)
-        held_out = holdout_mask(self._replay.total + np.arange(len(ended)))
+        held_out = episode_holdout_mask(ended, self._phases_done)
+        self._phases_done += int(ended.sum())
         state_dim = self.task.state_dim
-        self._replay.add_steps(transitions, ended & self.agent.resets, held_out, state_dim)
+        demonstrated = human_forward_rows(transitions)
+        chain_ends = ended & self.agent.resets
+        self._replay.add_steps(transitions, chain_ends, held_out, state_dim, hidden=demonstrated)
         self._keep_phase_starts(transitions, ended)
-        demonstrated = human_forward_steps({**transitions, 'held_out': held_out})
+        demonstrated = select({**transitions, 'held_out': held_out}, demonstrated)
         if len(demonstrated['phase']):
             held_out = demonstrated.pop('held_out')
             self._demonstrations.add_demonstrations(demonstrated, held_out, state_dim)
+            if self._clones is not None:
+                self._clones.add(demonstrated)
 
     def _keep_phase_starts(self, transitions: Mapping[str, np.ndarray], ended: np.ndarray) -> None:
         """Keep the first observation of each phase, which imagined rollouts may start from."""
@@ -125,6 +149,8 @@ class Learner:
         """
         set_up_torch()
         metrics = {}
+        if self._clones is not None:
+            self._clones.train()
         for objective in self._objectives.values():
             metrics |= objective.train(self._replay)
         if self._imagination is not None and len(self._replay):
@@ -168,6 +194,8 @@ class Learner:
         arrays |= self._sac.policy_arrays()
         for objective in self._objectives.values():
             arrays |= objective.policy_arrays(self._sac)
+        if self.agent.end_near_starts:
+            arrays |= self._starts
         if self._success is not None:
             arrays |= self._success.policy_arrays()
         if self._plans:
@@ -202,6 +230,8 @@ class Learner:
             arrays |= objective_arrays
         if self._success is not None:
             arrays |= self._success.state_arrays()
+        if self._clones is not None:
+            arrays |= self._clones.state_arrays()
         if self._imagination is not None:
             imagined, meta['imagination'] = self._imagination.state_dict()
             arrays |= imagined
@@ -232,6 +262,8 @@ class Learner:
             objective.load_state_dict(arrays, meta['objectives'][PHASES[phase]])
         if self._success is not None:
             self._success.load_state_arrays(arrays)
+        if self._clones is not None:
+            self._clones.load_state_arrays(arrays)
         if self._imagination is not None:
             self._imagination.load_state_dict(arrays, meta['imagination'])
         if self._warm_start is not None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from mbarl_ros.learning.replay import Replay
+from mbarl_ros.control.policy import MAX_CANDIDATES, START_DISTANCE, STARTS
+from mbarl_ros.learning.replay import Replay, evenly_spaced
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state_arrays import Arrays
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.task import Task
 
-Rows = TypeVar('Rows', np.ndarray, Tensor)
+LEAST_DISTANCE = 0.1  # of a start that counts as near, in half ranges of the observation
 
 
 class Objective:
@@ -69,8 +69,13 @@ def demonstrated_states(
     return np.array(demonstrations['observation'][chosen, : task.state_dim], np.float32)
 
 
-def evenly_spaced(rows: Rows, limit: int) -> Rows:
-    """At most ``limit`` of the rows, evenly spaced."""
-    if len(rows) <= limit:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, limit).astype(int)]
+def start_arrays(task: Task, demonstrations: Mapping[str, np.ndarray]) -> Arrays:
+    """Where demonstrations start, and how near is near, for :class:`~.phases.Practice`."""
+    starts = task.scaled(demonstrated_states(task, demonstrations, starts=True))
+    starts = evenly_spaced(starts, MAX_CANDIDATES).astype(np.float32)
+    distance = np.linalg.norm(starts[:, None] - starts, axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    to_nearest = distance.min(1)
+    usual = float(np.median(to_nearest)) if len(starts) > 1 else 0.0
+    near = np.array([max(usual, LEAST_DISTANCE)], np.float32)
+    return {STARTS: starts, START_DISTANCE: near}

@@ -16,9 +16,9 @@ from mbarl_ros.control.policy import GOALS, MAX_CANDIDATES
 from mbarl_ros.learning.classifier import MAX_REWARD, MIN_REWARD, backward_reward, logits
 from mbarl_ros.learning.exploration import Exploration
 from mbarl_ros.learning.networks import mlp, stacked_mlp, with_fourier_features
-from mbarl_ros.learning.objective import Objective, demonstrated_states, evenly_spaced
+from mbarl_ros.learning.objective import Objective, demonstrated_states
 from mbarl_ros.learning.optimiser import Adam
-from mbarl_ros.learning.replay import Replay
+from mbarl_ros.learning.replay import Replay, evenly_spaced
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state_arrays import Arrays, group_arrays, load_groups
 from mbarl_ros.schema.agent import AgentConfig

@@ -24,7 +24,7 @@ class Adam:
         self._squares = [torch.zeros_like(p) for p in self.parameters]
         self._count = torch.zeros(())
         self._counts = [self._count] * len(self.parameters)
-        self._rates = {'lr': learning_rate, 'weight_decay': weight_decay}
+        self.learning_rate, self._weight_decay = learning_rate, weight_decay
 
     def minimise(self, loss: Tensor) -> None:
         """One gradient step on ``loss`` (a scalar); no other tensor gets a gradient."""
@@ -41,13 +41,19 @@ class Adam:
             self._squares,
             [],
             self._counts,
-            **self._rates,
+            lr=self.learning_rate,
+            weight_decay=self._weight_decay,
             beta1=0.9,
             beta2=0.999,
             eps=1e-8,
             amsgrad=False,
             maximize=False,
         )
+
+    @property
+    def steps(self) -> int:
+        """How many gradient steps were made, also before a checkpoint was loaded."""
+        return int(self._count)
 
     def tensors(self) -> list[Tensor]:
         """The step count and moments, in a fixed order, for a checkpoint."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
+from torch import Tensor
 
+Rows = TypeVar('Rows', np.ndarray, Tensor)
 OPEN = np.iinfo(np.int32).max  # the chain of this row has no end yet
 
 
@@ -31,6 +34,7 @@ class Replay:
             'steps_to_end': np.zeros(capacity, np.int32),  # rows of the chain that follow
         }
         self._held_out = np.zeros(capacity, bool)
+        self._hidden = np.zeros(capacity, bool)
         self._chain_start = 0  # number of the open chain's first row, counted like ``total``
 
     def __len__(self) -> int:
@@ -42,11 +46,13 @@ class Replay:
         transitions: Mapping[str, np.ndarray],
         ends: np.ndarray | None = None,
         held_out: np.ndarray | None = None,
+        hidden: np.ndarray | None = None,
     ) -> None:
         """Append rows; fields that are absent stay zero, and new rows replace the oldest.
 
         :param ends: bool [rows], where a chain ends; without it the open chain goes on
         :param held_out: bool [rows], see :mod:`~.holdout`; without it none is held out
+        :param hidden: bool [rows], which :meth:`sample` does not draw; without it none
         """
         rows = len(transitions['observation'])
         kept = min(rows, self.capacity)
@@ -55,6 +61,7 @@ class Replay:
             if name in transitions:
                 array[index] = transitions[name][rows - kept :]
         self._held_out[index] = False if held_out is None else held_out[rows - kept :]
+        self._hidden[index] = False if hidden is None else hidden[rows - kept :]
         first, self.total = self.total, self.total + rows
         start = max(self._chain_start if ends is not None else first, self.total - self.capacity)
         numbers = np.arange(start, self.total)
@@ -70,6 +77,7 @@ class Replay:
         ends: np.ndarray,
         held_out: np.ndarray,
         state_dim: int,
+        hidden: np.ndarray | None = None,
     ) -> None:
         """Append steps of a robot; chains also end where a step begins in another state.
 
@@ -79,6 +87,7 @@ class Replay:
         :param ends: bool [rows], where a chain ends in any case
         :param held_out: bool [rows], see :mod:`~.holdout`
         :param state_dim: number of leading observation entries that are the state
+        :param hidden: bool [rows], as in :meth:`add`
         """
         if not len(ends):
             return
@@ -92,13 +101,17 @@ class Replay:
                 self.close_chain()
         ends = ends.copy()
         ends[:-1] |= (next_state[:-1] != state[1:]).any(axis=-1)
-        self.add(transitions, ends if ends.any() else None, held_out)
+        self.add(transitions, ends if ends.any() else None, held_out, hidden)
 
     def close_chain(self) -> None:
         """End the open chain: what is added next does not follow from what was added last."""
         numbers = np.arange(max(self._chain_start, self.total - self.capacity), self.total)
         self._arrays['steps_to_end'][numbers % self.capacity] = self.total - 1 - numbers
         self._chain_start = self.total
+
+    def clear(self) -> None:
+        """Drop every row."""
+        self.total = self._chain_start = 0
 
     def rows(self, order: np.ndarray) -> dict[str, np.ndarray]:
         """Rows by age rank, of any shape."""
@@ -110,10 +123,19 @@ class Replay:
     ) -> np.ndarray:
         """Age ranks, drawn uniformly, or half of them among the ``recent`` newest rows."""
         order = rng.integers(len(self), size=size)
-        if recent is None or recent >= len(self):
-            return order
-        newest = rng.integers(len(self) - recent, len(self), size=size)
-        return np.where(rng.random(size) < 0.5, newest, order)
+        if recent is not None and recent < len(self):
+            newest = rng.integers(len(self) - recent, len(self), size=size)
+            order = np.where(rng.random(size) < 0.5, newest, order)
+        hidden = self._hidden[self._index(order)]
+        if hidden.any():
+            shown = np.flatnonzero(~self._hidden[self._index(np.arange(len(self)))])
+            if len(shown):
+                order[hidden] = shown[rng.integers(len(shown), size=hidden.sum())]
+        return order
+
+    def has_rows_to_sample(self) -> bool:
+        """Whether any row may be drawn."""
+        return not self._hidden[self._index(np.arange(len(self)))].all()
 
     def later(
         self, order: np.ndarray, rng: np.random.Generator, mean_delay: float
@@ -184,3 +206,10 @@ class Demonstrations(Replay):
         """Age ranks, drawn equally often from each direction."""
         drawn = [rows[rng.integers(len(rows), size=size)] for rows in self._rows_by_direction]
         return np.stack(drawn)[rng.integers(len(drawn), size=size), *np.indices(size)]
+
+
+def evenly_spaced(rows: Rows, limit: int) -> Rows:
+    """At most ``limit`` of the rows, evenly spaced."""
+    if len(rows) <= limit:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, limit).astype(int)]

@@ -268,6 +268,8 @@ class LearnerNode(BaseNode):
         updates = self.agent.updates_due(self._trained)
         metrics = self._learner.train(updates)
         metrics['updates_per_second'] = updates / (time.monotonic() - start)
+        # In real time a backlog is trained on as one chunk: the ratio falls, and that is said.
+        metrics['updates_per_step'] = updates / len(chunk['sequence'])
         self._metrics = metrics
         self._pack_policy()
         self._publish_policy()

@@ -22,13 +22,17 @@ class SacConfig(Strict):
         'value_scale': "is now called 'reward_scale'",
         'temperature_rate': "is now called 'temperature_learning_rate'",
         'precision': 'was removed; delete it, all products are float32',
+        'cloning_phases': 'was removed; delete it, cloning no longer fades by the clock',
     }
 
     hidden: list[int] = Field(
         default=[128, 128], min_length=1, description='Units in each hidden layer.'
     )
     critics: int = Field(
-        default=2, ge=2, description='Number of critics; the value is the least of theirs.'
+        default=2,
+        ge=2,
+        description='Number of critics. The value is the least of two, drawn anew for each step '
+        'where there are more.',
     )
     learning_rate: float = Field(
         default=1e-3, gt=0, description='Learning rate of actor and critics (Adam).'
@@ -82,16 +86,20 @@ class SacConfig(Strict):
         description='Policy entropy that the temperature aims at, in nats per action entry.',
     )
     cloning_weight: float = Field(
-        default=1.0,
+        default=10.0,
         ge=0,
-        description='Weight of behaviour cloning of the forward demonstrations in the batch; 0: '
+        description='Weight of the pull of the forward policy towards the clone of the '
+        'demonstrations, where the clone is certain and the critics do not prefer the policy; 0: '
         'none.',
     )
-    cloning_phases: int | None = Field(
-        default=50,
+    cloning_steps: int = Field(
+        default=4000, gt=0, description='Gradient steps of the clone, before practice begins.'
+    )
+    cloning_width: float = Field(
+        default=0.02,
         gt=0,
-        description='Behaviour cloning fades linearly to zero over this many times `forward_limit` '
-        'environment steps; null: it never fades.',
+        description='Difference in return between clone and policy over which that preference '
+        'counts.',
     )
 
     def scale(self, reward_known: bool) -> float:
@@ -220,6 +228,11 @@ class AgentConfig(Strict):
         'MEDAL), `initial_state` (reach a state in which a demonstration starts, FBRL), `novelty` '
         '(R3L), `curriculum` (VaPRL), or `none` (no backward phase).',
     )
+    end_near_starts: bool = Field(
+        default=False,
+        description='A backward phase ends as soon as the state is as near to one in which a '
+        'demonstration starts as such states are to one another; false: at its step limit.',
+    )
     shared: bool = Field(
         default=False,
         description='One goal-conditioned policy for both phases in place of one for each.',
@@ -296,7 +309,8 @@ class AgentConfig(Strict):
     @property
     def needs_demonstrations(self) -> bool:
         """Whether there is no practice without demonstrations: they say what backward means."""
-        return self.backward not in ('none', 'novelty') or self.exploration is not None
+        by_example = self.exploration is not None or self.end_near_starts
+        return self.backward not in ('none', 'novelty') or by_example
 
     def forward_discount(self, limit: int) -> float:
         """Discount of the forward policy in a task with this ``forward_limit``."""
@@ -329,6 +343,10 @@ class AgentConfig(Strict):
             raise ValueError("shared: 'backward: curriculum' asks one policy for both phases; true")
         if self.exploration and (self.shared or self.backward == 'none'):
             raise ValueError('exploration: needs a backward policy of its own')
+        if self.end_near_starts and (self.backward == 'none' or self.reaches):
+            raise ValueError(
+                f"end_near_starts: 'backward: {self.backward}' has no phase that would go on; false"
+            )
         if self.switching and not self.shared:
             raise ValueError("switching: needs 'shared: true'")
         if self.resets and self.backward != 'none':

@@ -90,10 +90,10 @@ def select(transitions: Transitions, index: Any) -> Transitions:
     return {name: array[index] for name, array in transitions.items()}
 
 
-def human_forward_steps(transitions: Mapping[str, np.ndarray]) -> Transitions:
-    """Steps of forward phases that a person drove; they count as demonstrations, too."""
-    rows = (transitions['source'] == HUMAN) & (transitions['phase'] == FORWARD)
-    return {name: np.asarray(array)[rows] for name, array in transitions.items()}
+def human_forward_rows(transitions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Where a person drove in a forward phase, bool [n]; such steps count as demonstrations."""
+    source, phase = np.asarray(transitions['source']), np.asarray(transitions['phase'])
+    return (source == HUMAN) & (phase == FORWARD)
 
 
 def pack_transitions(transitions: Transitions, spec_hash: str, session: str, first: int) -> bytes:

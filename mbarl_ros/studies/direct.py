@@ -43,6 +43,7 @@ class DirectRun:
         )
         self._state = self.world.reset()
         self.resets = 0
+        self.reward = 0.0  # sum over all steps of practice
         self._weights = [self.learner.policy_arrays()] * 2
 
     def collect(self) -> Transitions:
@@ -59,7 +60,9 @@ class DirectRun:
                 self._state = self.world.reset()
                 self.practice.reset_due = False
                 self.resets += 1
-        return stack(rows, self.task)
+        transitions = stack(rows, self.task)
+        self.reward += float(transitions['reward'].sum())
+        return transitions
 
     def train(self, transitions: Transitions) -> dict[str, float]:
         """Train on one more chunk; returns metrics. The new policy acts in the chunk after next."""
@@ -107,6 +110,7 @@ def run(direct: DirectRun, budget: int, evaluators: Evaluators) -> Iterator[Eval
                 'attempts': direct.practice.attempts,
                 'practice_successes': direct.practice.successes,
                 'training_resets': direct.resets,
+                'practice_reward': direct.reward,
                 'metrics': metrics,
             }
             evaluation = evaluators.submit(arrays, wide=wide)

@@ -11,7 +11,7 @@ import numpy as np
 from mbarl_ros.control.model import LearnedModel
 from mbarl_ros.control.planning import PLANNERS, Rollouts
 from mbarl_ros.learning.dynamics import Ensemble
-from mbarl_ros.learning.holdout import holdout_mask
+from mbarl_ros.learning.holdout import block_holdout_mask
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.schema.model import ModelConfig, PlannerConfig
@@ -71,7 +71,7 @@ class ModelPredictiveControl:
         """Add an episode of at most ``steps`` and ``settings['episode']`` to the data."""
         rows, total = self.rollout(min(steps, self.settings['episode']), act)
         count = len(rows['reward'])
-        held_out = holdout_mask(self.rows.total + np.arange(count))
+        held_out = block_holdout_mask(self.rows.total + np.arange(count))
         self.rows.add(rows, np.arange(count) == count - 1, held_out)
         repeat = self.settings['repeat']
         planned = act != self._random_action

@@ -13,7 +13,7 @@ from mbarl_ros.control.policy import DEPLOYED, Policy
 from mbarl_ros.learning.batch import Batch
 from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.evaluation import attempts
-from mbarl_ros.learning.holdout import holdout_mask
+from mbarl_ros.learning.holdout import block_holdout_mask
 from mbarl_ros.learning.imagination import rollout
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
@@ -83,7 +83,7 @@ def uniform_transitions(task: Task, world: Any, count: int, rng: np.random.Gener
 def fit_model(task: Task, config: ModelConfig, rows: Rows, seed: int) -> Ensemble:
     """Model of these transitions; a tenth of them decides when to stop, as on the robot."""
     ensemble = Ensemble(task, config, seed)
-    held_out = holdout_mask(np.arange(len(rows['action'])))
+    held_out = block_holdout_mask(np.arange(len(rows['action'])))
     train, validation = (
         {name: values[mask] for name, values in rows.items()} for mask in (~held_out, held_out)
     )
@@ -185,7 +185,6 @@ def _batches(task: Task, rows: Rows, discount: float) -> Batch:
         'reward': reward,
         'discount': (discount * (rows['terminated'] == 0)).astype(np.float32),
         'return_lower_bound': np.full(reward.shape, -np.inf, np.float32),
-        'cloning_weight': np.zeros((len(reward), 0), np.float32),
     }
     return Batch(**{name: torch.from_numpy(value[:, None]) for name, value in fields.items()})
 

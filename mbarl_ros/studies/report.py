@@ -45,6 +45,7 @@ def table_rows(agents: Iterable[AgentResult]) -> list[dict[str, Any]]:
             'final_return': float(agent.returns.mean[-1]) if agent.returns else None,
             'final_return_std': float(agent.returns.std[-1]) if agent.returns else None,
             'practice_seconds': agent.seconds,
+            **_practice(agent.practice),
             'deployed': agent.deployed.to_json(),
             'wide': agent.wide.to_json() if agent.wide else None,
             'returns': agent.returns.to_json() if agent.returns else None,
@@ -58,6 +59,17 @@ def table_rows(agents: Iterable[AgentResult]) -> list[dict[str, Any]]:
     return rows
 
 
+def _practice(curve: Curve | None) -> dict[str, float | None]:
+    """Reward of 1,000 steps of practice, on average over the run, and its deviation."""
+    if curve is None or not curve.steps[-1]:
+        return {'practice_reward': None, 'practice_reward_std': None}
+    share = 1000.0 / int(curve.steps[-1])
+    return {
+        'practice_reward': float(curve.mean[-1]) * share,
+        'practice_reward_std': float(curve.std[-1]) * share,
+    }
+
+
 def markdown(
     task: str,
     rows: Sequence[dict[str, Any]],
@@ -69,7 +81,11 @@ def markdown(
 
     :param success: with the columns of success; those of returns are there where a row has any
     """
-    columns = _columns(returns=any(row['late_return'] is not None for row in rows), success=success)
+    columns = _columns(
+        returns=any(row['late_return'] is not None for row in rows),
+        success=success,
+        practice=any(row['practice_reward'] is not None for row in rows),
+    )
     text = [f'## {task}', '', _line(columns), _line('---' for _ in columns)]
     text += [_line(cell(row) for cell in columns.values()) for row in rows]
     level = LEVELS[-1]
@@ -89,12 +105,15 @@ _LATE_SUCCESS = 'success in its later half'
 _FOOTNOTE = (
     f'Steps to x: first evaluation at which the mean over seeds, averaged over {WINDOW} '
     'evaluations around it, is at least x; wide without averaging. Return: mean sum of rewards of '
-    'a deployed episode. Spread: sample standard deviation over seeds. Minutes: processor time of '
-    'practice and training, on one core.'
+    'a deployed episode. Reward of practice: the continuing evaluation of EARL, with all phases. '
+    'Spread: sample standard deviation over seeds. Minutes: processor time of practice and '
+    'training, on one core.'
 )
 
 
-def _columns(*, returns: bool, success: bool) -> dict[str, Callable[[dict[str, Any]], str]]:
+def _columns(
+    *, returns: bool, success: bool, practice: bool
+) -> dict[str, Callable[[dict[str, Any]], str]]:
     """Header -> cell of a row."""
 
     def spread(key: str, digits: int) -> Callable[[dict[str, Any]], str]:
@@ -132,6 +151,8 @@ def _columns(*, returns: bool, success: bool) -> dict[str, Callable[[dict[str, A
             f'to {second}': lambda row: _steps(row[f'wide_steps_to_{second}']),
             'final wide success': spread('final_wide_success', 3),
         }
+    if practice:
+        columns['reward per 1,000 steps of practice'] = spread('practice_reward', 1)
     columns['minutes per seed'] = lambda row: f'{row["practice_seconds"] / 60:.1f}'
     return columns
 

@@ -63,7 +63,8 @@ class AgentResult:
     """Finished seeds of one agent; ``wide`` is None if the task has no wide starts.
 
     ``returns`` are those of the deployed policy, None if the reward is the success. ``seconds``:
-    mean processor time of practice and training per seed.
+    mean processor time of practice and training per seed. ``practice``: sum of the rewards of
+    practice up to a step (EARL's continuing evaluation, Sharma et al. 2022), None without practice.
     """
 
     name: str
@@ -72,6 +73,7 @@ class AgentResult:
     wide: Curve | None
     seconds: float
     returns: Curve | None = None
+    practice: Curve | None = None
 
     @property
     def practises(self) -> bool:
@@ -125,8 +127,11 @@ def collect(folder: Path) -> tuple[list[AgentResult], list[str]]:
         if lines:
             deployed, wide = curve(lines, 'deployed_success'), curve(lines, 'wide_success')
             returns = curve(lines, 'deployed_return')
+            practice = curve(lines, 'practice_reward')
             name, mean_seconds = lines[0][0]['agent'], float(np.mean(seconds))
-            agents.append(AgentResult(name, sorted(seeds), deployed, wide, mean_seconds, returns))
+            agents.append(
+                AgentResult(name, sorted(seeds), deployed, wide, mean_seconds, returns, practice)
+            )
     return sorted(agents, key=_rank), unfinished
 
 

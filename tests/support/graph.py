@@ -185,7 +185,7 @@ def small_agent(folder: Path, **changes: Any) -> str:
     """Path of a preset that is small enough for tests."""
     preset = {
         'name': 'small',
-        'sac': {'hidden': [32, 32], 'batch_size': 32},
+        'sac': {'hidden': [32, 32], 'batch_size': 32, 'cloning_steps': 50},
         'classifier': {'batch_size': 32},
         'model': {'members': 3, 'elites': 2, 'hidden': [32, 32], 'every': 250},
         'updates_per_step': 0.5,

@@ -1,0 +1,142 @@
+"""Clones of the demonstrations: what a policy holds on to where it knows no better.
+
+A clone is worth asking near what was shown; how near is told by the demonstrations themselves: a
+state is near if it is no farther away than one demonstration usually is from another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbarl_ros.learning.holdout import episode_numbers
+from mbarl_ros.learning.networks import mlp, stacked_mlp, with_pairwise_differences
+from mbarl_ros.learning.optimiser import Adam
+from mbarl_ros.learning.state_arrays import (
+    Arrays,
+    generator_arrays,
+    load_generator,
+    load_tensors,
+    tensor_arrays,
+)
+from mbarl_ros.learning.torch_setup import set_up_torch
+from mbarl_ros.storage.transitions import Transitions
+from mbarl_ros.task import Task
+
+BATCH, LEARNING_RATE = 64, 5e-3  # the rate falls to 0 as a cosine
+STEPS_AGAIN = 400  # gradient steps after a person has shown more
+USUAL = 0.9  # share of the demonstrated states that are no farther from another demonstration
+SHOWN = 500  # demonstrated states of a direction that distances are measured to
+LEAST_DISTANCE = 0.02  # of states that count as near, in half ranges of the observation
+ONLY_EPISODE = 0.1  # the same where there is no other demonstration to compare with
+
+
+class Clones:
+    """Behaviour cloning for each of the first policies; deterministic by its seed.
+
+    ``count``: how many policies have a clone; ``parameters``: stack [count] of networks.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        demonstrations: Mapping[str, np.ndarray],
+        phases: Sequence[int],
+        hidden: Sequence[int],
+        steps: int,
+        seed: int,
+    ) -> None:
+        """Fit them in ``steps`` gradient steps.
+
+        :param demonstrations: whole episodes in order
+        :param phases: of the policies; there is a demonstration of each
+        """
+        set_up_torch()
+        self.count, self._phases, self._task = len(phases), phases, task
+        self._differences = torch.from_numpy(task.pairwise_differences)
+        self._parts: list[Transitions] = []
+        self._generator = torch.Generator().manual_seed(seed)
+        sizes = [sum(task.pairwise_differences.shape), *hidden, task.action_dim]
+        self.parameters = stacked_mlp(self.count, sizes, self._generator, last_scale=0.01)
+        self.add(demonstrations)
+        self._fit(steps)
+
+    def add(self, demonstrations: Mapping[str, np.ndarray]) -> None:
+        """Take further demonstrations; :meth:`train` learns from them."""
+        names = ('observation', 'action', 'phase', 'truncated', 'terminated')
+        self._parts.append({name: np.array(demonstrations[name]) for name in names})
+        self._new = True
+
+    def train(self) -> None:
+        """Fit them once more if there are new demonstrations."""
+        if self._new:
+            self._fit(STEPS_AGAIN)
+
+    @torch.no_grad()
+    def act(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions [count, n, A] and their certainty [count, n], 1 to 0.
+
+        :param inputs: [count, n, entries], scaled observations with pairwise differences
+        """
+        near = self._near.square()
+        certainty = (near / _squared_distance(inputs, self._shown).amin(-1).maximum(near)).square()
+        return torch.tanh(mlp(self.parameters, inputs)), certainty
+
+    def state_arrays(self) -> Arrays:
+        """What an exact resume needs beside the demonstrations, which come back by :meth:`add`."""
+        arrays = tensor_arrays('clones', self.parameters)
+        return arrays | generator_arrays('clones', self._generator)
+
+    def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Inverse of :meth:`state_arrays`."""
+        load_tensors('clones', self.parameters, arrays)
+        load_generator('clones', self._generator, arrays)
+        self._measure()
+        self._new = False
+
+    def _fit(self, steps: int) -> None:
+        inputs, action, of_phase = self._measure()
+        parameters = [parameter.requires_grad_() for parameter in self.parameters]
+        optimiser = Adam(parameters, LEARNING_RATE, weight_decay=1e-5)
+        for step in range(steps):
+            optimiser.learning_rate = LEARNING_RATE * (1 + math.cos(math.pi * step / steps)) / 2
+            drawn = [
+                torch.randint(len(rows), (BATCH,), generator=self._generator) for rows in of_phase
+            ]
+            batch = torch.stack([rows[d] for rows, d in zip(of_phase, drawn, strict=True)])
+            error = torch.tanh(mlp(parameters, inputs[batch])) - action[batch]
+            optimiser.minimise(error.square().mean((1, 2)).sum())
+        self.parameters = [parameter.detach() for parameter in parameters]
+        self._new = False
+
+    def _measure(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Note what was shown, and what is near it; inputs, actions, and rows of each phase."""
+        rows = {
+            name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]
+        }
+        scaled = torch.from_numpy(np.asarray(self._task.scaled(rows['observation']), np.float32))
+        inputs = with_pairwise_differences(scaled, self._differences)
+        action = torch.from_numpy(np.asarray(rows['action'], np.float32))
+        of_phase = [torch.from_numpy(np.flatnonzero(rows['phase'] == p)) for p in self._phases]
+        ended = np.asarray(rows['truncated'], bool) | np.asarray(rows['terminated'], bool)
+        episode = torch.from_numpy(episode_numbers(ended))
+        some = [rows[torch.linspace(0, len(rows) - 1, SHOWN).long()] for rows in of_phase]
+        self._shown = torch.stack([inputs[rows] for rows in some])
+        distance = _squared_distance(self._shown, self._shown).sqrt()
+        same = torch.stack([episode[rows][:, None] == episode[rows] for rows in some])
+        to_others = distance.masked_fill(same, math.inf).amin(-1)
+        usual = torch.quantile(to_others, USUAL, dim=-1, keepdim=True, interpolation='lower')
+        usual = torch.where(usual.isfinite(), usual, ONLY_EPISODE)
+        self._near = usual.clamp(min=LEAST_DISTANCE)
+        return inputs, action, of_phase
+
+
+def _squared_distance(rows: Tensor, others: Tensor) -> Tensor:
+    """Squared Euclidean distances [stack, n, m] of [stack, n, entries] and [stack, m, entries]."""
+    squares = [each.square().sum(-1) for each in (rows, others)]
+    products = torch.bmm(rows, others.mT)
+    return (squares[0][..., None] + squares[1][:, None] - 2.0 * products).clamp(min=0.0)
