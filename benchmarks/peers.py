@@ -40,8 +40,7 @@ from mbarl_ros.studies.summary import AgentResult, collect
 from mbarl_ros.task import Task
 
 ENVIRONMENTS = tuple(EXPERTS)
-# mbpo-cloning: the term that clones the demonstrations stays; else it fades over 50 attempts.
-AGENTS = ('mbpo', 'oracle', 'mbpo:name=mbpo-cloning,sac.cloning_phases=null', 'bc')
+AGENTS = ('mbpo', 'oracle', 'bc')
 PEER = 'sac+her'
 EPISODES, EVERY = 50, 1000  # of an evaluation; steps between two
 RESULTS = Path(__file__).parent / 'results'
@@ -265,7 +264,7 @@ def draw(path: Path, results: dict[str, list[AgentResult]]) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    colours = {'mbpo': '#2f9fa8', 'oracle': '#7d5a3c', 'mbpo-cloning': '#1f5fa8', PEER: '#c2274b'}
+    colours = {'mbpo': '#2f9fa8', 'oracle': '#7d5a3c', PEER: '#c2274b'}
     figure, grid = pyplot.subplots(
         1, len(results), figsize=(4.4 * len(results), 3.9), layout='constrained', squeeze=False
     )
