@@ -119,7 +119,6 @@ def test_a_shared_policy_is_refused_where_no_goal_tells_it_the_way(name: str) ->
         ({'backward': 'initial_state', 'model': None, 'switching': {}}, 'switching'),
         ({'resets': True}, 'resets'),
         ({'backward': 'initial_state'}, 'model'),
-        ({'backward': 'none', 'end_near_starts': True}, 'end_near_starts'),
     ],
 )
 def test_parts_that_do_not_fit_together_are_named(changes: dict, key: str) -> None:

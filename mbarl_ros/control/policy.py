@@ -114,7 +114,7 @@ def phase_shapes(
         shapes |= model_shapes(task, agent)
     if agent.reaches:
         shapes[GOALS] = (None, max(len(task.goals), 1), task.state_dim)
-    if agent.end_near_starts:
+    if agent.returns_to_starts:
         shapes |= {STARTS: (None, task.state_dim), START_DISTANCE: (1,)}
     if agent.switching:
         shapes |= _layer_shapes(SUCCESS_CRITIC, [task.observation_dim, *agent.sac.hidden, 1])

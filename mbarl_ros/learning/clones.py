@@ -28,6 +28,7 @@ from mbarl_ros.storage.transitions import Transitions
 from mbarl_ros.task import Task
 
 BATCH, LEARNING_RATE = 64, 5e-3  # the rate falls to 0 as a cosine
+STEPS_PER_ROW = 10  # gradient steps for each row of the longer direction
 STEPS_AGAIN = 400  # gradient steps after a person has shown more
 USUAL = 0.9  # share of the demonstrated states that are no farther from another demonstration
 SHOWN = 500  # demonstrated states of a direction that distances are measured to
@@ -50,8 +51,9 @@ class Clones:
         steps: int,
         seed: int,
     ) -> None:
-        """Fit them in ``steps`` gradient steps.
+        """Fit them.
 
+        :param steps: most gradient steps; few rows need fewer, :data:`STEPS_PER_ROW`
         :param demonstrations: whole episodes in order
         :param phases: of the policies; there is a demonstration of each
         """
@@ -63,7 +65,8 @@ class Clones:
         sizes = [sum(task.pairwise_differences.shape), *hidden, task.action_dim]
         self.parameters = stacked_mlp(self.count, sizes, self._generator, last_scale=0.01)
         self.add(demonstrations)
-        self._fit(steps)
+        rows = max(np.count_nonzero(demonstrations['phase'] == phase) for phase in phases)
+        self._fit(min(steps, STEPS_PER_ROW * rows))
 
     def add(self, demonstrations: Mapping[str, np.ndarray]) -> None:
         """Take further demonstrations; :meth:`train` learns from them."""

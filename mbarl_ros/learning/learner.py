@@ -68,7 +68,7 @@ class Learner:
         self._demonstrations = Demonstrations(rows + HUMAN_ROWS, *sizes)
         held_out = demonstration_holdout_mask(demonstrations, task.state_dim)
         self._demonstrations.add_demonstrations(demonstrations, held_out, task.state_dim)
-        if agent.end_near_starts:
+        if agent.returns_to_starts:
             self._starts = start_arrays(task, demonstrations)
         self._phase_starts: list[list[np.ndarray]] = [[] for _ in self.policies]
         self._attempt_ended = True
@@ -194,7 +194,7 @@ class Learner:
         arrays |= self._sac.policy_arrays()
         for objective in self._objectives.values():
             arrays |= objective.policy_arrays(self._sac)
-        if self.agent.end_near_starts:
+        if self.agent.returns_to_starts:
             arrays |= self._starts
         if self._success is not None:
             arrays |= self._success.policy_arrays()

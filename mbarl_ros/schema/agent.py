@@ -93,7 +93,10 @@ class SacConfig(Strict):
         'none.',
     )
     cloning_steps: int = Field(
-        default=4000, gt=0, description='Gradient steps of the clone, before practice begins.'
+        default=4000,
+        gt=0,
+        description='Most gradient steps of the clone before practice begins; it takes 10 for each '
+        'demonstrated step, if that is less.',
     )
     cloning_width: float = Field(
         default=0.02,
@@ -231,7 +234,8 @@ class AgentConfig(Strict):
     end_near_starts: bool = Field(
         default=False,
         description='A backward phase ends as soon as the state is as near to one in which a '
-        'demonstration starts as such states are to one another; false: at its step limit.',
+        'demonstration starts as such states are to one another, unless it has goals of its own; '
+        'false: at its step limit.',
     )
     shared: bool = Field(
         default=False,
@@ -307,9 +311,14 @@ class AgentConfig(Strict):
         return self.backward != 'none' and OBJECTIVES[self.backward]
 
     @property
+    def returns_to_starts(self) -> bool:
+        """Whether there is a backward phase that ends near where demonstrations start."""
+        return self.end_near_starts and self.backward != 'none' and not self.reaches
+
+    @property
     def needs_demonstrations(self) -> bool:
         """Whether there is no practice without demonstrations: they say what backward means."""
-        by_example = self.exploration is not None or self.end_near_starts
+        by_example = self.exploration is not None or self.returns_to_starts
         return self.backward not in ('none', 'novelty') or by_example
 
     def forward_discount(self, limit: int) -> float:
@@ -343,10 +352,6 @@ class AgentConfig(Strict):
             raise ValueError("shared: 'backward: curriculum' asks one policy for both phases; true")
         if self.exploration and (self.shared or self.backward == 'none'):
             raise ValueError('exploration: needs a backward policy of its own')
-        if self.end_near_starts and (self.backward == 'none' or self.reaches):
-            raise ValueError(
-                f"end_near_starts: 'backward: {self.backward}' has no phase that would go on; false"
-            )
         if self.switching and not self.shared:
             raise ValueError("switching: needs 'shared: true'")
         if self.resets and self.backward != 'none':

@@ -41,7 +41,7 @@ LOG_FILE = 'bench.log'
 
 def _pseudo(name: str, description: str) -> AgentConfig:
     # The settings fix only the layout of the policy message; the learner is not used.
-    sac = SacConfig(hidden=[256, 256])
+    sac = SacConfig()
     return AgentConfig(name=name, description=description, backward='none', model=None, sac=sac)
 
 
