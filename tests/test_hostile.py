@@ -44,7 +44,8 @@ def weights(agent, fill=0.0):
     shapes = policy_shapes(
         policy_names(agent), TASK.observation_dim, TASK.action_dim, agent.sac.hidden
     )
-    shapes |= {name: shape for name, shape in phase_shapes(TASK, agent).items()}
+    for name, shape in phase_shapes(TASK, agent).items():
+        shapes[name] = tuple(rows or 3 for rows in shape)  # as many candidates as one likes
     arrays = {name: np.full(shape, fill, np.float32) for name, shape in shapes.items()}
     return arrays | {'scale': np.ones(TASK.observation_dim, np.float32)}
 
