@@ -65,11 +65,11 @@ check: lint
 	$(PYTEST) -m 'not graph and not slow' -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # Exit code 5 is "nothing selected": PYTEST_ARGS may want tests of one kind only. Tests of one file
-# that start nodes stay in one process, since they share graphs; those that wait run three at once.
+# that start nodes stay in one process, since they share graphs.
 test: $(STAMP)
 	$(PYTEST) -m 'not graph' -n $(JOBS) --dist worksteal $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) -m 'graph and not paced and not alone' -n $(JOBS) --dist loadfile $(PYTEST_ARGS) || [ $$? -eq 5 ]
-	$(PYTEST) -m 'paced and not alone' -n 3 --dist loadfile $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m 'paced and not alone' -n $(JOBS) --dist loadfile $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) -m alone $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 clean:
