@@ -103,10 +103,10 @@ class Faulty(World):
         self._waiting.append(np.array(command, np.float64))
         self._bias += self._bounds * DRIFT_STEP * self.rng.standard_normal(len(self._bias))
         self._bias = np.clip(self._bias, -self._bounds, self._bounds)
-        due = len(self._waiting) > self._delay
-        command = self._waiting.popleft() if due else command
-        if due and not (self._slip and self.rng.random() < self._slip):
-            self._state = self._world.step(command)
+        if len(self._waiting) > self._delay:
+            due = self._waiting.popleft()
+            if not (self._slip and self.rng.random() < self._slip):
+                self._state = self._world.step(due)
         return self._state + self._bias
 
     def render(self, width: int = 480, height: int = 480) -> np.ndarray:

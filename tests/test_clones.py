@@ -11,7 +11,7 @@ from mbarl_ros.learning.learner import Learner
 from mbarl_ros.storage.transitions import BACKWARD, FORWARD
 from mbarl_ros.task import Task
 
-AGENT = SMALL.model_copy(update={'model': None, 'sac': SMALL.sac.model_copy(update={'critics': 2})})
+AGENT = SMALL.model_copy(update={'model': None})
 
 
 def shown(task: Task, phase: int, sign: float) -> dict[str, np.ndarray]:

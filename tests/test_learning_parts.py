@@ -285,10 +285,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path:
         checkpoint.load(path, messages.append)
 
 
-def contact(rows: int, seed: int, low: float = -1.0) -> dict[str, np.ndarray]:
+def contact(rows: int, seed: int) -> dict[str, np.ndarray]:
     """A handle on an arc that moves with the action, beside an entry that is only noise."""
     rng = np.random.default_rng(seed)
-    angle = rng.uniform(low, 1.0, rows)
+    angle = rng.uniform(-1.0, 1.0, rows)
     action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
     moved = np.clip(angle + 0.1 * action[:, 0], -1.0, 1.0)
     noise = rng.uniform(-0.5, 0.5, (2, rows))

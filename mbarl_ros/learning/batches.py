@@ -108,8 +108,8 @@ class BatchSampler:
     def draw_rows(self, source: Replay, phase: int, shape: tuple[int, int]) -> Rows:
         """Rows of one source for the policy of ``phase``, relabelled if the task has goals.
 
-        ``return_lower_bound``: the return that was attained from there, for the goal that the row
-        now has, else -inf.
+        ``return_lower_bound``: the return that was demonstrated from there, for the goal that the
+        row now has, else -inf.
         """
         order = self._sample(source, shape)
         rows = source.rows(order)

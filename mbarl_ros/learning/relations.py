@@ -63,14 +63,14 @@ class Relations:
     @torch.no_grad()
     def complete(self, states: np.ndarray) -> np.ndarray:
         """States [n, state_dim] whose dependent entries follow from the others."""
-        scaled = self._scaled(states)
-        for number in np.tile(self.tight, SWEEPS):
+        scaled, tight = self._scaled(states), self.tight
+        for number in np.tile(tight, SWEEPS):
             network = [parameter[number : number + 1] for parameter in self._parameters]
             predicted = mlp(network, scaled[None] * self._others[number])
             scaled[:, number] = predicted[0, :, 0].clamp(-1.0, 1.0)
         dim = self._task.state_dim
         rows = scaled.numpy() * self._task.scale[:dim] + self._task.offset[:dim]
-        return np.where(np.isin(np.arange(dim), self.tight), rows, states).astype(np.float32)
+        return np.where(np.isin(np.arange(dim), tight), rows, states).astype(np.float32)
 
     def _follows(self, number: int) -> bool:
         return not self._task.binary[number] and bool(self._error[number] <= TIGHT)

@@ -44,9 +44,9 @@ class Sac:
 
     Differences from the paper, all for steadiness on sparse rewards: layer norm in the critics
     and no entropy in the critic's target (Ball et al. 2023); targets clipped to the range that
-    returns can have, and from below to returns that were attained (He et al. 2017); Fourier
-    features for the critics; and the forward policy holds on to the clone of the demonstrations
-    where it knows no better, and is valued as if it did (IBRL, Hu et al. 2023). ``deployed`` is
+    returns can have, and from below to returns that were demonstrated (He et al. 2017); Fourier
+    features for the critics; and the policies hold on to clones of the demonstrations
+    where they know no better, and are valued as if they did (IBRL, Hu et al. 2023). ``deployed`` is
     a Polyak average of the policies.
     """
 

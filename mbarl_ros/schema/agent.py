@@ -88,7 +88,7 @@ class SacConfig(Strict):
     cloning_weight: float = Field(
         default=10.0,
         ge=0,
-        description='Weight of the pull of the forward policy towards the clone of the '
+        description='Weight of the pull of each policy towards the clone of its '
         'demonstrations, where the clone is certain and the critics do not prefer the policy; 0: '
         'none.',
     )
@@ -292,8 +292,8 @@ class AgentConfig(Strict):
         default=0.5,
         ge=0,
         lt=1,
-        description='Share of real transitions whose goal is replaced by a state reached later '
-        '(hindsight relabelling); only in tasks with goals.',
+        description='Share of transitions, imagined ones too, whose goal is replaced by a later '
+        'state (hindsight relabelling); only in tasks with goals.',
     )
     chunk: int = Field(
         default=50,

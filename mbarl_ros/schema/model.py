@@ -52,12 +52,17 @@ class ModelConfig(Strict):
     rollouts: int = Field(
         default=2, gt=0, description='Rollouts started per environment step, for each policy.'
     )
-    rollout_length: int = Field(default=50, gt=0, description='Steps of one rollout.')
+    rollout_length: int = Field(
+        default=50,
+        gt=0,
+        description='Most steps of one rollout; it ends where its members disagree.',
+    )
     start_weights: dict[StartKind, float] = Field(
         default={'replay': 0.3, 'demonstrations': 0.2, 'phase_starts': 0.1, 'range': 0.4},
         description='Where rollouts start, by relative weight: in states of the `replay` buffer, '
         'of the `demonstrations`, in `phase_starts`, or anywhere in the `range` of the '
-        'observation (binary entries as where a demonstration starts).',
+        'observation (binary entries as where a demonstration starts, and entries that follow '
+        'from the others as they do).',
     )
     fraction: float = Field(
         default=0.3, ge=0, lt=1, description='Share of model transitions in each batch of SAC.'
