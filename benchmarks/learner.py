@@ -2,10 +2,6 @@
 
     python -m pip install stable-baselines3 --no-deps && python -m pip install gymnasium cloudpickle
     python benchmarks/learner.py [--rounds 20]
-    python benchmarks/learner.py --gradients [--rounds 20]
-
-With ``--gradients`` the critics' hand-written gradients are compared with those of autograd, over
-stacked products and over ``torch.vmap``; that needs no further package.
 
 Each side is a process of its own that does one block of work per request. The blocks alternate and
 each ratio is of two neighbours, since the speed of a shared machine varies. Seconds are processor
@@ -28,10 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from mbarl_ros.learning import sac as sac_module
 from mbarl_ros.learning.batch import Batch
 from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.replay import Replay
@@ -93,31 +86,6 @@ def ours(config: SacConfig, policies: tuple[str, ...] = ('forward',)) -> Callabl
                 sac.update(block[number])
 
     return work
-
-
-def plain_critic(x: Tensor, *parameters: Tensor) -> Tensor:
-    """A critic's network for autograd: of one critic, or of a stack with a leading axis."""
-    for number in range(0, len(parameters) - 2, 2):
-        if x.dim() == 2:
-            x = x @ parameters[number] + parameters[number + 1]
-        else:
-            x = torch.baddbmm(parameters[number + 1], x, parameters[number])
-        x = functional.relu(functional.layer_norm(x, x.shape[-1:]))
-    return x @ parameters[-2] + parameters[-1]
-
-
-def with_critic(network: Callable[..., Tensor]) -> Callable[[int], None]:
-    """Our SAC with gradients of the critics by autograd."""
-
-    def critic_mlp(parameters: list[Tensor], features: Tensor, action: Tensor) -> Tensor:
-        x = torch.cat([features, action], -1)
-        copies = len(parameters[0]) // len(x)
-        x = x[:, None].expand(-1, copies, -1, -1).flatten(0, 1)
-        return network(x, *parameters)
-
-    sac_module.critic_mlp = critic_mlp
-    sac_module.centre = lambda parameters: None  # its layer norm subtracts the mean
-    return ours(SacConfig(), ('forward', 'backward'))
 
 
 def peer() -> Callable[[int], None]:
@@ -186,17 +154,12 @@ SIDES: dict[str, tuple[Callable[[], Callable[[int], None]], int]] = {
     PRESET: (lambda: ours(SacConfig(), ('forward', 'backward')), 100),
     'rollouts': (rollouts, 20 * STATES),
 }
-GRADIENT_SIDES: dict[str, tuple[Callable[[], Callable[[int], None]], int]] = {
-    PRESET: SIDES[PRESET],
-    'autograd': (lambda: with_critic(plain_critic), 100),
-    'vmap': (lambda: with_critic(torch.vmap(plain_critic)), 100),
-}
 
 
 def serve(side: str) -> None:
     """One side: for each line a block of work, then its rate in units a second."""
     torch.set_num_threads(1)
-    build, units = (SIDES | GRADIENT_SIDES)[side]
+    build, units = SIDES[side]
     work = build()
     work(units)
     for _ in sys.stdin:
@@ -248,17 +211,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=20)
     parser.add_argument('--output', type=Path)
-    parser.add_argument('--gradients', action='store_true', help='compare ways to take gradients')
-    parser.add_argument('--side', choices=SIDES | GRADIENT_SIDES, help=argparse.SUPPRESS)
+    parser.add_argument('--side', choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
         serve(arguments.side)
-        return
-    if arguments.gradients:
-        rates = measure(list(GRADIENT_SIDES), arguments.rounds)
-        for side, rate in rates.items():
-            value = spread(rate / rates[PRESET], 3)
-            print(f'{side} / {PRESET}: {value["median"]} {value["from_10_to_90_percent"]}')
         return
     if find_spec(PEER) is None:
         raise SystemExit(

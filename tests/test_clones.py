@@ -39,9 +39,9 @@ def error(policy: Policy, rows: dict[str, np.ndarray], phase: int) -> float:
 @pytest.mark.slow
 def test_both_policies_and_the_deployed_one_begin_as_the_demonstrations(demonstrations):
     arrays = Learner(Task.load('pointmass'), AGENT, demonstrations, seed=0).policy_arrays()
-    assert error(Policy(arrays, 'forward'), demonstrations, FORWARD) < 0.15
-    assert error(Policy(arrays, DEPLOYED), demonstrations, FORWARD) < 0.15
-    assert error(Policy(arrays, 'backward'), demonstrations, BACKWARD) < 0.15
+    assert error(Policy(arrays, 'forward'), demonstrations, FORWARD) < 0.2
+    assert error(Policy(arrays, DEPLOYED), demonstrations, FORWARD) < 0.2
+    assert error(Policy(arrays, 'backward'), demonstrations, BACKWARD) < 0.2
 
 
 @pytest.mark.slow

@@ -349,10 +349,8 @@ def _values(learner: Learner, observation: np.ndarray) -> np.ndarray:
 
     sac = learner._sac
     scaled = learner.task.scaled(observation).astype(np.float32)
-    _, features = sac._inputs(torch.from_numpy(scaled)[None])
     action = torch.zeros(1, len(observation), learner.task.action_dim)
-    value = sac.q_values(sac.critic, features, action)[0, 0]
-    return value.detach().numpy() / sac.reward_scale
+    return sac.action_values(torch.from_numpy(scaled)[None], action)[0, 0].numpy()
 
 
 def test_a_success_never_ends_the_backward_policys_return() -> None:

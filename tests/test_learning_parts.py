@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,25 @@ from mbarl_ros.control.policy import Policy
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.batch import Batch
 from mbarl_ros.learning.classifier import MAX_REWARD, ClassifierTrainer, backward_reward, logits
-from mbarl_ros.learning.critic_mlp import centre, critic_mlp
+from mbarl_ros.learning.critic_mlp import (
+    CriticTape,
+    action_gradient,
+    centre,
+    feature_sums,
+    parameter_gradients,
+    values,
+)
 from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.imagination import MAX_SURPRISE
 from mbarl_ros.learning.imitation import clone
-from mbarl_ros.learning.networks import Activation, mlp, stacked_mlp
+from mbarl_ros.learning.networks import (
+    Activation,
+    Tape,
+    mlp,
+    mlp_gradients,
+    squashed_gaussian,
+    stacked_mlp,
+)
 from mbarl_ros.learning.relations import Relations
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
@@ -118,36 +133,84 @@ def test_a_stacked_network_is_that_of_torch_nn(activation: Activation) -> None:
         torch.testing.assert_close(outputs[index], hidden @ weights[2] + weights[3])
 
 
+def agree(gradients: Sequence[torch.Tensor], by_autograd: Sequence[torch.Tensor]) -> None:
+    torch.testing.assert_close(list(gradients), list(by_autograd), rtol=1e-9, atol=1e-12)
+
+
 def test_the_critics_hand_written_gradients_agree_with_autograd() -> None:
-    """Of parameters, features and action, where two critics share each group of inputs."""
+    """Of parameters and action, where two critics share each group of inputs."""
     generator = torch.Generator().manual_seed(0)
-    parameters = double(stacked_mlp(4, [7, 16, 16, 3], generator))
+    parameters = double(stacked_mlp(4, [7, 16, 16, 1], generator))
     with torch.no_grad():
         centre(parameters)
-    features = torch.randn(2, 9, 5, generator=generator, dtype=torch.float64).requires_grad_()
-    action = torch.randn(2, 9, 2, generator=generator, dtype=torch.float64).requires_grad_()
+    features = torch.randn(2, 9, 5, generator=generator, dtype=torch.float64)
+    action = torch.randn(4, 9, 2, generator=generator, dtype=torch.float64)
+    action = action[::2].repeat_interleave(2, 0).requires_grad_()
 
-    x = torch.cat([features, action], -1).repeat_interleave(2, 0)
+    x = torch.cat([features.repeat_interleave(2, 0), action], -1)
     for number in range(0, 4, 2):
         x = torch.baddbmm(parameters[number + 1], x, parameters[number])
         x = functional.relu(functional.layer_norm(x, x.shape[-1:]))
-    expected = torch.baddbmm(parameters[5], x, parameters[4])
-    outputs = critic_mlp(parameters, features, action)
-    torch.testing.assert_close(outputs, expected)
+    expected = torch.baddbmm(parameters[5], x, parameters[4])[..., 0]
+    direction = torch.randn(4, 9, generator=generator, dtype=torch.float64)
+    *of_parameters, of_action = torch.autograd.grad(
+        (expected * direction).sum(), [*parameters, action]
+    )
     with torch.no_grad():
-        torch.testing.assert_close(critic_mlp(parameters, features, action), expected)
+        tape, each = CriticTape(), action[::2]
+        outputs = values(parameters, feature_sums(parameters, features), each, tape)
+        torch.testing.assert_close(outputs, expected)
+        agree(parameter_gradients(parameters, tape, features, each, direction), of_parameters)
+        agree([action_gradient(parameters, tape, direction, 2)], [of_action])
 
-    wanted = [*parameters, features, action]
-    direction = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
-    gradients = torch.autograd.grad((outputs * direction).sum(), wanted)
-    by_autograd = torch.autograd.grad((expected * direction).sum(), wanted)
-    torch.testing.assert_close(gradients, by_autograd, rtol=1e-9, atol=1e-12)
 
-    # In the actor's loss only the action needs a gradient.
-    frozen = [parameter.detach() for parameter in parameters]
-    outputs = critic_mlp(frozen, features.detach(), action)
-    (gradient,) = torch.autograd.grad((outputs * direction).sum(), action)
-    torch.testing.assert_close(gradient, by_autograd[-1], rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize('activation', ['relu', 'silu'])
+@pytest.mark.parametrize('outputs', [3, 40])  # products with few columns are done transposed
+def test_a_networks_hand_written_gradients_agree_with_autograd(
+    activation: Activation, outputs: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameters = double(stacked_mlp(2, [5, 16, 16, outputs], generator))
+    inputs = torch.randn(2, 9, 5, generator=generator, dtype=torch.float64)
+    direction = torch.randn(2, 9, outputs, generator=generator, dtype=torch.float64)
+    expected = mlp(parameters, inputs, activation)
+    by_autograd = torch.autograd.grad((expected * direction).sum(), parameters)
+    with torch.no_grad():
+        tape = Tape()
+        torch.testing.assert_close(mlp(parameters, inputs, activation, tape), expected)
+        agree(mlp_gradients(parameters, tape, direction, activation), by_autograd)
+
+
+def test_the_gradient_of_sampled_actions_agrees_with_autograd() -> None:
+    """Also where the standard deviation is at one of its limits."""
+    generator = torch.Generator().manual_seed(0)
+    output = torch.randn(2, 50, 6, generator=generator).mul_(5.0).double().requires_grad_()
+    sample = squashed_gaussian(output, generator)
+    of_action = torch.randn(2, 50, 3, generator=generator).double()
+    of_log_prob = torch.randn(2, 50, generator=generator).double()
+    loss = (sample.action * of_action).sum() + (sample.log_prob * of_log_prob).sum()
+    by_autograd = torch.autograd.grad(loss, [output])
+    with torch.no_grad():
+        gradient = sample.gradient(of_action, of_log_prob[..., None])
+        # torch's softplus is linear above 20
+        torch.testing.assert_close(gradient, by_autograd[0], rtol=1e-6, atol=1e-6)
+
+
+def test_the_ensembles_hand_written_gradient_is_that_of_its_likelihood() -> None:
+    task = Task.load('tabletop')  # changes and flags
+    ensemble = Ensemble(task, ModelConfig(hidden=[16, 16]), seed=0)
+    members, width = ensemble.config.members, ensemble._parameters[0].shape[1]
+    inputs = torch.randn(members, 20, width)
+    target = torch.where(ensemble._binary, torch.rand(members, 20, 1) > 0.5, torch.randn(5)[None])
+    mean, log_variance = ensemble._predict(ensemble._parameters, inputs)
+    weight = log_variance.detach().exp()  # of beta-NLL
+    change = weight * ((mean - target).square() * (-log_variance).exp() + log_variance)
+    flag = functional.binary_cross_entropy_with_logits(mean, target.clamp(0, 1), reduction='none')
+    likelihood = torch.where(ensemble._binary, flag, change).sum(-1).mean(-1).sum()
+    by_autograd = torch.autograd.grad(likelihood, ensemble._parameters)
+    torch.testing.assert_close(
+        ensemble._gradients(inputs, target), list(by_autograd), rtol=1e-3, atol=1e-6
+    )
 
 
 def test_the_classifier_tells_demonstrations_from_what_the_backward_policy_visits() -> None:

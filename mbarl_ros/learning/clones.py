@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mbarl_ros.learning.holdout import episode_numbers
-from mbarl_ros.learning.networks import mlp, stacked_mlp, with_pairwise_differences
+from mbarl_ros.learning.networks import (
+    Tape,
+    mlp,
+    mlp_gradients,
+    stacked_mlp,
+    with_pairwise_differences,
+)
 from mbarl_ros.learning.optimiser import Adam
 from mbarl_ros.learning.state_arrays import (
     Arrays,
@@ -34,6 +41,13 @@ USUAL = 0.9  # share of the demonstrated states that are no farther from another
 SHOWN = 500  # demonstrated states of a direction that distances are measured to
 LEAST_DISTANCE = 0.02  # of states that count as near, in half ranges of the observation
 ONLY_EPISODE = 0.1  # the same where there is no other demonstration to compare with
+
+
+class Cloned(NamedTuple):
+    """``action`` [clones, n, A] and its ``certainty`` [clones, n], 1 to 0."""
+
+    action: Tensor
+    certainty: Tensor
 
 
 class Clones:
@@ -63,7 +77,8 @@ class Clones:
         self._parts: list[Transitions] = []
         self._generator = torch.Generator().manual_seed(seed)
         sizes = [sum(task.pairwise_differences.shape), *hidden, task.action_dim]
-        self.parameters = stacked_mlp(self.count, sizes, self._generator, last_scale=0.01)
+        parameters = stacked_mlp(self.count, sizes, self._generator, last_scale=0.01)
+        self.parameters = [parameter.detach() for parameter in parameters]
         self.add(demonstrations)
         rows = max(np.count_nonzero(demonstrations['phase'] == phase) for phase in phases)
         self._fit(min(steps, STEPS_PER_ROW * rows))
@@ -80,14 +95,16 @@ class Clones:
             self._fit(STEPS_AGAIN)
 
     @torch.no_grad()
-    def act(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions [count, n, A] and their certainty [count, n], 1 to 0.
+    def act(self, inputs: Tensor) -> Cloned:
+        """What the clones would do.
 
         :param inputs: [count, n, entries], scaled observations with pairwise differences
         """
         near = self._near.square()
-        certainty = (near / _squared_distance(inputs, self._shown).amin(-1).maximum(near)).square()
-        return torch.tanh(mlp(self.parameters, inputs)), certainty
+        products = torch.baddbmm(self._shown_squares, inputs, self._shown.mT, alpha=-2.0)
+        squared_distance = products.amin(-1).add_(inputs.square().sum(-1))
+        certainty = (near / squared_distance.maximum(near)).square()
+        return Cloned(torch.tanh(mlp(self.parameters, inputs)), certainty)
 
     def state_arrays(self) -> Arrays:
         """What an exact resume needs beside the demonstrations, which come back by :meth:`add`."""
@@ -101,19 +118,21 @@ class Clones:
         self._measure()
         self._new = False
 
+    @torch.no_grad()
     def _fit(self, steps: int) -> None:
+        """Steps on the mean squared error of the actions, of as many rows of each phase."""
         inputs, action, of_phase = self._measure()
-        parameters = [parameter.requires_grad_() for parameter in self.parameters]
-        optimiser = Adam(parameters, LEARNING_RATE, weight_decay=1e-5)
+        optimiser = Adam(self.parameters, LEARNING_RATE, weight_decay=1e-5)
         for step in range(steps):
             optimiser.learning_rate = LEARNING_RATE * (1 + math.cos(math.pi * step / steps)) / 2
             drawn = [
                 torch.randint(len(rows), (BATCH,), generator=self._generator) for rows in of_phase
             ]
             batch = torch.stack([rows[d] for rows, d in zip(of_phase, drawn, strict=True)])
-            error = torch.tanh(mlp(parameters, inputs[batch])) - action[batch]
-            optimiser.minimise(error.square().mean((1, 2)).sum())
-        self.parameters = [parameter.detach() for parameter in parameters]
+            tape = Tape()
+            mean = torch.tanh(mlp(self.parameters, inputs[batch], tape=tape))
+            slope = (mean - action[batch]) * (1.0 - mean.square()) * (2.0 / mean[0].numel())
+            optimiser.step(mlp_gradients(self.parameters, tape, slope))
         self._new = False
 
     def _measure(self) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -129,17 +148,11 @@ class Clones:
         episode = torch.from_numpy(episode_numbers(ended))
         some = [rows[torch.linspace(0, len(rows) - 1, SHOWN).long()] for rows in of_phase]
         self._shown = torch.stack([inputs[rows] for rows in some])
-        distance = _squared_distance(self._shown, self._shown).sqrt()
+        self._shown_squares = self._shown.square().sum(-1)[:, None]
+        distance = torch.cdist(self._shown, self._shown)
         same = torch.stack([episode[rows][:, None] == episode[rows] for rows in some])
         to_others = distance.masked_fill(same, math.inf).amin(-1)
         usual = torch.quantile(to_others, USUAL, dim=-1, keepdim=True, interpolation='lower')
         usual = torch.where(usual.isfinite(), usual, ONLY_EPISODE)
         self._near = usual.clamp(min=LEAST_DISTANCE)
         return inputs, action, of_phase
-
-
-def _squared_distance(rows: Tensor, others: Tensor) -> Tensor:
-    """Squared Euclidean distances [stack, n, m] of [stack, n, entries] and [stack, m, entries]."""
-    squares = [each.square().sum(-1) for each in (rows, others)]
-    products = torch.bmm(rows, others.mT)
-    return (squares[0][..., None] + squares[1][:, None] - 2.0 * products).clamp(min=0.0)

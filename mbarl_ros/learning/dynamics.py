@@ -18,7 +18,9 @@ from torch.nn import functional
 
 from mbarl_ros.control.model import MODEL, ModelLayout
 from mbarl_ros.learning.networks import (
+    Tape,
     mlp,
+    mlp_gradients,
     stack_arrays,
     stacked_mlp,
     with_fourier_features,
@@ -41,21 +43,6 @@ RARE = 0.01  # share of real rows on which the elites may disagree more than usu
 MIN_USUAL = 0.05  # disagreement that is never a surprise
 MIN_HELD_OUT = 50  # rows from which on they tell how far the elites disagree
 MAX_BAD_CHECKS = 3  # held-out checks in a row without an improvement of 1 % end a fit
-
-
-def gaussian_nll(mean: Tensor, log_variance: Tensor, target: Tensor) -> Tensor:
-    """Negative log-likelihood without its constants (Chua et al. 2018), weighted.
-
-    The weight is beta-NLL's (Seitzer et al. 2022) with beta 1: without it, rows that are certain
-    (a robot that leans against a wall does not move) drown the gradient of all others.
-    """
-    weight = log_variance.detach().exp()
-    return weight * ((mean - target).square() * (-log_variance).exp() + log_variance)
-
-
-def bernoulli_nll(logit: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of binary entries."""
-    return functional.softplus(logit) - target * logit
 
 
 def choose_elites(error: Tensor, elites: int) -> Tensor:
@@ -126,7 +113,7 @@ class Ensemble:
             for _ in range(min(self.config.holdout_interval, steps - done)):
                 shape = (self.config.members, self.config.batch_size)
                 rows = self._draw(len(inputs), shape, weights)
-                self._optimiser.minimise(self.loss(inputs[rows], target[rows]).mean(-1).sum())
+                self._optimiser.step(self._gradients(inputs[rows], target[rows]))
                 done += 1
             score = self._validate(held_out)
             bad_checks = 0 if score < 0.99 * best else bad_checks + 1
@@ -157,11 +144,23 @@ class Ensemble:
         uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64)
         return torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp_(max=rows - 1)
 
-    def loss(self, inputs: Tensor, target: Tensor) -> Tensor:
-        """Negative log-likelihood [members, batch] of each member's own batch."""
-        mean, log_variance = self._predict(self._parameters, inputs)
-        binary, continuous = bernoulli_nll(mean, target), gaussian_nll(mean, log_variance, target)
-        return torch.where(self._binary, binary, continuous).sum(-1)
+    @torch.no_grad()
+    def _gradients(self, inputs: Tensor, target: Tensor) -> list[Tensor]:
+        """Of the negative log-likelihood of each member's own batch [members, batch, entries].
+
+        Of changes beta-NLL (Seitzer et al. 2022) with beta 1, ``sg(var) * ((mean - target)^2 / var
+        + log var)``: without that weight rows that are certain (a robot that leans against a wall
+        does not move) drown the gradient of all others. Of binary entries cross-entropy.
+        """
+        tape = Tape()
+        output = mlp(self._parameters, inputs, 'silu', tape)
+        mean, raw = output.chunk(2, -1)
+        log_variance, slope = _limited(raw)
+        error = mean - target
+        of_mean = torch.where(self._binary, torch.sigmoid(mean) - target, 2.0 * error)
+        of_raw = (log_variance.exp() - error.square()) * slope * ~self._binary
+        gradient = torch.cat([of_mean, of_raw], -1) / inputs.shape[1]
+        return mlp_gradients(self._parameters, tape, gradient, 'silu')
 
     @torch.no_grad()
     def step(self, state: Tensor, action: Tensor) -> Prediction:
@@ -190,9 +189,8 @@ class Ensemble:
         probabilities. What is only noise, such as a drifting sensor's, is no disagreement.
         """
         expected = log_variance.exp().mean(0) + MIN_VARIANCE
-        change = (mean.var(0, correction=0) / expected).sqrt()
-        flag = torch.sigmoid(mean).std(0, correction=0)
-        return torch.where(self._binary, flag, change)
+        change = (_variance(mean) / expected).sqrt()
+        return torch.where(self._binary, _variance(torch.sigmoid(mean)).sqrt(), change)
 
     @torch.no_grad()
     def _calibrate(self, rows: Mapping[str, np.ndarray]) -> None:
@@ -231,11 +229,7 @@ class Ensemble:
     def _predict(self, parameters: list[Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (or logit) and log variance [stack, batch, entries] of the scaled change."""
         mean, raw = mlp(parameters, inputs, 'silu').chunk(2, -1)
-        # Soft limits (Chua et al. 2018, app. A): outside the data the variance must neither
-        # explode nor vanish.
-        log_variance = MAX_LOG_VARIANCE - functional.softplus(MAX_LOG_VARIANCE - raw)
-        log_variance = MIN_LOG_VARIANCE + functional.softplus(log_variance - MIN_LOG_VARIANCE)
-        return mean, log_variance
+        return mean, _limited(raw)[0]
 
     @torch.no_grad()
     def _validate(self, held_out: Mapping[str, np.ndarray]) -> float:
@@ -312,3 +306,19 @@ class Ensemble:
         load_generator('model', self.generator, arrays)
         self.error = np.array(arrays['model/error'])
         self.fits = int(arrays['model/fits'])
+
+
+def _limited(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Log variances within soft limits (Chua et al. 2018, app. A), and their slopes.
+
+    Outside the data the variance must neither explode nor vanish.
+    """
+    below = MAX_LOG_VARIANCE - functional.softplus(MAX_LOG_VARIANCE - raw)
+    log_variance = MIN_LOG_VARIANCE + functional.softplus(below - MIN_LOG_VARIANCE)
+    slope = torch.sigmoid(MAX_LOG_VARIANCE - raw) * torch.sigmoid(below - MIN_LOG_VARIANCE)
+    return log_variance, slope
+
+
+def _variance(values: Tensor) -> Tensor:
+    """Over the first axis, which is short: ``torch.var`` is slow there."""
+    return (values - values.mean(0)).square_().mean(0)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 Activation = Literal['relu', 'silu']
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
+FEW_COLUMNS = 32  # of a product that is better done transposed
 
 
 def stacked_mlp(
@@ -39,16 +41,70 @@ def stacked_mlp(
     return parameters
 
 
-def mlp(parameters: Sequence[Tensor], inputs: Tensor, activation: Activation = 'relu') -> Tensor:
-    """Outputs [stack, batch, out] of inputs [stack, batch, in]."""
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right`` of stacks of matrices.
+
+    The library is slow where ``right`` has few columns, but not at the transposed product.
+    """
+    if right.shape[-1] <= FEW_COLUMNS:
+        return torch.bmm(right.mT, left.mT).mT
+    return torch.bmm(left, right)
+
+
+@dataclass(slots=True)
+class Tape:
+    """What :func:`gradients` needs of a pass: each layer's inputs and, with silu, sums."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    sums: list[Tensor] = field(default_factory=list)
+
+
+def mlp(
+    parameters: Sequence[Tensor],
+    inputs: Tensor,
+    activation: Activation = 'relu',
+    tape: Tape | None = None,
+) -> Tensor:
+    """Outputs [stack, batch, out] of inputs [stack, batch, in].
+
+    :param tape: is filled, for :func:`mlp_gradients`
+    """
     x = inputs
+    keep = torch.is_grad_enabled() or tape is not None
     for number in range(0, len(parameters) - 2, 2):
+        if tape is not None:
+            tape.inputs.append(x)
         x = torch.bmm(x, parameters[number]).add_(parameters[number + 1])
         if activation == 'relu':
             x = x.relu_()
-        else:  # in place where autograd does not need the argument
-            x = functional.silu(x, inplace=not torch.is_grad_enabled())
-    return torch.bmm(x, parameters[-2]).add_(parameters[-1])
+            continue
+        if tape is not None:
+            tape.sums.append(x)
+        x = functional.silu(x, inplace=not keep)
+    if tape is not None:
+        tape.inputs.append(x)
+    return product(x, parameters[-2]).add_(parameters[-1])
+
+
+def mlp_gradients(
+    parameters: Sequence[Tensor], tape: Tape, gradient: Tensor, activation: Activation = 'relu'
+) -> list[Tensor]:
+    """Gradients of the parameters of :func:`mlp`, given that of its outputs.
+
+    Written by hand: autograd takes as long as the products on networks as small as these.
+    """
+    gradients: list[Tensor] = []
+    for number in reversed(range(len(tape.inputs))):
+        inputs = tape.inputs[number]
+        of_weight = product(inputs.mT, gradient).contiguous()
+        gradients = [of_weight, gradient.sum(1, keepdim=True), *gradients]
+        if number:
+            of_inputs = torch.bmm(gradient, parameters[2 * number].mT)
+            if activation == 'relu':
+                gradient = torch.ops.aten.threshold_backward(of_inputs, inputs, 0.0)
+            else:
+                gradient = torch.ops.aten.silu_backward(of_inputs, tape.sums[number - 1])
+    return gradients
 
 
 def with_fourier_features(inputs: Tensor, frequencies: int) -> Tensor:
@@ -57,8 +113,14 @@ def with_fourier_features(inputs: Tensor, frequencies: int) -> Tensor:
     Values and dynamics jump at walls; a network of raw coordinates learns that slowly (Yang et
     al. 2022, "Overcoming the spectral bias of neural value approximation").
     """
-    angles = [math.pi * 2.0**k * inputs for k in range(frequencies)]
-    return torch.cat([inputs, *(f(angle) for angle in angles for f in (torch.sin, torch.cos))], -1)
+    features = [inputs]
+    for frequency in range(frequencies):
+        if frequency == 0:
+            sin, cos = torch.sin(math.pi * inputs), torch.cos(math.pi * inputs)
+        else:  # of the double angle
+            sin, cos = 2.0 * sin * cos, 1.0 - 2.0 * sin.square()
+        features += [sin, cos]
+    return torch.cat(features, -1)
 
 
 def with_pairwise_differences(inputs: Tensor, pairwise_differences: Tensor) -> Tensor:
@@ -69,14 +131,36 @@ def with_pairwise_differences(inputs: Tensor, pairwise_differences: Tensor) -> T
     return torch.cat([inputs, inputs @ pairwise_differences.T], -1)
 
 
+class Sample(NamedTuple):
+    """Actions ``tanh(mean + exp(log_std) * noise)`` [stack, batch, action_dim] of policies.
+
+    ``log_prob`` [stack, batch]: their log-probability densities.
+    """
+
+    action: Tensor
+    log_prob: Tensor
+    log_std: Tensor
+    noise: Tensor
+
+    def gradient(self, of_action: Tensor, of_log_prob: Tensor) -> Tensor:
+        """Gradient [stack, batch, 2 * action_dim] of the policies' outputs.
+
+        :param of_action: the loss's gradient of the action; ``of_log_prob`` broadcasts with it
+        """
+        raw = of_action * (1.0 - self.action.square()) + 2.0 * of_log_prob * self.action
+        log_std = raw * self.log_std.exp() * self.noise - of_log_prob
+        within = (self.log_std > LOG_STD_MIN) & (self.log_std < LOG_STD_MAX)
+        return torch.cat([raw, log_std * within], -1)
+
+
 def sample_action(output: Tensor, generator: torch.Generator) -> Tensor:
     """As :func:`squashed_gaussian`, actions only [stack, batch, action_dim]."""
     mean, log_std, noise = _gaussian(output, generator)
     return torch.tanh(mean + log_std.exp() * noise)
 
 
-def squashed_gaussian(output: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sampled actions and their log-probabilities [stack, batch] from outputs of policies.
+def squashed_gaussian(output: Tensor, generator: torch.Generator) -> Sample:
+    """Sampled actions and their log-probabilities from outputs of policies.
 
     ``output`` [stack, batch, 2 * action_dim] is the mean and log standard deviation of the
     action before tanh (Haarnoja et al. 2018, app. C).
@@ -86,7 +170,7 @@ def squashed_gaussian(output: Tensor, generator: torch.Generator) -> tuple[Tenso
     # log(1 - tanh(raw)^2), written so that it does not underflow
     squash = 2.0 * (math.log(2.0) - raw - functional.softplus(-2.0 * raw))
     log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi) - squash
-    return torch.tanh(raw), log_prob.sum(-1)
+    return Sample(torch.tanh(raw), log_prob.sum(-1), log_std, noise)
 
 
 def _gaussian(output: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

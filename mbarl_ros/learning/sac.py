@@ -7,16 +7,24 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mbarl_ros.control.model import CRITICS
 from mbarl_ros.learning.batch import Batch
-from mbarl_ros.learning.clones import Clones
-from mbarl_ros.learning.critic_mlp import centre, critic_mlp
+from mbarl_ros.learning.clones import Cloned, Clones
+from mbarl_ros.learning.critic_mlp import (
+    CriticTape,
+    action_gradient,
+    centre,
+    feature_sums,
+    parameter_gradients,
+    values,
+)
 from mbarl_ros.learning.imitation import policy_mean, regress
 from mbarl_ros.learning.networks import (
+    Tape,
     layer_arrays,
     mlp,
+    mlp_gradients,
     sample_action,
     squashed_gaussian,
     stack_arrays,
@@ -108,127 +116,137 @@ class Sac:
         """[policies, 1], without gradient."""
         return self.log_temperature.detach().exp()
 
+    @torch.no_grad()
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step of critics, policies and temperatures; metrics [policies] each."""
-        inputs, features = self._inputs(batch.observation)
-        critic_loss = self.critic_loss(features, batch.action, self.td_target(batch))
-        self.critic_optimiser.minimise(critic_loss.sum())
-        with torch.no_grad():
-            centre(self.critic)
-            torch._foreach_lerp_(self.target_critic, self.critic, self.config.tau)
+        observations = torch.stack([batch.observation, batch.next_observation])
+        (inputs, next_inputs), (features, next_features) = self._inputs(observations)
+        shown, next_shown = self._cloned_actions(inputs, next_inputs)
+        target = self._td_target(batch, next_inputs, next_features, next_shown)
         return {
-            'critic_loss': critic_loss.detach(),
-            **self._update_policies(inputs, features),
+            'critic_loss': self._update_critics(features, batch.action, target),
+            **self._update_policies(inputs, features, shown),
         }
 
-    def _update_policies(self, inputs: Tensor, features: Tensor) -> dict[str, Tensor]:
-        output = mlp(self.actor, inputs)
-        action, log_prob = squashed_gaussian(output, self.generator)
-        values = self.frozen_values(features, action)
-        value = values.amin(1) if self.config.critics == 2 else values.mean(1)
-        actor_loss = self.actor_loss(log_prob, value)
-        if self._clones is not None:
-            pull = self.clone_pull(self._clones, inputs, features, output, values)
-            actor_loss = actor_loss + pull
-        temperature, entropy = self.temperature, -log_prob.detach().mean(-1)
-        loss = actor_loss.sum() + self.temperature_loss(entropy).sum()  # they share no parameters
-        gradients = torch.autograd.grad(loss, [*self.actor, self.log_temperature])
-        self.actor_optimiser.step(gradients[:-1])
-        self.temperature_optimiser.step(gradients[-1:])
-        with torch.no_grad():
-            torch._foreach_lerp_(self.deployed, self.actor, self.config.deployed_tau)
+    def _update_critics(self, features: Tensor, action: Tensor, target: Tensor) -> Tensor:
+        """Step on the mean squared TD error, which it returns (Haarnoja et al., eq. 5)."""
+        tape = CriticTape()
+        value = values(self.critic, feature_sums(self.critic, features), action, tape)
+        error = self._by_policy(value) - target[:, None]
+        gradient = error.flatten(0, 1) * (2.0 / error[0].numel())
+        gradients = parameter_gradients(self.critic, tape, features, action, gradient)
+        self.critic_optimiser.step(gradients)
+        centre(self.critic)
+        torch._foreach_lerp_(self.target_critic, self.critic, self.config.tau)
+        return error.square().mean((1, 2))
+
+    def _update_policies(
+        self, inputs: Tensor, features: Tensor, shown: Cloned | None
+    ) -> dict[str, Tensor]:
+        """Step on ``E[temperature * log pi(a|s) - min_i Q_i(s, a)]`` and the pull of the clones.
+
+        Haarnoja et al., eq. 7; of more than two critics the mean counts (Chen et al. 2021). The
+        temperature grows where the entropy is below its target (eq. 18); as in the authors' code,
+        its logarithm stands for it.
+        """
+        tape = Tape()
+        output = mlp(self.actor, inputs, tape=tape)
+        sample = squashed_gaussian(output, self.generator)
+        sums, of_critics = feature_sums(self.critic, features), CriticTape()
+        each = self._by_policy(values(self.critic, sums, sample.action, of_critics))
+        batch = each.shape[-1]
+        if self.config.critics == 2:
+            value = each.amin(1)
+            counts = (each == value[:, None]).float()
+        else:
+            value = each.mean(1)
+            counts = torch.full_like(each, 1.0 / self.config.critics)
+        slope = action_gradient(
+            self.critic, of_critics, counts.flatten(0, 1) / -batch, sample.action.shape[-1]
+        )
+        temperature = self.temperature
+        of_action = slope.unflatten(0, (len(each), -1)).sum(1)
+        gradient = sample.gradient(of_action, temperature[..., None] / batch)
+        if shown is not None:
+            pull = self._clone_pull(shown, output, each, sums)
+            gradient[: len(pull), :, : pull.shape[-1]] += pull
+        self.actor_optimiser.step(mlp_gradients(self.actor, tape, gradient))
+        entropy = -sample.log_prob.mean(-1)
+        self.temperature_optimiser.step([(entropy - self.target_entropy)[:, None]])
+        torch._foreach_lerp_(self.deployed, self.actor, self.config.deployed_tau)
         return {
-            'value': value.detach().mean(-1) / self.reward_scale,
+            'value': value.mean(-1) / self.reward_scale,
             'entropy': entropy,
             'temperature': temperature[:, 0],
         }
 
-    @torch.no_grad()
-    def td_target(self, batch: Batch) -> Tensor:
+    def _td_target(
+        self, batch: Batch, inputs: Tensor, features: Tensor, shown: Cloned | None
+    ) -> Tensor:
         """``r + discount * min_i Q'_i(s', a')``, a' ~ pi(s'), within its limits [policies, batch].
 
         The least of two critics, drawn where there are more (Chen et al. 2021, REDQ). The clone's
         action counts where it is known and worth more. Demonstrated returns bound the target from
         below: what was attained can be attained again (He et al. 2017, optimality tightening).
+
+        :param inputs: of the policies in the next states; ``features``: of the critics
+        :param shown: what the clones would do there
         """
-        inputs, features = self._inputs(batch.next_observation)
         action = sample_action(mlp(self.actor, inputs), self.generator)
         two = torch.arange(2)
         if self.config.critics > 2:
             two = torch.randperm(self.config.critics, generator=self.generator)[:2]
-        next_value = self.q_values(self.target_critic, features, action)[:, two].amin(1)
-        if self._clones is not None:
-            count = self._clones.count
-            action, certainty = self._clones.act(inputs[:count])
-            cloned = self._cloned_values(self.target_critic, features, action)[:, two].amin(1)
-            better = (certainty > CERTAIN) & (cloned > next_value[:count])
-            next_value[:count] = torch.where(better, cloned, next_value[:count])
+        sums = feature_sums(self.target_critic, features)
+        each = self._by_policy(values(self.target_critic, sums, action))
+        next_value = each[:, two].amin(1)
+        if shown is not None:
+            cloned = self._cloned_values(self.target_critic, sums, shown.action)[:, two].amin(1)
+            own = next_value[: len(cloned)]
+            better = (shown.certainty > CERTAIN) & (cloned > own)
+            own.copy_(torch.where(better, cloned, own))
         target = self.reward_scale * batch.reward + batch.discount * next_value
         target = target.clamp(self.lowest_return, self.highest_return)
         return target.maximum(self.reward_scale * batch.return_lower_bound)
 
-    def critic_loss(self, features: Tensor, action: Tensor, target: Tensor) -> Tensor:
-        """Mean squared TD error over batch and critics [policies] (Haarnoja et al., eq. 5)."""
-        error = self.q_values(self.critic, features, action) - target[:, None]
-        return error.square().mean((1, 2))
+    def _cloned_actions(self, *inputs: Tensor) -> list[Cloned] | list[None]:
+        """What the clones would do for each of the inputs, if there are clones."""
+        if self._clones is None:
+            return [None] * len(inputs)
+        rows = [each[: self._clones.count] for each in inputs]
+        sizes = [each.shape[1] for each in rows]
+        parts = [part.split(sizes, 1) for part in self._clones.act(torch.cat(rows, 1))]
+        return [Cloned(*part) for part in zip(*parts, strict=True)]
 
-    def actor_loss(self, log_prob: Tensor, value: Tensor) -> Tensor:
-        """``E[temperature * log pi(a|s) - min_i Q_i(s, a)]`` [policies] (Haarnoja et al., eq. 7).
+    def _clone_pull(self, shown: Cloned, output: Tensor, each: Tensor, sums: Tensor) -> Tensor:
+        """Gradient [clones, batch, A] of the pull on the means of the policies, before tanh.
 
-        :param log_prob: [policies, batch] of actions sampled from the policies
-        :param value: [policies, batch], the least of the critics' values of these actions
-        """
-        return (self.temperature * log_prob - value).mean(-1)
-
-    def clone_pull(
-        self, clones: Clones, inputs: Tensor, features: Tensor, output: Tensor, values: Tensor
-    ) -> Tensor:
-        """Weighted squared distance of the policies' mean actions from their clones' [policies].
-
+        The pull is the weighted squared distance of the policies' mean actions from their clones'.
         It counts where the clone is certain and not every critic prefers the policy: the choice of
         IBRL (Hu et al. 2023) as a pull, so that the policy is as good as its clone where the
         critics err. What critics say at first, before they have learned anything, does not count.
 
-        :param inputs: of the policies; ``features``: of the critics
         :param output: [policies, batch, 2 * action_dim] of the policies
-        :param values: [policies, critics, batch] of the policies' sampled actions
+        :param each: [policies, critics, batch], values of the policies' sampled actions
+        :param sums: of the features in the critics
         """
-        count = clones.count
-        action, certainty = clones.act(inputs[:count])
-        with torch.no_grad():
-            cloned = self._cloned_values(self.critic, features, action)
-            width = self.config.cloning_width * self.reward_scale
-            doubt = torch.sigmoid((cloned - values[:count]).amax(1) / width)
-            doubt.clamp_(min=1.0 - self.critic_optimiser.steps / WARM_UP)
-        mean = torch.tanh(output[:count].chunk(2, -1)[0])
-        pull = (certainty * doubt * (mean - action).square().sum(-1)).mean(-1)
-        pull = functional.pad(pull, (0, len(output) - count))
-        return self.config.cloning_weight * pull
+        count, batch, actions = shown.action.shape
+        cloned = self._cloned_values(self.critic, sums, shown.action)
+        width = self.config.cloning_width * self.reward_scale
+        doubt = torch.sigmoid((cloned - each[:count]).amax(1) / width)
+        doubt.clamp_(min=1.0 - self.critic_optimiser.steps / WARM_UP)
+        weight = shown.certainty * doubt * (2.0 * self.config.cloning_weight / batch)
+        mean = torch.tanh(output[:count, :, :actions])
+        return weight[..., None] * (mean - shown.action) * (1.0 - mean.square())
 
-    def _cloned_values(self, critic: list[Tensor], features: Tensor, action: Tensor) -> Tensor:
-        """Values [clones, critics, batch] of actions [clones, batch, A], without gradient."""
-        critics = self.config.critics
-        own = [parameter.detach()[: len(action) * critics] for parameter in critic]
-        with torch.no_grad():
-            values = critic_mlp(own, features[: len(action)], action)
-        return values.view(len(action), critics, -1)
+    def _cloned_values(self, critic: list[Tensor], sums: Tensor, action: Tensor) -> Tensor:
+        """Values [clones, critics, batch] of actions [clones, batch, A]."""
+        stack = len(action) * self.config.critics
+        value = values([parameter[:stack] for parameter in critic], sums[:stack], action)
+        return self._by_policy(value)
 
-    def temperature_loss(self, entropy: Tensor) -> Tensor:
-        """Grows the temperature where the entropy is below its target [policies, 1] (eq. 18).
-
-        As in the authors' code, the logarithm of the temperature stands for the temperature.
-        """
-        return self.log_temperature * (entropy - self.target_entropy)[:, None]
-
-    def q_values(self, critic: list[Tensor], features: Tensor, action: Tensor) -> Tensor:
-        """Each critic's value [policies, critics, batch]."""
-        values = critic_mlp(critic, features, action)
-        return values.view(len(self.policies), self.config.critics, -1)
-
-    def frozen_values(self, features: Tensor, action: Tensor) -> Tensor:
-        """:meth:`q_values` of the present critics, differentiable in the action only."""
-        frozen = [parameter.detach() for parameter in self.critic]
-        return self.q_values(frozen, features, action)
+    def _by_policy(self, value: Tensor) -> Tensor:
+        """[policies, critics, batch] of [policies * critics, batch]."""
+        return value.unflatten(0, (-1, self.config.critics))
 
     def _inputs(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """What policies and what critics see of normalised observations."""
@@ -244,9 +262,16 @@ class Sac:
     @torch.no_grad()
     def value(self, observation: Tensor) -> Tensor:
         """Least critic's value [policies, batch] of the mean action, without random numbers."""
-        inputs, features = self._inputs(observation)
+        inputs, _ = self._inputs(observation)
         mean, _ = mlp(self.actor, inputs).chunk(2, -1)
-        return self.frozen_values(features, torch.tanh(mean)).amin(1) / self.reward_scale
+        return self.action_values(observation, torch.tanh(mean)).amin(1)
+
+    @torch.no_grad()
+    def action_values(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Each critic's value [policies, critics, batch] of normalised observations and actions."""
+        _, features = self._inputs(observation)
+        value = values(self.critic, feature_sums(self.critic, features), action)
+        return self._by_policy(value) / self.reward_scale
 
     def imitate(
         self,
