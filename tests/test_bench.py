@@ -257,6 +257,7 @@ def test_the_table_of_lines_made_by_hand(tmp_path):
     handmade(tmp_path, 'ours', 1, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0], 0.7)
     handmade(tmp_path, 'ours', 2, [0, 0], 0.0, finished=False)
     handmade(tmp_path, 'bc', 0, [0.75], 0.01)
+    handmade(tmp_path, 'bc', 1, [0.25], 0.01)
     assert {path.name for path in write_report(tmp_path)} == {
         'curves.png', 'table.md', 'table.json',
     }  # fmt: skip
@@ -273,10 +274,13 @@ def test_the_table_of_lines_made_by_hand(tmp_path):
     assert ours['final_wide_std'] == pytest.approx(0.1 * 2**0.5)
     assert ours['practice_seconds'] == pytest.approx(900)
     assert floor['agent'] == 'bc' and floor['steps_to_0.5'] is None
-    assert floor['late_success'] == 0.75
+    assert floor['late_success'] == 0.5 and floor['floor'] is None
+    # from 2,000 steps on, the mean over seeds and any seed, each less its clone
+    assert (ours['floor'], ours['floor_of_any_seed']) == (-0.5, -0.75)
     text = (tmp_path / 'tabletop' / 'table.md').read_text()
     assert (
-        '| ours | 2 | 4,000 | 6,000 | 0.92 ± 0.12 (5,000 to 10,000) | 10,000 | - | 0.800 ± 0.141 '
+        '| ours | 2 | 4,000 | 6,000 | 0.92 ± 0.12 (5,000 to 10,000) | -0.50, -0.75 | 10,000 | - | '
+        '0.800 ± 0.141 '
         '| 15.0 |'
     ) in text
     assert '| *RISC, published* | 5 | 130,000 | 170,000 |' in text

@@ -12,6 +12,7 @@ import numpy as np
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.studies.curves import plot_curves
 from mbarl_ros.studies.summary import (
+    FLOOR_FROM,
     LEVELS,
     WIDE_LEVELS,
     WINDOW,
@@ -44,6 +45,8 @@ def table_rows(agents: Iterable[AgentResult]) -> list[dict[str, Any]]:
             'late_return_std': agent.returns.late_std if agent.returns else None,
             'final_return': float(agent.returns.mean[-1]) if agent.returns else None,
             'final_return_std': float(agent.returns.std[-1]) if agent.returns else None,
+            'floor': agent.floor.mean if agent.floor else None,
+            'floor_of_any_seed': agent.floor.worst if agent.floor else None,
             'practice_seconds': agent.seconds,
             **_practice(agent.practice),
             'deployed': agent.deployed.to_json(),
@@ -85,6 +88,7 @@ def markdown(
         returns=any(row['late_return'] is not None for row in rows),
         success=success,
         practice=any(row['practice_reward'] is not None for row in rows),
+        floor=any(row['floor'] is not None for row in rows),
     )
     text = [f'## {task}', '', _line(columns), _line('---' for _ in columns)]
     text += [_line(cell(row) for cell in columns.values()) for row in rows]
@@ -105,14 +109,15 @@ _LATE_SUCCESS = 'success in its later half'
 _FOOTNOTE = (
     f'Steps to x: first evaluation at which the mean over seeds, averaged over {WINDOW} '
     'evaluations around it, is at least x; wide without averaging. Return: mean sum of rewards of '
-    'a deployed episode. Reward of practice: the continuing evaluation of EARL, with all phases. '
+    f'a deployed episode. Least above the clone: from {FLOOR_FROM:,} steps on. Reward of '
+    'practice: the continuing evaluation of EARL, with all phases. '
     'Spread: sample standard deviation over seeds. Minutes: processor time of practice and '
     'training, on one core.'
 )
 
 
 def _columns(
-    *, returns: bool, success: bool, practice: bool
+    *, returns: bool, success: bool, practice: bool, floor: bool
 ) -> dict[str, Callable[[dict[str, Any]], str]]:
     """Header -> cell of a row."""
 
@@ -144,6 +149,10 @@ def _columns(
             f'steps to {level}': lambda row: _steps(row[f'steps_to_{level}']),
             _LATE_SUCCESS: late('late_success'),
         }
+    if success and floor:
+        columns['least above the clone: mean, any seed'] = lambda row: (
+            '-' if row['floor'] is None else f'{row["floor"]:+.2f}, {row["floor_of_any_seed"]:+.2f}'
+        )
     if not returns:
         first, second = WIDE_LEVELS
         columns |= {

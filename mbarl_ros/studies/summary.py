@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 
 from mbarl_ros.schema.load import config_dir
-from mbarl_ros.studies.seeds import read_evaluations, read_result
+from mbarl_ros.studies.seeds import CLONE, read_evaluations, read_result
 
 WINDOW = 5
 """Evaluations that smoothing averages over."""
 LEVELS = (0.5, 0.9)
 """Success rates for which the environment steps are reported."""
 WIDE_LEVELS = (0.8, 0.95)
+FLOOR_FROM = 2000
+"""Environment steps from which on practice is expected to have made nothing worse."""
+
+Evaluations = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,24 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Floor:
+    """Least success after :data:`FLOOR_FROM` steps, less that of the clones of the demonstrations.
+
+    ``mean``: of the mean over seeds; ``worst``: of any seed, less that of its own clone.
+    """
+
+    mean: float
+    worst: float
+
+
+@dataclass(frozen=True)
 class AgentResult:
     """Finished seeds of one agent; ``wide`` is None if the task has no wide starts.
 
     ``returns`` are those of the deployed policy, None if the reward is the success. ``seconds``:
     mean processor time of practice and training per seed. ``practice``: sum of the rewards of
     practice up to a step (EARL's continuing evaluation, Sharma et al. 2022), None without practice.
+    ``floor`` is None where there are no clones to compare with.
     """
 
     name: str
@@ -74,6 +90,7 @@ class AgentResult:
     seconds: float
     returns: Curve | None = None
     practice: Curve | None = None
+    floor: Floor | None = None
 
     @property
     def practises(self) -> bool:
@@ -92,7 +109,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, ones, 'same') / np.convolve(np.ones(len(values)), ones, 'same')
 
 
-def curve(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> Curve | None:
+def curve(seeds: Sequence[Evaluations], key: str) -> Curve | None:
     """Curve of ``key`` over the evaluations of several seeds, at the steps that all seeds have."""
     values = [
         {line['environment_steps']: line[key] for line in lines if line.get(key) is not None}
@@ -114,25 +131,53 @@ def collect(folder: Path) -> tuple[list[AgentResult], list[str]]:
     Those that are equally fast are ordered by their return.
     """
     agents, unfinished = [], []
-    for path in sorted(folder.iterdir()):
-        lines, seeds, seconds = [], [], []
-        for seed in sorted(path.glob('seed_*')):
-            result = read_result(seed)
-            if result is None:
-                unfinished.append(f'{path.name} {seed.name}')
-                continue
-            lines.append(read_evaluations(seed))
-            seeds.append(result['seed'])
-            seconds.append(result['practice_seconds'])
-        if lines:
-            deployed, wide = curve(lines, 'deployed_success'), curve(lines, 'wide_success')
-            returns = curve(lines, 'deployed_return')
-            practice = curve(lines, 'practice_reward')
-            name, mean_seconds = lines[0][0]['agent'], float(np.mean(seconds))
-            agents.append(
-                AgentResult(name, sorted(seeds), deployed, wide, mean_seconds, returns, practice)
+    finished = {path.name: _finished(path, unfinished) for path in sorted(folder.iterdir())}
+    clones = {seed: lines for seed, (lines, _) in finished.get(CLONE, {}).items()}
+    for of_seed in filter(None, finished.values()):
+        seeds = sorted(of_seed)
+        lines = [of_seed[seed][0] for seed in seeds]
+        deployed = curve(lines, 'deployed_success')
+        agents.append(
+            AgentResult(
+                lines[0][0]['agent'],
+                seeds,
+                deployed,
+                curve(lines, 'wide_success'),
+                float(np.mean([of_seed[seed][1] for seed in seeds])),
+                curve(lines, 'deployed_return'),
+                curve(lines, 'practice_reward'),
+                floor(dict(zip(seeds, lines, strict=True)), clones),
             )
+        )
     return sorted(agents, key=_rank), unfinished
+
+
+def _finished(path: Path, unfinished: list[str]) -> dict[int, tuple[Evaluations, float]]:
+    """Evaluations and processor time of an agent's finished seeds; the others' names are added."""
+    of_seed = {}
+    for folder in path.glob('seed_*'):
+        result = read_result(folder)
+        if result is None:
+            unfinished.append(f'{path.name} {folder.name}')
+        else:
+            of_seed[result['seed']] = read_evaluations(folder), result['practice_seconds']
+    return of_seed
+
+
+def floor(seeds: Mapping[int, Evaluations], clones: Mapping[int, Evaluations]) -> Floor | None:
+    """How far practice fell below the clones of the same seeds, at worst; None: nothing to tell."""
+    seeds = {seed: lines for seed, lines in seeds.items() if seed in clones}
+    clone = {seed: clones[seed][0]['deployed_success'] for seed in seeds}
+    above: dict[int, list[float]] = {}
+    for seed, lines in seeds.items():
+        for line in lines:
+            if line['environment_steps'] >= FLOOR_FROM:
+                above.setdefault(line['environment_steps'], [])
+                above[line['environment_steps']].append(line['deployed_success'] - clone[seed])
+    everywhere = [values for values in above.values() if len(values) == len(seeds)]
+    if not everywhere:
+        return None
+    return Floor(min(map(np.mean, everywhere)), min(map(min, above.values())))
 
 
 def can_succeed(agents: Sequence[AgentResult]) -> bool:
