@@ -287,6 +287,20 @@ def test_the_table_of_lines_made_by_hand(tmp_path):
     assert 'Not finished, left out: ours seed_2' in text
 
 
+def test_the_report_names_the_entries_that_the_model_does_not_predict(tmp_path):
+    for seed, drifting in enumerate((0.7, 0.9)):
+        handmade(tmp_path, 'ours', seed, [0, 1], 1.0)
+        folder = tmp_path / 'tabletop' / 'ours' / f'seed_{seed}'
+        metrics = {'model/error/mug_x': drifting, 'model/error/mug_y': 0.3}
+        for line in ({}, metrics):
+            seeds.append_line(folder / 'metrics.jsonl', line)
+    handmade(tmp_path, 'bc', 0, [0.75], 0.01)
+    write_report(tmp_path)
+    text = (tmp_path / 'tabletop' / 'table.md').read_text()
+    assert 'Not to be trusted, ours: ' in text and 'change of mug_x (0.80).' in text
+    assert 'mug_y' not in text and 'trusted, bc' not in text
+
+
 def test_the_published_record_is_the_one_in_the_literature():
     # computed from the same files by an earlier look at them
     reached = {name: curve.steps_to(0.9) for name, curve in published('tabletop').items()}

@@ -23,6 +23,7 @@ from mbarl_ros.studies.summary import (
     published,
 )
 
+UNPREDICTED = 0.5  # share of an entry's change that a model leaves unexplained: no use
 CURVES_FILE, TABLE_FILE, FIGURES_FILE = 'curves.png', 'table.md', 'table.json'
 
 
@@ -47,6 +48,7 @@ def table_rows(agents: Iterable[AgentResult]) -> list[dict[str, Any]]:
             'final_return_std': float(agent.returns.std[-1]) if agent.returns else None,
             'floor': agent.floor.mean if agent.floor else None,
             'floor_of_any_seed': agent.floor.worst if agent.floor else None,
+            'model_error': agent.model_error,
             'practice_seconds': agent.seconds,
             **_practice(agent.practice),
             'deployed': agent.deployed.to_json(),
@@ -114,6 +116,18 @@ _FOOTNOTE = (
     'Spread: sample standard deviation over seeds. Minutes: processor time of practice and '
     'training, on one core.'
 )
+
+
+def _not_predicted(row: dict[str, Any]) -> str:
+    """A line on the state entries that the agent's model cannot be trusted with, if any."""
+    worst = sorted(row['model_error'].items(), key=lambda item: -item[1])
+    entries = ', '.join(f'{name} ({error:.2f})' for name, error in worst if error > UNPREDICTED)
+    if not entries:
+        return ''
+    return (
+        f'\nNot to be trusted, {row["agent"]}: the model leaves unexplained most of the change of '
+        f'{entries}.\n'
+    )
 
 
 def _columns(
@@ -184,6 +198,7 @@ def write_report(out: Path) -> list[Path]:
         published_curves = published(folder.name)
         rows = table_rows(agents)
         text = markdown(folder.name, rows, published_curves, success=can_succeed(agents))
+        text += ''.join(map(_not_predicted, rows))
         if unfinished:
             text += f'\nNot finished, left out: {", ".join(unfinished)}.\n'
         data = {'task': folder.name, 'agents': rows}

@@ -191,6 +191,14 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
     return read_json_lines(folder / EVALUATIONS_FILE)
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Metrics of a seed's learner at each evaluation so far.
+
+    :raises ConfigError: a line is damaged.
+    """
+    return read_json_lines(folder / METRICS_FILE)
+
+
 def write_result(folder: Path) -> None:
     """Mark a seed as finished: write its last evaluation as ``result.json``."""
     result = {**read_evaluations(folder)[-1], 'reason': 'budget', 'version': __version__}

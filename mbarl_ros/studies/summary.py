@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mbarl_ros.schema.load import config_dir
-from mbarl_ros.studies.seeds import CLONE, read_evaluations, read_result
+from mbarl_ros.studies.seeds import CLONE, read_evaluations, read_metrics, read_result
 
 WINDOW = 5
 """Evaluations that smoothing averages over."""
@@ -20,6 +20,8 @@ LEVELS = (0.5, 0.9)
 WIDE_LEVELS = (0.8, 0.95)
 FLOOR_FROM = 2000
 """Environment steps from which on practice is expected to have made nothing worse."""
+
+MODEL_ERROR = 'model/error/'
 
 Evaluations = Sequence[dict[str, Any]]
 
@@ -80,7 +82,8 @@ class AgentResult:
     ``returns`` are those of the deployed policy, None if the reward is the success. ``seconds``:
     mean processor time of practice and training per seed. ``practice``: sum of the rewards of
     practice up to a step (EARL's continuing evaluation, Sharma et al. 2022), None without practice.
-    ``floor`` is None where there are no clones to compare with.
+    ``floor`` is None where there are no clones to compare with. ``model_error``: state entry -> the
+    share of its change that the last model does not predict, mean over seeds.
     """
 
     name: str
@@ -91,6 +94,7 @@ class AgentResult:
     returns: Curve | None = None
     practice: Curve | None = None
     floor: Floor | None = None
+    model_error: dict[str, float] = field(default_factory=dict)
 
     @property
     def practises(self) -> bool:
@@ -131,9 +135,11 @@ def collect(folder: Path) -> tuple[list[AgentResult], list[str]]:
     Those that are equally fast are ordered by their return.
     """
     agents, unfinished = [], []
-    finished = {path.name: _finished(path, unfinished) for path in sorted(folder.iterdir())}
-    clones = {seed: lines for seed, (lines, _) in finished.get(CLONE, {}).items()}
-    for of_seed in filter(None, finished.values()):
+    finished = {path: _finished(path, unfinished) for path in sorted(folder.iterdir())}
+    clones = {seed: lines for seed, (lines, _) in finished.get(folder / CLONE, {}).items()}
+    for path, of_seed in finished.items():
+        if not of_seed:
+            continue
         seeds = sorted(of_seed)
         lines = [of_seed[seed][0] for seed in seeds]
         deployed = curve(lines, 'deployed_success')
@@ -147,6 +153,7 @@ def collect(folder: Path) -> tuple[list[AgentResult], list[str]]:
                 curve(lines, 'deployed_return'),
                 curve(lines, 'practice_reward'),
                 floor(dict(zip(seeds, lines, strict=True)), clones),
+                _model_error([path / f'seed_{seed}' for seed in seeds]),
             )
         )
     return sorted(agents, key=_rank), unfinished
@@ -162,6 +169,17 @@ def _finished(path: Path, unfinished: list[str]) -> dict[int, tuple[Evaluations,
         else:
             of_seed[result['seed']] = read_evaluations(folder), result['practice_seconds']
     return of_seed
+
+
+def _model_error(folders: Sequence[Path]) -> dict[str, float]:
+    """Mean over seeds of the last ``model/error`` metric of each entry."""
+    last = [(read_metrics(folder) or [{}])[-1] for folder in folders]
+    names = [key for key in last[0] if key.startswith(MODEL_ERROR)]
+    return {
+        key.removeprefix(MODEL_ERROR): float(np.mean([metrics[key] for metrics in last]))
+        for key in names
+        if all(key in metrics for metrics in last)
+    }
 
 
 def floor(seeds: Mapping[int, Evaluations], clones: Mapping[int, Evaluations]) -> Floor | None:
