@@ -171,7 +171,7 @@ def test_where_the_tracker_never_sees_the_object_again_the_robot_waits_and_names
         assert not executed or stopped()
         monkeypatch.setenv('ROS_DOMAIN_ID', str(graph.domain))
         with Listener('doctor', '/') as listener:
-            found = '\n'.join(map(str, Doctor(listener).examine(0.5)))
+            found = '\n'.join(map(str, Doctor(listener).examine(3.0)))
         assert 'object_pose: no message received' in found
         assert not graph.change('activate')
         relay.sees = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -201,11 +202,15 @@ def test_the_ensembles_hand_written_gradient_is_that_of_its_likelihood() -> None
     ensemble = Ensemble(task, ModelConfig(hidden=[16, 16]), seed=0)
     members, width = ensemble.config.members, ensemble._parameters[0].shape[1]
     inputs = torch.randn(members, 20, width)
-    target = torch.where(ensemble._binary, torch.rand(members, 20, 1) > 0.5, torch.randn(5)[None])
-    mean, log_variance = ensemble._predict(ensemble._parameters, inputs)
+    target = torch.where(ensemble._binary, torch.rand(members, 20, 1) > 0.5, torch.randn(5) + 3.0)
+    rests = torch.rand(target.shape) < 0.3
+    target = torch.where(rests & ~ensemble._binary, torch.tensor(0.0), target)
+    mean, log_variance, moves = ensemble._predict(ensemble._parameters, inputs)
     weight = log_variance.detach().exp()  # of beta-NLL
     change = weight * ((mean - target).square() * (-log_variance).exp() + log_variance)
-    flag = functional.binary_cross_entropy_with_logits(mean, target.clamp(0, 1), reduction='none')
+    cross_entropy = functools.partial(functional.binary_cross_entropy_with_logits, reduction='none')
+    change = change * ~rests + cross_entropy(moves, (~rests).float())
+    flag = cross_entropy(mean, target.clamp(0, 1))
     likelihood = torch.where(ensemble._binary, flag, change).sum(-1).mean(-1).sum()
     by_autograd = torch.autograd.grad(likelihood, ensemble._parameters)
     torch.testing.assert_close(
@@ -383,6 +388,51 @@ def test_an_entry_that_is_only_noise_does_not_distrust_the_model_of_the_others()
 
     assert trusted(contact(1000, 2), 0.0) > 0.97
     assert trusted(contact(1000, 2), 3.0) < 0.3  # where nobody has been
+
+
+def touched(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """A hand (x) that moves with the action, and takes an object (y) along where it is near."""
+    rng = np.random.default_rng(seed)
+    state = rng.uniform(-1.5, 1.5, (rows, 4)).astype(np.float32)
+    state[:, 2:] = 0.0
+    action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
+    next_state = state.copy()
+    next_state[:, 0] += 0.2 * action[:, 0]
+    near = np.abs(state[:, 0] - state[:, 1]) < 0.3
+    next_state[near, 1] += 0.2 * action[near, 0]
+    reward = np.zeros(rows, np.float32)
+    return {
+        'observation': state, 'action': action, 'next_observation': next_state, 'reward': reward
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_is_not_touched_rests_through_a_long_rollout() -> None:
+    task = Task.load('pointmass')
+    ensemble = Ensemble(task, ModelConfig(hidden=[64, 64], fourier_features=0), seed=0)
+    for _ in range(3):
+        ensemble.fit(touched(2000, 0), touched(300, 1), 300)
+    rows = touched(300, 2)
+    away = np.abs(rows['observation'][:, 0] - rows['observation'][:, 1]) > 0.6
+    start = state = torch.from_numpy(rows['observation'][away])
+    for _ in range(50):
+        state = ensemble.step(state, torch.zeros(len(state), 2)).state
+    assert float((state[:, 1] == start[:, 1]).float().mean()) > 0.95
+    near = torch.zeros(100, 4)
+    moved = ensemble.step(near, torch.ones(100, 2)).state[:, 1]
+    assert float(moved.mean()) == pytest.approx(0.2, abs=0.03)
+
+
+@pytest.mark.slow
+def test_an_entry_that_rests_in_the_held_out_rows_does_not_end_the_fit_of_the_others() -> None:
+    """As a gripper that only practice opens: its error there says nothing about the others."""
+    task = Task.load('pointmass')
+    ensemble = Ensemble(task, ModelConfig(hidden=[64, 64], fourier_features=0), seed=0)
+    train, held_out = contact(1000, 0), contact(300, 1)
+    train['next_observation'][:, 3] = np.random.default_rng(2).uniform(-0.5, 0.5, 1000)
+    for _ in range(4):
+        metrics = ensemble.fit(train, held_out, 300)
+    assert metrics['model/error/x'] < 0.1 and metrics['model/error/y'] < 0.1
 
 
 @pytest.mark.slow

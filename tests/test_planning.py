@@ -119,8 +119,8 @@ def test_the_robots_model_predicts_what_the_learners_does(name: str) -> None:
                               torch.from_numpy(action).flatten(0, 1))  # fmt: skip
     inputs = inputs.unflatten(0, (model.elites, -1))
     with torch.no_grad():
-        mean, _ = ensemble._predict(ensemble._elite_parameters, inputs)
-    change = (mean * ensemble._change_scale).numpy()[..., : len(ensemble.index)]
+        mean, _, moves = ensemble._predict(ensemble._elite_parameters, inputs)
+    change = (mean * (moves > 0) * ensemble._change_scale).numpy()[..., : len(ensemble.index)]
     low, high = task.state_low[ensemble.index], task.state_high[ensemble.index]
     expected = np.clip(state[..., ensemble.index] + change, low, high)
     flags = mean[..., : len(ensemble.index)].numpy() > 0

@@ -30,7 +30,9 @@ class ModelLayout:
 
     ``index`` [modelled]: entries of the state that are modelled; ``expand`` [state_dim]: from these
     back to the state. ``binary``, ``low``, ``high`` [predicted]. ``offset``, ``scale`` [modelled].
-    ``pairwise_differences`` [pairs, modelled]. ``inputs``: of the network, actions included.
+    ``pairwise_differences`` [pairs, modelled]. ``sizes`` of the networks' layers: the outputs are
+    the mean change of each predicted entry, or the logit of a binary one, then as many log
+    variances, then as many logits of whether the entry moves at all.
     """
 
     def __init__(self, task: Task, config: ModelConfig) -> None:
@@ -50,7 +52,7 @@ class ModelLayout:
         self.offset, self.scale = task.offset[self.index], task.scale[self.index]
         self.pairwise_differences = task.state_pairwise_differences[:, self.index]
         self.features = sum(self.pairwise_differences.shape) * (1 + 2 * config.fourier_features)
-        self.sizes = [self.features + task.action_dim, *config.hidden, 2 * len(self.binary)]
+        self.sizes = [self.features + task.action_dim, *config.hidden, 3 * len(self.binary)]
 
 
 def fourier_features(inputs: np.ndarray, frequencies: int) -> np.ndarray:
@@ -78,8 +80,9 @@ class LearnedModel:
         self._fourier_features = config.fourier_features
         *hidden, (weight, bias) = _layers(arrays, MODEL)
         outputs = len(layout.binary)
+        needed = np.r_[:outputs, 2 * outputs : 3 * outputs]  # without variances
         self._hidden = hidden[1:]
-        self._last = weight[..., :outputs].copy(), bias[..., :outputs].copy()  # without variances
+        self._last = weight[..., needed], bias[..., needed]
         self.elites = len(weight)
         first, self._first_bias = hidden[0]
         self._state_weight, self._action_weight = np.split(first, [layout.features], axis=1)
@@ -121,6 +124,8 @@ class LearnedModel:
             _silu(x)
         output = np.matmul(x, self._last[0])
         output += self._last[1]
+        output, moves = np.split(output, 2, axis=-1)
+        output *= (moves > 0) | self._binary
         next_state = output[..., : known.shape[-1]] * self._change_scale[: known.shape[-1]]
         next_state += known
         np.clip(next_state, self._low, self._high, out=next_state)

@@ -1,8 +1,10 @@
 """Probabilistic dynamics ensemble (Chua et al. 2018, Janner et al. 2019), shared by both policies.
 
-Predicts the normalised change of the state part and, for binary entries, a logit. Goals do not
-move and are not modelled. Entries that a task lists twice are modelled once. Where the task's
-reward is not a known function it is one more entry, binary where it has only been 0 or 1.
+Predicts the normalised change of the state part and, for binary entries, a logit. Whether an entry
+moves at all is predicted beside how far: what is not touched rests, and does not creep away in a
+long rollout. Goals do not move and are not modelled. Entries that a task lists twice are modelled
+once. Where the task's reward is not a known function it is one more entry, binary where it has only
+been 0 or 1.
 """
 
 from __future__ import annotations
@@ -37,17 +39,46 @@ from mbarl_ros.learning.state_arrays import (
 from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.task import Task
 
+AT_REST = 0.02  # scaled change that counts as none
+UNLIKELY = 0.05  # probability of a move, or of none, that counts as 0
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -10.0, 1.0
-MIN_VARIANCE = 1e-3  # of a scaled change; smaller ones make no difference
 RARE = 0.01  # share of real rows on which the elites may disagree more than usual
+LEAST_VARIANCE = 0.1  # of held-out changes that errors are shares of; 1 is that of training rows
 MIN_USUAL = 0.05  # disagreement that is never a surprise
 MIN_HELD_OUT = 50  # rows from which on they tell how far the elites disagree
+AS_GOOD = 1.01  # ratio of held-out errors
 MAX_BAD_CHECKS = 3  # held-out checks in a row without an improvement of 1 % end a fit
 
 
 def choose_elites(error: Tensor, elites: int) -> Tensor:
-    """Numbers of the members with the least mean error, ascending, of errors [members, entries]."""
-    return error.mean(-1).argsort()[:elites].sort().values
+    """Numbers of the members with the least mean error, ascending, of errors [members, entries].
+
+    More than 1 is worse than no prediction and counts as that: an entry that hardly changes, or
+    only by chance, does not outweigh the others.
+    """
+    return error.clamp(max=1.0).mean(-1).argsort()[:elites].sort().values
+
+
+class Outputs(NamedTuple):
+    """What members predict [members, n, entries], of scaled changes.
+
+    ``mean``: or the logit of a binary entry; ``moves``: logit of whether an entry changes at all.
+    """
+
+    mean: Tensor
+    log_variance: Tensor
+    moves: Tensor
+
+    @property
+    def probability(self) -> Tensor:
+        """Of a move; what is unlikely is impossible: fifty steps would make it likely."""
+        unlikely = UNLIKELY / (1.0 - 2.0 * UNLIKELY)
+        return torch.sigmoid(self.moves).mul_(1.0 + 2.0 * unlikely).sub_(unlikely).clamp_(0.0, 1.0)
+
+    def of_each(self, member: Tensor) -> Outputs:
+        """Row i as predicted by member ``member[i]`` [n, entries]."""
+        row = torch.arange(len(member))
+        return Outputs(*(each[member, row] for each in self))
 
 
 class Prediction(NamedTuple):
@@ -117,8 +148,8 @@ class Ensemble:
                 done += 1
             score = self._validate(held_out)
             bad_checks = 0 if score < 0.99 * best else bad_checks + 1
-            if score <= best:
-                best, kept = score, self._weights()
+            if score <= AS_GOOD * best:  # the newest of those: what is learned late shows late
+                best, kept = min(score, best), self._weights()
         with torch.no_grad():
             torch._foreach_copy_(self._parameters, kept)
         self._validate(held_out)
@@ -150,16 +181,18 @@ class Ensemble:
 
         Of changes beta-NLL (Seitzer et al. 2022) with beta 1, ``sg(var) * ((mean - target)^2 / var
         + log var)``: without that weight rows that are certain (a robot that leans against a wall
-        does not move) drown the gradient of all others. Of binary entries cross-entropy.
+        does not move) drown the gradient of all others. Only rows that moved tell how far. Of
+        binary entries, and of whether others move, cross-entropy.
         """
         tape = Tape()
         output = mlp(self._parameters, inputs, 'silu', tape)
-        mean, raw = output.chunk(2, -1)
+        mean, raw, moves = output.chunk(3, -1)
         log_variance, slope = _limited(raw)
-        error = mean - target
-        of_mean = torch.where(self._binary, torch.sigmoid(mean) - target, 2.0 * error)
-        of_raw = (log_variance.exp() - error.square()) * slope * ~self._binary
-        gradient = torch.cat([of_mean, of_raw], -1) / inputs.shape[1]
+        error, moved = mean - target, (target.abs() > AT_REST) & ~self._binary
+        of_mean = torch.where(self._binary, torch.sigmoid(mean) - target, 2.0 * error * moved)
+        of_raw = (log_variance.exp() - error.square()) * slope * moved
+        of_moves = (torch.sigmoid(moves) - moved.float()) * ~self._binary
+        gradient = torch.cat([of_mean, of_raw, of_moves], -1) / inputs.shape[1]
         return mlp_gradients(self._parameters, tape, gradient, 'silu')
 
     @torch.no_grad()
@@ -168,29 +201,27 @@ class Ensemble:
         state = state[:, self.index]
         inputs = self._inputs(state, action)
         elites = len(self.elites)
-        mean, log_variance = self._predict(self._elite_parameters, inputs.expand(elites, -1, -1))
-        surprise = (self._disagreement(mean, log_variance) / self._usual).amax(-1)
-        drawn = torch.randint(elites, (len(state),), generator=self.generator)
-        of_each = drawn, torch.arange(len(state))
-        mean, log_variance = mean[of_each], log_variance[of_each]
-        noise = torch.randn(mean.shape, generator=self.generator)
-        change = (mean + (0.5 * log_variance).exp() * noise) * self._change_scale
-        uniform = torch.rand(mean.shape, generator=self.generator)
-        flag = torch.where(uniform < torch.sigmoid(mean), self._high, self._low)
-        moved = (self._extended(state) + change).clamp(self._low, self._high)
+        outputs = self._predict(self._elite_parameters, inputs.expand(elites, -1, -1))
+        surprise = (self._disagreement(outputs) / self._usual).amax(-1)
+        drawn = outputs.of_each(torch.randint(elites, (len(state),), generator=self.generator))
+        noise = torch.randn(drawn.mean.shape, generator=self.generator)
+        change = (drawn.mean + (0.5 * drawn.log_variance).exp() * noise) * self._change_scale
+        uniform = torch.rand(noise.shape, generator=self.generator)
+        flag = torch.where(uniform < torch.sigmoid(drawn.mean), self._high, self._low)
+        moved = self._extended(state) + change * (uniform < drawn.probability)
+        moved = moved.clamp(self._low, self._high)
         next_state = torch.where(self._binary, flag, moved)
         reward = next_state[:, -1] if self._models_reward else torch.zeros(len(state))
         return Prediction(next_state[:, self._expand], reward, surprise)
 
-    def _disagreement(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """Standard deviation [n, entries] of the elites' means, in units of what they predict.
+    def _disagreement(self, outputs: Outputs) -> Tensor:
+        """Standard deviation [n, entries] of the elites' mean changes, or of flags' probabilities.
 
-        That is the deviation of a change that they expect; of flags, the deviation of their
-        probabilities. What is only noise, such as a drifting sensor's, is no disagreement.
+        What is only noise, such as a drifting sensor's, is no disagreement.
         """
-        expected = log_variance.exp().mean(0) + MIN_VARIANCE
-        change = (_variance(mean) / expected).sqrt()
-        return torch.where(self._binary, _variance(torch.sigmoid(mean)).sqrt(), change)
+        change = outputs.mean * outputs.probability
+        means = torch.where(self._binary, torch.sigmoid(outputs.mean), change)
+        return _variance(means).sqrt()
 
     @torch.no_grad()
     def _calibrate(self, rows: Mapping[str, np.ndarray]) -> None:
@@ -202,7 +233,7 @@ class Ensemble:
         inputs, *_ = self._tensors(rows)
         elites = len(self.elites)
         predicted = self._predict(self._elite_parameters, inputs.expand(elites, -1, -1))
-        disagreement = self._disagreement(*predicted)
+        disagreement = self._disagreement(predicted)
         self._usual.copy_(torch.quantile(disagreement, 1.0 - RARE, dim=0).clamp(min=MIN_USUAL))
         surprise = (disagreement / self._usual).amax(-1)
         self._usual.mul_(torch.quantile(surprise, 1.0 - RARE).clamp(min=1.0))
@@ -226,19 +257,18 @@ class Ensemble:
         label = (next_state > (self._low + self._high) / 2).float()
         return torch.where(self._binary, label, change / self._change_scale)
 
-    def _predict(self, parameters: list[Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (or logit) and log variance [stack, batch, entries] of the scaled change."""
-        mean, raw = mlp(parameters, inputs, 'silu').chunk(2, -1)
-        return mean, _limited(raw)[0]
+    def _predict(self, parameters: list[Tensor], inputs: Tensor) -> Outputs:
+        mean, raw, moves = mlp(parameters, inputs, 'silu').chunk(3, -1)
+        return Outputs(mean, _limited(raw)[0], moves)
 
     @torch.no_grad()
     def _validate(self, held_out: Mapping[str, np.ndarray]) -> float:
-        """Choose the elites on held-out rows and update ``error``; its mean."""
+        """Choose the elites on held-out rows and update ``error``; its mean, see choose_elites."""
         error = self._unexplained(held_out)
         self.elites.copy_(choose_elites(error, self.config.elites))
         self._copy_elites()
         self.error = error[self.elites].mean(0).numpy()
-        return float(self.error.mean())
+        return float(self.error.clip(max=1.0).mean())
 
     def _unexplained(self, rows: Mapping[str, np.ndarray]) -> Tensor:
         """Unexplained share [members, entries] of the variance of scaled changes and flags.
@@ -251,13 +281,15 @@ class Ensemble:
         if not len(rows['observation']):
             return torch.ones(self.config.members, len(self._binary))
         inputs, change, next_state = self._tensors(rows)
-        mean, _ = self._predict(self._parameters, inputs.expand(self.config.members, -1, -1))
+        outputs = self._predict(self._parameters, inputs.expand(self.config.members, -1, -1))
         target = self._target(change, next_state)
         rate = target.mean(0)
-        variance = (target - rate).square().mean(0).clamp(min=1e-3)
+        variance = (target - rate).square().mean(0).clamp(min=LEAST_VARIANCE)
         flag_variance = (rate * (1 - rate)).clamp(min=1e-2)
-        flag_error = (torch.sigmoid(mean) - target).square().mean(1) / flag_variance
-        change_error = (mean - target).square().mean(1) / variance
+        flag_error = (torch.sigmoid(outputs.mean) - target).square().mean(1) / flag_variance
+        # The smooth expectation: a rare move is not predicted for certain for a while.
+        change = outputs.mean * torch.sigmoid(outputs.moves)
+        change_error = (change - target).square().mean(1) / variance
         return torch.where(self._binary, flag_error, change_error)
 
     def _tensors(self, rows: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,7 @@ from mbarl_ros.task import Task
 FIT_ROWS, HELD_OUT_ROWS = 50_000, 2_000  # most that one fit uses
 STEP = ('observation', 'action', 'next_observation', 'reward', 'terminated')
 IMAGINED = (*STEP, 'steps_to_end')
-MAX_SURPRISE = 5.0  # of a step that is kept; 1 is rare where the robot has been
+MAX_SURPRISE = 2.0  # of a step that is kept; 1 is rare where the robot has been
 
 
 class Imagination:

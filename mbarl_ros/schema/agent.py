@@ -122,9 +122,7 @@ class ClassifierConfig(Strict):
         gt=0,
         description='Demonstrated states in one gradient step, and as many visited ones.',
     )
-    every: int = Field(
-        default=10, gt=0, description='Environment steps between two gradient steps.'
-    )
+    every: int = Field(default=1, gt=0, description='Environment steps between two gradient steps.')
 
 
 class NoveltyConfig(Strict):
