@@ -262,14 +262,16 @@ class Sac:
     @torch.no_grad()
     def value(self, observation: Tensor) -> Tensor:
         """Least critic's value [policies, batch] of the mean action, without random numbers."""
-        inputs, _ = self._inputs(observation)
+        inputs, features = self._inputs(observation)
         mean, _ = mlp(self.actor, inputs).chunk(2, -1)
-        return self.action_values(observation, torch.tanh(mean)).amin(1)
+        return self._action_values(features, torch.tanh(mean)).amin(1)
 
     @torch.no_grad()
     def action_values(self, observation: Tensor, action: Tensor) -> Tensor:
         """Each critic's value [policies, critics, batch] of normalised observations and actions."""
-        _, features = self._inputs(observation)
+        return self._action_values(self._inputs(observation)[1], action)
+
+    def _action_values(self, features: Tensor, action: Tensor) -> Tensor:
         value = values(self.critic, feature_sums(self.critic, features), action)
         return self._by_policy(value) / self.reward_scale
 

@@ -142,12 +142,11 @@ def collect(folder: Path) -> tuple[list[AgentResult], list[str]]:
             continue
         seeds = sorted(of_seed)
         lines = [of_seed[seed][0] for seed in seeds]
-        deployed = curve(lines, 'deployed_success')
         agents.append(
             AgentResult(
                 lines[0][0]['agent'],
                 seeds,
-                deployed,
+                curve(lines, 'deployed_success'),
                 curve(lines, 'wide_success'),
                 float(np.mean([of_seed[seed][1] for seed in seeds])),
                 curve(lines, 'deployed_return'),
@@ -162,7 +161,7 @@ def collect(folder: Path) -> tuple[list[AgentResult], list[str]]:
 def _finished(path: Path, unfinished: list[str]) -> dict[int, tuple[Evaluations, float]]:
     """Evaluations and processor time of an agent's finished seeds; the others' names are added."""
     of_seed = {}
-    for folder in path.glob('seed_*'):
+    for folder in sorted(path.glob('seed_*')):
         result = read_result(folder)
         if result is None:
             unfinished.append(f'{path.name} {folder.name}')
@@ -190,8 +189,8 @@ def floor(seeds: Mapping[int, Evaluations], clones: Mapping[int, Evaluations]) -
     for seed, lines in seeds.items():
         for line in lines:
             if line['environment_steps'] >= FLOOR_FROM:
-                above.setdefault(line['environment_steps'], [])
-                above[line['environment_steps']].append(line['deployed_success'] - clone[seed])
+                success = line['deployed_success'] - clone[seed]
+                above.setdefault(line['environment_steps'], []).append(success)
     everywhere = [values for values in above.values() if len(values) == len(seeds)]
     if not everywhere:
         return None
