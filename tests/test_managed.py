@@ -183,7 +183,10 @@ def test_a_controller_that_was_suspended_loses_no_step_and_makes_none_up(tmp_pat
     settled = np.append(False, by_policy[1:] == by_policy[:-1]) & inside
     off = np.abs(moved - 0.1 * rows['action'])[settled]
     assert settled.sum() >= 40 and (~by_policy).sum() >= 8
-    assert np.median(off) < 0.01 and off.max() < 0.06, off.max()
+    worst = np.flatnonzero(settled)[off.max(1).argmax()]
+    around = slice(max(0, worst - 2), worst + 2)
+    found = [rows[key][around] for key in ('source', 'action', 'stamp')], moved[around]
+    assert np.median(off) < 0.01 and off.max() < 0.06, found
 
 
 def nothing_counts_under_an_estop(graph, meanwhile):

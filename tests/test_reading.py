@@ -15,7 +15,8 @@ from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray, MultiArrayDimension
+from std_msgs.msg import Bool, Float64MultiArray, Int8, Int32MultiArray, MultiArrayDimension, UInt8
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from mbarl_ros.bringup import graphs
 from mbarl_ros.cli import demos
@@ -27,7 +28,7 @@ from mbarl_ros.demos.metadata import DemonstrationError, folders, read_metadata,
 from mbarl_ros.demos.reader import check_demonstration, read_demonstration, read_episode
 from mbarl_ros.schema.load import find
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp, stamp_ns
-from mbarl_ros.schema.robot import TopicMap
+from mbarl_ros.schema.robot import RobotTopic, TopicMap
 from mbarl_ros.task import Task
 
 SHIPPED = Path(__file__).resolve().parent.parent / 'demos'
@@ -163,7 +164,7 @@ def test_decoder_reads_what_an_object_of_each_message_says():
     topic = TopicMap(
         topic='joint_states',
         type='sensor_msgs/msg/JointState',
-        fields={'a': 'position[elbow]', 'b': 'velocity[2]', 'c': 'position[1]'},
+        fields={'a': 'position[elbow]', 'b': 'velocity[#2]', 'c': 'position[#1]'},
     )
     messages = []
     for i in range(200):
@@ -229,10 +230,126 @@ def test_decoder_names_torn_messages(cut):
     data = serialize_message(JointState(name=['elbow'], position=[1.0]))
     with pytest.raises(DecodeError, match="'joint_states'"):
         TopicDecoder(topic, typestore()).decode([data[: min(cut, 35)]])
-    with pytest.raises(DecodeError, match='elbow'):
-        TopicDecoder(topic, typestore()).decode(
-            [serialize_message(JointState(name=['wrist'], position=[1.0]))]
-        )
+
+
+def test_decoder_and_codec_say_where_a_constant_differs():
+    topic = TopicMap(
+        topic='odom',
+        type='nav_msgs/msg/Odometry',
+        fields={'x': 'pose.pose.position.x'},
+        constants={'header.frame_id': 'odom', 'twist.covariance[0]': 0.5},
+    )
+    codec, decoder = TopicCodec(topic), TopicDecoder(topic, typestore())
+    messages = [codec.encode(Odometry(), [float(i)]) for i in range(20)]
+    _, values = decoder.decode([serialize_message(message) for message in messages])
+    assert values[:, 0].tolist() == list(range(20))
+    for field, found, expected in (
+        ('header', "'map'", "header.frame_id is 'map', not 'odom'"),
+        ('covariance', 0.25, 'covariance[0] is 0.25, not 0.5'),
+    ):
+        odd = codec.encode(Odometry(), [20.0])
+        if field == 'header':
+            odd.header.frame_id = found.strip("'")
+        else:
+            odd.twist.covariance[0] = found
+        for read in (
+            lambda odd=odd: codec.decode(odd),
+            lambda odd=odd: decoder.decode([*map(serialize_message, [*messages, odd])]),
+        ):
+            with pytest.raises(ValueError, match=re.escape(expected)):
+                read()
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_joints_are_found_by_name_in_any_order_and_in_parts(seed):
+    """Names that are numbers, have dots, and come in other messages; velocity may be missing."""
+    rng = np.random.default_rng(seed)
+    joints = ['1', '2', '10', 'shoulder_pan.pos', 'elbow']
+    fields = {f'p{i}': f'position[{joint}]' for i, joint in enumerate(joints)}
+    fields |= {f'v{i}': f'velocity[{joint}]' for i, joint in enumerate(joints)}
+    topic = TopicMap(topic='joint_states', type='sensor_msgs/msg/JointState', fields=fields)
+    messages, expected = [], []
+    for _ in range(30):
+        shown = rng.permutation(len(joints))[: rng.integers(len(joints) + 1)]
+        values = rng.normal(size=(2, len(joints)))
+        names = [joints[i] for i in shown]
+        message = JointState(name=[*names, 'finger'], position=[*values[0][shown], 7.0])
+        row = np.full((2, len(joints)), np.nan)
+        row[0][shown] = values[0][shown]
+        if rng.random() < 0.5:
+            message.velocity = [*values[1][shown], 7.0]
+            row[1][shown] = values[1][shown]
+        messages.append(message)
+        expected.append(row.ravel())
+    codec = TopicCodec(topic)
+    np.testing.assert_array_equal([codec.decode(message) for message in messages], expected)
+    decoder = TopicDecoder(topic, typestore())
+    _, values = decoder.decode([serialize_message(message) for message in messages])
+    np.testing.assert_array_equal(values, expected)
+    assert codec.in_parts and decoder.in_parts
+
+
+def test_a_trajectory_is_read_by_its_joint_names():
+    fields = {'a': 'points[0].positions[elbow]', 'b': 'points[0].positions[#0]'}
+    topic = TopicMap(topic='t', type='trajectory_msgs/msg/JointTrajectory', fields=fields)
+    point = JointTrajectoryPoint(positions=[0.25, 0.5])
+    message = JointTrajectory(joint_names=['shoulder', 'elbow'], points=[point])
+    assert TopicCodec(topic).decode(message) == [0.5, 0.25]
+    _, values = TopicDecoder(topic, typestore()).decode([serialize_message(message)])
+    assert values.tolist() == [[0.5, 0.25]]
+
+
+def test_a_number_in_a_list_of_names_is_a_name():
+    """A profile that means the index reads the wrong joint where joints are called 1 to 6."""
+    topic = TopicMap(topic='j', type='sensor_msgs/msg/JointState', fields={'a': 'position[1]'})
+    named = JointState(name=['1', '2'], position=[0.25, 0.5])
+    assert TopicCodec(topic).decode(named) == [0.25]
+    codec = TopicCodec(topic)
+    assert np.isnan(codec.decode(JointState(name=['a', 'b'], position=[1.0, 2.0]))).all()
+    assert codec.listed == ['a', 'b']
+
+
+@pytest.mark.parametrize(
+    ('kind', 'path', 'value', 'written'),
+    [
+        (Int8, 'data', 1.6, 2),
+        (Int8, 'data', 1e9, 127),
+        (Int8, 'data', -1e9, -128),
+        (UInt8, 'data', -3.0, 0),
+        (UInt8, 'data', 300.0, 255),
+        (Int32MultiArray, 'data[0]', -2.5001, -3),
+        (Bool, 'data', 1e-6, False),
+        (Bool, 'data', 0.021, True),
+        (Bool, 'data', 0.019, False),
+    ],
+)
+def test_whole_numbers_are_rounded_and_saturate_and_a_bool_has_a_threshold(
+    kind, path, value, written
+):
+    name = f'std_msgs/msg/{kind.__name__}'
+    codec = TopicCodec(TopicMap(topic='t', type=name, fields={'a': path}), {'a': 0.02})
+    data = codec.encode(kind(), [value]).data
+    assert (data if path == 'data' else data[0]) == written
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_scale_and_offset_hold_for_reading_and_writing(seed):
+    rng = np.random.default_rng(seed)
+    topic = RobotTopic(
+        topic='j',
+        type='sensor_msgs/msg/JointState',
+        fields={'a': 'position[a]', 'b': 'position[b]', 'c': 'position[c]'},
+        scale={'a': np.pi / 180, 'b': -0.01},
+        offset={'b': 1.0},
+    )
+    raw = rng.normal(size=3) * 90
+    message = JointState(name=['a', 'b', 'c'], position=raw.tolist())
+    expected = [raw[0] * np.pi / 180, 1.0 - 0.01 * raw[1], raw[2]]
+    codec = TopicCodec(topic)
+    assert codec.decode(message) == pytest.approx(expected)
+    _, values = TopicDecoder(topic, typestore()).decode([serialize_message(message)])
+    np.testing.assert_allclose(values, [expected])
+    assert codec.encode(JointState(), expected).position.tolist() == pytest.approx(raw)
 
 
 def test_message_types_that_a_bag_defines_itself_are_read(tmp_path):

@@ -137,7 +137,7 @@ def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check
     ('lie', 'level', 'words'),
     [
         ({'frame': 'world'}, 'error', "header.frame_id is 'world', not 'base_link'"),
-        ({'names': ['elbow']}, 'error', "'gripper' is not in list"),
+        ({'names': ['elbow']}, 'error', 'no message has position[gripper]'),
         ({'x': float('nan')}, 'error', 'tip_pose: tip_x not finite'),
         ({'x': 1.5}, 'warning', 'tip_x is 1.5, outside the workspace'),
         ({'every': 0}, 'error', 'tip_pose: no message received'),
@@ -301,7 +301,7 @@ def test_the_controller_refuses_to_activate_on_a_robot_that_is_not_fit(tmp_path)
         graph.wait_for('gate', lambda: 'safety_gate' in graph.statuses)
         robot.names = ['elbow']
         graph.spin(0.5)
-        refused("'gripper' is not in list")
+        refused('no message has position[gripper]')
         robot.tell_truth()
         rival = robot.node.create_publisher(Float64MultiArray, GRIPPER, 10)
         graph.spin(2.5)

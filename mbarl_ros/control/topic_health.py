@@ -41,8 +41,9 @@ class TopicHealth:
     """The last messages of one state topic; times are those of a steady clock, in s."""
 
     def __init__(self, topic: TopicMap, robot: RobotConfig) -> None:
-        """Start without any message."""
+        """Start without any message; ``names``: the values that its messages hold."""
         self.topic, self._robot = topic, robot
+        self.names = list(topic.fields)
         self._messages: deque[_Message] = deque(maxlen=_HISTORY)
         self._faults: deque[tuple[float, str]] = deque(maxlen=_HISTORY)
         self._out_of_order: deque[float] = deque(maxlen=_HISTORY)
@@ -75,12 +76,10 @@ class TopicHealth:
 
         :param clock: ROS time in ns
         :param stamp: header stamp in ns; None for a message without a header
-        :param values: in the order of the profile
+        :param values: of ``names``
         """
         bad = [
-            name
-            for name, value in zip(self.topic.fields, values, strict=True)
-            if not math.isfinite(value)
+            name for name, value in zip(self.names, values, strict=True) if not math.isfinite(value)
         ]
         if bad:
             self._faults.append((now, f'{", ".join(bad)} not finite (NaN or infinite)'))
@@ -94,6 +93,13 @@ class TopicHealth:
         age = 0.0 if stamp is None else (clock - stamp) * 1e-9
         self._messages.append(_Message(now, stamp, age))
         return True
+
+    @property
+    def label(self) -> str:
+        """The topic, with the values that these messages hold if they are not all."""
+        if len(self.names) == len(self.topic.fields):
+            return self.topic.topic
+        return f'{self.topic.topic} ({", ".join(self.names)})'
 
     def add_fault(self, now: float, text: str) -> None:
         """Record a message that cannot be read, and why."""
@@ -127,13 +133,13 @@ class TopicHealth:
         if not times or now - times[-1] > self._robot.state_timeout:
             if not faults:
                 since = f' for {now - times[-1]:.1f} s' if times else ''
-                text = f'{self.topic.topic}: no message received{since}; is the robot on?'
+                text = f'{self.label}: no message received{since}; is the robot on?'
                 findings.append(Finding(ERROR, text))
             return findings
         findings += self._rate_findings(times)
         age = self.age(now, window)
         if age is not None and abs(age) > self._robot.state_timeout:
-            findings.append(_clock_finding(self.topic.topic, age, sim_time))
+            findings.append(_clock_finding(self.label, age, sim_time))
         return findings
 
     def _fault_findings(self, faults: list[str]) -> list[Finding]:
@@ -142,18 +148,18 @@ class TopicHealth:
         for text in dict.fromkeys(faults):
             count = faults.count(text)
             repeated = f' ({count} x)' if count > 1 else ''
-            findings.append(Finding(ERROR, f'{self.topic.topic}: {text}{repeated}'))
+            findings.append(Finding(ERROR, f'{self.label}: {text}{repeated}'))
         return findings
 
     def _order_findings(self, now: float, window: float) -> list[Finding]:
         count = sum(now - when <= window for when in self._out_of_order)
         if not count:
             return []
-        text = f'{self.topic.topic}: {count} messages came after newer ones and are ignored'
+        text = f'{self.label}: {count} messages came after newer ones and are ignored'
         return [Finding(WARNING, text)]
 
     def _rate_findings(self, times: list[float]) -> list[Finding]:
-        name, findings = self.topic.topic, []
+        name, findings = self.label, []
         if len(times) < 3:
             text = f'{name}: too few messages to tell a rate; raise it, or listen for longer'
             findings.append(Finding(WARNING, text))

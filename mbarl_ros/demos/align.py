@@ -19,13 +19,18 @@ _MAX_FINDINGS = 5  # of one kind per topic; further ones are only counted
 
 @dataclass(frozen=True)
 class Series:
-    """One topic: ``stamps`` [n] and times of receipt ``log`` [n] in ns, ``values`` [n, k]."""
+    """One topic, or the values of it that come together.
+
+    ``stamps`` [n] and times of receipt ``log`` [n] in ns, ``values`` [n, k]; ``ignored``: how many
+    messages had no value.
+    """
 
     topic: str
     names: tuple[str, ...]
     stamps: np.ndarray
     log: np.ndarray
     values: np.ndarray
+    ignored: int = 0
 
     def take(self, index: np.ndarray) -> Series:
         """Messages selected by an index array or mask."""

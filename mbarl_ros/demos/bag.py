@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,13 +37,19 @@ _BATCH = 2048  # messages decoded at once: a trade-off of speed and memory
 
 
 def read_series(
-    folder: Path, maps: list[TopicMap], names: dict[str, str], clock: str
-) -> list[Series]:
+    folder: Path,
+    maps: list[TopicMap],
+    names: dict[str, str],
+    clock: str,
+    parted: Sequence[TopicMap] = (),
+) -> list[list[Series]]:
     """Topics of a bag, in the order of ``maps``; a topic may be empty.
 
     :param maps: topics of the robot profile with the fields to read
     :param names: profile topic -> name in the bag
     :param clock: date messages by their ``header``, if they have one, or by the ``log``
+    :param parted: topics whose messages may hold some of the values only: what comes together is a
+        series of its own
     :raises DemonstrationError: the bag is damaged, or a message does not match the profile.
     """
     wanted = {names[topic.topic]: topic for topic in maps if topic.topic in names}
@@ -77,12 +83,18 @@ def read_series(
                 decode(topic.name)
         for name in wanted:
             decode(name)
+        series = [_series(topic, parts.get(names.get(topic.topic, ''), [])) for topic in maps]
+        return [
+            _in_parts(one, decoders[names[topic.topic]])
+            if topic in parted and len(one.stamps)
+            else [one]
+            for one, topic in zip(_dated(series), maps, strict=True)
+        ]
     except (DecodeError, McapFileError, OSError, OverflowError) as error:
         raise DemonstrationError(
             f'{folder}: {error}; if the bag is torn, `mbarl demos import {folder}` recovers what '
             'can be read; else record it again and remove this folder'
         ) from error
-    return _dated([_series(topic, parts.get(names.get(topic.topic, ''), [])) for topic in maps])
 
 
 def executed_map(names: tuple[str, ...]) -> TopicMap:
@@ -163,6 +175,28 @@ def _series(topic: TopicMap, parts: list[tuple[np.ndarray, ...]]) -> Series:
         return Series(topic.topic, names, empty, empty, np.empty((0, len(names))))
     stamps, log, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Series(topic.topic, names, stamps, log, values)
+
+
+def _in_parts(series: Series, decoder: TopicDecoder) -> list[Series]:
+    """A series for the values that come together; NaN is none where values have names.
+
+    :raises DecodeError: no message names a value.
+    """
+    known = ~np.isnan(series.values)
+    if known.all() or not decoder.in_parts:
+        return [series]
+    groups: dict[bytes, list[int]] = {}
+    for column in range(known.shape[1]):
+        groups.setdefault(known[:, column].tobytes(), []).append(column)
+    parts = []
+    for columns in groups.values():
+        names = tuple(series.names[column] for column in columns)
+        part = series.take(known[:, columns[0]])
+        if not len(part.stamps):
+            raise DecodeError(decoder.nothing_named(names))
+        parts.append(replace(part, names=names, values=part.values[:, columns]))
+    ignored = int((~known.any(1)).sum())
+    return [replace(parts[0], ignored=ignored), *parts[1:]]
 
 
 def _dated(series: list[Series]) -> list[Series]:

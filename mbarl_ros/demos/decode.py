@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from mbarl_ros.schema.message_fields import parse_path
+from mbarl_ros.schema.field_paths import FieldPath, NotNamedError, Place, name_lists
+from mbarl_ros.schema.message_fields import TopicCodec
 from mbarl_ros.schema.robot import TopicMap
 
 _KINDS = {
@@ -33,7 +35,8 @@ _KINDS = {
         for bits in (8, 16, 32, 64)
     },
 }
-_STAMP = ('header.stamp.sec', 'header.stamp.nanosec')
+_TIME = ('sec', 'nanosec')
+_STAMP = tuple(f'header.stamp.{part}' for part in _TIME)
 _MAX_TEMPLATES = 64  # kept per message size; texts that differ in each message would fill memory
 
 
@@ -83,16 +86,22 @@ class TopicDecoder:
             )
         self.topic = topic
         self._store = store
-        self._paths = [parse_path(topic.topic, path) for path in topic.fields.values()]
+        self._codec = TopicCodec(topic)
+        # Whether a message may hold some of the values only: all are looked up by name.
+        self.in_parts = False
+        self._listed: dict[str, None] = {}  # names in the messages, in their order
         self._templates: dict[int, list[_Template]] = {}
 
     def decode(self, messages: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Header stamps [n] in ns (-1 where there is no header) and values [n, fields] float64.
 
-        :raises DecodeError: a message is torn or lacks a field, an index or a joint.
+        A value is NaN where a message does not name it.
+
+        :raises DecodeError: a message is torn, lacks a field or an index, or holds something else
+            than a constant of the profile.
         """
         stamps = np.full(len(messages), -1, np.int64)
-        values = np.empty((len(messages), len(self._paths)))
+        values = np.full((len(messages), len(self._codec.paths)), np.nan)
         sizes = np.array([len(message) for message in messages])
         for size in np.unique(sizes):
             rows = np.flatnonzero(sizes == size)
@@ -106,7 +115,15 @@ class TopicDecoder:
                 left = self._read(template, block, left, rows, stamps, values)
                 if len(self._templates[int(size)]) < _MAX_TEMPLATES:
                     self._templates[int(size)].append(template)
-        return stamps, values
+        return stamps, self._codec.in_units(values)
+
+    def nothing_named(self, values: Sequence[str]) -> str:
+        """What to say where no message names some of the values."""
+        paths = ', '.join(self.topic.fields[name] for name in values)
+        return (
+            f"topic '{self.topic.topic}': no message has {paths} ({', '.join(values)}); the names "
+            f'in its messages are {", ".join(self._listed) or "none"}; correct the robot profile'
+        )
 
     def _read(
         self,
@@ -121,7 +138,8 @@ class TopicDecoder:
         same = (block[left][:, template.fixed] == template.text).all(1)
         mine, where = block[left[same]], rows[left[same]]
         for column, number in enumerate(template.wanted):
-            values[where, column] = number.read(mine)
+            if number is not None:
+                values[where, column] = number.read(mine)
         if template.stamp is not None:
             sec, nanosec = (number.read(mine).astype(np.int64) for number in template.stamp)
             stamps[where] = sec * 1_000_000_000 + nanosec
@@ -131,17 +149,19 @@ class TopicDecoder:
         try:
             walk = _Walk(self._store, message)
             walk.visit(self.topic.type, '')
-            wanted = [walk.find(*path) for path in self._paths]
+            self._codec.check_constants(walk.constant)
+            wanted = [walk.find(path) for path in self._codec.paths]
+            for where in {w for path in self._codec.paths for w in name_lists(path.steps[:-1])}:
+                self._listed |= dict.fromkeys(walk.names(where) or ())
+            self.in_parts = all(path.is_named(walk.names) for path in self._codec.paths)
         except (ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:
-            raise DecodeError(
-                f"topic '{self.topic.topic}': message is torn or lacks what the robot profile "
-                f'names ({", ".join(self.topic.fields)}): {error}'
-            ) from error
+            raise DecodeError(self._codec.refusal(error)) from error
         stamp = None
         if all(name in walk.numbers for name in _STAMP):
             stamp = tuple(walk.numbers[name] for name in _STAMP)
         fixed = np.array(walk.fixed, int)
-        return _Template(wanted, stamp, fixed, np.frombuffer(message, np.uint8)[fixed])
+        text = np.frombuffer(message, np.uint8)[fixed]
+        return _Template(wanted, stamp, fixed, text)
 
 
 @dataclass(frozen=True)
@@ -160,9 +180,12 @@ class _Number:
 
 @dataclass(frozen=True)
 class _Template:
-    """A message layout: in all its messages, the bytes at ``fixed`` equal ``text``."""
+    """A message layout: in all its messages, the bytes at ``fixed`` equal ``text``.
 
-    wanted: list[_Number]
+    ``wanted``: None for a value that these messages do not name.
+    """
+
+    wanted: list[_Number | None]
     stamp: tuple[_Number, ...] | None
     fixed: np.ndarray
     text: np.ndarray
@@ -177,6 +200,8 @@ class _Walk:
     at: int = 4
     numbers: dict[str, _Number] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=dict)
+    single: set[str] = field(default_factory=set)  # texts that are no lists
+    empty: set[str] = field(default_factory=set)  # lists of numbers without any
     fixed: list[int] = field(default_factory=lambda: [0, 1])
 
     def __post_init__(self) -> None:
@@ -189,21 +214,52 @@ class _Walk:
         for name, node in self.store.fielddefs[kind][1]:
             self._node(node, f'{prefix}{name}')
 
-    def find(self, parents: list[str], name: str, index: str | int | None) -> _Number:
-        """The number at a parsed path of the profile."""
-        owner = ''.join(f'{part}.' for part in parents)
-        number = self.numbers.get(f'{owner}{name}')
+    def names(self, path: str) -> list[str] | None:
+        """The list of texts at a path; None if there is no such list."""
+        return None if path in self.single else self.texts.get(path)
+
+    def find(self, path: FieldPath) -> _Number | None:
+        """The number at a path of the profile; None where the message does not name it."""
+        try:
+            *owner, (field, index) = path.resolve(self.names)
+        except NotNamedError:
+            return None
+        where = '.'.join(map(str, [*owner, Place(field)]))
+        number = self.numbers.get(where)
+        if number is None and where in self.empty and path.is_named(self.names):
+            return None
         if number is None:
-            raise ValueError(f'there is no number {owner}{name}')
+            raise ValueError(f'there is no number {where}')
         if index is None:
             if number.count is not None:
-                raise ValueError(f'{owner}{name} has several numbers; name one by [index]')
+                raise ValueError(f'{where} has several numbers; name one by [index]')
             return number
-        if isinstance(index, str):
-            index = self.texts.get(f'{owner}name', []).index(index)
         if number.count is None or index >= number.count:
-            raise ValueError(f'{owner}{name} has {number.count or "no"} entries, not [{index}]')
+            if path.is_named(self.names):
+                return None
+            raise ValueError(f'{where} has {number.count or "no"} entries, not [{index}]')
         return _Number(number.offset + index * number.kind.itemsize, number.kind)
+
+    def constant(self, path: FieldPath) -> Any:
+        """What stands at a path; it stands in all messages of this layout."""
+        *owner, (field, index) = path.resolve(self.names)
+        where = '.'.join(map(str, [*owner, Place(field)]))
+        if where in self.texts:
+            texts = self.texts[where]
+            return texts[0] if where in self.single else texts if index is None else texts[index]
+        if f'{where}.nanosec' in self.numbers:
+            sec, nanosec = (self._fix(self.numbers[f'{where}.{part}']) for part in _TIME)
+            return SimpleNamespace(sec=sec, nanosec=nanosec)
+        values = [] if where in self.empty else self._fix(self.numbers[where])
+        return values if index is None else values[index]
+
+    def _fix(self, number: _Number) -> Any:
+        """Value of a number, or of a list of them, whose bytes become part of the layout."""
+        count = 1 if number.count is None else number.count
+        end = number.offset + count * number.kind.itemsize
+        self.fixed.extend(range(number.offset, end))
+        values = np.frombuffer(self.message[number.offset : end], number.kind).tolist()
+        return values[0] if number.count is None else values
 
     def _node(self, node: Any, path: str) -> None:
         what, detail = node
@@ -212,6 +268,7 @@ class _Walk:
         elif what == Nodetype.BASE:
             if detail[0] in ('string', 'wstring'):
                 self.texts[path] = [self._text()]
+                self.single.add(path)
             else:
                 self.numbers[path] = self._numbers(detail[0], None)
         else:
@@ -225,12 +282,16 @@ class _Walk:
         if what == Nodetype.BASE and detail[0] not in ('string', 'wstring'):
             if count:
                 self.numbers[path] = self._numbers(detail[0], count)
+            else:
+                self.empty.add(path)
             return
         if count > len(self.message):
             raise ValueError(f'{path} claims {count} entries')
+        if what == Nodetype.BASE:
+            self.texts[path] = []
         for index in range(count):
             if what == Nodetype.BASE:
-                self.texts.setdefault(path, []).append(self._text())
+                self.texts[path].append(self._text())
             else:
                 self._node(element, f'{path}[{index}]')
 

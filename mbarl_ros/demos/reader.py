@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,20 +162,29 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
     robot = task.robot
     by_gate = EXECUTED in metadata.topics
     commands = [executed_map(robot.command_names)] if by_gate else robot.command
-    series = read_series(folder, [*robot.state, *commands], metadata.topics, metadata.clock)
+    parted = () if metadata.lockstep else robot.state  # a simulation tells all of each instant
+    series = read_series(folder, [*robot.state, *commands], metadata.topics, metadata.clock, parted)
     _check_received(folder, series, [*robot.state, *commands])
-    states, executed = series[: len(robot.state)], series[len(robot.state) :]
+    states, executed = (
+        [one for topic in topics for one in topic]
+        for topics in (series[: len(robot.state)], series[len(robot.state) :])
+    )
     try:
         steps, findings = align(states, _merged(executed), robot, metadata.lockstep)
     except UnusableError as error:
         raise DemonstrationError(f'{folder}: {error}; record it again and remove it') from error
+    findings += [
+        Finding(INFO, f'{one.topic}: {one.ignored} messages without any of its values are ignored')
+        for one in states
+        if one.ignored
+    ]
     if metadata.interrupted:
         findings.insert(0, Finding(INFO, 'the recorder died; the end is missing'))
     return Demonstration(
         folder,
         metadata,
-        steps.states,
-        steps.commands,
+        steps.states[:, _order(states, robot.state_names)],
+        steps.commands[:, _order(executed, robot.command_names)],
         steps.stamps * 1e-9,
         steps.whole,
         tuple(findings),
@@ -214,11 +224,17 @@ def _check_task(folder: Path, metadata: Metadata, task: Task) -> None:
         )
 
 
-def _check_received(folder: Path, series: list[Series], maps: list[TopicMap]) -> None:
+def _order(series: list[Series], names: tuple[str, ...]) -> list[int]:
+    """Columns of the series' values, side by side, in the order of the profile."""
+    columns = [name for one in series for name in one.names]
+    return [columns.index(name) for name in names]
+
+
+def _check_received(folder: Path, series: list[list[Series]], maps: Sequence[TopicMap]) -> None:
     silent = [
         f'{topic.topic} ({topic.type})'
         for received, topic in zip(series, maps, strict=True)
-        if not len(received.stamps)
+        if not len(received[0].stamps)
     ]
     if silent:
         raise DemonstrationError(

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError, OldKeyError, SimulatorError, Strict
 from mbarl_ros.schema.model import DEMONSTRATED_STARTS
+from mbarl_ros.schema.profile_check import check_messages
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
 
@@ -150,7 +151,13 @@ def load_robot(name: str) -> RobotConfig:
     """Load a robot profile by name or path."""
     if is_generated(name):
         return generated(name)[1]
-    return _load(RobotConfig, find('robots', name))
+    path = find('robots', name)
+    robot = _load(RobotConfig, path)
+    try:
+        check_messages(robot)
+    except ConfigError as error:
+        raise ConfigError(f'{path}: {error}') from None
+    return robot
 
 
 def load_task(name: str) -> TaskConfig:

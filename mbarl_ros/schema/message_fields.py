@@ -6,190 +6,311 @@ Works on any object with the message's attributes: rclpy messages and those read
 from __future__ import annotations
 
 import importlib
+import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
 
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.field_paths import FieldPath, NotNamedError, Place, name_lists, parse_path
 from mbarl_ros.schema.robot import TopicMap
 
-_FIELD = re.compile(r'^(\w+)(?:\[([^\]]+)\])?$')
-_ELEMENT = re.compile(r'^(\w+)\[(\d+)\]$')
+_LIST = re.compile(r'sequence<([^,>]+).*>$|(.+)\[\d+\]$')  # of a type declaration
+_INTEGER = re.compile(r'(u?)int(8|16|32|64)$')
+_LAYOUTS = 8  # kept for each topic: arm and gripper may share one
+_BYTES = ('octet', 'byte', 'char')  # from 0 to 255
 
 
 class TopicCodec:
     """Decodes messages of one topic into values, and encodes values into messages.
 
-    A path of the profile is one of three kinds, each a subclass of :class:`Field`.
     Fields under ``constants`` are written into each message that is encoded; a message that is
-    decoded must hold the same values.
+    decoded must hold the same values. ``paths`` [n] are those of the values.
     """
 
-    def __init__(self, topic: TopicMap) -> None:
+    def __init__(self, topic: TopicMap, middle: Mapping[str, float] | None = None) -> None:
         """Parse the paths of a topic map.
 
+        :param middle: name of a value -> middle of its range: above it, a Bool is true. Of others
+            the middle is 0.5 in the field's own unit.
         :raises ConfigError: a path that cannot be parsed.
         """
-        self.topic = topic.topic
-        self.type = topic.type
+        self.topic, self.type = topic.topic, topic.type
         self.names = tuple(topic.fields)
-        self._fields = [_field(topic.topic, path) for path in topic.fields.values()]
+        self.paths = [parse_path(topic.topic, path) for path in topic.fields.values()]
         self._constants = [
-            (path, _field(topic.topic, path), value) for path, value in topic.constants.items()
+            (parse_path(topic.topic, path), value) for path, value in topic.constants.items()
         ]
-        joints = [field.joint for field in self._fields if isinstance(field, JointField)]
-        self._joints = list(dict.fromkeys(joints))
+        self._scale = np.array([topic.factor(name) for name in self.names])
+        self._offset = np.array([topic.zero(name) for name in self.names])
+        self._in_units = bool((self._scale == 1).all() and (self._offset == 0).all())
+        middles = np.array([(middle or {}).get(name, math.nan) for name in self.names])
+        middles = (middles - self._offset) / self._scale
+        self._middle = np.where(np.isnan(middles), 0.5, middles).tolist()
+        self._layout: _Layout | None = None  # of the last message
+        self._layouts: list[_Layout] = []
+        self._written: _Written | None = None
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether the last message may have held some of the values only: all have names."""
+        return self._layout is not None and all(self._layout.named)
 
     def decode(self, message: Any) -> list[float]:
-        """Values of the message in the order of ``names``.
+        """Values of the message in the order of ``names``; NaN where it does not name one.
 
-        :raises ValueError: the message lacks a joint, an index or a field that the profile names,
-            or one of its constants differs.
+        :raises ValueError: the message lacks a field or an index that the profile names, or one of
+            its constants differs.
         """
         try:
-            for path, field, expected in self._constants:
-                _check_constant(path, field.read(message), expected)
-            return [float(field.read(message)) for field in self._fields]
+            if self._constants:
+                names = _Names(message)
+                self.check_constants(lambda path: _read(message, path.resolve(names)))
+            if self._layout is None or not self._layout.fits(message):
+                self._layout = self._find_layout(message)
+            values = self._layout.read(message)
         except (IndexError, AttributeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"topic '{self.topic}': message is not what the robot profile says "
-                f'({", ".join(self.names)}): {error}'
-            ) from error
+            raise ValueError(self.refusal(error)) from error
+        return values if self._in_units else self.in_units(np.array(values)).tolist()
+
+    def _find_layout(self, message: Any) -> _Layout:
+        for layout in self._layouts:
+            if layout.fits(message):
+                return layout
+        self._layouts = [_Layout(message, self.paths), *self._layouts[: _LAYOUTS - 1]]
+        return self._layouts[0]
+
+    def refusal(self, reason: object) -> str:
+        """What to say of a message that is not as the profile says."""
+        return (
+            f"topic '{self.topic}': message is not what the robot profile says "
+            f'({", ".join(self.names)}): {reason}'
+        )
+
+    def in_units(self, fields: np.ndarray) -> np.ndarray:
+        """Values [..., n] in the units of the profile from the numbers in the fields."""
+        return fields * self._scale + self._offset
+
+    def check_constants(self, read: Callable[[FieldPath], Any]) -> None:
+        """Compare a message with the profile's constants.
+
+        :param read: what stands at a path of the message
+        :raises ValueError: it is something else; names the path and both.
+        """
+        for path, expected in self._constants:
+            _check_constant(path.text, read(path), expected)
 
     def encode(self, message: Any, values: Sequence[float]) -> Any:
-        """Write ``values``, in the order of ``names``, into a fresh message and return it."""
-        if self._joints and hasattr(message, 'name'):
-            message.name = list(self._joints)
-        for field, value in zip(self._fields, values, strict=True):
-            field.write(message, float(value))
-        for _, field, constant in self._constants:
-            field.write(message, constant)
+        """Write ``values``, in the order of ``names``, into a fresh message and return it.
+
+        Whole numbers are rounded and saturate; a Bool is true above the middle of its range.
+        """
+        if self._written is None:
+            self._written = _Written(message, self.paths, [path for path, _ in self._constants])
+        for where, listed in self._written.names:
+            _write(message, where, listed)
+        fields = (np.asarray(values, float) - self._offset) / self._scale
+        for steps, value, middle in zip(
+            self._written.fields, fields.tolist(), self._middle, strict=True
+        ):
+            _write(message, steps, value, middle)
+        for places, (_, constant) in zip(self._written.constants, self._constants, strict=True):
+            _write(message, places, constant)
         return message
 
+    def elements(self, message: Any) -> dict[str, set[int]]:
+        """Lists in a message, and the indices of the elements that the profile writes."""
+        names = _Names(message)
+        written: dict[str, set[int]] = {}
+        for path in (*self.paths, *(path for path, _ in self._constants)):
+            steps = path.resolve(names)
+            for depth, (field, element) in enumerate(steps):
+                if element is not None:
+                    owner = '.'.join(map(str, [*steps[:depth], field]))
+                    written.setdefault(owner, set()).add(element)
+        return written
 
-class FieldPath(NamedTuple):
-    """A parsed path: ``a.b[0].position[elbow]`` has the parents ``a`` and ``b[0]``."""
-
-    parents: list[str]
-    name: str
-    element: str | int | None
+    @property
+    def listed(self) -> list[str]:
+        """The names that the last message had for the elements of its lists."""
+        return [] if self._layout is None else self._layout.listed
 
 
-class Field:
-    """A field that is not a list: ``pose.pose.position.x``."""
+class _Names:
+    """The lists of texts in a message, by their paths."""
 
-    def __init__(self, path: FieldPath) -> None:
-        """Store where the field is in a message."""
-        self._parents, self._name = [_step(part) for part in path.parents], path.name
+    def __init__(self, message: Any) -> None:
+        self._message = message
+        self.known: dict[str, list[str] | None] = {}
 
-    def read(self, message: Any) -> Any:
-        """Value of the field.
+    def __call__(self, path: str) -> list[str] | None:
+        if path not in self.known:
+            self.known[path] = self._find(path)
+        return self.known[path]
 
-        :raises AttributeError, IndexError, ValueError: the message does not have it.
+    def _find(self, path: str) -> list[str] | None:
+        try:
+            value = _read(self._message, _places(path))
+        except (AttributeError, IndexError):
+            return None
+        return list(value) if isinstance(value, list) else None
+
+
+class _Layout:
+    """Where the values are in a message, and in all others with the same lists of names."""
+
+    def __init__(self, message: Any, paths: Sequence[FieldPath]) -> None:
+        """Resolve the paths in a message.
+
+        :raises ValueError: an element is looked up by name, and there is no list of names.
         """
-        return getattr(_parent(message, self._parents), self._name)
+        names = _Names(message)
+        self._fields: list[tuple[Callable[[Any], Any], int | None] | None] = []
+        for path in paths:
+            try:
+                *owner, (field, index) = path.resolve(names)
+            except NotNamedError:
+                self._fields.append(None)
+                continue
+            self._fields.append((_getter([*owner, Place(field)]), index))
+        self.named = [path.is_named(names) for path in paths]
+        every = [name for listed in names.known.values() for name in listed or ()]
+        self.listed = list(dict.fromkeys(every))
+        self._lists = [
+            (_getter(_places(where)), listed)
+            for where, listed in names.known.items()
+            if listed is not None
+        ]
 
-    def write(self, message: Any, value: Any) -> None:
-        """Set the field; a number is converted to its type, seconds to a stamp or duration."""
-        parent = _parent(message, self._parents, create=True)
-        old = getattr(parent, self._name)
-        if hasattr(old, 'nanosec'):
-            old.sec, old.nanosec = divmod(round(value * 1e9), 1_000_000_000)
-        elif isinstance(old, bool | int | float):
-            setattr(parent, self._name, type(old)(value))
-        else:
-            setattr(parent, self._name, value)
+    def fits(self, message: Any) -> bool:
+        """Whether a message has the same lists of names."""
+        return all(get(message) == listed for get, listed in self._lists)
+
+    def read(self, message: Any) -> list[float]:
+        """The numbers in the fields; NaN where the message does not name one.
+
+        JointState may be without velocity and effort, so that a list of those has no element.
+        """
+        values = []
+        for field, named in zip(self._fields, self.named, strict=True):
+            if field is None:
+                values.append(math.nan)
+                continue
+            get, index = field
+            value = get(message)
+            if named and index is not None and index >= len(value):
+                values.append(math.nan)
+            else:
+                values.append(float(value if index is None else value[index]))
+        return values
 
 
-class ElementField(Field):
-    """An element of a list of numbers: ``data[3]``."""
+class _Written:
+    """What is written into each message: ``names`` for its lists, and where values stand."""
 
-    def __init__(self, path: FieldPath) -> None:
-        """Store where the list is in a message, and the index in it."""
-        super().__init__(path)
-        self._element: Any = path.element
-
-    def _index(self, parent: Any) -> int:
-        return self._element
-
-    def read(self, message: Any) -> Any:
-        """Value of the element."""
-        parent = _parent(message, self._parents)
-        values = getattr(parent, self._name)
-        return values[self._index(parent)]
-
-    def write(self, message: Any, value: Any) -> None:
-        """Set the element; a list that is too short is filled up with 0."""
-        parent = _parent(message, self._parents, create=True)
-        index = self._index(parent)
-        values = list(getattr(parent, self._name))
-        values.extend([0.0] * (index + 1 - len(values)))
-        values[index] = value
-        setattr(parent, self._name, values)
+    def __init__(
+        self, message: Any, paths: Sequence[FieldPath], constants: Sequence[FieldPath]
+    ) -> None:
+        """Find out with a message, which gets the names."""
+        listed: dict[str, list[str]] = {}
+        for path in paths:
+            *owner, (_, element) = path.steps
+            if not isinstance(element, str):
+                continue
+            for where in name_lists(owner):
+                if (known := _Names(message)(where)) is not None:
+                    listed[where] = [*known, *({element} - set(known))]
+                    _write(message, _places(where), listed[where])
+                    break
+        self.names = [(_places(where), each) for where, each in listed.items()]
+        names = _Names(message)
+        self.fields = [path.resolve(names) for path in paths]
+        self.constants = [path.resolve(names) for path in constants]
 
 
-class JointField(ElementField):
-    """An element by joint name: ``position[elbow]``, at the index that ``name`` of the message has.
+def _places(path: str) -> tuple[Place, ...]:
+    """Of the path of a list of names."""
+    return parse_path('', path).resolve(lambda _: None)
 
-    The order of the joints in the message does not matter.
+
+def _getter(places: Sequence[Place]) -> Callable[[Any], Any]:
+    """Reads what stands at a place of a message; fast where it is in no list."""
+    if all(place.element is None for place in places):
+        return attrgetter('.'.join(place.field for place in places))
+    return lambda message: _read(message, places)
+
+
+def _read(message: Any, steps: Sequence[Place]) -> Any:
+    """What stands at resolved steps.
+
+    :raises AttributeError, IndexError: the message does not have it.
     """
-
-    def __init__(self, path: FieldPath) -> None:
-        """Store where the list is in a message, and the name of the joint."""
-        super().__init__(path)
-        self.joint = path.element
-
-    def _index(self, parent: Any) -> int:
-        return list(parent.name).index(self.joint)
+    value = message
+    for field, element in steps:
+        value = getattr(value, field)
+        if element is not None:
+            value = value[element]
+    return value
 
 
-def parse_path(topic: str, path: str) -> FieldPath:
-    """Parse a path of the profile.
+def _write(message: Any, steps: Sequence[Place], value: Any, middle: float = 0.5) -> None:
+    """Set a field or an element of a list; lists on the way to it are lengthened.
 
-    :raises ConfigError: it cannot be parsed; names the ``topic``.
+    A number becomes of the field's type, seconds a stamp or duration.
     """
-    *parents, last = path.split('.')
-    match = _FIELD.match(last)
-    if match is None or not all(part.isidentifier() or _ELEMENT.match(part) for part in parents):
-        raise ConfigError(f"topic '{topic}': cannot read field path '{path}'")
-    name, index = match.groups()
-    if index is not None and index.isdigit():
-        return FieldPath(parents, name, int(index))
-    return FieldPath(parents, name, index)
+    *owner, (field, element) = steps
+    parent = message
+    for name, index in owner:
+        if index is not None:
+            _lengthen(parent, name, index + 1)
+        parent = getattr(parent, name) if index is None else getattr(parent, name)[index]
+    old = getattr(parent, field)
+    if element is not None:
+        values = list(old)
+        values.extend([_number(0.0, parent, field, middle)] * (element + 1 - len(values)))
+        values[element] = _number(value, parent, field, middle)
+        setattr(parent, field, values)
+    elif hasattr(old, 'nanosec'):
+        old.sec, old.nanosec = divmod(round(value * 1e9), 1_000_000_000)
+    elif isinstance(old, bool | int | float):
+        setattr(parent, field, _number(value, parent, field, middle))
+    else:
+        setattr(parent, field, value)
 
 
-def _field(topic: str, text: str) -> Field:
-    path = parse_path(topic, text)
-    if path.element is None:
-        return Field(path)
-    return JointField(path) if isinstance(path.element, str) else ElementField(path)
+def _number(value: Any, parent: Any, field: str, middle: float) -> Any:
+    """``value`` as the type of a field, or of the elements of a list."""
+    if not isinstance(value, bool | int | float):
+        return value
+    kind = element_type(parent.get_fields_and_field_types()[field])
+    if kind == 'boolean':
+        return bool(value > middle) if isinstance(value, float) else bool(value)
+    integer = _INTEGER.match(kind)
+    if integer is None and kind not in _BYTES:
+        return float(value)
+    bits = int(integer[2]) if integer else 8
+    unsigned = integer is None or bool(integer[1])
+    low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    whole = min(max(round(value), low), high)
+    return bytes([whole]) if kind in ('octet', 'byte') else whole
 
 
-def _step(part: str) -> tuple[str, int | None]:
-    """Name and index of ``name[index]``; the index is None for a ``name`` alone."""
-    element = _ELEMENT.match(part)
-    return (part, None) if element is None else (element[1], int(element[2]))
-
-
-def _parent(message: Any, parents: list[tuple[str, int | None]], create: bool = False) -> Any:
-    """The message that holds a field; ``create`` lengthens lists of messages on the way to it."""
-    for name, index in parents:
-        if index is None:
-            message = getattr(message, name)
-            continue
-        if create and len(getattr(message, name)) <= index:
-            _lengthen(message, name, index + 1)
-        message = getattr(message, name)[index]
-    return message
+def element_type(declared: str) -> str:
+    """Type of a field, or of the elements of a list, from its declaration in a message class."""
+    match = _LIST.match(declared)
+    return declared if match is None else match[1] or match[2]
 
 
 def _lengthen(message: Any, name: str, length: int) -> None:
     """Lengthen a list of messages; only the type declaration says what its elements are."""
-    declared = message.get_fields_and_field_types()[name]
-    element_type = declared.removeprefix('sequence<').removesuffix('>').replace('/', '/msg/')
-    kind = message_class(element_type, importlib.import_module)
     elements = list(getattr(message, name))
-    setattr(message, name, elements + [kind() for _ in range(length - len(elements))])
+    if len(elements) < length:
+        declared = element_type(message.get_fields_and_field_types()[name])
+        kind = message_class(declared.replace('/', '/msg/'), importlib.import_module)
+        setattr(message, name, elements + [kind() for _ in range(length - len(elements))])
 
 
 def _check_constant(path: str, value: Any, expected: Any) -> None:
@@ -198,6 +319,7 @@ def _check_constant(path: str, value: Any, expected: Any) -> None:
         same = abs(value - expected) < 1e-6
     else:
         value = list(value) if isinstance(expected, list) else value
+        value = value.item() if hasattr(value, 'item') else value  # of an array
         same = value == expected
     if not same:
         raise ValueError(f'{path} is {value!r}, not {expected!r}')

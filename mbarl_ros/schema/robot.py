@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -22,8 +21,9 @@ MAX_REORDERING = 1.0
 class TopicMap(Strict):
     """A ROS topic and the message fields that carry named values.
 
-    A path names a field of the message: `pose.pose.position.x`, `position[elbow]` (by joint name),
-    `data[0]` (by index), `points[0].positions[1]`.
+    A path names a field of the message: `pose.pose.position.x`, `data[0]` (by index),
+    `position[elbow]` or `points[0].positions[elbow]` (by joint name). Where a message has a list
+    of names, `position[2]` is the joint that is called 2; `position[#2]` is the third.
     """
 
     topic: str = Field(description='Topic name, relative to the namespace unless it begins with /.')
@@ -39,6 +39,44 @@ class TopicMap(Strict):
         'stamp in seconds. It is written into commands; a state message with another value is '
         'rejected. Default: none.',
     )
+
+    def factor(self, name: str) -> float:
+        """Units of a value for each unit of its field."""
+        return 1.0
+
+    def zero(self, name: str) -> float:
+        """The value where its field is 0."""
+        return 0.0
+
+
+class RobotTopic(TopicMap):
+    """A topic of the robot's state or command: value = `scale` * field + `offset`."""
+
+    scale: dict[str, float] = Field(
+        default={},
+        description='Name of a value -> its units for each unit of the field: 0.0174533 makes '
+        'radians of degrees. Default: 1.',
+    )
+    offset: dict[str, float] = Field(
+        default={}, description='Name of a value -> what it is where the field is 0. Default: 0.'
+    )
+
+    def factor(self, name: str) -> float:
+        """As in ``scale``."""
+        return self.scale.get(name, 1.0)
+
+    def zero(self, name: str) -> float:
+        """As in ``offset``."""
+        return self.offset.get(name, 0.0)
+
+    @model_validator(mode='after')
+    def _known_values(self) -> RobotTopic:
+        for key, values in (('scale', self.scale), ('offset', self.offset)):
+            check_known(key, values, 'fields', self.fields)
+        for name, factor in self.scale.items():
+            if factor == 0:
+                raise ValueError(f'scale.{name}: 0 leaves nothing of the field; give a factor')
+        return self
 
 
 class Switch(Strict):
@@ -179,10 +217,10 @@ class RobotConfig(Strict):
     name: str = Field(description='Name of the robot.')
     description: str = Field(default='', description='One line for people.')
     control_rate: float = Field(gt=0, le=1000, description='Control steps per second, in Hz.')
-    state: list[TopicMap] = Field(
+    state: list[RobotTopic] = Field(
         min_length=1, description='Topics that make up the state vector, in this order.'
     )
-    command: list[TopicMap] = Field(
+    command: list[RobotTopic] = Field(
         min_length=1, description='Topics that carry the command vector, in this order.'
     )
     teleop: list[TeleopMap] = Field(
@@ -239,7 +277,8 @@ class RobotConfig(Strict):
         check_known('workspace', self.workspace, 'state', self.state_names)
         self._check_positions()
         for topic in self.command:
-            _check_complete(topic)
+            paths = [*topic.fields.values(), *topic.constants]
+            check_unique(f"command: topic '{topic.topic}'", paths)
         if self.command_timeout <= 1.0 / self.control_rate:
             raise ValueError(
                 f'command_timeout: {self.command_timeout:g} s must be longer than a control period '
@@ -269,30 +308,6 @@ class RobotConfig(Strict):
                     f'workspace.{limit.measured}: does not overlap limits.{name} ({limit.low:g} to '
                     f'{limit.high:g})'
                 )
-
-
-_ELEMENT = re.compile(r'([^\[]+)\[([^\]]+)\]')
-
-
-def _check_complete(topic: TopicMap) -> None:
-    """Refuse a command with a gap: an element without an entry would be sent as 0, unlimited."""
-    paths = [*topic.fields.values(), *topic.constants]
-    check_unique(f"command: topic '{topic.topic}'", paths)
-    indexed = [
-        (path[: match.end(1)], match[2]) for path in paths for match in _ELEMENT.finditer(path)
-    ]
-    joints = list(dict.fromkeys(index for _, index in indexed if not index.isdigit()))
-    elements: dict[str, set[int]] = {}
-    for name, index in indexed:
-        number = int(index) if index.isdigit() else joints.index(index)
-        elements.setdefault(name, set()).add(number)
-    for name, numbers in elements.items():
-        for number in sorted(set(range(max(numbers))) - numbers):
-            element = f'{name}[{joints[number] if joints else number}]'
-            raise ValueError(
-                f"command: topic '{topic.topic}': {element} has no entry and would be sent as 0; "
-                'add it to fields or constants'
-            )
 
 
 def _check_same_names(key: str, names: Any, where: str, known: Any) -> None:

@@ -24,7 +24,7 @@ from mbarl_ros.nodes.support.runtime import message_class
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.findings import ERROR, Finding
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp, stamp_ns
-from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.schema.robot import RobotConfig, TopicMap
 
 # No state or command is larger, and converting a huge message to Python objects takes seconds.
 MAX_BYTES = 64 * 1024
@@ -61,12 +61,14 @@ def subscribe(
 class StateListener:
     """Subscribes to all state topics and calls back with the whole state vector.
 
-    In lockstep it calls back when all topics have delivered the same stamp. In real time it calls
-    back for each message once all topics have delivered one, and ignores a message that was
-    overtaken by a newer one of its topic. ``since`` is the time (steady clock, s) at which the
-    oldest part of the state was received, so that a live topic cannot hide a dead one; a message
-    that repeats a stamp does not count as received. ``late`` lists the topics whose part of the
-    state is too old for a control step, in real time.
+    In lockstep it calls back when all values have been delivered with the same stamp. In real time
+    it calls back for each message once all values have been delivered, and ignores a message that
+    was overtaken by a newer one of its kind. Messages of a topic that names its values, such as
+    JointState, may hold some of them, and several publishers may share it; each value has its own
+    age. ``since`` is the time (steady clock, s) at which the oldest part of the state was received,
+    so that a live topic cannot hide a dead one; a message that repeats a stamp does not count as
+    received. ``late`` lists the topics whose part of the state is too old for a control step, in
+    real time.
     """
 
     def __init__(
@@ -83,8 +85,10 @@ class StateListener:
         self._node, self._robot = node, robot
         self._callback = callback
         self._lockstep = lockstep
-        self._state = np.full(len(robot.state_names), np.nan)
-        self._stamps: list[int | None] = [None] * len(robot.state)
+        entries = len(robot.state_names)
+        self._state = np.full(entries, np.nan)
+        self._stamps = np.full(entries, -1, np.int64)  # ns
+        self._received = np.full(entries, -math.inf)  # s
         kinds = [message_class(topic.type) for topic in robot.state]
         stamped = [hasattr(kind, 'header') for kind in kinds]
         if lockstep and not all(stamped):
@@ -94,59 +98,67 @@ class StateListener:
                 'header, so that it cannot be assigned to a step; give mode:=realtime'
             )
         self._any_stamped = any(stamped)
-        self.health = [TopicHealth(topic, robot) for topic in robot.state]
-        self._received = [-math.inf] * len(robot.state)
+        self._topics: list[_StateTopic] = []
         self.late: list[str] = []
         # States: received at (s), stamp (ns).
         self._dated: deque[tuple[float, int]] = deque(maxlen=_STAMPS_KEPT)
         # In lockstep a lost state would stall the run; in real time a late one is of no use.
         qos: QoSProfile = RELIABLE_STEPS if lockstep else STATES
         start = 0
-        for index, topic in enumerate(robot.state):
-            codec = TopicCodec(topic)
-            where = slice(start, start := start + len(codec.names))
-            receive = partial(self._receive, index, codec, where)
-            subscribe(node, kinds[index], topic.topic, receive, qos)
+        for kind, topic in zip(kinds, robot.state, strict=True):
+            where = slice(start, start := start + len(topic.fields))
+            self._topics.append(_StateTopic(topic, robot, where, lockstep))
+            receive = partial(self._receive, self._topics[-1])
+            subscribe(node, kind, topic.topic, receive, qos)
 
     @property
     def since(self) -> float:
         """When the oldest part of the state was received."""
-        return min(self._received)
+        return float(self._received.min())
+
+    @property
+    def health(self) -> list[TopicHealth]:
+        """Of each topic or, where its messages hold different values, of each kind of them."""
+        return [health for topic in self._topics for health in topic.parts]
 
     def silent(self) -> list[str]:
-        """Topics without a new message for longer than the state time-out."""
-        now, limit = time.monotonic(), self._robot.state_timeout
-        topics = zip(self._robot.state, self._received, strict=True)
-        return [topic.topic for topic, received in topics if now - received > limit]
+        """Topics, and values of them, without a new message for longer than the time-out."""
+        old = self._received < time.monotonic() - self._robot.state_timeout
+        return [topic.label(old[topic.where]) for topic in self._topics if old[topic.where].any()]
 
-    def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
+    def _receive(self, topic: _StateTopic, message: Any) -> None:
         try:
-            values = codec.decode(message)
+            values = np.array(topic.codec.decode(message))
         except ValueError as error:
             self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
-            self.health[index].add_fault(time.monotonic(), str(error))
+            topic.parts[0].add_fault(time.monotonic(), str(error))
             return
+        known = topic.known(values)
+        if not known.any():
+            return
+        health = topic.health(known)
         stamp = stamp_ns(message)
         if not self._lockstep:
             clock = self._node.get_clock().now().nanoseconds
-            if not self.health[index].receive(time.monotonic(), clock, stamp, values):
+            if not health.receive(time.monotonic(), clock, stamp, values[known]):
                 return
-        self._state[where] = values
-        new = not stamp or stamp != self._stamps[index]
+        mine = np.arange(topic.where.start, topic.where.stop)[known]
+        self._state[mine] = values[known]
+        new = not stamp or (self._stamps[mine] != stamp).any()
         if new:
-            self._received[index] = time.monotonic()
+            self._received[mine] = time.monotonic()
         if stamp is None:  # dated by the stamped topics, else by its time of arrival
             stamp = 0 if self._any_stamped else self._node.get_clock().now().nanoseconds
-        self._stamps[index] = stamp
-        latest = max(stamp for stamp in self._stamps if stamp is not None)
+        self._stamps[mine] = stamp
+        latest = int(self._stamps.max())
         if new:
-            self.health[index].date(stamp or latest, latest)
-        if None in self._stamps:
+            health.date(stamp or latest, latest)
+        if self._stamps.min() < 0:
             return
-        if self._lockstep and len(set(self._stamps)) > 1:
+        if self._lockstep and self._stamps.min() < latest:
             return
         if not self._lockstep:
-            self.late = [health.topic.topic for health in self.health if health.late(latest)]
+            self.late = [topic.topic.topic for topic in self._topics if topic.late(latest)]
             self._dated.append((time.monotonic(), latest))
         self._callback(self._state.copy(), latest)
 
@@ -157,6 +169,9 @@ class StateListener:
         """
         now, sim_time = time.monotonic(), self._node.get_parameter('use_sim_time').value
         findings = check_graph(self._node, self._robot)
+        old = self._received < now - self._robot.state_timeout
+        for topic in self._topics:
+            findings += topic.missing(old[topic.where], window)
         reported = {finding.text.partition(':')[0] for finding in findings}
         for health in self.health:
             # A topic without a publisher is silent, too, which need not be reported twice.
@@ -172,6 +187,76 @@ class StateListener:
         return sorted(findings, key=lambda finding: finding.level != ERROR)
 
 
+class _StateTopic:
+    """One state topic: where its values are in the state vector, and the health of its messages.
+
+    ``parts``: one for each set of values that messages hold; the first stands for the topic until
+    a message has come.
+    """
+
+    def __init__(self, topic: TopicMap, robot: RobotConfig, where: slice, lockstep: bool) -> None:
+        self.topic, self.where, self._robot, self._lockstep = topic, where, robot, lockstep
+        self.codec = TopicCodec(topic)
+        self.parts = [TopicHealth(topic, robot)]
+        self._sets: dict[bytes, TopicHealth] = {}
+        self._members: list[np.ndarray] = []  # values [n, bool] of each part
+        # The last message that lacked values: when it came, and the names in it.
+        self._lacking: tuple[float, list[str]] = (-math.inf, [])
+
+    def known(self, values: np.ndarray) -> np.ndarray:
+        """Which of the values [n] the last message had.
+
+        One that is looked up by name may be missing or NaN. Elsewhere NaN is a fault, and in
+        lockstep, where a simulation tells all of each instant.
+        """
+        if self._lockstep or not self.codec.in_parts:
+            return np.ones(len(values), bool)
+        known = ~np.isnan(values)
+        if not known.all():
+            self._lacking = time.monotonic(), self.codec.listed
+        return known
+
+    def health(self, known: np.ndarray) -> TopicHealth:
+        """Health of the messages that hold these values."""
+        key = known.tobytes()
+        if key not in self._sets:
+            if self._sets:
+                self.parts.append(TopicHealth(self.topic, self._robot))
+            self._sets[key] = self.parts[-1]
+            self._sets[key].names = self._names(known)
+            self._members.append(known)
+        return self._sets[key]
+
+    def late(self, latest: int) -> bool:
+        """Whether a value is too old for a control step at the ``latest`` stamp, in ns."""
+        fresh = [
+            known
+            for known, health in zip(self._members, self.parts, strict=True)
+            if not health.late(latest)
+        ]
+        return not np.any(fresh, axis=0).all()
+
+    def label(self, which: np.ndarray) -> str:
+        """The topic, and its values ``which`` [n] if they are not all."""
+        return self.topic.topic + ('' if which.all() else f' ({", ".join(self._names(which))})')
+
+    def missing(self, old: np.ndarray, window: float) -> list[Finding]:
+        """Values ``old`` [n] that have not come, though other messages have in ``window`` s."""
+        when, listed = self._lacking
+        if not old.any() or time.monotonic() - when > window:
+            return []
+        names = self._names(old)
+        paths = ', '.join(self.topic.fields[name] for name in names)
+        text = (
+            f'{self.topic.topic}: no message has {paths} ({", ".join(names)}); the names in the '
+            f'last are {", ".join(listed) or "none"}; correct the robot profile, or the driver'
+        )
+        return [Finding(ERROR, text)]
+
+    def _names(self, which: np.ndarray) -> list[str]:
+        return [name for name, one in zip(self.topic.fields, which, strict=True) if one]
+
+
 class CommandPublisher:
     """Publishes a command vector on the robot's command topics."""
 
@@ -184,7 +269,8 @@ class CommandPublisher:
         self._topics = []
         start = 0
         for topic in robot.command:
-            codec = TopicCodec(topic)
+            middle = {n: (robot.limits[n].low + robot.limits[n].high) / 2 for n in topic.fields}
+            codec = TopicCodec(topic, middle)
             where = slice(start, start := start + len(codec.names))
             kind = message_class(topic.type)
             _check_writable(codec, kind, robot)

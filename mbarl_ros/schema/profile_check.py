@@ -1,0 +1,160 @@
+"""Tries what a robot profile says on messages of the types that it names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.field_paths import NAME_LISTS, FieldPath, parse_path
+from mbarl_ros.schema.message_fields import TopicCodec, element_type, message_class
+from mbarl_ros.schema.robot import RobotConfig, TopicMap
+
+_TEXTS = ('string', 'wstring')
+
+
+def check_messages(robot: RobotConfig) -> None:
+    """Refuse paths and constants that the message types do not have, and commands with a gap.
+
+    Types that are not installed are passed over: who uses one says so.
+
+    :raises ConfigError: names the key, what is wrong with it, and what the type has.
+    """
+    for key, topics in (
+        ('state', robot.state),
+        ('command', robot.command),
+        ('teleop', robot.teleop),
+    ):
+        for number, topic in enumerate(topics):
+            kind = installed(topic.type)
+            if kind is None:
+                continue
+            where = f'{key}.{number}'
+            for name, path in topic.fields.items():
+                check_number(kind, topic, path, f'{where}.fields.{name}')
+            for path, value in topic.constants.items():
+                _check_constant(kind, topic, path, value, f'{where}.constants.{path}')
+            if key == 'command':
+                _check_complete(kind, topic, where)
+
+
+def installed(type_name: str) -> Any:
+    """Class of a message type; None if it is not installed."""
+    try:
+        return message_class(type_name, importlib.import_module)
+    except ConfigError:
+        return None
+
+
+def check_number(kind: Any, topic: TopicMap, text: str, key: str) -> None:
+    """Refuse a path that is not the path of one number, or of a Bool, in a message class.
+
+    :raises ConfigError: names the ``key``.
+    """
+    leaf = _leaf(kind, parse_path(topic.topic, text), key)
+    if leaf.is_list:
+        raise ConfigError(f"key '{key}': {text} is a list; name one element: {text}[0]")
+    if leaf.type in _TEXTS or '/' in leaf.type:
+        inner = ''
+        if '/' in leaf.type:
+            fields = _fields(
+                message_class(leaf.type.replace('/', '/msg/'), importlib.import_module)
+            )
+            inner = f' with {", ".join(f"{text}.{name}" for name in fields)}'
+        raise ConfigError(f"key '{key}': {text} is no number but a {leaf.type}{inner}")
+
+
+class _Leaf(NamedTuple):
+    """Type at the end of a path, and whether it is a list of that."""
+
+    type: str
+    is_list: bool
+
+
+def _leaf(kind: Any, path: FieldPath, key: str) -> _Leaf:
+    kinds, found = [kind], _Leaf('', False)
+    for depth, (field, element) in enumerate(path.steps):
+        fields = _fields(kinds[-1])
+        so_far = '.'.join(map(str, [*path.steps[:depth], field]))
+        if field not in fields:
+            raise ConfigError(
+                f"key '{key}': a {_type_name(kinds[-1])} has no '{field}' ({path.text}); it has "
+                f'{", ".join(fields)}'
+            )
+        inner = element_type(fields[field])
+        is_list = inner != fields[field]
+        if element is not None and not is_list:
+            raise ConfigError(f"key '{key}': {so_far} is no list ({path.text}); leave [...] away")
+        if isinstance(element, str) and not element.isdigit():
+            _check_names(kinds, path, key)
+        found = _Leaf(inner, is_list and element is None)
+        if depth < len(path.steps) - 1:
+            if '/' not in inner:
+                raise ConfigError(f"key '{key}': {so_far} is a {inner} and has no fields")
+            if found.is_list:
+                raise ConfigError(f"key '{key}': {so_far} is a list; name an element: {so_far}[0]")
+            kinds.append(_nested(inner))
+    return found
+
+
+def _check_names(kinds: list[Any], path: FieldPath, key: str) -> None:
+    """Refuse an element by name in messages without a list of names."""
+    for kind in kinds:
+        fields = _fields(kind)
+        if any(element_type(fields.get(name, '')) != fields.get(name, '') for name in NAME_LISTS):
+            return
+    raise ConfigError(
+        f"key '{key}': a {_type_name(kinds[-1])} has no list of names ({path.text}); write the "
+        'index of the element, from 0'
+    )
+
+
+def _check_constant(kind: Any, topic: TopicMap, text: str, value: Any, key: str) -> None:
+    _leaf(kind, parse_path(topic.topic, text), key)
+    alone = TopicMap(
+        topic=topic.topic, type=topic.type, fields=topic.fields, constants={text: value}
+    )
+    try:
+        codec = TopicCodec(alone)
+        codec.decode(codec.encode(kind(), [0.0] * len(codec.names)))
+    except (AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"key '{key}': a {topic.type} does not take {value!r} there: {error}"
+        ) from error
+
+
+def _check_complete(kind: Any, topic: TopicMap, key: str) -> None:
+    """Refuse a command with a gap: an element without an entry would be sent as 0, unlimited."""
+    codec = TopicCodec(topic)
+    message = codec.encode(kind(), [0.0] * len(codec.names))
+    if np.isnan(codec.decode(message)).any():
+        numbers = [str(path) for path in topic.fields.values() if path.endswith(']')]
+        raise ConfigError(
+            f"key '{key}': topic '{topic.topic}': {', '.join(numbers)} are looked up in the "
+            f'names {", ".join(codec.listed)}, where a number is a name too; write the '
+            'names, or an index as [#0]'
+        )
+    listed = codec.listed
+    for owner, elements in codec.elements(message).items():
+        for element in sorted(set(range(max(elements))) - elements):
+            label = listed[element] if element < len(listed) else element
+            raise ConfigError(
+                f"key '{key}': topic '{topic.topic}': {owner}[{label}] has no entry and would be "
+                'sent as 0; add it to fields or constants'
+            )
+
+
+def _nested(declared: str) -> Any:
+    """Class of a message type as a field declares it: ``geometry_msgs/Vector3``."""
+    return message_class(declared.replace('/', '/msg/'), importlib.import_module)
+
+
+def _fields(kind: Any) -> Mapping[str, str]:
+    return kind.get_fields_and_field_types()
+
+
+def _type_name(kind: Any) -> str:
+    return f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
