@@ -274,15 +274,17 @@ def _convert(options: argparse.Namespace) -> int:
     episodes = [read_episode(path, task) for path in paths]
     kept = [episode for episode in episodes if episode.verdict != 'discarded']
     try:
-        export_episodes(options.to, kept, task, Path(options.output).expanduser())
+        notes = export_episodes(options.to, kept, task, Path(options.output).expanduser())
     except FormatError as error:
         raise DemonstrationError(str(error)) from error
-    steps = sum(len(episode.actions) for episode in kept)
+    steps = sum(int(episode.whole.sum()) for episode in kept)
     successes = sum(episode.verdict == SUCCEEDED for episode in kept)
     print(
         f'{options.output}: {len(kept)} demonstrations ({successes} with verdict {SUCCEEDED}), '
         f'{steps} steps'
     )
+    for note in notes:
+        print(note)
     return 0
 
 

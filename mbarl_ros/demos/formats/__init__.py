@@ -16,6 +16,7 @@ from types import ModuleType
 
 from mbarl_ros.demos.episodes import Episode
 from mbarl_ros.demos.formats.common import FormatError
+from mbarl_ros.demos.formats.pieces import cut_at_gaps
 from mbarl_ros.task import Task
 
 __all__ = ['BAG', 'EXPORTERS', 'IMPORTERS', 'FormatError', 'detect']
@@ -41,11 +42,14 @@ IMPORTERS: dict[str, Callable[[Path, Task, str | None], list[Episode]]] = {
 }
 
 
-def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path) -> None:
+def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path) -> list[str]:
     """Write episodes to a new file or folder; a failure leaves none behind.
+
+    They are cut where messages were lost: readers of these formats take each step for one period.
 
     :param kind: one of ``EXPORTERS``
     :param target: must not exist, or be an empty folder
+    :returns: sentences for the user
     :raises FormatError: unknown kind, existing target, no episode, or a missing library.
     """
     write = _known(EXPORTERS, kind, 'exported to')
@@ -54,13 +58,16 @@ def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path
         raise FormatError(f'{target}: there is no demonstration to write')
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FormatError(f'{target}: exists already; remove it or give another name')
+    pieces, notes = cut_at_gaps(episodes, task)
+    if not pieces:
+        raise FormatError(f'{target}: nothing to write: no step is without lost messages')
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f'.{target.name}.', dir=target.parent))
     except OSError as error:
         raise FormatError(f'{target}: cannot be written: {error}') from error
     try:
-        write(episodes, task, beside / target.name)
+        write(pieces, task, beside / target.name)
         if target.is_dir():
             target.rmdir()
         (beside / target.name).rename(target)
@@ -72,6 +79,7 @@ def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path
         raise FormatError(f'{target}: cannot be written: {error}') from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+    return notes
 
 
 def read_episodes(
