@@ -233,6 +233,8 @@ def test_lerobot_has_its_published_layout(given, tmp_path):
         if 'part' not in episode.name:  # a part has the goal of the whole
             assert np.array_equal(columns['next.reward'][frames], episode.rewards(task))
         assert columns['next.done'][frames].tolist() == [False] * (row['length'] - 1) + [True]
+        last = [row['length'] - 1] if episode.succeeded(task) else []
+        assert columns['next.success'][frames].nonzero()[0].tolist() == last
         assert set(columns['episode_index'][frames]) == {row['episode_index']}
         assert np.allclose(columns['timestamp'][frames] * info['fps'], np.arange(row['length']))
         assert [sentences[columns['task_index'][frames][0]]] == row['tasks']
@@ -400,8 +402,6 @@ def test_an_export_takes_no_place_and_leaves_nothing_half_done(tabletop, tmp_pat
     assert (tmp_path / 'empty' / 'meta' / 'info.json').exists()
     with pytest.raises(FormatError, match='what can: minari, robomimic, lerobot'):
         export_episodes('earl', episodes, task, tmp_path / 'x')
-    with pytest.raises(FormatError, match='to which we export only'):
-        import_demonstrations(tmp_path / 'empty', 'tabletop', '', tmp_path / 'into')
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,13 @@ EXPORTERS: dict[str, Callable[[list[Episode], Task, Path], None]] = {
 IMPORTERS: dict[str, Callable[[Path, Task, str | None, Reading], list[Episode]]] = {
     'minari': lambda *given: _module('minari').read(*given),
     'robomimic': lambda *given: _module('robomimic').read(*given),
+    'lerobot': lambda *given: _module('lerobot_import').read(*given),
     'earl': lambda *given: _module('earl').read(*given),
 }
 _OPTIONS = {
     'minari': ('keys', 'clip'),
     'robomimic': ('keys', 'clip'),
+    'lerobot': ('mapping', 'scales', 'clip'),
     'earl': ('clip',),
 }
 _ARGUMENTS = {'keys': '--key', 'mapping': '--map', 'scales': '--scale', 'clip': '--clip'}
@@ -158,7 +160,7 @@ def detect(source: Path) -> str:
 
 def _detect_folder(source: Path) -> str:
     if (source / 'meta' / 'info.json').exists():
-        raise FormatError(f'{source}: is a LeRobot dataset, to which we export only')
+        return 'lerobot'
     names = [path.name for path in source.iterdir()]
     if 'metadata.yaml' in names or any(name.endswith(('.mcap', '.db3')) for name in names):
         return BAG
