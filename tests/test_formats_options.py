@@ -1,6 +1,7 @@
 """What the user can say about a file: several observation keys, and clipping."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,30 @@ def test_actions_outside_are_counted_and_clipped_on_request(task, tmp_path):
     episode, notes = read(path, task, clip=True)
     assert np.array_equal(episode.actions, np.clip(outside(), -1, 1).astype(np.float32))
     assert 'actions were clipped: pan in 2 ' in notes
+
+
+def test_actions_of_earl_are_clipped_on_request(task, tmp_path):
+    rows = walk(2)
+    arrays = {
+        'observations': rows[:-1],
+        'next_observations': rows[1:],
+        'actions': outside(),
+        'rewards': np.zeros(STEPS),
+        'terminals': np.zeros(STEPS, bool),
+    }
+    path = tmp_path / 'x.pkl'
+    path.write_bytes(pickle.dumps(arrays))
+    assert 'grip in 1 (up to 1.01' in refused_as('earl', path, task)
+    episode, _ = read(path, task, 'earl', clip=True)
+    assert np.array_equal(episode.actions, np.clip(outside(), -1, 1).astype(np.float32))
+
+
+def test_a_file_that_tells_of_lost_messages_keeps_its_gaps(task, tmp_path):
+    path = write(tmp_path / 'x.hdf5', {'flat': walk(2)})
+    with h5py.File(path, 'a') as file:
+        file['data/demo_0/whole'] = np.arange(STEPS) != 2
+    episode, _ = read(path, task)
+    assert episode.whole.tolist() == [True, True, False, True, True, True]
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])

@@ -131,7 +131,7 @@ def read_episodes(
         raise FormatError(f'{source}: cannot be read as {kind}: {text}') from error
     if not episodes:
         raise FormatError(f'{source}: there is no episode in it')
-    by_scale = 'if the unit differs, give --scale ENTRY:=FACTOR'
+    by_scale = 'if the unit differs, give --scale ENTRY:=FACTOR (degrees: 0.0174533)'
     in_file = 'scale them in the file'
     reading.finish(source, by_scale if 'scales' in _OPTIONS[kind] else in_file)
     return episodes
