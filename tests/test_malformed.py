@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip('h5py', reason="the formats are an extra: pip install '.[formats]'")
+pytest.importorskip('pyarrow')
 
 from test_formats import earl
 
@@ -23,7 +24,7 @@ from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.demos.reader import read_episode
 from mbarl_ros.task import Task
-from support import malformed_folders, malformed_hdf5
+from support import malformed_folders, malformed_hdf5, malformed_lerobot
 from support.malformed import FOLDERS, IMPORTS, Good
 
 pytestmark = pytest.mark.slow
@@ -39,6 +40,8 @@ REAL = (
     'minari/id a path',
     'mcap/chunk of 10^9 zeros',
     'bag/points to passwd',
+    'lerobot/data passwd',
+    'lerobot/2 * 10^6 equal rows',
 )
 """Also tried in the process in which importing really reads, which takes longer to start."""
 WORDS = {
@@ -56,6 +59,11 @@ WORDS = {
     'robomimic/unknown filter': 'compressed by filter 32700',
     'robomimic/name is path /etc/passwd': 'is a path, which names must not be',
     'minari/id a path': 'is no name of a dataset',
+    'lerobot/2 * 10^6 equal rows': 'of one dataset 268435456 bytes are read at most',
+    'lerobot/list of 4 * 10^7': 'of one dataset 268435456 bytes are read at most',
+    'lerobot/action wide': 'the dataset has nothing for dx, dy, grasp',
+    'lerobot/NaN': r'episode 0: states are not finite',
+    'lerobot/data a pipe': 'no such file',
     'mcap/chunk of 2^60 bytes': 'claims 1152921504606846976 bytes',
     'bag/points to passwd': 'there is no .mcap file in it',
 }
@@ -64,7 +72,7 @@ WORDS = {
 SERVER = """
 import json, os, sys, traceback
 from mbarl_ros.demos import bag, imported, importing
-from mbarl_ros.demos.formats import earl, minari, robomimic
+from mbarl_ros.demos.formats import earl, lerobot_import, minari, robomimic
 for line in sys.stdin:
     given, errors = json.loads(line)
     child = os.fork()
@@ -87,6 +95,7 @@ def good(tmp_path_factory):
     episodes = [read_episode(SHIPPED / name, task) for name in ('forward_000', 'forward_001')]
     export_episodes('robomimic', episodes, task, folder / 'good.hdf5')
     export_episodes('minari', episodes, task, folder / 'good-v0')
+    export_episodes('lerobot', episodes, task, folder / 'good')
     (folder / 'imported').mkdir()
     save_episode(folder / 'imported', episodes[0], task)
     return Good(
@@ -94,6 +103,7 @@ def good(tmp_path_factory):
         arrays=earl(task, episodes),
         hdf5=folder / 'good.hdf5',
         minari=folder / 'good-v0',
+        lerobot=folder / 'good',
         recorded=SHIPPED / 'forward_000',
         imported=folder / 'imported',
         canary=folder / 'canary',
@@ -162,7 +172,7 @@ def build(builder, tmp_path, good):
 
 
 def test_there_are_enough_of_them():
-    assert malformed_hdf5.DEMO and malformed_folders.FOLDERS is FOLDERS
+    assert malformed_hdf5.DEMO and malformed_lerobot.FRAMES and malformed_folders.FOLDERS is FOLDERS
     assert len(IMPORTS) + len(FOLDERS) >= 200
 
 
@@ -221,7 +231,7 @@ def flipped(data, rng):
     return bytes(data)
 
 
-@pytest.mark.parametrize('kind', ['robomimic', 'minari', 'earl', 'mcap'])
+@pytest.mark.parametrize('kind', ['robomimic', 'minari', 'lerobot', 'earl', 'mcap'])
 def test_turned_bits_are_an_error_or_leave_a_demonstration(kind, good, forked, target, tmp_path):
     # Where numbers have no checksum a turned bit may be another number; never anything else.
     rng = random.Random(kind)
@@ -231,9 +241,13 @@ def test_turned_bits_are_an_error_or_leave_a_demonstration(kind, good, forked, t
     path = source / {'minari': 'main_data.hdf5', 'mcap': 'x.mcap', 'earl': 'x.pkl'}.get(kind, 'x')
     if kind == 'minari':
         shutil.copy(good.minari / 'data' / 'metadata.json', source)
+    if kind == 'lerobot':
+        shutil.copytree(good.lerobot, source, dirs_exist_ok=True)
+        path = source / malformed_lerobot.FRAMES
     data = {
         'robomimic': good.hdf5.read_bytes,
         'minari': (good.minari / 'data' / 'main_data.hdf5').read_bytes,
+        'lerobot': (good.lerobot / malformed_lerobot.FRAMES).read_bytes,
         'earl': lambda: pickle.dumps(good.arrays),
         'mcap': next(good.recorded.glob('*.mcap')).read_bytes,
     }[kind]()
@@ -242,7 +256,7 @@ def test_turned_bits_are_an_error_or_leave_a_demonstration(kind, good, forked, t
         path.write_bytes(flipped(data, rng))
         try:
             made = importing.import_demonstrations(
-                source if kind == 'minari' else path, 'tabletop', '', target
+                source if kind in ('minari', 'lerobot') else path, 'tabletop', '', target
             )
         except FormatError as error:
             errors += 1

@@ -565,10 +565,9 @@ def test_convert_writes_to_a_relative_path(copies, kind, target, tmp_path, monke
     assert f'new/{target}: 3 demonstrations' in capsys.readouterr().out
     assert (tmp_path / 'new' / target).exists()
     assert [path.name for path in (tmp_path / 'new').iterdir()] == [target]
-    if kind != 'lerobot':  # export only
-        given = ['--task', 'pointmass', '--into', 'back']
-        assert demos.main(['import', f'new/{target}', *given]) == 0
-        assert len(folders(tmp_path / 'back')) == 3
+    given = ['--task', 'pointmass', '--into', 'back']
+    assert demos.main(['import', f'new/{target}', *given]) == 0
+    assert len(folders(tmp_path / 'back')) == 3
 
 
 def interrupt_a_recording(folder, original, task):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -71,14 +73,76 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument('--to', required=True, help='minari, robomimic or lerobot')
     convert.add_argument('--output', required=True, metavar='PATH', help='must not exist yet')
     add = action('import', 'Add demonstrations of another format to a folder', _import)
-    add.add_argument('source', metavar='SOURCE', help='bag, .mcap, .hdf5, Minari folder or .pkl')
+    add.add_argument(
+        'source', metavar='SOURCE', help='bag, .mcap, .hdf5, folder of Minari or LeRobot, or .pkl'
+    )
     add.add_argument('--into', default='', metavar='FOLDER', help="default: the task's own")
     add.add_argument(
-        '--format', default=None, help='bag, minari, robomimic or earl; default: detected'
+        '--format', default=None, help='bag, minari, robomimic, lerobot or earl; default: detected'
     )
     add.add_argument('--direction', choices=DIRECTIONS, default=None, help='default: as recorded')
     add.add_argument('--verdict', choices=VERDICTS, default=None, help='default: as recorded')
+    _add_reading(add)
     return demos
+
+
+def _add_reading(add: argparse.ArgumentParser) -> None:
+    """Arguments that say how to read a source of another format."""
+    add.add_argument(
+        '--key',
+        default='',
+        metavar='A,B[0:3],...',
+        help="robomimic, Minari: observation keys that are the task's observation together",
+    )
+    add.add_argument(
+        '--map',
+        action='append',
+        default=[],
+        type=_pair,
+        metavar='NAME:=ENTRY',
+        help='LeRobot: NAME of the dataset is ENTRY of the task (action.ENTRY: only of its '
+        'action); repeat for more; default: equal names',
+    )
+    add.add_argument(
+        '--scale',
+        action='append',
+        default=[],
+        type=_factor,
+        metavar='ENTRY:=FACTOR',
+        help='LeRobot: multiply an entry, 0.0174533 for degrees to radians; repeat for more',
+    )
+    add.add_argument('--clip', action='store_true', help='clip actions to their range')
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """``A:=B`` as two texts."""
+    first, sign, second = text.rpartition(':=')
+    if not (sign and first.strip() and second.strip()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form A:=B")
+    return first.strip(), second.strip()
+
+
+def _factor(text: str) -> tuple[str, float]:
+    """``ENTRY:=FACTOR`` as a text and a number."""
+    entry, number = _pair(text)
+    try:
+        factor = float(number)
+    except ValueError:
+        factor = 0.0
+    if factor == 0.0 or not math.isfinite(factor):
+        raise argparse.ArgumentTypeError(f"'{text}': '{number}' is not a factor other than 0")
+    return entry, factor
+
+
+def _once(argument: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Entry -> what is said about it.
+
+    :raises ConfigError: something is said twice about an entry.
+    """
+    for entry, count in Counter(entry for entry, _ in pairs).items():
+        if count > 1:
+            raise ConfigError(f"{argument}: '{entry}' is given {count} times; leave one")
+    return dict(pairs)
 
 
 def _folder(options: argparse.Namespace) -> Path:
@@ -274,20 +338,22 @@ def _convert(options: argparse.Namespace) -> int:
     episodes = [read_episode(path, task) for path in paths]
     kept = [episode for episode in episodes if episode.verdict != 'discarded']
     try:
-        export_episodes(options.to, kept, task, Path(options.output).expanduser())
+        notes = export_episodes(options.to, kept, task, Path(options.output).expanduser())
     except FormatError as error:
         raise DemonstrationError(str(error)) from error
-    steps = sum(len(episode.actions) for episode in kept)
+    steps = sum(int(episode.whole.sum()) for episode in kept)
     successes = sum(episode.verdict == SUCCEEDED for episode in kept)
     print(
         f'{options.output}: {len(kept)} demonstrations ({successes} with verdict {SUCCEEDED}), '
         f'{steps} steps'
     )
+    for note in notes:
+        print(note)
     return 0
 
 
 def _import(options: argparse.Namespace) -> int:
-    from mbarl_ros.demos.formats import FormatError
+    from mbarl_ros.demos.formats import FormatError, Options, Reading
     from mbarl_ros.demos.importing import import_demonstrations
 
     if not options.task:
@@ -296,6 +362,14 @@ def _import(options: argparse.Namespace) -> int:
     folder = options.into or task.config.demonstrations
     if not folder:
         raise ConfigError(f"task '{task.name}': key 'demonstrations' is not set; give --into")
+    reading = Reading(
+        Options(
+            keys=[key.strip() for key in options.key.split(',') if key.strip()],
+            mapping=_once('--map', [(entry, name) for name, entry in options.map]),
+            scales=_once('--scale', options.scale),
+            clip=options.clip,
+        )
+    )
     try:
         made = import_demonstrations(
             Path(options.source).expanduser(),
@@ -305,9 +379,12 @@ def _import(options: argparse.Namespace) -> int:
             kind=options.format,
             direction=options.direction,
             verdict=options.verdict,
+            reading=reading,
         )
     except FormatError as error:
         raise DemonstrationError(str(error)) from error
+    for note in reading.notes:
+        print(f'{options.source}: {note}')
     failed = 0
     for path in made:
         episode, findings = check_demonstration(path, task)

@@ -7,6 +7,7 @@ importer checks each demonstration before it gets its name.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -14,10 +15,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from mbarl_ros.demos.formats.common import FormatError
+from mbarl_ros.demos.formats.common import FormatError, Options, Reading
 from mbarl_ros.demos.metadata import (
     DemonstrationError,
     file_of,
@@ -35,6 +36,8 @@ MAX_MEMORY = 2 << 30
 MAX_SECONDS = 600
 MAX_FILE = 8 << 30
 _REFUSED = 2
+_NOTES = '.notes.json'
+_MAX_NOTES = 1 << 20
 
 
 def import_demonstrations(
@@ -45,6 +48,7 @@ def import_demonstrations(
     kind: str | None = None,
     direction: str | None = None,
     verdict: str | None = None,
+    reading: Reading | None = None,
 ) -> list[Path]:
     """Add demonstrations of another format to a folder; all of them, or none.
 
@@ -52,21 +56,26 @@ def import_demonstrations(
 
     :param task_name: name or path of their task
     :param robot: name or path of their robot profile; empty: the task's own
-    :param kind: bag, minari, robomimic or earl; None: detect it
+    :param kind: bag, minari, robomimic, lerobot or earl; None: detect it
     :param direction: forward or backward; None: as in the source
     :param verdict: success, discarded or unknown; None: as in the source
+    :param reading: what the user says about the source; gets the notes for the user
     :returns: folders of the new demonstrations
     :raises FormatError: the source cannot be imported; the message says why.
     """
+    reading = reading or Reading()
     task = Task.load(task_name, robot or None)
     robot_name = robot or task.config.robot
     folder.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
     try:
-        given = [str(source), task_name, robot, str(staging), kind or '', direction or '']
+        options = json.dumps(asdict(reading.options))
+        given = [str(source), task_name, robot, str(staging), kind or '', direction or '', options]
         code, message = run_limited(given)
         if code:
             raise FormatError(_explained(source, code, message))
+        for text in _notes(staging / _NOTES):
+            reading.note(text)
         staged = [(path, read_episode(path, task).direction) for path in folders(staging)]
         if not staged:
             raise FormatError(f'{source}: contains no demonstration')
@@ -90,6 +99,8 @@ def run_limited(given: list[str]) -> tuple[int, str]:
     # -P: no module is imported from the working folder, where the untrusted file may lie.
     command = [sys.executable, '-P', '-m', 'mbarl_ros.demos.importing', *given]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
+    # Other allocators reserve more address space than the limit leaves.
+    environment['ARROW_DEFAULT_MEMORY_POOL'] = 'system'
     try:
         done = subprocess.run(
             command,
@@ -108,7 +119,7 @@ def run_limited(given: list[str]) -> tuple[int, str]:
 
 def main(given: list[str]) -> int:
     """Read a source into a staging folder, one folder per demonstration; returns the exit code."""
-    source, task_name, robot, staging, kind, direction = given
+    source, task_name, robot, staging, kind, direction, options = given
     for what, limit in (
         (resource.RLIMIT_AS, MAX_MEMORY),
         (resource.RLIMIT_CPU, MAX_SECONDS),
@@ -120,7 +131,9 @@ def main(given: list[str]) -> int:
         resource.setrlimit(what, (limit, limit))
     try:
         task = Task.load(task_name, robot or None)
-        _stage(Path(source), task, Path(staging), kind, direction or None)
+        reading = Reading(Options(**json.loads(options)))
+        _stage(Path(source), task, Path(staging), kind, direction or None, reading)
+        (Path(staging) / _NOTES).write_text(json.dumps(reading.notes))
     except MemoryError:
         print(f'{source}: needs more than {MAX_MEMORY} bytes of memory', file=sys.stderr)
         return _REFUSED
@@ -133,11 +146,14 @@ def main(given: list[str]) -> int:
     return 0
 
 
-def _stage(source: Path, task: Task, staging: Path, kind: str, direction: str | None) -> None:
-    from mbarl_ros.demos.formats import BAG, detect, read_episodes
+def _stage(
+    source: Path, task: Task, staging: Path, kind: str, direction: str | None, reading: Reading
+) -> None:
+    from mbarl_ros.demos.formats import BAG, check_options, detect, read_episodes
     from mbarl_ros.demos.imported import save_episode
 
     kind = kind or detect(source)
+    check_options(kind, reading.options)
     if kind == BAG:
         from mbarl_ros.demos.bag import import_bag
 
@@ -147,10 +163,21 @@ def _stage(source: Path, task: Task, staging: Path, kind: str, direction: str | 
         except DemonstrationError as error:
             raise FormatError(str(error).replace(str(made), str(source))) from error
         return
-    for index, episode in enumerate(read_episodes(kind, source, task, direction=direction)):
+    episodes = read_episodes(kind, source, task, direction=direction, reading=reading)
+    for index, episode in enumerate(episodes):
         folder = staging / f'{index:05d}'
         folder.mkdir()
         save_episode(folder, episode, task)
+
+
+def _notes(path: Path) -> list[str]:
+    """What the reading process has to say, which an untrusted file may have made up."""
+    try:
+        notes = json.loads(path.read_bytes()) if path.stat().st_size <= _MAX_NOTES else []
+    except (OSError, ValueError, RecursionError):
+        return []
+    texts = [' '.join(str(note).split()) for note in notes] if isinstance(notes, list) else []
+    return [text[:2000] for text in texts if text.isprintable()]
 
 
 def _explained(source: Path, code: int, message: str) -> str:

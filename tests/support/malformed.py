@@ -24,6 +24,7 @@ class Good:
     arrays: dict[str, np.ndarray]
     hdf5: Path
     minari: Path
+    lerobot: Path
     recorded: Path
     imported: Path
     canary: Path

@@ -15,11 +15,12 @@ from pathlib import Path
 from types import ModuleType
 
 from mbarl_ros.demos.episodes import Episode
-from mbarl_ros.demos.formats.common import FormatError
+from mbarl_ros.demos.formats.common import FormatError, Options, Reading, check_downloaded
+from mbarl_ros.demos.formats.pieces import cut_at_gaps
 from mbarl_ros.task import Task
 
-__all__ = ['BAG', 'EXPORTERS', 'IMPORTERS', 'FormatError', 'detect']
-__all__ += ['export_episodes', 'read_episodes']
+__all__ = ['BAG', 'EXPORTERS', 'IMPORTERS', 'FormatError', 'Options', 'Reading', 'check_options']
+__all__ += ['detect', 'export_episodes', 'read_episodes']
 
 BAG = 'bag'
 _HDF5 = b'\x89HDF\r\n\x1a\n'
@@ -34,18 +35,29 @@ EXPORTERS: dict[str, Callable[[list[Episode], Task, Path], None]] = {
     'robomimic': lambda *given: _module('robomimic').write(*given),
     'lerobot': lambda *given: _module('lerobot').write(*given),
 }
-IMPORTERS: dict[str, Callable[[Path, Task, str | None], list[Episode]]] = {
+IMPORTERS: dict[str, Callable[[Path, Task, str | None, Reading], list[Episode]]] = {
     'minari': lambda *given: _module('minari').read(*given),
     'robomimic': lambda *given: _module('robomimic').read(*given),
+    'lerobot': lambda *given: _module('lerobot_import').read(*given),
     'earl': lambda *given: _module('earl').read(*given),
 }
+_OPTIONS = {
+    'minari': ('keys', 'clip'),
+    'robomimic': ('keys', 'clip'),
+    'lerobot': ('mapping', 'scales', 'clip'),
+    'earl': ('clip',),
+}
+_ARGUMENTS = {'keys': '--key', 'mapping': '--map', 'scales': '--scale', 'clip': '--clip'}
 
 
-def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path) -> None:
+def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path) -> list[str]:
     """Write episodes to a new file or folder; a failure leaves none behind.
+
+    They are cut where messages were lost: readers of these formats take each step for one period.
 
     :param kind: one of ``EXPORTERS``
     :param target: must not exist, or be an empty folder
+    :returns: sentences for the user
     :raises FormatError: unknown kind, existing target, no episode, or a missing library.
     """
     write = _known(EXPORTERS, kind, 'exported to')
@@ -54,13 +66,16 @@ def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path
         raise FormatError(f'{target}: there is no demonstration to write')
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FormatError(f'{target}: exists already; remove it or give another name')
+    pieces, notes = cut_at_gaps(episodes, task)
+    if not pieces:
+        raise FormatError(f'{target}: nothing to write: no step is without lost messages')
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f'.{target.name}.', dir=target.parent))
     except OSError as error:
         raise FormatError(f'{target}: cannot be written: {error}') from error
     try:
-        write(episodes, task, beside / target.name)
+        write(pieces, task, beside / target.name)
         if target.is_dir():
             target.rmdir()
         (beside / target.name).rename(target)
@@ -72,20 +87,41 @@ def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path
         raise FormatError(f'{target}: cannot be written: {error}') from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+    return notes
+
+
+def check_options(kind: str, options: Options) -> None:
+    """Refuse options that a format does not have.
+
+    :raises FormatError: there is one; the message names it.
+    """
+    known = _OPTIONS.get(kind, ())
+    for name, argument in _ARGUMENTS.items():
+        if getattr(options, name) and name not in known:
+            possible = ', '.join(_ARGUMENTS[each] for each in known) or 'none of these options'
+            raise FormatError(f"{argument} does not apply to format '{kind}', which has {possible}")
 
 
 def read_episodes(
-    kind: str, source: Path, task: Task, *, direction: str | None = None
+    kind: str,
+    source: Path,
+    task: Task,
+    *,
+    direction: str | None = None,
+    reading: Reading | None = None,
 ) -> list[Episode]:
     """Episodes of a file or folder of another format.
 
     :param kind: one of ``IMPORTERS``
     :param direction: forward or backward; None: as in the file
+    :param reading: what the user says about the source; gets the notes for the user
     :raises FormatError: not complete and finite episodes that fit the task.
     """
     read = _known(IMPORTERS, kind, 'imported from')
+    reading = reading or Reading()
+    check_options(kind, reading.options)
     try:
-        episodes = read(source, task, direction)
+        episodes = read(source, task, direction, reading)
     except FormatError:
         raise
     except ModuleNotFoundError as error:
@@ -95,6 +131,9 @@ def read_episodes(
         raise FormatError(f'{source}: cannot be read as {kind}: {text}') from error
     if not episodes:
         raise FormatError(f'{source}: there is no episode in it')
+    by_scale = 'if the unit differs, give --scale ENTRY:=FACTOR (degrees: 0.0174533)'
+    in_file = 'scale them in the file'
+    reading.finish(source, by_scale if 'scales' in _OPTIONS[kind] else in_file)
     return episodes
 
 
@@ -115,12 +154,13 @@ def detect(source: Path) -> str:
         return BAG
     if (head[:1] == b'\x80' and head[1:2] <= b'\x05') or source.suffix in ('.pkl', '.pickle'):
         return 'earl'
+    check_downloaded(source)
     raise _unknown(source)
 
 
 def _detect_folder(source: Path) -> str:
     if (source / 'meta' / 'info.json').exists():
-        raise FormatError(f'{source}: is a LeRobot dataset, to which we export only')
+        return 'lerobot'
     names = [path.name for path in source.iterdir()]
     if 'metadata.yaml' in names or any(name.endswith(('.mcap', '.db3')) for name in names):
         return BAG

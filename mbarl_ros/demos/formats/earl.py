@@ -18,7 +18,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from mbarl_ros.demos.episodes import SUCCEEDED, UNKNOWN, Episode
-from mbarl_ros.demos.formats.common import MAX_BYTES, MAX_EPISODES, FormatError, read_episode
+from mbarl_ros.demos.formats.common import (
+    MAX_BYTES,
+    MAX_EPISODES,
+    FormatError,
+    Reading,
+    read_episode,
+)
 from mbarl_ros.task import Task
 
 _KEYS = ('observations', 'actions', 'rewards', 'terminals', 'next_observations')
@@ -26,7 +32,7 @@ _PLAIN = re.compile(r'b1|[iu][1248]|f[248]')
 _BACKWARD = re.compile(r'reverse|backward')
 
 
-def read(source: Path, task: Task, direction: str | None) -> list[Episode]:
+def read(source: Path, task: Task, direction: str | None, reading: Reading) -> list[Episode]:
     """Episodes of a file like EARL's ``demo_data.pkl``.
 
     An episode ends at ``terminals``, and where the next observation differs from the observation of
@@ -52,6 +58,7 @@ def read(source: Path, task: Task, direction: str | None) -> list[Episode]:
                 place,
                 np.concatenate([before[first:end], after[end - 1 : end]]),
                 arrays['actions'][first:end],
+                reading,
                 direction=direction or ('backward' if named else 'forward'),
                 verdict=SUCCEEDED if arrays['rewards'].reshape(n)[end - 1] > 0 else UNKNOWN,
                 operator='EARL',

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +24,7 @@ _FILTERS = {
     h5py.h5z.FILTER_LZF,
 }
 _MAX_ATTRIBUTE = 64 << 10
+_KEY = re.compile(r'(?P<name>[^\[\]]+)(\[(?P<first>\d+)(?P<range>:(?P<end>\d+))?\])?')
 
 
 def top_level(path: Path) -> list[str]:
@@ -114,6 +117,43 @@ class Reader:
             )
         self._left -= size
         return found[()]
+
+    def concatenated(self, group: h5py.Group, keys: Sequence[str]) -> np.ndarray:
+        """Columns [n, width] of arrays of a group, beside each other.
+
+        :param keys: such as ``object``, ``object[2]``, ``object[0:3]`` or ``robot/position``
+        :raises FormatError: not the name of an array of numbers, or it has not these columns.
+        """
+        parts = [self._columns(group, key) for key in keys]
+        if len({len(part) for part in parts}) > 1:
+            listed = ', '.join(f'{key} {len(part)}' for key, part in zip(keys, parts, strict=True))
+            raise FormatError(f'{self.path}: {group.name}: keys differ in length: {listed}')
+        return np.hstack(parts)
+
+    def _columns(self, group: h5py.Group, key: str) -> np.ndarray:
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise FormatError(
+                f"{self.path}: key '{key}' is not like object, object[2] or object[0:3]"
+            )
+        *folders, name = match['name'].split('/')
+        for folder in folders:
+            group = self.group(group, folder)
+        if not self.has(group, name):
+            raise FormatError(
+                f"{self.path}: {group.name}: has no key '{name}', but "
+                f'{", ".join(self.names(group)[:20]) or "nothing"}'
+            )
+        rows = self.array(group, name)
+        if rows.ndim == 1:
+            rows = rows[:, None]
+        if match['first'] is None:
+            return rows
+        first = int(match['first'])
+        end = int(match['end']) if match['range'] else first + 1
+        if rows.ndim != 2 or not first < end <= rows.shape[1]:
+            raise FormatError(f"{self.path}: '{key}': {name} has shape {rows.shape}")
+        return rows[:, first:end]
 
     def text(self, group: h5py.Group, name: str, default: str) -> str:
         """Text of an attribute, or the default if there is none.

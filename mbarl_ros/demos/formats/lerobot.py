@@ -20,11 +20,17 @@ from mbarl_ros.demos.episodes import Episode
 from mbarl_ros.demos.formats.common import observation_names, observations
 from mbarl_ros.task import Task
 
+OBSERVATION, ACTION = 'observation.state', 'action'
+UNDO = 'Undo: '
+"""What the task of a backward demonstration begins with."""
+NORMALIZED = 'normalized'
+"""Key of a feature whose numbers are in [-1, 1]; without it they are in physical units."""
 _FILE = 'chunk-000/file-000.parquet'
 _QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
 _SCALARS = {
     'next.reward': 'float32',
     'next.done': 'bool',
+    'next.success': 'bool',
     'timestamp': 'float32',
     'frame_index': 'int64',
     'episode_index': 'int64',
@@ -36,8 +42,9 @@ _SCALARS = {
 def write(episodes: list[Episode], task: Task, target: Path) -> None:
     """Write a dataset.
 
-    ``observation.state`` is the task's observation, with the goal where it has one. Forward and
-    backward are two tasks of the dataset.
+    ``observation.state`` is the task's observation, with the goal where it has one; actions are in
+    [-1, 1]. Forward and backward are two tasks of the dataset. ``next.success`` tells which
+    demonstrations are learned from.
     """
     tasks = _tasks(task, episodes)
     frames = _frames(task, episodes, tasks)
@@ -58,7 +65,7 @@ def _tasks(task: Task, episodes: list[Episode]) -> list[str]:
 
 def _sentence(task: Task, episode: Episode) -> str:
     sentence = task.config.description or task.name
-    return sentence if episode.is_forward else f'Undo: {sentence}'
+    return sentence if episode.is_forward else f'{UNDO}{sentence}'
 
 
 def _frames(task: Task, episodes: list[Episode], tasks: list[str]) -> dict[str, np.ndarray]:
@@ -68,10 +75,11 @@ def _frames(task: Task, episodes: list[Episode], tasks: list[str]) -> dict[str, 
     last = np.concatenate([np.arange(n) == n - 1 for n in lengths])
     numbers = [tasks.index(_sentence(task, episode)) for episode in episodes]
     columns = {
-        'observation.state': np.concatenate([observations(task, e)[:-1] for e in episodes]),
-        'action': np.concatenate([episode.actions for episode in episodes]),
+        OBSERVATION: np.concatenate([observations(task, e)[:-1] for e in episodes]),
+        ACTION: np.concatenate([episode.actions for episode in episodes]),
         'next.reward': np.concatenate([episode.rewards(task) for episode in episodes]),
         'next.done': last,
+        'next.success': last & np.repeat([e.succeeded(task) for e in episodes], lengths),
         'timestamp': within / task.robot.control_rate,
         'frame_index': within,
         'episode_index': np.repeat(np.arange(len(episodes)), lengths),
@@ -124,8 +132,8 @@ def _info(
 ) -> dict[str, Any]:
     rate = task.robot.control_rate
     names = {
-        'observation.state': observation_names(task),
-        'action': [entry.name for entry in task.config.action],
+        OBSERVATION: observation_names(task),
+        ACTION: [entry.name for entry in task.config.action],
     }
     features = {
         name: {
@@ -135,6 +143,7 @@ def _info(
         }
         for name, column in frames.items()
     }
+    features[ACTION][NORMALIZED] = True
     return {
         'codebase_version': 'v3.0',
         'robot_type': task.robot.name,

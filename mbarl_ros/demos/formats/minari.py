@@ -22,7 +22,13 @@ import h5py
 import numpy as np
 
 from mbarl_ros.demos.episodes import UNKNOWN, Episode
-from mbarl_ros.demos.formats.common import FormatError, observations, read_episode, succeeds
+from mbarl_ros.demos.formats.common import (
+    FormatError,
+    Reading,
+    observations,
+    read_episode,
+    succeeds,
+)
 from mbarl_ros.demos.formats.hdf5 import Reader
 from mbarl_ros.task import Task
 
@@ -65,12 +71,12 @@ def write(episodes: list[Episode], task: Task, target: Path) -> None:
     )
 
 
-def read(source: Path, task: Task, direction: str | None) -> list[Episode]:
+def read(source: Path, task: Task, direction: str | None, reading: Reading) -> list[Episode]:
     """Episodes of a dataset's folder.
 
-    Observations are arrays, or dictionaries with an array ``observation``, as in goal-conditioned
-    environments. The Minari package is not used, because it would construct the environment that
-    the file names.
+    Observations are arrays, or dictionaries of arrays: ``observation``, as in goal-conditioned
+    environments, or the given keys, concatenated. The Minari package is not used, because it would
+    construct the environment that the file names.
     """
     folder = source / 'data' if (source / 'data').is_dir() else source
     count = _check_metadata(folder / 'metadata.json')
@@ -81,7 +87,7 @@ def read(source: Path, task: Task, direction: str | None) -> list[Episode]:
                 f'{reader.path}: metadata.json says that there are {count} episodes, there are '
                 f'{len(names)}'
             )
-        return [_episode(reader, index, task, direction, source) for index in range(count)]
+        return [_episode(reader, index, task, direction, source, reading) for index in range(count)]
 
 
 def _buffer(task: Task, episode: Episode) -> object:
@@ -101,7 +107,12 @@ def _buffer(task: Task, episode: Episode) -> object:
 
 
 def _episode(
-    reader: Reader, index: int, task: Task, direction: str | None, source: Path
+    reader: Reader,
+    index: int,
+    task: Task,
+    direction: str | None,
+    source: Path,
+    reading: Reading,
 ) -> Episode:
     name = f'episode_{index}'
     group = reader.group(reader.root, name)
@@ -115,8 +126,9 @@ def _episode(
     return read_episode(
         task,
         place,
-        _observations(reader, group),
+        _observations(reader, group, reading),
         reader.array(group, 'actions'),
+        reading,
         stamps=stamps,
         whole=whole,
         direction=direction or about['direction'] or 'forward',
@@ -127,10 +139,22 @@ def _episode(
     )
 
 
-def _observations(reader: Reader, group: h5py.Group) -> np.ndarray:
-    if reader.is_group(group, 'observations'):
-        return reader.array(reader.group(group, 'observations'), 'observation')
-    return reader.array(group, 'observations')
+def _observations(reader: Reader, group: h5py.Group, reading: Reading) -> np.ndarray:
+    keys = reading.options.keys
+    if not reader.is_group(group, 'observations'):
+        if keys:
+            raise FormatError(
+                f'{reader.location(group, "observations")}: is one array, without keys; leave out '
+                '--key'
+            )
+        return reader.array(group, 'observations')
+    inputs = reader.group(group, 'observations')
+    if not keys and not reader.has(inputs, 'observation'):
+        raise FormatError(
+            f'{reader.location(group, "observations")}: has no array observation, but '
+            f'{", ".join(reader.names(inputs)[:20]) or "nothing"}; give --key'
+        )
+    return reader.concatenated(inputs, keys or ['observation'])
 
 
 def _check_metadata(path: Path) -> int:
