@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError, SimulatorError
 from mbarl_ros.schema.load import load_robot, load_task, load_world
 from mbarl_ros.schema.robot import RobotConfig
-from mbarl_ros.schema.task import TaskConfig
+from mbarl_ros.schema.task import Entry, TaskConfig
 
 
 class Task:
@@ -60,35 +61,48 @@ class Task:
                 f"task '{config.name}': {text}, the workspace of robot '{robot.name}'; correct "
                 'one of them'
             )
-        self.state_dim = len(config.observation)
-        self.goals = np.array(config.goals, np.float32).reshape(-1, self.state_dim)
+        columns = config.columns
+        self.state_dim = len(columns)
+        self._entries = config.observation
+        goals = np.array(config.goals, np.float32).reshape(-1, len(config.observation))
+        self.goals = _from_entries(self._entries, goals)
         self.goal_conditioned = len(self.goals) > 0
         self.observation_dim = self.state_dim * (2 if self.goal_conditioned else 1)
         self.action_dim = len(config.action)
-        low = np.array([entry.low for entry in config.observation], np.float32)
-        high = np.array([entry.high for entry in config.observation], np.float32)
+        low = np.array([column.low for column in columns], np.float32)
+        high = np.array([column.high for column in columns], np.float32)
         repeat = 2 if self.goal_conditioned else 1
         self.offset = np.tile((low + high) / 2, repeat)
         self.scale = np.tile((high - low) / 2, repeat)
-        self.binary = np.array([entry.binary for entry in config.observation], bool)
+        self.binary = np.array([column.binary for column in columns], bool)
         self.state_low, self.state_high = low, high
-        axes = [entry.axis for entry in config.observation]
+        axes = [column.axis for column in columns]
         state_scale = self.scale[: self.state_dim]
         self.state_pairwise_differences = self._pairwise_differences(axes, state_scale)
         self.pairwise_differences = self._pairwise_differences(axes * repeat, self.scale)
         self._action_offset = np.array([(e.low + e.high) / 2 for e in config.action])
         self._action_scale = np.array([(e.high - e.low) / 2 for e in config.action])
         self._state_index = [robot.state_names.index(entry.name) for entry in config.observation]
-        order = [entry.name for entry in config.observation]
-        self._success_index = [order.index(name) for name in config.success.entries]
-        self._ended_index = None if config.ended is None else order.index(config.ended)
-        self._target = (
-            None if config.success.target is None else np.array(config.success.target, np.float32)
-        )
-        self.goal_in_state = len(config.success.goal_entries) > 0
+        success = config.success
+        self._success_index = self._columns_of(success.entries)
+        self._ended_index = None if config.ended is None else self._columns_of([config.ended])[0]
+        self._target = None
+        if success.target is not None:
+            compared = [self._entry(name) for name in success.entries]
+            self._target = _from_entries(compared, np.array(success.target, np.float32))
+        self.goal_in_state = len(success.goal_entries) > 0
         self.goal_index = [self.state_dim + i for i in self._success_index]
         if self.goal_in_state:
-            self.goal_index = [order.index(name) for name in config.success.goal_entries]
+            self.goal_index = self._columns_of(success.goal_entries)
+
+    def _entry(self, name: str) -> Entry:
+        return next(entry for entry in self._entries if entry.name == name)
+
+    def _columns_of(self, names: Sequence[str]) -> list[int]:
+        """Which entries of the state stand for these of the task file."""
+        order = [column.name for column in self.config.columns]
+        wanted = [column.name for name in names for column in self._entry(name).columns]
+        return [order.index(name) for name in wanted]
 
     @classmethod
     def load(cls, task: str, robot: str | None = None) -> Task:
@@ -130,7 +144,31 @@ class Task:
 
     def state(self, robot_state: np.ndarray) -> np.ndarray:
         """State part of the observation from robot state [..., robot dim]."""
-        return np.asarray(robot_state)[..., self._state_index].astype(np.float32)
+        return self.from_entries(np.asarray(robot_state)[..., self._state_index])
+
+    def from_entries(self, values: np.ndarray) -> np.ndarray:
+        """State [..., state_dim], float32, from values [..., entries] of the task's entries."""
+        return _from_entries(self._entries, values)
+
+    def to_entries(self, state: np.ndarray) -> np.ndarray:
+        """Values [..., entries] of the task's entries from a state [..., state_dim]."""
+        columns, values = 0, []
+        for entry in self._entries:
+            value = state[..., columns]
+            if entry.angle:
+                value = np.arctan2(value, state[..., columns + 1])
+            values.append(value)
+            columns += len(entry.columns)
+        return np.stack(values, -1)
+
+    def possible(self, state: np.ndarray) -> np.ndarray:
+        """States [..., state_dim] with sines and cosines of one angle each, as drawn or predicted.
+
+        Those of any two numbers: what comes out is on the circle.
+        """
+        if not any(entry.angle for entry in self._entries):
+            return state
+        return self.from_entries(self.to_entries(state))
 
     def observation(self, robot_state: np.ndarray, goal: np.ndarray | None = None) -> np.ndarray:
         """Observation [..., observation_dim], float32, from robot state and, if any, a goal."""
@@ -161,7 +199,7 @@ class Task:
         The goal stays, also where it is part of the state, in which a model would let it drift.
         """
         following = np.array(observation, np.float32)
-        following[..., : self.state_dim] = next_state
+        following[..., : self.state_dim] = self.possible(next_state)
         if self.goal_in_state:
             following[..., self.goal_index] = observation[..., self.goal_index]
         return following
@@ -219,7 +257,7 @@ class Task:
     def _reward_index(self) -> int:
         """Index of the reward topic in the observation: it is a sensor like all others."""
         wanted = self.config.reward.removeprefix('topic:').lstrip('/')
-        names = [entry.name for entry in self.config.observation]
+        names = [column.name for column in self.config.columns]
         for topic in self.robot.state:
             carried = [names.index(name) for name in topic.fields if name in names]
             if topic.topic.lstrip('/') == wanted and len(carried) == 1:
@@ -262,9 +300,9 @@ class Task:
     def spec_hash(self, agent: AgentConfig) -> str:
         """Hash of layout and network shape: sides that differ in it must not exchange data."""
         spec = {
-            'observation': [e.model_dump(exclude={'limited'}) for e in self.config.observation],
+            'observation': [_layout(entry) for entry in self.config.observation],
             'goal_conditioned': self.goal_conditioned,
-            'action': [entry.model_dump() for entry in self.config.action],
+            'action': [entry.model_dump(exclude={'angle'}) for entry in self.config.action],
             'hidden': agent.sac.hidden,
             'classifier': agent.classifier.hidden,
         }
@@ -274,6 +312,22 @@ class Task:
             spec['critic_features'] = agent.sac.fourier_features
         text = json.dumps(spec, sort_keys=True)
         return f'{self.name}/{agent.name}:{hashlib.sha256(text.encode()).hexdigest()[:16]}'
+
+
+def _from_entries(entries: Sequence[Entry], values: np.ndarray) -> np.ndarray:
+    """Columns [..., n] float32 that stand for the values [..., entries] of some entries."""
+    if not any(entry.angle for entry in entries):
+        return np.array(values, np.float32)
+    columns: list[np.ndarray] = []
+    for number, entry in enumerate(entries):
+        value = np.asarray(values)[..., number]
+        columns += [np.sin(value), np.cos(value)] if entry.angle else [value]
+    return np.stack(columns, -1).astype(np.float32)
+
+
+def _layout(entry: Entry) -> dict[str, Any]:
+    """What two sides must agree on about an entry of the observation."""
+    return entry.model_dump(exclude={'limited', *(() if entry.angle else ('angle',))})
 
 
 # A world that puts a lost object back this often in so many steps will never get anywhere.

@@ -37,14 +37,15 @@ class ModelLayout:
 
     def __init__(self, task: Task, config: ModelConfig) -> None:
         """Read the layout of a task."""
-        names = [entry.name for entry in task.config.observation]
+        columns = task.config.columns
+        names = [column.name for column in columns]
         # `attached` of the tabletop is listed twice: model the first, copy it to the second
         self.index = np.array([i for i, name in enumerate(names) if names.index(name) == i])
         self.expand = np.array([list(self.index).index(names.index(name)) for name in names])
         self.models_reward = not task.reward_known
         reward = [math.inf] * self.models_reward
         self.binary = np.array([*task.binary[self.index], *[False] * self.models_reward])
-        limited = np.array([task.config.observation[i].limited for i in self.index])
+        limited = np.array([columns[i].limited for i in self.index])
         low = np.where(limited, task.state_low[self.index], -math.inf)
         high = np.where(limited, task.state_high[self.index], math.inf)
         self.low = np.array([*low, *(-x for x in reward)], np.float32)

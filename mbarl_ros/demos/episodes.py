@@ -97,8 +97,9 @@ class Episode:
         times = self.stamps - self.stamps[0]
         gap = np.where(self.whole, 0.0, np.nan)
         signals = {}
+        values = task.to_entries(self.states)
         for column, entry in enumerate(task.config.observation):
-            signals[entry.name] = times, self.states[:, column] + np.append(0.0, gap)
+            signals[entry.name] = times, values[:, column] + np.append(0.0, gap)
         for column, entry in enumerate(task.config.action):
             signals[f'action {entry.name}'] = times[:-1], self.actions[:, column] + gap
         signals['reward'] = times[1:], self.rewards(task) + gap

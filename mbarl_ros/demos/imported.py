@@ -88,7 +88,7 @@ def load_episode(folder: Path, task: Task) -> Episode:
 def _layout(task: Task) -> dict[str, list[str]]:
     config = task.config
     return {
-        'observation': [entry.name for entry in config.observation],
+        'observation': [column.name for column in config.columns],
         'action': [entry.name for entry in config.action],
     }
 

@@ -44,7 +44,7 @@ class Replay:
         """
         difference = np.abs(task.state(states) - self.episode.states)
         share = difference / (task.state_high - task.state_low)
-        names = [entry.name for entry in task.config.observation]
+        names = [entry.name for entry in task.config.observation for _ in entry.columns]
         primary = np.array([name in task.config.success.entries for name in names])
         step, column = np.unravel_index(int(share[:, primary].argmax()), share[:, primary].shape)
         success = None
@@ -82,6 +82,7 @@ def _load(folder: Path, task: Task) -> Replay:
         return Replay(folder.name, episode, demonstration.commands, demonstration.states)
     episode = read_episode(folder, task)
     states = np.full((len(episode.states), len(task.robot.state_names)), np.nan)
+    values = task.to_entries(episode.states)
     for column, entry in enumerate(task.config.observation):
-        states[:, task.robot.state_names.index(entry.name)] = episode.states[:, column]
+        states[:, task.robot.state_names.index(entry.name)] = values[:, column]
     return Replay(folder.name, episode, task.command(episode.actions), states)

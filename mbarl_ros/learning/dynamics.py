@@ -156,7 +156,7 @@ class Ensemble:
         enough = len(held_out['observation']) >= MIN_HELD_OUT
         self._calibrate(held_out if enough else train)
         self.fits += 1
-        names = [self._task.config.observation[i].name for i in self.index]
+        names = [self._task.config.columns[i].name for i in self.index]
         names += ['reward'] * self._models_reward
         metrics = {
             f'model/error/{name}': float(e) for name, e in zip(names, self.error, strict=True)

@@ -122,7 +122,7 @@ class Imagination:
             anywhere = self._rng.uniform(low[free], high[free], (number, free.sum()))
             rows[:, np.flatnonzero(free)] = anywhere
             dim = self.task.state_dim
-            rows[:, :dim] = self.relations.complete(rows[:, :dim])
+            rows[:, :dim] = self.task.possible(self.relations.complete(rows[:, :dim]))
             return rows
         source = demonstrations if kind == 'demonstrations' else replay
         return source.rows(source.sample(self._rng, (number,)))['observation']

@@ -26,6 +26,11 @@ class Entry(Strict):
         description='The range is a limit, which predictions of the model keep to; false: values '
         'may leave it, it only scales them.',
     )
+    angle: bool = Field(
+        default=False,
+        description='The entry is an angle in rad that wraps: the state has its sine and cosine in '
+        'its place, and in the success test it counts by the chord, 2 sin(difference / 2).',
+    )
     axis: str | None = Field(
         default=None,
         description='Entries with the same axis are positions along one line in one frame; '
@@ -39,7 +44,22 @@ class Entry(Strict):
             raise ValueError(f'{self.name}: low ({self.low}) must be less than high ({self.high})')
         if self.binary and not self.limited:
             raise ValueError(f'{self.name}: limited: a binary entry has no other values; true')
+        if self.angle and (self.binary or self.axis):
+            raise ValueError(f'{self.name}: angle: is neither binary nor a position on an axis')
+        if self.angle and max(-self.low, self.high) > 4 * math.pi:
+            raise ValueError(
+                f'{self.name}: angle: {self.low:g} to {self.high:g} is more than two turns; angles '
+                'are in rad: convert degrees with scale in the robot profile'
+            )
         return self
+
+    @property
+    def columns(self) -> tuple[Entry, ...]:
+        """The entries of the state that stand for it: itself, or sine and cosine of an angle."""
+        if not self.angle:
+            return (self,)
+        names = (f'{function}({self.name})' for function in ('sin', 'cos'))
+        return tuple(Entry(name=name, low=-1.0, high=1.0) for name in names)
 
 
 class Success(Strict):
@@ -159,6 +179,9 @@ class TaskConfig(Strict):
     @model_validator(mode='after')
     def _consistent(self) -> TaskConfig:
         names = [entry.name for entry in self.observation]
+        for entry in self.action:
+            if entry.angle:
+                raise ValueError(f'action: {entry.name}: angle: is for observations')
         check_unique('action', [entry.name for entry in self.action])
         check_known('success.entries', self.success.entries, 'observation', names)
         if self.ended is not None:
@@ -222,6 +245,11 @@ class TaskConfig(Strict):
                 name, value, low, high = max(outside, key=lambda entry: outside[entry])
                 return f'{key}: {name} {value:g} is out of reach: outside {low:g} to {high:g}'
         return ''
+
+    @property
+    def columns(self) -> tuple[Entry, ...]:
+        """The entries of the state part, in their order."""
+        return tuple(column for entry in self.observation for column in entry.columns)
 
     def run_end(self, budget: int = 0, target: float = 0.0) -> tuple[int, float]:
         """Budget (environment steps) and target (success rate) that end a run of this task.

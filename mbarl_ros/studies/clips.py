@@ -236,7 +236,7 @@ def _place(task: Task, goal: np.ndarray | None) -> np.ndarray | None:
     """
     if goal is None:
         return None
-    entries = [(entry.name, entry.axis) for entry in task.config.observation]
+    entries = [(entry.name, entry.axis) for entry in task.config.columns]
     place: dict[str | None, float] = {}
     for name in task.config.success.entries:
         column = [entry for entry, _ in entries].index(name)

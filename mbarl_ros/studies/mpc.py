@@ -147,7 +147,7 @@ def open_loop(control: ModelPredictiveControl, steps: int = 100) -> dict[str, An
         error.append(float(distance.mean()))
         truth.append(real[0, shown].tolist())
         predicted.append(state[:, 0, shown].mean(0).tolist())
-    names = [task.config.observation[i].name for i in shown]
+    names = [task.config.columns[i].name for i in shown]
     spread = np.linalg.norm(rows['next_observation'].std(0) / task.scale)
     return {
         'names': names,

@@ -135,7 +135,7 @@ def unique(names: Sequence[str]) -> list[str]:
 
 def observation_names(task: Task) -> list[str]:
     """Unique names of the observation entries; those of the goal begin with ``goal_``."""
-    names = unique([entry.name for entry in task.config.observation])
+    names = unique([column.name for column in task.config.columns])
     return names + [f'goal_{name}' for name in names] if task.goal_conditioned else names
 
 

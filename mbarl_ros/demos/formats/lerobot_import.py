@@ -61,10 +61,11 @@ def read(source: Path, task: Task, direction: str | None, reading: Reading) -> l
         widths[used.feature] = features[used.feature]['shape'][0]
     data = _sorted(source, read_numbers(_files(source), widths))
     _note_what_is_read(features, (*states, *commands), info, data, reading)
+    numbers = _numbers(data, states) * observation.factors(reading.options)
     dataset = _Dataset(
         source,
         data,
-        _numbers(data, states) * observation.factors(reading.options),
+        numbers if len(states) == task.state_dim else task.from_entries(numbers),
         _numbers(data, commands) * action.factors(reading.options),
         all(features[each.feature].get(NORMALIZED) is True for each in commands),
         _top_reward(data.get('next.reward')),
@@ -222,8 +223,12 @@ def _sides(source: Path, features: dict[str, Any], task: Task) -> tuple[Side, Si
     for each in sources(f'{source}/meta/info.json', described):
         (of_action if each.feature.partition('.')[0] in _ACTIONS else of_state).append(each)
     config = task.config
+    # Our own exports have sines and cosines of angles, others the angles.
+    columns = _entry_names(config.columns)
+    of_columns = set(columns) <= {each.name for each in of_state}
+    names = columns if of_columns else _entry_names(config.observation)
     return (
-        Side('observation', OBSERVATION, _entry_names(config.observation), tuple(of_state)),
+        Side('observation', OBSERVATION, names, tuple(of_state)),
         Side('action', ACTION, _entry_names(config.action), tuple(of_action)),
     )
 
