@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from mbarl_ros.control.teleop import RELEASED_FOR, DeadmanSwitch, TeleopSource
+from mbarl_ros.control.teleop import GONE_AFTER, RELEASED_FOR, DeadmanSwitch, TeleopSource
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import available, load_robot
 from mbarl_ros.schema.robot import TeleopMap
@@ -89,11 +89,15 @@ def test_nothing_is_commanded_while_nobody_presses_and_pressing_commands(pad, co
 def pressed_by_history(history, below):
     """Whether the last value counts as pressed: written down again, from the whole history.
 
-    ``history``: (time, value) in order; the value None is a fault, after which nothing of before
-    counts.
+    ``history``: (time, value) in order. After a value None, which is a fault, and after a silence
+    nothing of before counts.
     """
-    faults = [i for i, (_, value) in enumerate(history) if value is None]
-    since = history[faults[-1] + 1 :] if faults else history
+    begins = [
+        i + (value is None)
+        for i, (time, value) in enumerate(history)
+        if value is None or (i and time - history[i - 1][0] > GONE_AFTER)
+    ]
+    since = history[max(begins, default=0) :]
     while since and since[0][1] == 0:
         since = since[1:]  # nobody has touched it
     if not since or since[-1][1] >= below:
@@ -115,7 +119,7 @@ def test_random_histories_of_a_trigger(below):
         reader, history = source({'field': 'axes[1]', 'pressed_below': below}), []
         for _ in range(rng.randrange(1, 12)):
             value = rng.choice([None, 0.0, -0.0, 1.0, 1.0, -1.0, -1.0, below, rng.uniform(-1, 1)])
-            after = rng.choice([0.0, 0.05, 0.15, 0.25, 1.0])
+            after = rng.choice([0.0, 0.05, 0.15, 0.25, 0.9, 1.5])
             history.append((reader.now + after, value))
             if value is None:
                 with pytest.raises(ValueError, match='deadman'):
@@ -139,6 +143,19 @@ def test_a_trigger_that_is_not_finite_is_a_fault_and_releases(value):
     assert pad.read(joy([1.0, -1.0])).values
 
 
+def test_a_gamepad_that_comes_back_must_be_seen_released_again():
+    """Its driver may have been started anew while somebody holds the switch."""
+    pad = source('buttons[0]')
+    pad.read(joy([1.0], [0]))
+    assert pad.read(joy([1.0], [1])).values
+    assert pad.read(joy([1.0], [1]), after=0.9).values  # a short loss of the network
+    asked = pad.read(joy([1.0], [1]), after=1.1)
+    assert asked.values is None and not asked.released  # the policy may have the robot meanwhile
+    assert pad.read(joy([1.0], [1])).values is None and 'a silence' in pad.complaint
+    pad.read(joy([1.0], [0]))
+    assert pad.read(joy([1.0], [1])).values
+
+
 def test_a_pedal_counts_after_it_was_seen_released_and_not_after_a_fault():
     entry = TeleopMap(
         topic='leader', type='std_msgs/msg/Float64', fields={'speed': 'data'},
@@ -156,6 +173,11 @@ def test_a_pedal_counts_after_it_was_seen_released_and_not_after_a_fault():
     assert not pedal.pressed(1.6)
     pedal.read(SimpleNamespace(data=True), 1.7)
     assert not pedal.pressed(1.7)
+    pedal.read(SimpleNamespace(data=False), 1.8)
+    pedal.read(SimpleNamespace(data=True), 2.1)
+    assert pedal.pressed(2.1)
+    pedal.read(SimpleNamespace(data=True), 3.2)  # plugged in again, with a foot on it
+    assert not pedal.pressed(3.2)
 
 
 # --- recorder buttons and commands on triggers -----------------------------------------------
@@ -188,6 +210,7 @@ def test_a_trigger_moves_a_gripper_between_its_levels(at, value, command):
     assert pad.read(joy([value])).values == {'gripper': pytest.approx(command, abs=1e-9)}
     halfway = at[0] + 0.5 * (at[1] - at[0])
     assert pad.read(joy([halfway])).values == {'gripper': pytest.approx(0.02)}
+    assert pad.read(joy([0.0]), after=1.1).values == {}  # another pad, perhaps
 
 
 def test_a_trigger_with_latch_and_levels_keeps_its_command_at_zero_only():

@@ -128,25 +128,22 @@ class Bench:
     def moved(self):
         return any(self.speeds) or 'teleop' in self.sources
 
-    def publish(self, value, controls=None):
+    def publish(self, value):
         for joy, control in zip(self.joys, self.pad.controls, strict=True):
-            if controls is None or control in controls:
-                joy.publish(self.message(control, value(control)))
+            joy.publish(self.message(control, value(control)))
 
     def let_go(self):
         """All of them, one after the other at rest and hardly touched."""
-        self.publish(lambda control: control.rest)
-        self.graph.spin(0.05)
-        # A stick that was never anywhere else may not have been touched yet.
-        self.publish(lambda control: control.rest + 0.1 * (control.full - control.rest))
-        self.graph.spin(0.35)
+        for _ in range(6):  # a stick that was never anywhere else may not have been touched yet
+            self.publish(lambda control: control.rest + 0.1 * (control.full - control.rest))
+            self.graph.spin(0.06)
 
-    def drives(self, control):
-        """Press and let go: whether it moves the robot."""
+    def drives(self, pressed):
+        """Press one control and let it go: whether it moves the robot."""
         self.speeds.clear()
-        self.publish(lambda control: control.full, [control])
+        self.publish(lambda control: control.full if control == pressed else control.rest)
         self.graph.spin(0.03)  # until the next state
-        self.publish(lambda control: control.rest, [control])
+        self.publish(lambda control: control.rest)
         return any(self.speeds)
 
 
@@ -178,3 +175,10 @@ def test_nobody_presses_and_nothing_moves(tmp_path, pad):
             bench.let_go()
             still, attempts = [one for one in still if not bench.drives(one)], attempts - 1
         assert not still
+        graph.spin(1.2)  # the driver is started anew
+        bench.speeds.clear()
+        bench.sources.clear()
+        for _ in range(5):
+            bench.play(bench.stuck)
+        graph.spin(0.2)
+        assert not bench.moved(), (bench.speeds, bench.sources)

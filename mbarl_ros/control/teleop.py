@@ -16,6 +16,7 @@ from mbarl_ros.schema.switches import Press
 
 # s; joy_node first publishes 0 for a button that is held when it starts, and 1 a moment later
 RELEASED_FOR = 0.2
+GONE_AFTER = 1.0  # s of silence, after which another driver or gamepad may be there
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Contact:
     """Tells by the values of its field whether a button, trigger or axis is pressed.
 
     It counts as released until it was seen released for a moment, so that one that is held or
-    stuck at the start does nothing. An axis tells nothing by 0 before it has had another value:
-    many drivers publish 0 for a trigger that was not touched yet, wherever it rests.
+    stuck at the start, also that of its driver, does nothing. An axis tells nothing by 0 before it
+    has had another value: many drivers publish 0 for a trigger that was not touched yet, wherever
+    it rests.
     """
 
     def __init__(self, press: Press) -> None:
@@ -77,7 +79,7 @@ class Contact:
             return ''
         text = (
             f'the dead-man switch {self._press.field} reads as pressed, but was not yet seen '
-            f'released for {RELEASED_FOR:g} s since the start or a fault; release it'
+            f'released for {RELEASED_FOR:g} s since the start, a silence or a fault; release it'
         )
         if self._press.has_threshold:
             text += ', or turn its threshold round if nobody presses it'
@@ -100,6 +102,8 @@ class DeadmanSwitch:
         :raises ValueError: the message lacks the field that the profile names, or it is not
             finite; the switch then is released.
         """
+        if now - self._received > GONE_AFTER:
+            self._contact.reset()
         self._received = now
         try:
             (value,) = self._codec.decode(message)
@@ -134,6 +138,7 @@ class TeleopSource:
         self._contacts = {name: Contact(press) for name, press in source.presses.items()}
         self._deadman = self._contacts.get('deadman')
         self._touched: set[str] = set()  # entries whose trigger has had another value than 0
+        self._received = -math.inf
 
     def read(self, message: Any, now: float) -> TeleopCommand:
         """The command of a message that was received at ``now`` s.
@@ -141,6 +146,9 @@ class TeleopSource:
         :raises ValueError: the message lacks an axis or a button that the profile names; all of
             them then count as released until they are seen released.
         """
+        if now - self._received > GONE_AFTER:
+            self._reset()
+        self._received = now
         before = {name: contact.pressed for name, contact in self._contacts.items()}
         try:
             self._receive_switches(message, now)
@@ -169,7 +177,7 @@ class TeleopSource:
         return self._deadman.complaint if self._deadman else ''
 
     def _reset(self) -> None:
-        """Forget what was seen: after a fault, another gamepad may be there."""
+        """Forget what was seen: another gamepad may be there."""
         self._touched.clear()
         for contact in self._contacts.values():
             contact.reset()
