@@ -22,7 +22,8 @@ from mbarl_ros.control.topic_health import TopicHealth
 from mbarl_ros.nodes.support.robot_check import Listener
 from mbarl_ros.schema.load import load_robot
 from mbarl_ros.schema.message_fields import set_stamp
-from mbarl_ros.schema.robot import JOY, Limit, TeleopMap
+from mbarl_ros.schema.robot import Limit, TeleopMap
+from mbarl_ros.schema.switches import JOY
 from support.graph import Graph
 
 pytestmark = pytest.mark.paced
@@ -100,6 +101,21 @@ def publisher(robot):
     yield lambda kind, topic: made.append(robot.node.create_publisher(kind, topic, 10))
     for one in made:
         robot.node.destroy_publisher(one)
+
+
+@pytest.fixture
+def repeats(robot):
+    """Publishes a message on the robot's machine ten times a second, until the test ends."""
+    ends = []
+
+    def start(message, topic):
+        publisher = robot.node.create_publisher(type(message), topic, 10)
+        timer = robot.node.create_timer(0.1, lambda: publisher.publish(message))
+        ends.extend([(robot.node.destroy_timer, timer), (robot.node.destroy_publisher, publisher)])
+
+    yield start
+    for end, entity in ends:
+        end(entity)
 
 
 @pytest.fixture
@@ -246,6 +262,35 @@ def test_a_leader_arm_that_speaks_already_is_a_warning_and_a_gamepad_is_not(chec
     ((level, text),) = about(plain.topic, check(profile))
     assert level == 'warning'
     assert "/driver publishes it: a person's commands move the robot as soon as the safety" in text
+
+
+@pytest.mark.parametrize(
+    ('axes', 'level', 'words'),
+    [
+        ([0.0, 1.0], None, ''),
+        ([0.0, 0.0], None, ''),  # a trigger that was never touched
+        ([0.0, -1.0], 'warning', 'the dead-man switch axes[1] reads as pressed'),
+        ([0.0], 'error', 'message is not what the robot profile says (deadman)'),
+        ([0.0, float('nan')], 'error', 'axes[1] is nan'),
+    ],
+)
+def test_what_a_gamepad_sends_is_read(check, repeats, axes, level, words):
+    trigger = {'field': 'axes[1]', 'pressed_below': -0.5}
+    pad = TeleopMap(topic='joy', type=JOY, fields={'tip_vx': 'axes[0]'}, deadman=trigger)
+    repeats(Joy(axes=axes), 'joy')
+    findings = about('joy', check(ROBOT.model_copy(update={'teleop': [pad]})))
+    assert [found for found, _ in findings] == ([level] if level else [])
+    assert all(words in text for _, text in findings)
+
+
+@pytest.mark.parametrize('held', [True, False])
+def test_a_pedal_that_is_held_is_said(check, repeats, held):
+    pedal = {'topic': 'pedal', 'type': 'std_msgs/msg/Bool', 'field': 'data'}
+    fields = {'tip_vx': 'linear.x'}
+    leader = TeleopMap(topic='leader', type='geometry_msgs/msg/Twist', fields=fields, deadman=pedal)
+    repeats(Bool(data=held), 'pedal')
+    findings = about('pedal', check(ROBOT.model_copy(update={'teleop': [leader]})))
+    assert [level for level, _ in findings] == (['warning'] if held else [])
 
 
 def test_who_else_commands_and_whose_qos_does_not_fit_is_said(check, robot, publisher):

@@ -29,38 +29,39 @@ def pad():
 
 
 def test_nothing_is_asked_while_the_dead_man_switch_is_open(pad):
-    assert pad.read(joy((1.0, 1.0), b5=1)).values is None
-    asked = pad.read(joy((-0.5, 1.0), b4=1, b5=1))
+    assert pad.read(joy((1.0, 1.0), b5=1), 0.0).values is None
+    asked = pad.read(joy((-0.5, 1.0), b4=1, b5=1), 0.3)
     assert asked.values == {'dx': pytest.approx(0.1), 'dy': pytest.approx(0.2), 'grasp': 0.2}
-    let_go = pad.read(joy((-0.5, 1.0), b5=1))
+    let_go = pad.read(joy((-0.5, 1.0), b5=1), 0.4)
     assert let_go.values is None and let_go.released
-    assert not pad.read(joy()).released
+    assert not pad.read(joy(), 0.5).released
 
 
 def test_sticks_that_do_not_rest_at_zero_do_not_drive(pad):
-    assert pad.read(joy((0.09, -0.09), b4=1)).values == {'dx': 0.0, 'dy': 0.0, 'grasp': -0.2}
+    pad.read(joy(), 0.0)
+    assert pad.read(joy((0.09, -0.09), b4=1), 0.3).values == {'dx': 0.0, 'dy': 0.0, 'grasp': -0.2}
 
 
 def test_buttons_count_when_they_go_down_and_only_if_seen_up_before(pad):
-    assert pad.read(joy(b7=1)).pressed == ()  # held since before we were started
-    assert pad.read(joy()).pressed == ()
-    assert pad.read(joy(b7=1, b3=1)).pressed == ('start', 'success')
-    assert pad.read(joy(b7=1)).pressed == ()
-    assert pad.read(joy(b2=1)).pressed == ('discard',)
+    assert pad.read(joy(b7=1), 0.0).pressed == ()  # held since before we were started
+    assert pad.read(joy(), 0.1).pressed == ()
+    assert pad.read(joy(b7=1, b3=1), 0.4).pressed == ('start', 'success')
+    assert pad.read(joy(b7=1), 0.5).pressed == ()
+    assert pad.read(joy(b2=1), 0.6).pressed == ('discard',)
 
 
 def test_a_pad_of_another_shape_is_named(pad):
     with pytest.raises(ValueError, match="topic 'joy'.*deadman"):
-        pad.read(Joy(axes=[0.0], buttons=[1]))
+        pad.read(Joy(axes=[0.0], buttons=[1]), 0.0)
 
 
 def test_an_entry_that_latches_is_not_asked_for_at_zero():
     source = TeleopSource(TABLETOP.teleop[0])
     twist = Twist()
     twist.linear.x = 0.1
-    assert source.read(twist).values == {'dx': 0.1, 'dy': 0.0}
+    assert source.read(twist, 0.0).values == {'dx': 0.1, 'dy': 0.0}
     twist.linear.z = -0.2
-    assert source.read(twist).values['grasp'] == -0.2
+    assert source.read(twist, 0.0).values['grasp'] == -0.2
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_keys_ask_for_both_sides_of_a_gripper_also_where_one_is_zero(low, high):
     for key, side in (('g', low), ('t', high), ('g', low)):
         steering.press(key)
         values = list(steering.command(set()).values())
-        asked = source.read(TopicCodec(topic).encode(TwistStamped(), values)).values
+        asked = source.read(TopicCodec(topic).encode(TwistStamped(), values), 0.0).values
         assert asked['gripper'] == pytest.approx(side, abs=1e-6)
         assert low <= asked['gripper'] <= high
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from mbarl_ros.schema import topics
-from mbarl_ros.schema.robot import RobotConfig, Switch
+from mbarl_ros.schema.robot import RobotConfig
 
 _PARAMETERS = (
     'describe_parameters',
@@ -110,10 +110,10 @@ def operator_permissions(robot: RobotConfig) -> Permissions:
 
 def _teleop(robot: RobotConfig) -> tuple[str, ...]:
     """Teleop topics, their deadman switches included."""
-    switches = (topic.deadman for topic in robot.teleop)
+    switches = (topic.deadman_topic for topic in robot.teleop)
     return (
         *(topic.topic for topic in robot.teleop),
-        *(switch.topic for switch in switches if isinstance(switch, Switch)),
+        *(switch.topic for switch in switches if switch),
     )
 
 

@@ -17,7 +17,7 @@ from mbarl_ros.bringup.supervisor import Supervisor
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.environment import DISCOVERY_RANGE
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
-from mbarl_ros.schema.robot import Switch, TeleopMap, keyboard_topic
+from mbarl_ros.schema.robot import TeleopMap, keyboard_topic
 from mbarl_ros.storage.files import unwritable
 from mbarl_ros.task import Task
 from mbarl_ros.view.screens import LineScreen, screen
@@ -97,8 +97,8 @@ def how_to_drive(plan: graphs.Plan, domain: int) -> str:
 
 
 def _teleop_source(source: TeleopMap) -> str:
-    if isinstance(source.deadman, Switch):
-        return f'{source.topic} (while {source.deadman.topic} is pressed)'
+    if source.deadman_topic:
+        return f'{source.topic} (while {source.deadman_topic.topic} is pressed)'
     return source.topic
 
 

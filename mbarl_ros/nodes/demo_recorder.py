@@ -172,7 +172,7 @@ class DemoRecorder(BaseNode):
 
     def _on_buttons(self, source: TeleopSource, message: Any) -> None:
         try:
-            pressed = source.read(message).pressed
+            pressed = source.read(message, time.monotonic()).pressed
         except ValueError as error:
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return

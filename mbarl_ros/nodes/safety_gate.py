@@ -34,7 +34,6 @@ from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
 from mbarl_ros.nodes.support.scheduling import GATE_PRIORITY
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.message_fields import stamp_ns
-from mbarl_ros.schema.robot import Switch
 
 _TICK = 0.01  # s; a time-out may be noticed so much later
 _TICK_IN_LOCKSTEP = 0.1  # s; there are no time-outs, and a timer costs as much as a message
@@ -97,10 +96,11 @@ class SafetyGateNode(BaseNode):
         for entry in robot.teleop:
             kind, source = message_class(entry.type), TeleopSource(entry)
             subscribe(self, kind, entry.topic, partial(self._on_teleop, source), qos)
-            if isinstance(switch := entry.deadman, Switch):
-                self._deadmen[entry.topic] = DeadmanSwitch(switch, robot.teleop_timeout)
+            if entry.deadman and (own := entry.deadman_topic):
+                switch = DeadmanSwitch(entry.deadman, own, robot.teleop_timeout)
+                self._deadmen[entry.topic] = switch
                 receive = partial(self._on_deadman, entry.topic)
-                subscribe(self, message_class(switch.type), switch.topic, receive, qos)
+                subscribe(self, message_class(own.type), own.topic, receive, qos)
         # Accept any QoS of the button: best-effort ones, and latched before this node started.
         estop = topics.private(topics.ESTOP)
         for qos in (RELIABLE, SENSOR, LATCHED):
@@ -178,12 +178,13 @@ class SafetyGateNode(BaseNode):
         return answered and time.monotonic() - self._answered_at < _DELIVERY_TIME
 
     def _on_teleop(self, source: TeleopSource, message: Any) -> None:
+        topic, now = source.source.topic, time.monotonic()
         try:
-            asked = source.read(message)
+            asked = source.read(message, now)
         except ValueError as error:
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             asked = TeleopCommand(dict.fromkeys(self._names, math.nan))  # becomes a stop
-        topic, now = source.source.topic, time.monotonic()
+        self._log_complaint(topic, source.complaint)
         deadman = self._deadmen.get(topic)
         if asked.values is None or (deadman and not deadman.pressed(now)):
             self._end_teleop(topic, asked.released)
@@ -199,14 +200,20 @@ class SafetyGateNode(BaseNode):
             self._drive(asked.values)
 
     def _on_deadman(self, topic: str, message: Any) -> None:
-        deadman = self._deadmen[topic]
+        deadman, now = self._deadmen[topic], time.monotonic()
+        was_pressed = deadman.pressed(now)
         try:
-            released = deadman.receive(message, time.monotonic())
-        except ValueError as error:  # it soon counts as released
+            deadman.read(message, now)
+        except ValueError as error:
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
-            return
-        if not deadman.pressed(time.monotonic()):
-            self._end_teleop(topic, released)
+        self._log_complaint(topic, deadman.complaint)
+        if not deadman.pressed(now):
+            self._end_teleop(topic, was_pressed)
+
+    def _log_complaint(self, topic: str, complaint: str) -> None:
+        """Log why nothing moves while somebody presses a dead-man switch."""
+        if complaint and self.may_log(f'deadman of {topic}'):
+            self.get_logger().warning(f'{topic}: {complaint}')
 
     def _end_teleop(self, topic: str, released: bool) -> None:
         """Nobody drives by this topic; ``released``: its dead-man switch was just released."""

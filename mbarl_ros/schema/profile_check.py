@@ -11,7 +11,8 @@ import numpy as np
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.field_paths import NAME_LISTS, FieldPath, parse_path
 from mbarl_ros.schema.message_fields import TopicCodec, element_type, message_class
-from mbarl_ros.schema.robot import RobotConfig, TopicMap
+from mbarl_ros.schema.robot import RobotConfig, TeleopMap, TopicMap
+from mbarl_ros.schema.switches import AXIS_REMEDY, Press
 
 _TEXTS = ('string', 'wstring')
 
@@ -39,6 +40,8 @@ def check_messages(robot: RobotConfig) -> None:
                 _check_constant(kind, topic, path, value, f'{where}.constants.{path}')
             if key == 'command':
                 _check_complete(kind, topic, where)
+    for number, source in enumerate(robot.teleop):
+        _check_switches(source, f'teleop.{number}')
 
 
 def installed(type_name: str) -> Any:
@@ -49,8 +52,10 @@ def installed(type_name: str) -> Any:
         return None
 
 
-def check_number(kind: Any, topic: TopicMap, text: str, key: str) -> None:
+def check_number(kind: Any, topic: TopicMap, text: str, key: str) -> str:
     """Refuse a path that is not the path of one number, or of a Bool, in a message class.
+
+    Returns the type that the class declares for it, such as ``double``.
 
     :raises ConfigError: names the ``key``.
     """
@@ -65,6 +70,28 @@ def check_number(kind: Any, topic: TopicMap, text: str, key: str) -> None:
             )
             inner = f' with {", ".join(f"{text}.{name}" for name in fields)}'
         raise ConfigError(f"key '{key}': {text} is no number but a {leaf.type}{inner}")
+    return leaf.type
+
+
+def _check_switches(source: TeleopMap, key: str) -> None:
+    """Check the dead-man switch and the recorder's buttons of a teleoperation source."""
+    for name, press in source.presses.items():
+        _check_press(press, source, f'{key}.{name if name == "deadman" else f"buttons.{name}"}')
+    if source.deadman and source.deadman_topic:
+        _check_press(source.deadman, source.deadman_topic, f'{key}.deadman')
+
+
+def _check_press(press: Press, topic: TopicMap, key: str) -> None:
+    """Refuse a number without a threshold: nothing says where it rests."""
+    kind = installed(topic.type)
+    if kind is None:
+        return
+    declared = check_number(kind, topic, press.field, key)
+    if declared != 'boolean' and not press.has_threshold and not press.is_joy_button:
+        raise ConfigError(
+            f"key '{key}': {press.field} is a number ({declared}), and nothing says when it is "
+            f'pressed; {AXIS_REMEDY % press.field}'
+        )
 
 
 class _Leaf(NamedTuple):

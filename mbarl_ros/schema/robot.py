@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from mbarl_ros.schema.base import ConfigError, Strict, check_known, check_unique
+from mbarl_ros.schema.switches import JOY, Press, Switch
 
 Bounds = tuple[float, float]
 Constant = bool | int | float | str | list[str] | list[float]
-JOY = 'sensor_msgs/msg/Joy'
 
 # Two states form a step if they are this many control periods apart.
 SHORTEST_STEP, LONGEST_STEP = 0.5, 1.5
@@ -79,16 +79,6 @@ class RobotTopic(TopicMap):
         return self
 
 
-class Switch(Strict):
-    """A switch on a topic of its own; pressed while its field is true or above 0.5."""
-
-    topic: str = Field(description='Topic name.')
-    type: str = Field(
-        pattern=r'^\w+/msg/\w+$', description='Message type, such as `std_msgs/msg/Bool`.'
-    )
-    field: str = Field(description='Path of the field in the message.')
-
-
 class TeleopMap(TopicMap):
     """A teleoperation source: a topic whose fields command the robot, such as a gamepad's.
 
@@ -107,25 +97,48 @@ class TeleopMap(TopicMap):
     )
     levels: dict[str, Bounds] = Field(
         default={},
-        description='For buttons, in place of `scale`: command entry -> [command while the field '
-        'is 0, command while it is 1]. Default: none.',
+        description='For buttons and triggers, in place of `scale`: command entry -> [command '
+        'while the field is 0, command while it is 1]. Default: none.',
+    )
+    levels_at: dict[str, Bounds] = Field(
+        default={},
+        description='Command entry of `levels` -> [field at the first level, field at the second], '
+        'needed for an axis: `[1.0, -1.0]` for a trigger that rests at 1 and goes to -1. Between '
+        'them the command is interpolated; a trigger that was never touched commands nothing. '
+        'Default: [0, 1].',
     )
     latch: list[str] = Field(
         default=[],
         description='Command entries that keep their last command while the field is 0; 0 itself '
         'is commanded by a value close to it. Default: none.',
     )
-    deadman: str | Switch | None = Field(
+    deadman: Switch | None = Field(
         default=None,
-        description='Dead-man switch; nothing is commanded while it is released. A path in a Joy '
-        'message, or a switch on a topic of its own, which is released after `teleop_timeout` '
-        'without a message. null: none.',
+        description='Dead-man switch; nothing is commanded while it is released. A path or '
+        'mapping; a switch on a topic of its own is released after `teleop_timeout` without a '
+        'message. null: none.',
     )
-    buttons: dict[Literal['start', 'success', 'stop', 'discard'], str] = Field(
+    buttons: dict[Literal['start', 'success', 'stop', 'discard'], Press] = Field(
         default={},
-        description='Buttons of the demonstration recorder: action -> path in a Joy message. '
-        'Default: none.',
+        description='Buttons of the demonstration recorder: action -> path or mapping in a Joy '
+        'message. Default: none.',
     )
+
+    @property
+    def deadman_topic(self) -> TopicMap | None:
+        """The topic of its own that the dead-man switch is on, if it has one."""
+        switch = self.deadman
+        if switch is None or switch.topic is None or switch.type is None:
+            return None
+        return TopicMap(topic=switch.topic, type=switch.type, fields={'deadman': switch.field})
+
+    @property
+    def presses(self) -> dict[str, Press]:
+        """What can be pressed in a message of this source: recorder buttons and `deadman`."""
+        presses: dict[str, Press] = dict(self.buttons.items())
+        if self.deadman and self.deadman.topic is None:
+            presses['deadman'] = self.deadman
+        return presses
 
     @model_validator(mode='after')
     def _consistent(self) -> TeleopMap:
@@ -134,12 +147,38 @@ class TeleopMap(TopicMap):
         both = sorted(set(self.scale) & set(self.levels))
         if both:
             raise ValueError(f'scale and levels: both given for {", ".join(both)}; use one')
-        if (isinstance(self.deadman, str) or self.buttons) and self.type != JOY:
+        if self.presses and self.type != JOY:
             raise ValueError(
                 f'deadman and buttons: need type {JOY}, {self.type} has no buttons; a deadman may '
                 'be on a topic of its own: {topic: ..., type: std_msgs/msg/Bool, field: data}'
             )
+        for name, press in self.presses.items():
+            press.check_joy(name if name == 'deadman' else f'buttons.{name}')
+        self._check_signs()
+        self._check_levels()
         return self
+
+    def _check_signs(self) -> None:
+        for name, path in self.fields.items():
+            if path.startswith(('-', '+')):
+                bare, factor = path.lstrip('+-'), f'{path[0]}1.0'.lstrip('+')
+                raise ValueError(
+                    f"fields.{name}: '{path}': a path has no sign; write {bare} and "
+                    f'scale: {{{name}: {factor}}}'
+                )
+
+    def _check_levels(self) -> None:
+        check_known('levels_at', self.levels_at, 'levels', self.levels)
+        for name in self.levels:
+            at = self.levels_at.get(name, (0.0, 1.0))
+            if at[0] == at[1]:
+                raise ValueError(f'levels_at.{name}: the two values must differ')
+            path = self.fields[name]
+            if self.type == JOY and path.startswith('axes') and name not in self.levels_at:
+                raise ValueError(
+                    f'levels.{name}: {path} is an axis; add levels_at: {{{name}: [1.0, -1.0]}} if '
+                    'it is a trigger that rests at 1 and goes to -1'
+                )
 
 
 class Limit(Strict):

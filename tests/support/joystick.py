@@ -10,7 +10,7 @@ from sensor_msgs.msg import Joy
 
 from mbarl_ros.nodes.support.runtime import message_class
 from mbarl_ros.schema.message_fields import TopicCodec
-from mbarl_ros.schema.robot import JOY
+from mbarl_ros.schema.switches import JOY
 from mbarl_sim.operators import operator_for
 
 RATE = 20.0  # Hz
@@ -67,7 +67,7 @@ class Joystick:
         self._hold(0.5)
 
     def _press(self, button):
-        self._buttons = [self._map.buttons[button]]
+        self._buttons = [self._map.buttons[button].field]
         self._hold(0.1)
         self._buttons = []
         self._hold(0.1)
@@ -81,7 +81,7 @@ class Joystick:
     def _publish(self, command):
         message = Joy(axes=[0.0] * 8, buttons=[0] * 12)
         driving = command is not None
-        pressed = [*self._buttons, *([self._map.deadman] if driving else [])]
+        pressed = [*self._buttons, *([self._map.deadman.field] if driving else [])]
         if driving:
             for name, value in zip(self.task.robot.command_names, command, strict=True):
                 kind, index = self._map.fields[name].rstrip(']').split('[')

@@ -18,6 +18,7 @@ from mbarl_ros.nodes.support.graph_checks import check_graph
 from mbarl_ros.nodes.support.qos import SENSOR
 from mbarl_ros.nodes.support.robot_topics import StateListener, subscribe
 from mbarl_ros.nodes.support.runtime import message_class
+from mbarl_ros.nodes.support.teleop_check import TeleopListener
 from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.task import Task
@@ -73,10 +74,10 @@ class Listener:
         states = StateListener(
             self.node, robot, lockstep=False, callback=lambda state, _: latest.append(state)
         )
-        frames = self._frames(robot)
+        frames, teleop = self._frames(robot), TeleopListener(self.node, robot)
         self._discover(robot)
         self.spin(seconds)
-        findings = states.findings(seconds)
+        findings = states.findings(seconds) + teleop.findings()
         if latest:
             findings += _check_ranges(robot, task, latest[-1])
         findings += _unmeasured(robot)
