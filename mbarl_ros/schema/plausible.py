@@ -28,7 +28,7 @@ _LEAST_USE = 1 / 20
 # A range this wide is one of degrees, millimetres or the like; numbers that fill less than this
 # share of it may be radians or metres.
 _LARGE, _LITTLE = 30.0, 1 / 50
-_REMEDY = 'Convert them, or give the range in their unit'
+_REMEDY = 'Convert them (`scale` in the robot profile), or give the range in their unit'
 
 
 def speeds(robot: RobotConfig) -> dict[str, float]:
