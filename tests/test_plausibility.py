@@ -154,6 +154,37 @@ def test_noise_of_sensors_an_overshoot_and_an_angle_that_wraps_are_no_jumps():
     assert jumping([replace(shown, states=states)], task) == []
 
 
+@pytest.mark.parametrize('low', [-np.pi, 0.0])
+def test_an_angle_that_goes_round_is_honest_and_one_of_another_publisher_jumps(low):
+    """It moves at the limit, through the end of its range, and is commanded a little ahead."""
+    entries = [{'name': 'a', 'low': low, 'high': low + 2 * np.pi, 'angle': True}]
+    success = {**TASK['success'], 'target': [(3.5 - low) % (2 * np.pi) + low]}
+    limits = {**ROBOT['limits'], 'a': {**ROBOT['limits']['a'], 'low': -9.0, 'high': 9.0}}
+    task = two_joints(
+        {'limits': limits},
+        {
+            'observation': [*entries, TASK['observation'][1]],
+            'action': [{'name': 'a', 'low': -9.0, 'high': 9.0}, TASK['action'][1]],
+            'success': success,
+        },
+    )
+    rng = np.random.default_rng(0)
+    shown = []
+    for number in range(5):
+        states = np.stack([np.linspace(2.0, 3.5, 41), np.linspace(0.3, 0.4, 41)], 1)
+        states[:, 0] += 0.01 * number + 0.001 * rng.normal(size=41)
+        around = states.copy()
+        around[:, 0] = (states[:, 0] - low) % (2 * np.pi) + low
+        stamps = np.arange(41) / RATE
+        about = {'verdict': 'success', 'name': f'd{number}'}
+        shown.append(episode(task, around, states[1:], stamps, 'forward', **about))
+    assert examine(shown, task) == jumping(shown, task) == compare(shown, task) == []
+    states = shown[0].states.copy()
+    states[5] = task.state(np.zeros(2))
+    a, _ = said(jumping([replace(shown[0], states=states)], task))
+    assert a.startswith('a jumps 2 x by up to 2.2')
+
+
 # --- ranges and units ------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mbarl_ros.demos.episodes import DISCARDED, Episode
-from mbarl_ros.demos.plausibility import name_of, span
+from mbarl_ros.demos.plausibility import entry_values, name_of, span
 from mbarl_ros.schema.findings import INFO, WARNING, Finding
 from mbarl_ros.task import Task
 
@@ -87,8 +87,8 @@ def _dead_entries(episodes: Sequence[Episode], task: Task) -> list[Finding]:
     """Observation entries that never change, and a command that never does."""
     level = WARNING if len(episodes) > 1 else INFO  # one attempt may leave an object alone
     findings = []
-    for column, entry in enumerate(task.config.observation):
-        low, high = span([episode.states[:, column] for episode in episodes])
+    for entry, values in entry_values(episodes, task):
+        low, high = span(values)
         if low == high:
             text = (
                 f'{entry.name}: is always {low:g}; check that its sensor is on and its field '
@@ -158,11 +158,14 @@ def _disagreement(group: list[Episode], shares: np.ndarray, where: str) -> Findi
 def _pushes(episode: Episode, task: Task) -> np.ndarray:
     """Where commands [n, action_dim] push: from the measured position, or from the stop command."""
     pushes = task.command(episode.actions)
-    observed = [entry.name for entry in task.config.observation]
+    observed = {entry.name: (entry, values[0]) for entry, values in entry_values([episode], task)}
     for column, name in enumerate(task.robot.command_names):
         limit = task.robot.limits[name]
         if limit.measured in observed:
-            pushes[:, column] -= episode.states[:-1, observed.index(limit.measured)]
+            entry, values = observed[limit.measured]
+            pushes[:, column] -= values[:-1]
+            if entry.angle:  # the short way round
+                pushes[:, column] = (pushes[:, column] + np.pi) % (2 * np.pi) - np.pi
         elif limit.stop != 'hold':
             pushes[:, column] -= limit.stop
     return pushes

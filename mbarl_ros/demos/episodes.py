@@ -65,7 +65,7 @@ class Episode:
                 )
             if not np.isfinite(array).all():
                 row, *column = (int(index) for index in np.argwhere(~np.isfinite(array))[0])
-                entries = {'states': task.config.observation, 'actions': task.config.action}
+                entries = {'states': task.config.columns, 'actions': task.config.action}
                 entry = f' in {entries[what][column[0]].name}' if what in entries else ''
                 raise ValueError(f'{what} are not finite (NaN or infinite) at step {row}{entry}')
         if np.abs(self.actions).max() > 1.0:

@@ -6,7 +6,7 @@ as a set is in :mod:`mbarl_ros.demos.comparison`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from mbarl_ros.demos.episodes import SUCCEEDED, UNKNOWN, Episode
 from mbarl_ros.schema.findings import INFO, WARNING, Finding
 from mbarl_ros.schema.plausible import jump_fact, jump_question, jumps, speeds, unit_question
 from mbarl_ros.schema.robot import LONGEST_STEP, SHORTEST_STEP
+from mbarl_ros.schema.task import Entry
 from mbarl_ros.task import Task
 
 # Share of half the range by which a value may leave it: rounding and the noise of a sensor that
@@ -48,11 +49,10 @@ def jumping(episodes: Sequence[Episode], task: Task) -> list[Finding]:
     period = 1 / task.robot.control_rate
     known, wrong_units = speeds(task.robot), _wrong_units(episodes, task)
     topics = {name: topic.topic for topic in task.robot.state for name in topic.fields}
-    for column, entry in enumerate(task.config.observation):
+    for entry, values in entry_values(episodes, task):
         if entry.name not in known or entry.name in wrong_units:
             continue
         speed = known[entry.name]
-        values = [episode.states[:, column].astype(float) for episode in episodes]
         bad = [
             episode.whole & jumps(np.diff(value), np.diff(episode.stamps), speed, period)
             for episode, value in zip(episodes, values, strict=True)
@@ -76,6 +76,15 @@ def span(columns: Sequence[np.ndarray]) -> tuple[float, float]:
     return min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
 
 
+def entry_values(
+    episodes: Sequence[Episode], task: Task
+) -> Iterator[tuple[Entry, list[np.ndarray]]]:
+    """Each observation entry, and its values [n + 1] float64 in each episode."""
+    values = [task.to_entries(episode.states) for episode in episodes]
+    for column, entry in enumerate(task.config.observation):
+        yield entry, [one[:, column].astype(float) for one in values]
+
+
 def _command_range(task: Task, column: int) -> tuple[float, float, str]:
     """Range of a command by task and limits, and the keys that set it."""
     entry = task.config.action[column]
@@ -90,9 +99,8 @@ def _command_range(task: Task, column: int) -> tuple[float, float, str]:
 def _wrong_units(episodes: Sequence[Episode], task: Task) -> set[str]:
     """Entries whose values seem to have another unit: how fast they change says nothing."""
     found = set()
-    for column, entry in enumerate(task.config.observation):
-        seen = span([episode.states[:, column] for episode in episodes])
-        if unit_question(seen, entry.low, entry.high):
+    for entry, values in entry_values(episodes, task):
+        if not entry.angle and unit_question(span(values), entry.low, entry.high):
             found.add(entry.name)
     for column, action in enumerate(task.config.action):
         low, high, _ = _command_range(task, column)
@@ -125,10 +133,11 @@ def _clipped(episodes: Sequence[Episode], task: Task) -> list[Finding]:
 
 
 def _outside(episodes: Sequence[Episode], task: Task) -> list[Finding]:
-    """States outside of the range of the task."""
+    """States outside of the range of the task; an angle goes round and has no outside."""
     findings = []
-    for column, entry in enumerate(task.config.observation):
-        values = [episode.states[:, column].astype(float) for episode in episodes]
+    for entry, values in entry_values(episodes, task):
+        if entry.angle:
+            continue
         half, middle = (entry.high - entry.low) / 2, (entry.high + entry.low) / 2
         reach = half * (1 + _STATE_SLACK if entry.limited else _SCALED)
         beyond = [np.abs(value - middle) - half for value in values]
