@@ -56,6 +56,7 @@ class Robot:
     def tell_truth(self):
         self.frame, self.names, self.x, self.every, self.late = 'base_link', ['gripper'], 0.3, 1, 0
         self.jumping, self.resetting, self.seldom, self.reward_every = False, False, 1, 1
+        self.zeros = False
 
     def publish(self):
         self.count += 1
@@ -63,6 +64,8 @@ class Robot:
             return
         pose = PoseStamped()
         pose.header.frame_id, pose.pose.position.x = self.frame, self.x
+        if self.zeros and self.count % 3 == 0:
+            pose.pose.position.x = 0.0
         late = self.late + (self.count % 7 == 0) * (0.15 * self.jumping + 1.5 * self.resetting)
         set_stamp(pose, time.time_ns() - round(late * 1e9))
         joints = JointState(name=self.names, position=[0.0] * len(self.names))
@@ -156,6 +159,7 @@ def test_an_honest_robot_is_fit_and_its_gripper_is_known_to_start_anywhere(check
         ({'names': ['elbow']}, 'error', 'no message has position[gripper]'),
         ({'x': float('nan')}, 'error', 'tip_pose: tip_x not finite'),
         ({'x': 1.5}, 'warning', 'tip_x is 1.5, outside the workspace'),
+        ({'zeros': True}, 'warning', 'tip_x jumps'),
         ({'every': 0}, 'error', 'tip_pose: no message received'),
         ({'every': 3}, 'warning', 'control runs at 20 Hz'),
         ({'seldom': 3}, 'error', 'states come too seldom for a step in each control period'),
@@ -303,6 +307,13 @@ def test_who_else_commands_and_whose_qos_does_not_fit_is_said(check, robot, publ
         robot.node.destroy_subscription(deaf)
     assert f'{GRIPPER}: /driver commands the robot past the safety gate' in texts
     assert f'{TWIST}: QoS of /driver does not fit ours' in texts and 'transient local' in texts
+
+
+def test_two_publishers_of_a_state_are_a_warning(check, publisher):
+    publisher(JointState, 'joint_states')
+    publishers = [one for one in about('joint_states', check()) if 'publishers' in one[1]]
+    ((level, text),) = publishers
+    assert level == 'warning' and '2 publishers' in text and 'stop all but one' in text
 
 
 @pytest.mark.timing('rates, gaps and ages of messages are measured')

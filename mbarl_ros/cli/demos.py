@@ -9,24 +9,27 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from mbarl_ros.cli.demos_report import print_list, print_report, print_set, print_table
 from mbarl_ros.cli.run import run_command
 from mbarl_ros.demos.episodes import SUCCEEDED, VERDICTS, Episode
 from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, task_and_robot
 from mbarl_ros.demos.reader import check_demonstration, read_episode
-from mbarl_ros.demos.recording import recover, unfinished
+from mbarl_ros.demos.recording import recover
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE
-from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
 from mbarl_ros.storage.transitions import DIRECTIONS
 from mbarl_ros.task import Task
 from mbarl_ros.view.plots import DemonstrationPlot
+
+# Demonstrations with which imported ones are compared, the newest: a loop of imports stays fast.
+_COMPARED = 50
 
 
 def main(arguments: list[str]) -> int:
@@ -55,9 +58,11 @@ def _parser() -> argparse.ArgumentParser:
         return parser
 
     with_path(action('list', 'List demonstrations with length, verdict and success', _list))
-    with_path(
-        action('check', 'Report gaps, clock jumps, missing topics and NaN with their times', _check)
+    about = (
+        'Report gaps, clock jumps, missing topics and NaN with their times, commands and states '
+        'out of range or too fast, copies, and demonstrations that disagree'
     )
+    with_path(action('check', about, _check))
     show = with_path(action('show', 'Plot states, actions and rewards against time', _show))
     show.add_argument('--output', metavar='PNG', help='file; default: plot in the terminal')
     replay = with_path(
@@ -187,56 +192,10 @@ def _recorded_task(paths: list[Path]) -> tuple[str, str]:
     raise first_error
 
 
-def _print_table(table: Table) -> None:
-    """Print a table as wide as its content: the terminal may wrap lines, but no name is cut."""
-    Console(width=10_000).print(table)
-
-
 def _list(options: argparse.Namespace) -> int:
     task, paths = selected(options)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ('demonstration', 'verdict', 'reached', 'steps', 'left out', 'seconds', 'by', ''):
-        right = name in ('steps', 'left out', 'seconds')
-        table.add_column(name, justify='right' if right else 'left')
-    used = 0
-    for path in paths:
-        episode, findings = check_demonstration(path, task)
-        counts = _counts(findings)
-        if episode is None:
-            table.add_row(path.name, '', '', '', '', '', '', counts)
-            continue
-        used += episode.succeeded(task)
-        forward = episode.direction == 'forward'
-        table.add_row(
-            path.name,
-            episode.verdict,
-            ('yes' if episode.reached(task) else 'no') if forward else '',
-            str(len(episode.actions)),
-            str((~episode.whole).sum() or ''),
-            f'{episode.stamps[-1] - episode.stamps[0]:.1f}',
-            episode.operator,
-            counts,
-        )
-    _print_table(table)
-    print(f'{used} of {len(paths)} are used for learning (task {task.name})')
-    left = unfinished(paths[0].parent)
-    if left:
-        print(
-            f'{left} recordings are in progress or were interrupted; `mbarl demos check` finishes '
-            'interrupted ones'
-        )
+    print_list(paths, task)
     return 0
-
-
-def _counts(findings: list[Finding]) -> str:
-    """Number of findings by level, such as ``2 warnings, 1 note``."""
-    words = {ERROR: 'error', WARNING: 'warning', INFO: 'note'}
-    counts = Counter(words[finding.level] for finding in findings)
-    return ', '.join(
-        f'{counts[word]} {word}{"s" if counts[word] > 1 else ""}'
-        for word in words.values()
-        if counts[word]
-    )
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -245,20 +204,15 @@ def _check(options: argparse.Namespace) -> int:
         for sentence in recover(path):
             print(sentence)
     task, paths = selected(options)
-    failed = 0
+    episodes = []
     for path in paths:
         episode, findings = check_demonstration(path, task)
-        failed += episode is None
-        _report(path.name, episode, findings)
+        print_report(path.name, episode, findings)
+        episodes += [episode] if episode else []
+    print_set(episodes, task)
+    failed = len(paths) - len(episodes)
     print(f'{len(paths)} checked, {failed} cannot be used')
     return EXIT_FAILURE if failed else 0
-
-
-def _report(name: str, episode: Episode | None, findings: list[Finding]) -> None:
-    steps = 'cannot be used' if episode is None else f'{len(episode.actions)} steps'
-    print(f'{name}: {steps}')
-    for finding in findings:
-        print(f'  {finding.level}: {finding}')
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -323,7 +277,7 @@ def _replay(options: argparse.Namespace) -> int:
             f'{replay["at"]:.1f} s',
             str(replay['commands_changed_by_gate']),
         )
-    _print_table(table)
+    print_table(table)
     print(
         'deviation: the largest one, as a share of the range of the entry; tolerance '
         f'{options.tolerance:.1%}: {"met" if code == 0 else "NOT met"}'
@@ -385,9 +339,22 @@ def _import(options: argparse.Namespace) -> int:
         raise DemonstrationError(str(error)) from error
     for note in reading.notes:
         print(f'{options.source}: {note}')
-    failed = 0
+    episodes = []
     for path in made:
         episode, findings = check_demonstration(path, task)
-        failed += episode is None
-        _report(str(path), episode, findings)
+        print_report(str(path), episode, findings)
+        episodes += [episode] if episode else []
+    failed = len(made) - len(episodes)
+    others = [path for path in folders(Path(folder).expanduser()) if path not in made]
+    others.sort(key=lambda path: path.stat().st_mtime)
+    print_set([*_readable(others[-_COMPARED:], task), *episodes], task)
     return EXIT_FAILURE if failed else 0
+
+
+def _readable(paths: list[Path], task: Task) -> list[Episode]:
+    """Demonstrations that can be used; what is wrong with others says `mbarl demos check`."""
+    episodes = []
+    for path in paths:
+        with suppress(DemonstrationError):
+            episodes.append(read_episode(path, task))
+    return episodes

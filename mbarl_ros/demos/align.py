@@ -12,6 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
+from mbarl_ros.schema.plausible import (
+    jump_fact,
+    jump_question,
+    jumps,
+    measured_unit_question,
+    speeds,
+)
 from mbarl_ros.schema.robot import LONGEST_STEP, MAX_REORDERING, RobotConfig
 
 _MAX_FINDINGS = 5  # of one kind per topic; further ones are only counted
@@ -81,10 +88,13 @@ def align(
     """
     start = int(min(series.stamps.min() for series in (*states, executed)))
     findings: list[Finding] = []
-    cleaned = [_newest(_clean(series, start, lockstep, findings)) for series in states]
+    cleaned = [
+        _newest(_clean(series, start, lockstep, findings), lockstep, findings) for series in states
+    ]
     executed = _clean(executed, start, True, findings)
     for series in cleaned:
         findings += _pace(series, start, robot, lockstep)
+        findings += _jumping(series, start, robot)
     stamps, values, stale = _merged(cleaned, robot, together=lockstep)
     if lockstep:
         index, commands = _pair_in_order(stamps, executed)
@@ -95,6 +105,45 @@ def align(
     if not whole.all():
         findings.append(Finding(WARNING, f'{(~whole).sum()} of {len(whole)} steps are left out'))
     return AlignedSteps(stamps[index], values[index], commands, whole), findings
+
+
+def with_stops(command: Series, robot: RobotConfig) -> tuple[Series, list[Finding]]:
+    """Add the stop that the safety gate sends where a command topic is silent for too long.
+
+    After ``command_timeout`` without a message no robot may go on with the last one. An entry with
+    ``stop: hold`` stays where it was commanded to be.
+
+    :param command: messages of a topic in real time; entries have the robot's names
+    """
+    timeout = round(robot.command_timeout * 1e9)
+    stops = [robot.limits[name].stop for name in command.names]
+    newest = np.maximum.accumulate(command.stamps)  # messages may have overtaken each other
+    silences = command.stamps[1:] - newest[:-1]
+    before = np.flatnonzero(silences > timeout)
+    stopped = command.values[before]
+    for column, stop in enumerate(stops):
+        if stop != 'hold':
+            stopped[:, column] = stop
+    moving = (stopped != command.values[before]).any(1)
+    before, stopped = before[moving], stopped[moving]
+    if not len(before):
+        return command, []
+    seconds = (silences[before] - timeout).sum() * 1e-9
+    first = (newest[before[0]] - command.stamps.min()) * 1e-9
+    text = (
+        f'{command.topic}: silent {len(before)} x for longer than command_timeout '
+        f'({robot.command_timeout:g} s) without a stop, first {first:.2f} s after the first '
+        f'command; then the stop of `limits` counts as the command, for {seconds:.1f} s in all, as '
+        'the safety gate would have sent it. If the robot moved on, let teleop repeat its command, '
+        'or raise command_timeout'
+    )
+    series = replace(
+        command,
+        stamps=np.insert(command.stamps, before + 1, newest[before] + timeout),
+        log=np.insert(command.log, before + 1, command.log[before] + timeout),
+        values=np.insert(command.values, before + 1, stopped, 0),
+    )
+    return series, [Finding(WARNING, text)]
 
 
 def _clean(series: Series, start: int, strict: bool, findings: list[Finding]) -> Series:
@@ -116,9 +165,9 @@ def _clean(series: Series, start: int, strict: bool, findings: list[Finding]) ->
         findings.append(finding)
     if bad.sum() > _MAX_FINDINGS:
         findings.append(Finding(WARNING, f'{series.topic}: {bad.sum()} values not finite in total'))
+    if bad.all():
+        raise UnusableError(Finding(ERROR, _never_finite(series)))
     series = series.take(~bad)
-    if not len(series.stamps):
-        raise UnusableError(Finding(ERROR, f'{series.topic}: no value is finite'))
     back = np.diff(series.stamps)
     worst = int(np.argmin(back)) if len(back) else 0
     if len(back) and back[worst] < -MAX_REORDERING * 1e9:
@@ -133,9 +182,35 @@ def _clean(series: Series, start: int, strict: bool, findings: list[Finding]) ->
     return series.take(np.argsort(series.stamps, kind='stable'))
 
 
-def _newest(series: Series) -> Series:
+def _never_finite(series: Series) -> str:
+    """Which entries of a topic leave no message that is finite in all of them."""
+    counts = np.isfinite(series.values).sum(0)
+    never = [name for name, count in zip(series.names, counts, strict=True) if not count]
+    if not never:
+        return (
+            f'{series.topic}: no message has a finite value in each of {", ".join(series.names)}; '
+            'map the fields of one device only, or repair its driver'
+        )
+    return (
+        f'{series.topic}: {", ".join(never)} never finite (NaN or infinite); its driver does not '
+        'fill this field: take it out of the robot profile, or repair the driver'
+    )
+
+
+def _newest(series: Series, lockstep: bool, findings: list[Finding]) -> Series:
     """The last message of each stamp: a simulation that waits publishes its state repeatedly."""
-    return series.take(np.append(series.stamps[1:] != series.stamps[:-1], True))
+    last = np.append(series.stamps[1:] != series.stamps[:-1], True)
+    repeated = np.flatnonzero(~last)
+    if len(repeated) and not lockstep:
+        differ = (series.values[repeated] != series.values[repeated + 1]).any(1).sum()
+        text = f'{series.topic}: {len(repeated)} messages have the stamp of the next, which counts'
+        if differ:
+            text += (
+                f'; {differ} of them have other values: does a second node publish on the topic? '
+                f'Stop all but one (`ros2 topic info -v {series.topic}`) and record again'
+            )
+        findings.append(Finding(WARNING if differ else INFO, text))
+    return series.take(last)
 
 
 def _pace(series: Series, start: int, robot: RobotConfig, lockstep: bool) -> list[Finding]:
@@ -159,6 +234,27 @@ def _pace(series: Series, start: int, robot: RobotConfig, lockstep: bool) -> lis
         findings.append(Finding(WARNING, text, (series.stamps[row] - start) * 1e-9))
     if len(gaps) > _MAX_FINDINGS:
         findings.append(Finding(WARNING, f'{series.topic}: {len(gaps)} gaps in total'))
+    return findings
+
+
+def _jumping(series: Series, start: int, robot: RobotConfig) -> list[Finding]:
+    """Messages whose values are farther apart than the limits allow the robot to move."""
+    findings = []
+    period, elapsed = 1 / robot.control_rate, np.diff(series.stamps) * 1e-9
+    for name, speed in speeds(robot).items():
+        if name not in series.names:
+            continue
+        values = series.values[:, series.names.index(name)]
+        if measured_unit_question(robot, name, values):
+            continue  # numbers of another unit, which is told in terms of the task
+        bad = np.flatnonzero(jumps(np.diff(values), elapsed, speed, period))
+        if len(bad):
+            text = (
+                f'{series.topic}: {name} {jump_fact(values[bad], values[bad + 1], speed, period)} '
+                f'(first at {(series.stamps[bad[0]] - start) * 1e-9:.2f} s); '
+                f'{jump_question(series.topic)}, and record again'
+            )
+            findings.append(Finding(WARNING, text))
     return findings
 
 

@@ -16,13 +16,15 @@ from mbarl_ros.task import Task
 _KIND = 'demonstrations'
 
 
-def pack_decoded(transitions: Transitions, fingerprint: str) -> bytes:
+def pack_decoded(transitions: Transitions, fingerprint: str, warnings: list[str]) -> bytes:
     """Content of ``DEMONSTRATIONS_FILE``."""
-    return pack(transitions, {'fingerprint': fingerprint}, _KIND)
+    return pack(transitions, {'fingerprint': fingerprint, 'warnings': warnings}, _KIND)
 
 
-def read_decoded(run_dir: Path, folder: Path, task: Task) -> Transitions | None:
-    """Decoded demonstrations of a run folder; None where ``folder`` must be decoded.
+def read_decoded(run_dir: Path, folder: Path, task: Task) -> tuple[Transitions, list[str]] | None:
+    """Decoded demonstrations of a run folder, and warnings about them.
+
+    None where ``folder`` must be decoded.
 
     That is so if there are none, or if they are damaged or of other files, another task, robot or
     version.
@@ -36,7 +38,10 @@ def read_decoded(run_dir: Path, folder: Path, task: Task) -> Transitions | None:
         return None
     if any(transitions[name].dtype != dtype for name, dtype in DTYPES.items()):
         return None
-    return transitions if meta.get('fingerprint') == fingerprint(folder, task) else None
+    if meta.get('fingerprint') != fingerprint(folder, task):
+        return None
+    warnings = meta.get('warnings')
+    return transitions, [str(text) for text in warnings] if isinstance(warnings, list) else []
 
 
 def fingerprint(folder: Path, task: Task) -> str:

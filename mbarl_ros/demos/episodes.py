@@ -28,7 +28,8 @@ class Episode:
     ``states`` [n + 1, task.state_dim] float32, physical units, without the goal; ``actions``
     [n, action_dim] float32 in [-1, 1], as executed; ``stamps`` [n + 1] float64, s; ``whole`` [n]
     is False for a step in which messages were lost: it makes no transition. Goal and reward are not
-    stored, because they follow from the states (:func:`transitions`).
+    stored, because they follow from the states (:func:`transitions`). ``commands`` [n, action_dim]
+    float64, physical units, are what the actions were before they were clipped; None: unknown.
     """
 
     states: np.ndarray
@@ -40,6 +41,7 @@ class Episode:
     operator: str = 'unknown'
     name: str = ''
     origin: dict[str, Any] = field(default_factory=dict)
+    commands: np.ndarray | None = None
 
     def check(self, task: Task) -> Episode:
         """Return self if it is a valid episode of the task.
@@ -62,8 +64,10 @@ class Episode:
                     f'{np.dtype(kind)} {shape}'
                 )
             if not np.isfinite(array).all():
-                row = int(np.argwhere(~np.isfinite(array))[0][0])
-                raise ValueError(f'{what} are not finite (NaN or infinite) at step {row}')
+                row, *column = (int(index) for index in np.argwhere(~np.isfinite(array))[0])
+                entries = {'states': task.config.columns, 'actions': task.config.action}
+                entry = f' in {entries[what][column[0]].name}' if what in entries else ''
+                raise ValueError(f'{what} are not finite (NaN or infinite) at step {row}{entry}')
         if np.abs(self.actions).max() > 1.0:
             raise ValueError('actions are not all in [-1, 1]')
         if self.direction not in DIRECTIONS or self.verdict not in VERDICTS:
@@ -114,6 +118,10 @@ class Episode:
             return self.verdict == SUCCEEDED
         return self.is_forward and self.reached(task)
 
+    def success_distances(self, task: Task) -> np.ndarray:
+        """Distance to success [n + 1] of each state, for the goal of :meth:`goal`."""
+        return task.distance(_observations(self, task, self.goal(task)))
+
 
 def episode(
     task: Task,
@@ -138,6 +146,7 @@ def episode(
         stamps=stamps,
         whole=np.ones(len(commands), bool) if whole is None else np.asarray(whole, bool),
         direction=direction,
+        commands=np.asarray(commands, np.float64),
         **about,
     ).check(task)
 

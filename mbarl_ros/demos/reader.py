@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mbarl_ros.demos.align import Series, UnusableError, align
+from mbarl_ros.demos.align import Series, UnusableError, align, with_stops
 from mbarl_ros.demos.cache import fingerprint, pack_decoded, read_decoded
+from mbarl_ros.demos.comparison import compare
 from mbarl_ros.demos.episodes import (
     DISCARDED,
-    SUCCEEDED,
     Episode,
     episode,
     join,
@@ -27,6 +27,7 @@ from mbarl_ros.demos.metadata import (
     folders,
     read_metadata,
 )
+from mbarl_ros.demos.plausibility import examine, jumping
 from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
 from mbarl_ros.schema.robot import TopicMap
 from mbarl_ros.schema.topics import EXECUTED
@@ -67,7 +68,12 @@ class Demonstration:
 
 
 def load_demonstrations(
-    folder: str | Path, task: Task, per_goal: int | None = None, *, run_dir: Path | None = None
+    folder: str | Path,
+    task: Task,
+    per_goal: int | None = None,
+    *,
+    run_dir: Path | None = None,
+    warn: Callable[[str], object] | None = None,
 ) -> Transitions:
     """Transitions of all successful demonstrations in a folder, forward ones first.
 
@@ -76,6 +82,7 @@ def load_demonstrations(
     :param per_goal: use only the first so many forward ones of each goal, and no backward ones
     :param run_dir: run folder that may hold these demonstrations decoded (see
         :func:`pack_demonstrations`), which saves decoding them again
+    :param warn: is called with each warning about them (:mod:`mbarl_ros.demos.plausibility`)
     :raises DemonstrationError: no folder, no successful forward demonstration, or one that is
         damaged or of another task; the message names it and the remedy.
     """
@@ -83,8 +90,16 @@ def load_demonstrations(
     if run_dir is not None and per_goal is None:
         decoded = read_decoded(run_dir, folder, task)
         if decoded is not None:
-            return decoded
+            rows, warnings = decoded
+            for text in warnings if warn else ():
+                warn(text)
+            return rows
     episodes = _successful_episodes(folder, task)
+    if warn:
+        for say in (examine, jumping, compare):
+            for finding in say(episodes, task):
+                if finding.level == WARNING:
+                    warn(str(finding))
     if per_goal is not None:
         episodes = _first_of_each_goal(episodes, task, per_goal)
     return join([transitions(task, demonstration) for demonstration in episodes])
@@ -97,7 +112,9 @@ def pack_demonstrations(folder: str | Path, task: Task, run_dir: Path) -> bytes:
     """
     # Before they are read: a folder that changes meanwhile no longer fits, and is decoded again.
     before = fingerprint(Path(folder).expanduser(), task)
-    return pack_decoded(load_demonstrations(folder, task, run_dir=run_dir), before)
+    warnings: list[str] = []
+    rows = load_demonstrations(folder, task, run_dir=run_dir, warn=warnings.append)
+    return pack_decoded(rows, before, warnings)
 
 
 def _successful_episodes(folder: Path, task: Task) -> list[Episode]:
@@ -169,6 +186,10 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
         [one for topic in topics for one in topic]
         for topics in (series[: len(robot.state)], series[len(robot.state) :])
     )
+    stopped: list[Finding] = []
+    if not metadata.lockstep:
+        executed, found = zip(*(with_stops(topic, robot) for topic in executed), strict=True)
+        stopped = [finding for findings in found for finding in findings]
     try:
         steps, findings = align(states, _merged(executed), robot, metadata.lockstep)
     except UnusableError as error:
@@ -178,6 +199,7 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
         for one in states
         if one.ignored
     ]
+    findings += stopped
     if metadata.interrupted:
         findings.insert(0, Finding(INFO, 'the recorder died; the end is missing'))
     return Demonstration(
@@ -197,6 +219,7 @@ def check_demonstration(folder: Path, task: Task) -> tuple[Episode | None, list[
     try:
         if (folder / EPISODE_FILE).exists():
             checked = read_episode(folder, task)
+            findings += jumping([checked], task)
         else:
             demonstration = read_demonstration(folder, task)
             findings += demonstration.findings
@@ -204,15 +227,7 @@ def check_demonstration(folder: Path, task: Task) -> tuple[Episode | None, list[
     except (DemonstrationError, ValueError) as error:
         text = str(error).removeprefix(f'{folder}: ')
         return None, [*findings, Finding(ERROR, text)]
-    if checked.is_forward:
-        reached = checked.reached(task)
-        if checked.verdict == SUCCEEDED and not reached:
-            text = "the verdict is success, but the task's success test fails in the last state"
-            findings.append(Finding(WARNING, text))
-        if checked.verdict not in (SUCCEEDED, DISCARDED):
-            text = f'no verdict; the last state is {"a" if reached else "no"} success'
-            findings.append(Finding(INFO, text))
-    return checked, findings
+    return checked, [*findings, *examine([checked], task)]
 
 
 def _check_task(folder: Path, metadata: Metadata, task: Task) -> None:
@@ -243,7 +258,7 @@ def _check_received(folder: Path, series: list[list[Series]], maps: Sequence[Top
         )
 
 
-def _merged(commands: list[Series]) -> Series:
+def _merged(commands: Sequence[Series]) -> Series:
     """Several command topics as one: the latest value of each, once all were received."""
     if len(commands) == 1:
         return commands[0]

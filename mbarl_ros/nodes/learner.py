@@ -79,7 +79,8 @@ class LearnerNode(BaseNode):
         folder = demonstrations_folder(self)
         if folder is None:
             self.agent = without_demonstrations(self.agent, self.task.config)
-        demonstrations = load_demonstrations(folder, self.task, self.run_dir)
+        warn = self.get_logger().warning
+        demonstrations = load_demonstrations(folder, self.task, self.run_dir, warn)
         if folder and self.task.reward_known and not demonstrations['terminated'].any():
             self.get_logger().warning(
                 f"{folder}: no demonstration reaches what task '{self.task.name}' calls success "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,17 +32,22 @@ def demonstrations_folder(node: NodeMixin) -> Path | None:
     return Path(folder).expanduser()
 
 
-def load_demonstrations(folder: Path | None, task: Task, run_dir: Path | None) -> Transitions:
+def load_demonstrations(
+    folder: Path | None,
+    task: Task,
+    run_dir: Path | None,
+    warn: Callable[[str], object] | None = None,
+) -> Transitions:
     """Transitions of all successful demonstrations in ``folder``; None: no rows.
 
     :param run_dir: run folder, which may hold them decoded
-
+    :param warn: is called with each warning about them
     :raises ConfigError: there is none, or one is damaged or of another task.
     """
     if folder is None:
         return stack([], task)
     with _as_config_error():
-        return reader.load_demonstrations(folder, task, run_dir=run_dir)
+        return reader.load_demonstrations(folder, task, run_dir=run_dir, warn=warn)
 
 
 def load_replays(path: Path, task: Task) -> list[replay.Replay]:

@@ -20,6 +20,7 @@ from mbarl_ros.nodes.support.robot_topics import StateListener, subscribe
 from mbarl_ros.nodes.support.runtime import message_class
 from mbarl_ros.nodes.support.teleop_check import TeleopListener
 from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
+from mbarl_ros.schema.plausible import unit_question
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.task import Task
 
@@ -145,18 +146,25 @@ def _check_ranges(robot: RobotConfig, task: Task | None, state: np.ndarray) -> l
     measured = dict(zip(robot.state_names, state.tolist(), strict=True))
     for name, (low, high) in robot.workspace.items():
         if not low <= measured[name] <= high:
-            text = f'{name} is {measured[name]:.3g}, outside the workspace of {low:g} to {high:g}'
-            findings.append(
-                Finding(WARNING, f'{text}; the safety gate will let only a person drive')
+            text = (
+                f'{name} is {measured[name]:.3g}, outside the workspace of {low:g} to {high:g}; '
+                'the safety gate will let only a person drive'
             )
+            findings.append(Finding(WARNING, text + _unit(measured[name], low, high)))
     for entry in task.config.observation if task else ():
         if not entry.low <= measured[entry.name] <= entry.high:
             text = (
                 f'{entry.name} is {measured[entry.name]:.3g}; task {task.name} expects '
                 f'{entry.low:g} to {entry.high:g}'
             )
-            findings.append(Finding(WARNING, text))
+            unit = _unit(measured[entry.name], entry.low, entry.high)
+            findings.append(Finding(WARNING, text + unit))
     return findings
+
+
+def _unit(value: float, low: float, high: float) -> str:
+    question = unit_question((value, value), low, high)
+    return f'; {question}' if question else ''
 
 
 def _unmeasured(robot: RobotConfig) -> list[Finding]:

@@ -17,6 +17,7 @@ from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
+from mbarl_ros.control.jump_watch import JumpWatch
 from mbarl_ros.control.topic_health import TopicHealth, states_too_sparse
 from mbarl_ros.nodes.support.graph_checks import check_graph
 from mbarl_ros.nodes.support.qos import RELIABLE, RELIABLE_STEPS, STATES
@@ -99,6 +100,7 @@ class StateListener:
             )
         self._any_stamped = any(stamped)
         self._topics: list[_StateTopic] = []
+        self._jumps = JumpWatch(robot)
         self.late: list[str] = []
         # States: received at (s), stamp (ns).
         self._dated: deque[tuple[float, int]] = deque(maxlen=_STAMPS_KEPT)
@@ -143,6 +145,8 @@ class StateListener:
             if not health.receive(time.monotonic(), clock, stamp, values[known]):
                 return
         mine = np.arange(topic.where.start, topic.where.stop)[known]
+        if not self._lockstep:
+            self._jumps.receive(time.monotonic(), mine, stamp, values[known])
         self._state[mine] = values[known]
         new = not stamp or (self._stamps[mine] != stamp).any()
         if new:
@@ -177,6 +181,7 @@ class StateListener:
             # A topic without a publisher is silent, too, which need not be reported twice.
             if not (health.silent(now) and health.topic.topic in reported):
                 findings += health.findings(now, window, sim_time)
+        findings += self._jumps.findings(now, window)
         stamps = [stamp for received, stamp in self._dated if now - received <= window]
         if states_too_sparse(stamps, self._robot):
             text = (
