@@ -1,10 +1,13 @@
-"""Conversion of a long bag: steps per second and memory, compared with rosbags' deserialisation.
+"""Conversion and import of a long bag: steps per second and memory.
 
-The bag is written by the recorder's code, with the messages of the point mass (odometry, velocity
-command, executed command). Each measurement runs in its own process, so that its memory is its
-own; the two alternate, so that a slow period of the machine affects both.
+The conversion is compared with rosbags' deserialisation. The bag is written by the recorder's code,
+with the messages of the point mass (odometry, velocity command, executed command). The import is
+that of a bag of ``ros2 bag record`` with ten topics of which six are not needed, and is compared
+with the import by another checkout of this repository (--against). Each measurement runs in its
+own process, so that its memory is its own; the two sides alternate, so that a slow period of the
+machine affects both.
 
-    python benchmarks/demos.py [--steps 100000] [--rounds 3] [--output FILE]
+    python benchmarks/demos.py [--steps 100000] [--rounds 3] [--against FOLDER] [--output FILE]
 """
 
 from __future__ import annotations
@@ -24,12 +27,13 @@ import numpy as np
 from rosbags.serde import SerdeError
 from rosbags.typesys.store import Typestore
 
-from mbarl_ros.demos.bag import bag_messages
+from mbarl_ros.demos.bag_files import bag_files, bag_messages
 from mbarl_ros.demos.decode import typestore
 from mbarl_ros.demos.episodes import transitions
 from mbarl_ros.demos.metadata import Metadata, layout, profile_hash
 from mbarl_ros.demos.reader import read_demonstration
 from mbarl_ros.demos.recording import Recording, topic_types
+from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.schema.topics import EXECUTED
 from mbarl_ros.task import Task
 
@@ -40,8 +44,6 @@ def write(task: Task, folder: Path, steps: int) -> tuple[float, float]:
     from nav_msgs.msg import Odometry
     from rclpy.serialization import serialize_message
     from sensor_msgs.msg import JointState
-
-    from mbarl_ros.schema.message_fields import set_stamp
 
     types = topic_types(task.robot)
     metadata = Metadata(
@@ -96,7 +98,8 @@ def deserialise(folder: Path) -> dict[str, float]:
     slack: dict[str, int] = {}
     start = time.perf_counter()
     rows = 0
-    for topic, _, data in bag_messages(folder, {'/odom', f'/{EXECUTED}'}):
+    wanted = {'/odom', f'/{EXECUTED}'}
+    for topic, _, data in bag_messages(bag_files(folder), lambda topic: topic.name in wanted):
         if topic.name not in slack:
             slack[topic.name] = _slack(store, data, topic.type)
         store.deserialize_cdr(data[: len(data) - slack[topic.name]], topic.type)
@@ -120,12 +123,105 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def write_foreign(folder: Path, steps: int) -> None:
+    """Write a bag as ``ros2 bag record`` does: the point mass, and six topics of no interest."""
+    from geometry_msgs.msg import PoseStamped, TwistStamped
+    from nav_msgs.msg import Odometry
+    from nav_msgs.msg import Path as Way
+    from rclpy.serialization import serialize_message
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from sensor_msgs.msg import Image, Imu, JointState, LaserScan
+    from std_msgs.msg import String
+
+    topics = {
+        '/odom': Odometry(),
+        f'/{EXECUTED}': JointState(name=['vx', 'vy'], position=[0.1, 0.2]),
+        '/cmd_vel': TwistStamped(),
+        '/joint_states': JointState(name=list('abcdef'), position=[0.0] * 6, velocity=[0.0] * 6),
+        '/imu': Imu(),
+        '/scan': LaserScan(ranges=[1.0] * 360),
+        '/camera': Image(height=24, width=32, step=32, data=bytes(range(256)) * 3),
+        '/goal': PoseStamped(),
+        '/plan': Way(poses=[PoseStamped()] * 10),
+        '/notes': String(data='nothing new'),
+    }
+    rng = np.random.default_rng(0)
+    store = typestore()
+    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {}
+        for name, message in topics.items():
+            kind = f'{type(message).__module__.split(".")[0]}/msg/{type(message).__name__}'
+            connections[name] = writer.add_connection(name, kind, typestore=store)
+        still = {name: serialize_message(message) for name, message in topics.items()}
+        odometry, executed = topics['/odom'], topics[f'/{EXECUTED}']
+        for step in range(steps + 1):
+            stamp = 1_700_000_000_000_000_000 + step * 100_000_000
+            position, velocity = odometry.pose.pose.position, rng.uniform(-1, 1, 2)
+            position.x, position.y = rng.uniform(0, 2, 2)
+            executed.position = list(velocity)
+            for message in (odometry, executed):
+                set_stamp(message, stamp)
+            still['/odom'] = serialize_message(odometry)
+            still[f'/{EXECUTED}'] = serialize_message(executed)
+            for late, (name, data) in enumerate(still.items()):
+                writer.write(connections[name], stamp + 1_000_000 + late * 100_000, data)
+
+
+def imported(checkout: Path, bag: Path) -> dict[str, float]:
+    """``mbarl demos import`` of a checkout: time, and memory of the largest of its processes."""
+    with tempfile.TemporaryDirectory() as into:
+        command = [sys.executable, '-m', 'mbarl_ros.cli', 'demos', 'import', str(bag)]
+        command += ['--task', 'pointmass', '--into', into]
+        environment = {**os.environ, 'PYTHONPATH': str(checkout), 'OMP_NUM_THREADS': '1'}
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command, env=environment, cwd=checkout, stdout=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise RuntimeError(f'{checkout}: the import failed')
+    return {
+        'seconds': time.perf_counter() - start,
+        'cpu': usage.ru_utime + usage.ru_stime,
+        'mib': usage.ru_maxrss / 1024,
+    }
+
+
+def measure_import(steps: int, rounds: int, against: Path | None) -> dict[str, object]:
+    """Import of a bag of ten topics, in turns with the import by another checkout."""
+    checkouts = {'this': Path(__file__).resolve().parent.parent}
+    if against:
+        checkouts['other'] = against.resolve()
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
+    with tempfile.TemporaryDirectory() as temporary:
+        bag = Path(temporary) / 'theirs'
+        write_foreign(bag, steps)
+        size = sum(path.stat().st_size for path in bag.iterdir()) / 1e6
+        for _ in range(rounds):
+            for name, checkout in checkouts.items():
+                measured[name].append(imported(checkout, bag))
+                print('import', name, measured[name][-1], flush=True)
+    cpu = {name: statistics.median(r['cpu'] for r in measured[name]) for name in measured}
+    result: dict[str, object] = {
+        'bag_megabytes': round(size, 1),
+        'seconds': [round(r['seconds'], 1) for r in measured['this']],
+        'cpu_seconds': [round(r['cpu'], 1) for r in measured['this']],
+        'peak_memory_mib': round(max(r['mib'] for r in measured['this'])),
+    }
+    if against:
+        result['other_cpu_seconds'] = [round(r['cpu'], 1) for r in measured['other']]
+        result['ratio_of_median_cpu_seconds'] = round(cpu['this'] / cpu['other'], 2)
+        result['other_peak_memory_mib'] = round(max(r['mib'] for r in measured['other']))
+    return result
+
+
 def main() -> None:
     """Write a bag, convert it in turns with the reference, print medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--steps', type=int, default=100_000)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--output', type=Path)
+    parser.add_argument('--against', type=Path, metavar='FOLDER', help='another checkout')
     parser.add_argument('--child', nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     task = Task.load('pointmass')
@@ -156,6 +252,7 @@ def main() -> None:
         'peak_memory_mib': round(max(r['mib'] for r in measured['convert'])),
         'rosbags_deserialisation_steps_per_second': [round(rate) for rate in peers],
         'ratio_of_medians': round(statistics.median(rates) / statistics.median(peers), 2),
+        'import': measure_import(arguments.steps, arguments.rounds, arguments.against),
     }
     print(json.dumps(result, indent=2))
     if arguments.output:

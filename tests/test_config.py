@@ -86,6 +86,35 @@ def test_a_mistake_in_a_robot_names_file_and_key(tmp_path, change, key):
     assert path in str(error.value) and key in str(error.value)
 
 
+@pytest.mark.parametrize(
+    'given', ['nav_msgs/Odometry', 'nav_msgs.msg.Odometry', 'nav_msgs::msg::Odometry', 'Odometry']
+)
+@pytest.mark.parametrize('key', ['state', 'command', 'teleop', 'deadman'])
+def test_a_type_of_another_form_is_answered_with_the_right_one(tmp_path, key, given):
+    def change(raw):
+        if key == 'deadman':
+            raw['teleop'][0]['deadman'] = {'topic': 'd', 'type': given, 'field': 'data'}
+        else:
+            raw[key][0]['type'] = given
+
+    path = changed(tmp_path, 'robots', 'pointmass', change)
+    with pytest.raises(ConfigError) as error:
+        load_robot(path)
+    said = str(error.value)
+    assert path in said and f"'{given}'" in said and '^' not in said and key in said
+    assert ('nav_msgs/msg/Odometry' in said) == (given != 'Odometry') and 'package/msg/Name' in said
+
+
+@pytest.mark.parametrize(
+    ('key', 'form'), [('world', 'package.module:Class'), ('reward', 'success or topic:NAME')]
+)
+def test_no_other_text_is_answered_with_a_pattern_either(tmp_path, key, form):
+    path = changed(tmp_path, 'tasks', 'pointmass', lambda raw: raw.update({key: 'no form'}))
+    with pytest.raises(ConfigError) as error:
+        load_task(path)
+    assert form in str(error.value) and '^' not in str(error.value)
+
+
 COMMANDS = {
     'position': ('sensor_msgs/msg/JointState', {'vx': 'position[a]', 'vy': 'velocity[b]'}),
     'first': ('std_msgs/msg/Float64MultiArray', {'vx': 'data[1]', 'vy': 'data[2]'}),

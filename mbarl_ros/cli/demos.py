@@ -19,7 +19,13 @@ from rich.table import Table
 from mbarl_ros.cli.demos_report import print_list, print_report, print_set, print_table
 from mbarl_ros.cli.run import run_command
 from mbarl_ros.demos.episodes import SUCCEEDED, VERDICTS, Episode
-from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, task_and_robot
+from mbarl_ros.demos.metadata import (
+    CLOCKS,
+    METADATA_FILE,
+    DemonstrationError,
+    folders,
+    task_and_robot,
+)
 from mbarl_ros.demos.reader import check_demonstration, read_episode
 from mbarl_ros.demos.recording import recover
 from mbarl_ros.schema.base import ConfigError
@@ -79,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument('--output', required=True, metavar='PATH', help='must not exist yet')
     add = action('import', 'Add demonstrations of another format to a folder', _import)
     add.add_argument(
-        'source', metavar='SOURCE', help='bag, .mcap, .hdf5, folder of Minari or LeRobot, or .pkl'
+        'source',
+        metavar='SOURCE',
+        help='bag (folder, .mcap, .db3 or .bag), .hdf5, folder of Minari or LeRobot, or .pkl',
     )
     add.add_argument('--into', default='', metavar='FOLDER', help="default: the task's own")
     add.add_argument(
@@ -93,6 +101,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_reading(add: argparse.ArgumentParser) -> None:
     """Arguments that say how to read a source of another format."""
+    add.add_argument(
+        '--topic',
+        action='append',
+        default=[],
+        type=_pair,
+        metavar='PROFILE:=BAG',
+        help='bag: topic of the robot profile and its name in the bag; repeat for more; default: '
+        'the same name, or the only one that ends in it',
+    )
+    add.add_argument(
+        '--clock',
+        choices=CLOCKS,
+        default='',
+        help='bag: date messages by their header or by the log, which is when they were received; '
+        'default: header where it holds times',
+    )
     add.add_argument(
         '--key',
         default='',
@@ -322,6 +346,8 @@ def _import(options: argparse.Namespace) -> int:
             mapping=_once('--map', [(entry, name) for name, entry in options.map]),
             scales=_once('--scale', options.scale),
             clip=options.clip,
+            topics=_once('--topic', options.topic),
+            clock=options.clock,
         )
     )
     try:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from rosbags.rosbag2 import Reader
 
 from mbarl_ros.demos.align import Series
+from mbarl_ros.demos.bag_files import any_torn, bag_files, bag_messages
+from mbarl_ros.demos.clocks import choose_clock
 from mbarl_ros.demos.decode import DecodeError, TopicDecoder, typestore
 from mbarl_ros.demos.episodes import UNKNOWN
-from mbarl_ros.demos.mcap_file import McapFileError, Topic, is_torn, read_mcap
+from mbarl_ros.demos.intake import Intake
+from mbarl_ros.demos.matching import match_topics
+from mbarl_ros.demos.mcap_file import McapFileError
 from mbarl_ros.demos.metadata import (
+    CLOCKS,
     HEADER,
-    LOG,
     METADATA_FILE,
     DemonstrationError,
     Metadata,
@@ -56,6 +59,7 @@ def read_series(
     decoders: dict[str, TopicDecoder] = {}
     raw: dict[str, tuple[list[int], list[bytes]]] = {name: ([], []) for name in wanted}
     parts: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in wanted}
+    others: dict[str, str] = {}  # name -> type of publishers that the profile does not mean
 
     def decode(name: str) -> None:
         logs, messages = raw[name]
@@ -67,14 +71,12 @@ def read_series(
             messages.clear()
 
     try:
-        for topic, log, data in bag_messages(folder, set(wanted)):
+        for topic, log, data in bag_messages(bag_files(folder), lambda one: one.name in wanted):
+            kind = wanted[topic.name].type
+            if topic.type != kind:
+                others[topic.name] = topic.type
+                continue
             if topic.name not in decoders:
-                kind = wanted[topic.name].type
-                if topic.type != kind:
-                    raise DecodeError(
-                        f"topic '{topic.name}' is {topic.type} in the bag, the robot profile says "
-                        f'{kind}'
-                    )
                 store = typestore({topic.type: topic.definition})
                 decoders[topic.name] = TopicDecoder(wanted[topic.name], store)
             raw[topic.name][0].append(log)
@@ -82,6 +84,11 @@ def read_series(
             if len(raw[topic.name][0]) == _BATCH:
                 decode(topic.name)
         for name in wanted:
+            if name in others and name not in decoders:
+                raise DecodeError(
+                    f"topic '{name}' is {others[name]} in the bag, the robot profile says "
+                    f'{wanted[name].type}'
+                )
             decode(name)
         series = [_series(topic, parts.get(names.get(topic.topic, ''), [])) for topic in maps]
         return [
@@ -103,50 +110,44 @@ def executed_map(names: tuple[str, ...]) -> TopicMap:
     return TopicMap(topic=EXECUTED, type=EXECUTED_TYPE, fields=fields)
 
 
-def bag_messages(
-    folder: Path, wanted: set[str] | None = None, *, torn: bool = False
-) -> Iterator[tuple[Topic, int, bytes]]:
-    """Yield (topic, log time in ns, serialised message) of a rosbag2 folder or one of its files.
-
-    :param wanted: names of the topics; None: all
-    :param torn: end at the first torn record instead of raising
-    :raises McapFileError: damaged, empty, or not a bag.
-    """
-    for path in _files(folder):
-        if path.suffix == '.mcap':
-            keep = (lambda _: True) if wanted is None else (lambda topic: topic.name in wanted)
-            yield from read_mcap(path, keep, torn=torn)
-        else:
-            yield from _sqlite(path.parent, wanted)
-            return
-
-
-def import_bag(source: Path, task: Task, staging: Path, direction: str | None = None) -> Path:
+def import_bag(
+    source: Path,
+    task: Task,
+    staging: Path,
+    direction: str | None = None,
+    topics: Mapping[str, str] | None = None,
+    clock: str = '',
+) -> Path:
     """Make a demonstration from a bag of another recorder, for example ``ros2 bag record``.
 
-    Topics are found by their names in the robot profile, in any namespace. Without
-    ``safety_gate/executed`` in the bag, the robot's command topics count as executed. A torn bag is
-    read up to the torn record.
+    Topics are found as :func:`~mbarl_ros.demos.matching.match_topics` says. A torn bag is read up
+    to the torn record.
 
     :param staging: existing folder in which the demonstration is made
+    :param topics: profile topic -> name in the bag, where the names do not tell
+    :param clock: date messages by their ``header`` or by the ``log``; empty: choose
     :returns: the folder of the demonstration
     :raises DemonstrationError: a topic is missing, or the bag is damaged.
     """
     target = staging / 'demonstration'
-    try:
-        types = seal(bag_messages(source, torn=True), target)
-        interrupted = any(is_torn(path) for path in _files(source))
-    except (McapFileError, DecodeError, OSError) as error:
-        raise DemonstrationError(f'{source}: {error}') from error
-    if not types:
-        raise DemonstrationError(f'{source}: contains no message')
-    names = _match(source, task, types)
-    old = _old_metadata(source)
     robot = task.robot
-    stamped = all(
-        'header' in dict(typestore().fielddefs.get(types[name], ([], []))[1])
-        for name in names.values()
-    )
+    intake = Intake({topic.type for topic in (*robot.state, *robot.command)} | {EXECUTED_TYPE})
+    try:
+        with TemporaryDirectory(prefix='.unpacked-', dir=staging) as scratch:
+            files = bag_files(source, Path(scratch))
+            seal(intake.take(bag_messages(files, torn=True)), target)
+            interrupted = any_torn(files)
+    except (McapFileError, DecodeError, OSError, OverflowError) as error:
+        raise DemonstrationError(f'{source}: {error}') from error
+    if not intake.topics:
+        torn = '; it is torn before the end of the first chunk' if interrupted else ''
+        raise DemonstrationError(f'{source}: contains no message{torn}')
+    names = match_topics(source, robot, intake.topics, topics or {})
+    old = _old_metadata(source)
+    clock, remarks = clock or str(old.get('clock')), intake.remarks()
+    if clock not in CLOCKS:
+        clock, why = choose_clock(intake.stamps_of(names, robot))
+        remarks += [why] if why else []
     write_metadata(
         target,
         Metadata(
@@ -160,9 +161,10 @@ def import_bag(source: Path, task: Task, staging: Path, direction: str | None = 
             profile=profile_hash(robot),
             topics=names,
             recorded=datetime.now(UTC).isoformat(timespec='seconds'),
-            clock=HEADER if stamped or old else LOG,
+            clock=clock,
             interrupted=interrupted,
             origin=f'imported from {source.name}',
+            remarks=remarks,
         ),
     )
     return target
@@ -220,59 +222,8 @@ def _dated(series: list[Series]) -> list[Series]:
 
 
 def _has_header(series: Series) -> bool:
-    return bool(len(series.stamps) and series.stamps[0] >= 0)
-
-
-def _files(folder: Path) -> list[Path]:
-    """Files of a bag in the order of recording; only regular files in the folder itself."""
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise McapFileError(f'{folder}: no such bag')
-    files = [
-        path
-        for path in folder.iterdir()
-        if path.suffix in ('.mcap', '.db3') and path.is_file() and not path.is_symlink()
-    ]
-    if not files:
-        raise McapFileError(f'{folder}: there is no .mcap file in it')
-    return sorted(files, key=lambda path: [int(n) for n in re.findall(r'\d+', path.stem)[-1:]])
-
-
-def _sqlite(folder: Path, wanted: set[str] | None) -> Iterator[tuple[Topic, int, bytes]]:
-    """Messages of an older bag (SQLite), read by rosbags."""
-    try:
-        with Reader(folder) as reader:
-            chosen = [c for c in reader.connections if wanted is None or c.topic in wanted]
-            topics = {c.id: Topic(c.topic, c.msgtype, c.msgdef.data) for c in chosen}
-            for connection, stamp, data in reader.messages(chosen) if chosen else ():
-                yield topics[connection.id], stamp, data
-    except Exception as error:  # damaged files make rosbags and SQLite raise any exception
-        raise McapFileError(f'{folder}: cannot be read as a bag ({error!r})') from error
-
-
-def _match(source: Path, task: Task, types: dict[str, str]) -> dict[str, str]:
-    """Profile topic -> name in the bag."""
-    robot = task.robot
-    wanted = {topic.topic: topic.type for topic in robot.state}
-    if any(name.endswith(f'/{EXECUTED}') for name in types):
-        wanted[EXECUTED] = EXECUTED_TYPE
-    else:
-        wanted |= {topic.topic: topic.type for topic in robot.command}
-    names = {}
-    for topic, kind in wanted.items():
-        ending = '/' + topic.strip('/')
-        found = [name for name in types if name.endswith(ending) and types[name] == kind]
-        if len(found) != 1:
-            alike = [name for name in types if types[name] == kind and name not in found]
-            what = f'{len(found)} topics ({", ".join(found)})' if found else 'no topic'
-            raise DemonstrationError(
-                f"{source}: {what} of type {kind} for '{topic}' of robot '{robot.name}'; of that "
-                f'type the bag has otherwise {", ".join(alike) or "none"}, in all it has '
-                f'{", ".join(types)}; name the right one in a robot profile (robot:=)'
-            )
-        names[topic] = found[0]
-    return names
+    """Whether messages have stamps; 0 means none, as for the running graph."""
+    return bool((series.stamps > 0).any())
 
 
 def _old_metadata(source: Path) -> dict[str, object]:

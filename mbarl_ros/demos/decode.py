@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 from rosbags.interfaces import Nodetype
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.interfaces.typing import Typesdict
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from mbarl_ros.demos.mcap_file import IDL_START, SEPARATOR
 from mbarl_ros.schema.field_paths import FieldPath, NotNamedError, Place, name_lists
 from mbarl_ros.schema.message_fields import TopicCodec
 from mbarl_ros.schema.robot import TopicMap
@@ -57,13 +59,22 @@ def typestore(definitions: dict[str, str] | None = None) -> Typestore:
     store = get_typestore(Stores.ROS2_JAZZY)
     for kind, text in unknown.items():
         try:
-            types = get_types_from_msg(text, kind)
+            types = _types(kind, text)
             store.register({name: of for name, of in types.items() if name not in store.types})
         except Exception as error:  # the parser of rosbags raises any exception
             raise DecodeError(
                 f"message type '{kind}': its definition is not understood ({error!r})"
             ) from error
     return store
+
+
+def _types(kind: str, text: str) -> Typesdict:
+    if not text.startswith(IDL_START):
+        return get_types_from_msg(text, kind)
+    types: Typesdict = {}
+    for part in text.split(SEPARATOR)[1:]:
+        types |= get_types_from_idl(part.partition('\n')[2])
+    return types
 
 
 @functools.cache

@@ -157,7 +157,8 @@ def _stage(
     if kind == BAG:
         from mbarl_ros.demos.bag import import_bag
 
-        made = import_bag(source, task, staging, direction)
+        options = reading.options
+        made = import_bag(source, task, staging, direction, options.topics, options.clock)
         try:
             read_episode(made, task)
         except DemonstrationError as error:

@@ -11,21 +11,27 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import lz4.frame
 import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, Message, Schema
-from mcap.stream_reader import StreamReader
+from mcap.records import Channel, Chunk, Schema
 
 MAX_CHUNK = 256 << 20
 """Bytes that one chunk may unpack to; rosbag2's default is below 1 MiB."""
 MAX_MESSAGE = 64 << 20
 """Bytes of one message; images are not used, but a file may contain them."""
+CDR = 'cdr'
+"""Encoding of the messages of ROS 2."""
+SEPARATOR = '=' * 80 + '\n'
+"""Stands between the parts of a definition."""
+IDL_START = f'{SEPARATOR}IDL: '
 _MAGIC = b'\x89MCAP0\r\n'
 _MESSAGE = struct.Struct('<BQHIQQ')
+_HEAD = struct.Struct('<BQ')
+_USED = {Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE, Opcode.CHUNK}
 _DEFINITIONS = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel}
 
 
@@ -33,12 +39,21 @@ class McapFileError(ValueError):
     """A file that is damaged or not MCAP; the message says why."""
 
 
+class _TornError(Exception):
+    """A file that ends too early."""
+
+
 class Topic(NamedTuple):
-    """A channel: topic name, type ``package/msg/Name`` and definition of the message."""
+    """A channel: topic name, type ``package/msg/Name`` and definition of the message.
+
+    A definition in IDL begins with ``IDL_START``. ``encoding`` is that of the messages: ROS 2
+    writes ``cdr``. What is not of ROS has any type, and no definition.
+    """
 
     name: str
     type: str
     definition: str
+    encoding: str = CDR
 
 
 def read_mcap(
@@ -52,31 +67,53 @@ def read_mcap(
     """
     schemas: dict[int, Schema] = {}
     topics: dict[int, Topic | None] = {}
+    size = path.stat().st_size
     try:
         with path.open('rb') as file:
-            reader = StreamReader(file, emit_chunks=True, record_size_limit=MAX_CHUNK)
-            records = reader.records
-            while True:
+            for opcode, record in _records(file, size):
                 try:
-                    record = next(records)
-                    if isinstance(record, Chunk):
-                        yield from _in_chunk(_unpacked(record), schemas, topics, wanted)
-                    elif isinstance(record, Message):
-                        topic = topics[record.channel_id]
-                        if topic is not None:
-                            yield topic, record.log_time, record.data
-                    else:
-                        _define(record, schemas, topics, wanted)
-                except StopIteration:
-                    return
+                    data = _unpacked(record) if opcode == Opcode.CHUNK else record
+                    yield from _in_chunk(data, schemas, topics, wanted)
                 except Exception:
-                    if torn and not file.read(1):  # the reader reached the end of the file
+                    if torn and file.tell() == size:  # a last record of which not all was written
                         return
                     raise
+    except _TornError as error:
+        if not torn:
+            raise McapFileError(f'{path}: is damaged or torn ({error})') from error
     except McapFileError:
         raise
     except Exception as error:  # damaged files make the parsers raise any exception
         raise McapFileError(f'{path}: is damaged or no MCAP file ({error!r})') from error
+
+
+def _records(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
+    """Opcode and bytes of the records that matter, up to the end of the data.
+
+    The mcap package parses all of them; the indices, which nobody needs here, take it longer than
+    the rest.
+
+    :raises _TornError: the file ends before its footer.
+    """
+    magic = file.read(len(_MAGIC))
+    if not _MAGIC.startswith(magic):
+        raise McapFileError('it does not begin like an MCAP file')
+    while True:
+        head = file.read(_HEAD.size)
+        if len(head) < _HEAD.size:
+            raise _TornError('it ends without a footer')
+        opcode, length = _HEAD.unpack(head)
+        wanted = opcode in _USED
+        if wanted and length > MAX_CHUNK:
+            raise McapFileError(f'a record claims {length} bytes, more than {MAX_CHUNK}')
+        if file.tell() + length > size:
+            raise _TornError('it ends within a record')
+        if opcode == Opcode.FOOTER:
+            return
+        if wanted:
+            yield opcode, head + file.read(length)
+        else:
+            file.seek(length, io.SEEK_CUR)
 
 
 def is_torn(path: Path) -> bool:
@@ -95,9 +132,31 @@ def _define(
     if isinstance(record, Schema):
         schemas[record.id] = record
     elif isinstance(record, Channel) and record.id not in topics:
-        schema = schemas[record.schema_id]
-        topic = Topic(record.topic, schema.name, schema.data.decode())
+        topic = _topic(record, schemas.get(record.schema_id))
         topics[record.id] = topic if wanted(topic) else None
+
+
+def _topic(channel: Channel, schema: Schema | None) -> Topic:
+    """A channel as a topic. Nothing is parsed: most channels are of no interest to the caller."""
+    if schema is None:
+        return Topic(channel.topic, '', '', channel.message_encoding)
+    text = schema.data.decode(errors='replace')
+    kind = full_type(schema.name)
+    definition = definition_text(kind, schema.encoding, text)
+    return Topic(channel.topic, kind, definition, channel.message_encoding)
+
+
+def definition_text(kind: str, syntax: str, text: str) -> str:
+    """Definition of a :class:`Topic`; ``syntax`` is what a bag calls the encoding of its schema."""
+    if syntax == 'ros2idl' and not text.startswith(IDL_START):
+        return f'{IDL_START}{kind}\n{text}'
+    return text if syntax in ('ros2msg', 'ros2idl', 'ros1msg') else ''
+
+
+def full_type(kind: str) -> str:
+    """``package/msg/Name``, also for the short form ``package/Name`` that some recorders write."""
+    package, slash, name = kind.partition('/')
+    return f'{package}/msg/{name}' if slash and '/' not in name else kind
 
 
 def _in_chunk(
@@ -109,8 +168,8 @@ def _in_chunk(
     # Ten times as fast as the loop of the mcap package.
     at = 0
     while at < len(data):
-        opcode, length = struct.unpack_from('<BQ', data, at)
-        end = at + 9 + length
+        opcode, length = _HEAD.unpack_from(data, at)
+        end = at + _HEAD.size + length
         if end > len(data):
             raise McapFileError('a record is longer than its chunk')
         if opcode == Opcode.MESSAGE:
@@ -119,12 +178,18 @@ def _in_chunk(
             if topic is not None:
                 yield topic, log_time, data[at + _MESSAGE.size : end]
         elif opcode in _DEFINITIONS:
-            record = _DEFINITIONS[opcode].read(ReadDataStream(io.BytesIO(data[at + 9 : end])))
+            record = _parsed(_DEFINITIONS[opcode], data[at:end])
             _define(record, schemas, topics, wanted)
         at = end
 
 
-def _unpacked(chunk: Chunk) -> bytes:
+def _parsed(kind: Any, record: bytes) -> Any:
+    return kind.read(ReadDataStream(io.BytesIO(record[_HEAD.size :])))
+
+
+def _unpacked(record: bytes) -> bytes:
+    """The records in a chunk."""
+    chunk: Chunk = _parsed(Chunk, record)
     size = chunk.uncompressed_size
     if size > MAX_CHUNK:
         raise McapFileError(f'a chunk claims {size} bytes, more than {MAX_CHUNK}')

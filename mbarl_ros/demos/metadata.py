@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Metadata:
     executed command made the world take exactly one step. ``clock``: messages are dated by their
     ``header`` or by the ``log`` time of the bag. ``interrupted``: the recorder died, and the end is
     missing. ``task_file`` and ``robot_file`` are absolute paths; empty for shipped files, and in
-    older metadata.
+    older metadata. ``remarks`` are sentences about how it was imported.
     """
 
     task: str
@@ -55,9 +55,10 @@ class Metadata:
     schema: int = SCHEMA
     task_file: str = ''
     robot_file: str = ''
+    remarks: list[str] = field(default_factory=list)
 
 
-_OPTIONAL = {'task_file', 'robot_file'}
+_OPTIONAL: dict[str, Any] = {'task_file': '', 'robot_file': '', 'remarks': []}
 
 
 def layout(robot: RobotConfig) -> dict[str, Any]:
@@ -113,9 +114,9 @@ def read_metadata(folder: Path) -> Metadata:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DemonstrationError(f'{path}: cannot be read: {error}; remove {folder}') from error
-    kinds = {field.name: field.type for field in fields(Metadata)}
+    kinds = {one.name: one.type for one in fields(Metadata)}
     if isinstance(raw, dict):
-        raw = {**dict.fromkeys(_OPTIONAL, ''), **raw}
+        raw = {**_OPTIONAL, **raw}
     if not isinstance(raw, dict) or raw.get('schema') != SCHEMA or set(raw) != set(kinds):
         raise DemonstrationError(
             f'{path}: is not metadata of schema {SCHEMA}; import the bag again with `mbarl demos '

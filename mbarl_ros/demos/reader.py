@@ -194,6 +194,7 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
         steps, findings = align(states, _merged(executed), robot, metadata.lockstep)
     except UnusableError as error:
         raise DemonstrationError(f'{folder}: {error}; record it again and remove it') from error
+    findings[:0] = [Finding(INFO, remark) for remark in metadata.remarks]
     findings += [
         Finding(INFO, f'{one.topic}: {one.ignored} messages without any of its values are ignored')
         for one in states

@@ -20,9 +20,10 @@ from typing import IO
 
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
+from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from mbarl_ros.demos.decode import DecodeError, typestore
+from mbarl_ros.demos.decode import typestore
 from mbarl_ros.demos.mcap_file import McapFileError, Topic, read_mcap
 from mbarl_ros.demos.metadata import (
     METADATA_FILE,
@@ -143,23 +144,31 @@ def unfinished(folder: Path) -> int:
     return len(list(folder.glob(f'{_HIDDEN}*')))
 
 
-def seal(messages: Iterable[tuple[Topic, int, bytes]], target: Path) -> dict[str, str]:
+def seal(messages: Iterable[tuple[Topic, int, bytes]], target: Path) -> None:
     """Write messages as a compressed and indexed rosbag2 folder.
 
-    :returns: topic -> type
-    :raises DecodeError: an unknown message type.
+    Definitions of types that are not of the common packages are copied, not parsed.
     """
-    connections = {}
+    connections: dict[tuple[str, str], Connection] = {}
     writer = Writer(target, version=9, storage_plugin=StoragePlugin.MCAP)
     writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
     with writer:
         for topic, stamp, data in messages:
-            if topic.name not in connections:
-                connections[topic.name] = writer.add_connection(
-                    topic.name, topic.type, typestore=typestore({topic.type: topic.definition})
-                )
-            writer.write(connections[topic.name], stamp, data)
-    return {name: connection.msgtype for name, connection in connections.items()}
+            key = topic.name, topic.type
+            if key not in connections:
+                connections[key] = _connection(writer, topic)
+            writer.write(connections[key], stamp, data)
+
+
+def _connection(writer: Writer, topic: Topic) -> Connection:
+    if topic.type in typestore().types:
+        return writer.add_connection(topic.name, topic.type, typestore=typestore())
+    # rosbags wants a hash of the definition, which nobody knows without parsing it.
+    made = writer.add_connection(
+        topic.name, topic.type, msgdef=topic.definition, rihs01='unknown'
+    )._replace(digest='')
+    writer.connections[-1] = made
+    return made
 
 
 def _recovered(hidden: Path, folder: Path) -> str:
@@ -178,7 +187,7 @@ def _recovered(hidden: Path, folder: Path) -> str:
             _remove(hidden)
             return f'{hidden}: an interrupted recording without an executed command; removed'
         path = _finished(hidden, folder, metadata)
-    except (DemonstrationError, DecodeError, McapFileError) as error:
+    except (DemonstrationError, McapFileError) as error:
         return f'{hidden}: an interrupted recording that cannot be recovered: {error}'
     return (
         f'{path}: recovered from an interrupted recording, {len(stamps)} executed commands, '

@@ -31,6 +31,7 @@ from mbarl_ros.schema.task import TaskConfig
 Config = TypeVar('Config', bound=Strict)
 TASK_SOURCES = 'mbarl_ros.task_sources'
 """Entry-point group: SCHEME -> function that makes tasks ``SCHEME:TEXT`` (:func:`generated`)."""
+_FORMS = {'world': 'package.module:Class', 'reward': 'success or topic:NAME'}
 _KINDS = {list: 'list', int: 'number', float: 'number', str: 'text'}
 
 
@@ -288,6 +289,17 @@ def _validate(model: type[Config], raw: Any, what: str) -> Config:
         raise ConfigError(f'{what}: {_sentence(error)}') from None
 
 
+def _form(key: str, given: str, pattern: str) -> str:
+    """What is wrong with a text that a pattern refuses; nobody wants to read the pattern itself."""
+    interface = re.search('/(msg|srv|action)/', pattern)
+    if interface is None:
+        return f"'{given}' must have the form {_FORMS.get(key, pattern)}"
+    kind = interface[1]
+    package, *names = [word for word in re.findall(r'\w+', given) if word != kind] or ['']
+    remedy = f'{package}/{kind}/{names[0]}' if len(names) == 1 else 'see `ros2 topic list -t`'
+    return f"'{given}' is no type; write package/{kind}/Name: {remedy}"
+
+
 def _sentence(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
@@ -302,5 +314,7 @@ def _sentence(error: ValidationError) -> str:
             message = 'unknown key'
         elif item['type'] == 'missing':
             message = 'is missing'
+        elif item['type'] == 'string_pattern_mismatch':
+            message = _form(location[0], item['input'], item['ctx']['pattern'])
         parts.append(f"key '{key}': {message}" if key else message)
     return '; '.join(parts)

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import sqlite3
 import struct
+from contextlib import closing
 from functools import partial
 
 import numpy as np
 import zstandard
 from mcap.writer import CompressionType, Writer
+from rosbags.rosbag1 import Writer as Writer1
 from safetensors.numpy import load, save
 
 from mbarl_ros.demos.imported import EPISODE_FILE
@@ -174,7 +177,64 @@ _PASSWD = (
 _BOMB = zstandard.ZstdCompressor(level=19).compress(bytes(10**9))
 _INJECTED = "int32 x\nstring y \"'); import os; os.system('touch CANARY') #\""
 
+
+def _ros1(kind, definition):
+    """A bag of ROS 1 with one message."""
+
+    def build(folder, good):
+        path = folder / 'x.bag'
+        with Writer1(path) as writer:
+            text = definition.replace('CANARY', str(good.canary))
+            topic = writer.add_connection('/joint_states', kind, msgdef=text, md5sum='0' * 32)
+            writer.write(topic, 1, bytes(40))
+        return path
+
+    return build
+
+
+def _sqlite(*statements):
+    """An SQLite bag with tables of these statements."""
+
+    def build(folder, good):
+        path = folder / 'x.db3'
+        with closing(sqlite3.connect(path)) as database, database:
+            for statement in _TABLES + statements:
+                database.execute(statement)
+        return path
+
+    return build
+
+
+_TABLES = (
+    'CREATE TABLE topics(id, name, type, serialization_format)',
+    'CREATE TABLE messages(topic_id, timestamp, data)',
+    "INSERT INTO topics VALUES(1, '/joint_states', 'sensor_msgs/msg/JointState', 'cdr')",
+)
+_COMPRESSED = zstandard.ZstdCompressor().compress(bytes(10**8))
+
 IMPORTS |= {
+    'ros1/definition is code': _ros1('sensor_msgs/msg/JointState', _INJECTED),
+    'ros1/definition is nothing': _ros1('sensor_msgs/msg/JointState', '!!!'),
+    'ros1/definition deep': _ros1('a/msg/B', 'a/B b'),
+    'ros1/text': lambda folder, good: written(folder, 'x.bag', b'#ROSBAG V2.0\n' + b'x' * 999),
+    'ros1/lengths': lambda folder, good: written(
+        folder, 'x.bag', b'#ROSBAG V2.0\n' + b'\xff' * 999
+    ),
+    'sqlite/no tables': _sqlite('DROP TABLE messages'),
+    'sqlite/a number for a message': _sqlite('INSERT INTO messages VALUES(1, 1, 1)'),
+    'sqlite/a text for a time': _sqlite("INSERT INTO messages VALUES(1, 'now', x'00')"),
+    'sqlite/a text for a topic': _sqlite("UPDATE topics SET id = '1); ATTACH'"),
+    'sqlite/nothing for a name': _sqlite(
+        'UPDATE topics SET name = NULL', "INSERT INTO messages VALUES(1, 1, x'0001')"
+    ),
+    'sqlite/no end': _sqlite(
+        'DROP TABLE messages',
+        'CREATE VIEW messages AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) '
+        "SELECT 1 AS topic_id, i AS timestamp, writefile('CANARY', 'x') AS data FROM n",
+    ),
+    'mcap/message of 10^8 zeros': _topic('/a', 'std_msgs/msg/Bool', _BOOL, _COMPRESSED),
+    'zstd/file of nothing': lambda folder, good: written(folder, 'x.mcap.zstd', _COMPRESSED[:9]),
+    'zstd/file of zeros': lambda folder, good: written(folder, 'x.mcap.zstd', _COMPRESSED),
     'mcap/magic only': _mcap(),
     'mcap/random': lambda folder, good: written(
         folder, 'x.mcap', b'\x89MCAP0\r\n' + np.random.default_rng(0).bytes(9999)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,8 @@ __all__ += ['detect', 'export_episodes', 'read_episodes']
 
 BAG = 'bag'
 _HDF5 = b'\x89HDF\r\n\x1a\n'
+_BAGS = (b'\x89MCAP0\r\n', b'SQLite format 3', b'#ROSBAG V')
+_ZSTD = b'\x28\xb5\x2f\xfd'
 
 
 def _module(kind: str) -> ModuleType:
@@ -42,12 +44,20 @@ IMPORTERS: dict[str, Callable[[Path, Task, str | None, Reading], list[Episode]]]
     'earl': lambda *given: _module('earl').read(*given),
 }
 _OPTIONS = {
+    BAG: ('topics', 'clock'),
     'minari': ('keys', 'clip'),
     'robomimic': ('keys', 'clip'),
     'lerobot': ('mapping', 'scales', 'clip'),
     'earl': ('clip',),
 }
-_ARGUMENTS = {'keys': '--key', 'mapping': '--map', 'scales': '--scale', 'clip': '--clip'}
+_ARGUMENTS = {
+    'keys': '--key',
+    'mapping': '--map',
+    'scales': '--scale',
+    'clip': '--clip',
+    'topics': '--topic',
+    'clock': '--clock',
+}
 
 
 def export_episodes(kind: str, episodes: list[Episode], task: Task, target: Path) -> list[str]:
@@ -150,7 +160,7 @@ def detect(source: Path) -> str:
         head = file.read(16)
     if head.startswith(_HDF5):
         return _detect_hdf5(source)
-    if head.startswith((b'\x89MCAP0\r\n', b'SQLite format 3')):
+    if head.startswith(_BAGS) or (head.startswith(_ZSTD) and _has_bag_file([source])):
         return BAG
     if (head[:1] == b'\x80' and head[1:2] <= b'\x05') or source.suffix in ('.pkl', '.pickle'):
         return 'earl'
@@ -161,12 +171,19 @@ def detect(source: Path) -> str:
 def _detect_folder(source: Path) -> str:
     if (source / 'meta' / 'info.json').exists():
         return 'lerobot'
-    names = [path.name for path in source.iterdir()]
-    if 'metadata.yaml' in names or any(name.endswith(('.mcap', '.db3')) for name in names):
+    if (source / 'metadata.yaml').exists() or _has_bag_file(source.iterdir()):
         return BAG
     if any((source / name).exists() for name in ('data/metadata.json', 'metadata.json')):
         return 'minari'
+    if _has_bag_file(source.glob('*/*')):
+        return BAG  # which says that one of them is to be given
     raise _unknown(source)
+
+
+def _has_bag_file(paths: Iterable[Path]) -> bool:
+    from mbarl_ros.demos.bag_files import is_bag_file  # imports rosbags, which takes time
+
+    return any(map(is_bag_file, paths))
 
 
 def _detect_hdf5(source: Path) -> str:
@@ -191,7 +208,7 @@ def _known(known: dict, kind: str, verb: str) -> Callable:
 
 def _unknown(source: Path) -> FormatError:
     return FormatError(
-        f'{source}: is nothing that can be imported; what can: a bag (MCAP, SQLite), '
+        f'{source}: is nothing that can be imported; what can: a bag (MCAP, SQLite, ROS 1), '
         f'{", ".join(IMPORTERS)}'
     )
 

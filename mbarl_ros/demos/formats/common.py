@@ -30,13 +30,16 @@ class Options:
 
     ``keys``: observation keys that are concatenated (robomimic, Minari). ``mapping``: entry -> its
     name in the dataset, ``scales``: entry -> factor (LeRobot). ``clip``: clip actions to their
-    range.
+    range. ``topics``: topic of the robot profile -> name in the bag; ``clock``: ``header`` or
+    ``log``, empty: choose (bags).
     """
 
     keys: Sequence[str] = ()
     mapping: dict[str, str] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
     clip: bool = False
+    topics: dict[str, str] = field(default_factory=dict)
+    clock: str = ''
 
 
 @dataclass
