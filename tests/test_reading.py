@@ -660,3 +660,33 @@ def test_judged_success_that_is_none_is_noticed(copies):
     )
     _, findings = check_demonstration(folders(copies)[0], far)
     assert 'the verdict is success, but' in words(findings)
+
+
+@pytest.mark.parametrize(
+    ('path', 'words'),
+    [
+        ('effort[elbow]', 'NaN throughout, or the list is empty'),
+        ('velocity[elbow]', 'NaN throughout, or the list is empty'),
+        ('position[wrist]', 'the names in its messages are elbow, hand; correct the robot profile'),
+    ],
+)
+def test_a_value_that_never_comes_is_named_with_the_reason(path, words):
+    topic = TopicMap(topic='j', type='sensor_msgs/msg/JointState', fields={'a': path})
+    decoder = TopicDecoder(topic, typestore())
+    message = JointState(name=['elbow', 'hand'], position=[1.0, 2.0], effort=[np.nan, np.nan])
+    _, values = decoder.decode([serialize_message(message)] * 3)
+    assert np.isnan(values).all()
+    assert f'{path} (a)' in decoder.nothing_named(['a'])
+    assert words in decoder.nothing_named(['a'])
+
+
+def test_a_stamp_that_means_now_is_no_constant_of_recordings():
+    """Drivers and MoveIt Servo stamp their trajectories in either way."""
+    topic = Task.load('arm_position', 'arm_trajectory').robot.command[0]
+    codec = TopicCodec(topic)
+    message = codec.encode(JointTrajectory(), [0.25, 0.5])
+    assert message.header.stamp.sec == 0
+    set_stamp(message, 1_753_433_201_003_000_000)
+    assert codec.decode(message) == [0.25, 0.5]
+    _, values = TopicDecoder(topic, typestore()).decode([serialize_message(message)])
+    assert values.tolist() == [[0.25, 0.5]]
