@@ -17,6 +17,7 @@ from mbarl_ros.bringup.supervisor import Supervisor
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.environment import DISCOVERY_RANGE
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED
+from mbarl_ros.schema.packages import install_remedy
 from mbarl_ros.schema.robot import TeleopMap, keyboard_topic
 from mbarl_ros.storage.files import unwritable
 from mbarl_ros.task import Task
@@ -61,11 +62,9 @@ def check_ros(plan: graphs.Plan) -> None:
     for topic in (*plan.robot.state, *plan.robot.command, *plan.robot.teleop):
         package = topic.type.partition('/')[0]
         if importlib.util.find_spec(package) is None:
-            dashed = package.replace('_', '-')
             raise ConfigError(
                 f"robot '{plan.robot.name}': topic '{topic.topic}': message package {package} "
-                f'is not installed; pip install ros-{dashed} or apt install '
-                f'ros-$ROS_DISTRO-{dashed}'
+                f'is not installed; {install_remedy(package)}'
             )
 
 

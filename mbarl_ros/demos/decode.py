@@ -8,6 +8,7 @@ times as fast as making an object of each (``benchmarks/demos.py``).
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -20,8 +21,11 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 
 from mbarl_ros.demos.mcap_file import IDL_START, SEPARATOR
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.definitions import definition
 from mbarl_ros.schema.field_paths import FieldPath, NotNamedError, Place, name_lists
 from mbarl_ros.schema.message_fields import TopicCodec
+from mbarl_ros.schema.packages import install_remedy
 from mbarl_ros.schema.robot import TopicMap
 
 _KINDS = {
@@ -38,7 +42,10 @@ _KINDS = {
     },
 }
 _TIME = ('sec', 'nanosec')
+_WIDE_TEXT = re.compile(r'^\s*wstring\b', re.MULTILINE)
 _STAMP = tuple(f'header.stamp.{part}' for part in _TIME)
+# What stands in the place of a message without fields.
+_NO_FIELDS = [('structure_needs_at_least_one_member', (Nodetype.BASE, ('uint8', 0)))]
 _MAX_TEMPLATES = 64  # kept per message size; texts that differ in each message would fill memory
 
 
@@ -47,9 +54,11 @@ class DecodeError(ValueError):
 
 
 def typestore(definitions: dict[str, str] | None = None) -> Typestore:
-    """Message types of the common packages of ROS 2 Jazzy, and those defined in a bag.
+    """Message types of the common packages of ROS 2 Jazzy, and others that are needed.
 
-    :param definitions: type -> text of its definition in a bag; used for unknown types only
+    :param definitions: type -> text of its definition in a bag; used for unknown types only. If the
+        bag does not define it (an empty text), the installed type counts.
+    :raises DecodeError: a definition is not understood.
     """
     unknown = {
         kind: text for kind, text in (definitions or {}).items() if kind not in _common().types
@@ -58,14 +67,36 @@ def typestore(definitions: dict[str, str] | None = None) -> Typestore:
         return _common()
     store = get_typestore(Stores.ROS2_JAZZY)
     for kind, text in unknown.items():
+        text = text or _installed(kind)
+        if not text:
+            continue
+        if _WIDE_TEXT.search(text):  # which rosbags takes for a message
+            raise DecodeError(
+                f"message type '{kind}': it has a wstring, which is not read; relay the topic "
+                'without it'
+            )
         try:
             types = _types(kind, text)
-            store.register({name: of for name, of in types.items() if name not in store.types})
+            store.register(
+                {
+                    name: (constants, fields or _NO_FIELDS)
+                    for name, (constants, fields) in types.items()
+                    if name not in store.types
+                }
+            )
         except Exception as error:  # the parser of rosbags raises any exception
             raise DecodeError(
                 f"message type '{kind}': its definition is not understood ({error!r})"
             ) from error
     return store
+
+
+def _installed(kind: str) -> str:
+    """Definition of an installed message type; empty if it is not installed."""
+    try:
+        return definition(kind)
+    except ConfigError:
+        return ''
 
 
 def _types(kind: str, text: str) -> Typesdict:
@@ -92,8 +123,8 @@ class TopicDecoder:
         """
         if topic.type not in store.types:
             raise DecodeError(
-                f"topic '{topic.topic}': message type '{topic.type}' is not known, and the bag "
-                'does not define it; relay the topic as a type of the common packages'
+                f"topic '{topic.topic}': message type '{topic.type}' is not installed, and the bag "
+                f'does not define it; {install_remedy(topic.type.partition("/")[0])}'
             )
         self.topic = topic
         self._store = store

@@ -35,6 +35,8 @@ from mbarl_ros.demos.metadata import (
     read_metadata,
     write_metadata,
 )
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.definitions import definition
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.topics import EXECUTED, RECORDER_PHASE
 from mbarl_ros.storage.files import try_lock
@@ -231,12 +233,12 @@ def _locked(hidden: Path) -> IO[bytes] | None:
 
 def _topic(name: str, kind: str) -> Topic:
     store = typestore()
-    if kind not in store.types:
-        raise DemonstrationError(
-            f"topic '{name}': message type '{kind}' cannot be recorded: only types of the common "
-            'packages of ROS 2 Jazzy can; relay the topic as one of these'
-        )
-    return Topic(name, kind, store.generate_msgdef(kind, ros_version=2)[0])
+    if kind in store.types:
+        return Topic(name, kind, store.generate_msgdef(kind, ros_version=2)[0])
+    try:
+        return Topic(name, kind, definition(kind))
+    except ConfigError as error:
+        raise DemonstrationError(f"topic '{name}': {error}") from error
 
 
 def _register(writer: McapWriter, topic: Topic) -> int:

@@ -9,6 +9,7 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.field_paths import FieldPath, NotNamedError, Place, name_lists, parse_path
+from mbarl_ros.schema.packages import install_remedy
 from mbarl_ros.schema.robot import TopicMap
 
 _LIST = re.compile(r'sequence<([^,>]+).*>$|(.+)\[\d+\]$')  # of a type declaration
@@ -349,10 +351,16 @@ def message_class(type_name: str, importer: Callable[[str], Any]) -> Any:
     """
     package, _, name = type_name.split('/')
     try:
-        return getattr(importer(f'{package}.msg'), name)
-    except (ImportError, AttributeError) as error:
+        module = importer(f'{package}.msg')
+    except ImportError as error:
         raise ConfigError(
-            f"message type '{type_name}' is not installed: {error}; install its package "
-            f'(pip: ros-{package.replace("_", "-")}; apt: ros-$ROS_DISTRO-'
-            f'{package.replace("_", "-")})'
+            f"message type '{type_name}' is not installed: {error}; {install_remedy(package)}"
         ) from error
+    kind = getattr(module, name, None)
+    if kind is None:
+        alike = get_close_matches(name, vars(module), 1)
+        question = f'; is it {package}/msg/{alike[0]}?' if alike else ''
+        raise ConfigError(
+            f"message type '{type_name}': the installed {package} has no message {name}{question}"
+        )
+    return kind

@@ -14,7 +14,7 @@ from mbarl_ros.schema.message_fields import TopicCodec, element_type, message_cl
 from mbarl_ros.schema.robot import RobotConfig, TeleopMap, TopicMap
 from mbarl_ros.schema.switches import AXIS_REMEDY, Press
 
-_TEXTS = ('string', 'wstring')
+_TEXTS = ('string', 'wstring')  # bounded ones are string<10>
 
 
 def check_messages(robot: RobotConfig) -> None:
@@ -62,7 +62,7 @@ def check_number(kind: Any, topic: TopicMap, text: str, key: str) -> str:
     leaf = _leaf(kind, parse_path(topic.topic, text), key)
     if leaf.is_list:
         raise ConfigError(f"key '{key}': {text} is a list; name one element: {text}[0]")
-    if leaf.type in _TEXTS or '/' in leaf.type:
+    if leaf.type.startswith(_TEXTS) or '/' in leaf.type:
         inner = ''
         if '/' in leaf.type:
             fields = _fields(
