@@ -85,6 +85,11 @@ class RobotSim(BaseNode):
                 f"parameter 'wide_starts': world {self.task.config.world} has no method "
                 "'reset_to_wide'; leave it false"
             )
+        if robot.transforms:
+            raise ConfigError(
+                f"robot '{robot.name}': {robot.transforms[0].source}: simulated robots publish no "
+                'TF; give a profile with a topic in its place'
+            )
         self._period_ns = round(1e9 / robot.control_rate)
         self._time_ns = 0
         self._steps = self._resets = self._refused = self._refused_reported = 0

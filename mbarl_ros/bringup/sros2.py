@@ -46,7 +46,7 @@ class Permissions:
 
 def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
     """Permissions of each node of the graphs ``hardware`` and ``record``; ``~/`` is its name."""
-    state = tuple(topic.topic for topic in robot.state)
+    state = tuple(robot.state_topics)
     command = tuple(topic.topic for topic in robot.command)
     teleop = _teleop(robot)
     pads = tuple(topic.topic for topic in robot.teleop if topic.buttons)

@@ -98,8 +98,8 @@ class TopicHealth:
     def label(self) -> str:
         """The topic, with the values that these messages hold if they are not all."""
         if len(self.names) == len(self.topic.fields):
-            return self.topic.topic
-        return f'{self.topic.topic} ({", ".join(self.names)})'
+            return self.topic.source
+        return f'{self.topic.source} ({", ".join(self.names)})'
 
     def add_fault(self, now: float, text: str) -> None:
         """Record a message that cannot be read, and why."""

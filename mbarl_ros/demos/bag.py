@@ -31,6 +31,7 @@ from mbarl_ros.demos.metadata import (
     write_metadata,
 )
 from mbarl_ros.demos.recording import EXECUTED_TYPE, seal
+from mbarl_ros.demos.transforms import TransformSeries
 from mbarl_ros.schema.robot import TopicMap
 from mbarl_ros.schema.topics import EXECUTED
 from mbarl_ros.storage.transitions import DIRECTIONS
@@ -44,6 +45,7 @@ def read_series(
     maps: list[TopicMap],
     names: dict[str, str],
     clock: str,
+    max_age: float,
     parted: Sequence[TopicMap] = (),
 ) -> list[list[Series]]:
     """Topics of a bag, in the order of ``maps``; a topic may be empty.
@@ -51,11 +53,15 @@ def read_series(
     :param maps: topics of the robot profile with the fields to read
     :param names: profile topic -> name in the bag
     :param clock: date messages by their ``header``, if they have one, or by the ``log``
+    :param max_age: age in s of a transform beyond which it is no value any more
     :param parted: topics whose messages may hold some of the values only: what comes together is a
         series of its own
     :raises DemonstrationError: the bag is damaged, or a message does not match the profile.
     """
-    wanted = {names[topic.topic]: topic for topic in maps if topic.topic in names}
+    transforms = TransformSeries(maps, names, clock, max_age)
+    wanted = {
+        names[topic.topic]: topic for topic in maps if topic.topic in names and not topic.frames
+    }
     decoders: dict[str, TopicDecoder] = {}
     raw: dict[str, tuple[list[int], list[bytes]]] = {name: ([], []) for name in wanted}
     parts: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in wanted}
@@ -71,7 +77,11 @@ def read_series(
             messages.clear()
 
     try:
-        for topic, log, data in bag_messages(bag_files(folder), lambda one: one.name in wanted):
+        needed = {*wanted, *transforms.topics}
+        for topic, log, data in bag_messages(bag_files(folder), lambda one: one.name in needed):
+            if topic.name in transforms.topics:
+                transforms.add(topic, log, data)
+                continue
             kind = wanted[topic.name].type
             if topic.type != kind:
                 others[topic.name] = topic.type
@@ -90,12 +100,17 @@ def read_series(
                     f'{wanted[name].type}'
                 )
             decode(name)
-        series = [_series(topic, parts.get(names.get(topic.topic, ''), [])) for topic in maps]
+        series = [
+            transforms.series(topic)
+            if topic.frames
+            else _series(topic, parts.get(names.get(topic.topic, ''), []))
+            for topic in maps
+        ]
         return [
             _in_parts(one, decoders[names[topic.topic]])
-            if topic in parted and len(one.stamps)
+            if topic in parted and not topic.frames and len(one.stamps)
             else [one]
-            for one, topic in zip(_dated(series), maps, strict=True)
+            for one, topic in zip(transforms.held(maps, _dated(series)), maps, strict=True)
         ]
     except (DecodeError, McapFileError, OSError, OverflowError) as error:
         raise DemonstrationError(

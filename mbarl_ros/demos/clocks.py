@@ -15,9 +15,12 @@ import numpy as np
 from mbarl_ros.demos.decode import typestore
 from mbarl_ros.demos.mcap_file import Topic
 from mbarl_ros.demos.metadata import HEADER, LOG
+from mbarl_ros.schema.frames import TF_TYPE
 from mbarl_ros.schema.robot import MAX_REORDERING
 
-_CDR_HEAD = 12  # bytes: encapsulation, seconds and nanoseconds of a stamp
+_ENCAPSULATION, _STAMP = 4, 8  # bytes at the beginning of a message in CDR, and of a stamp
+_CDR_HEAD = _ENCAPSULATION + _STAMP
+_COUNT = 4  # bytes of the length of a list, before the first transform of a TFMessage
 _STILL = 1.0  # s in which a clock that is one must have advanced
 _MAX_BACKWARD = 0.01  # share of messages; a clock that was reset once runs back once
 _REMEDY = 'so all messages are dated by the log (time of receipt)'
@@ -31,17 +34,24 @@ class Stamps:
 
         :raises DecodeError: the definition of the message type is not understood.
         """
-        store = typestore({topic.type: topic.definition} if topic.definition else {})
+        store = typestore({topic.type: topic.definition})
         _, fields = store.fielddefs.get(topic.type, ([], []))
-        self.has_header = bool(fields) and fields[0][1][1] == 'std_msgs/msg/Header'
+        of_transforms = topic.type == TF_TYPE
+        self._at = _ENCAPSULATION + (_COUNT if of_transforms else 0)
+        self.has_header = of_transforms or (
+            bool(fields) and fields[0][1][1] == 'std_msgs/msg/Header'
+        )
         self._log = array('q')
         self._heads = bytearray()
 
     def add(self, log: int, message: bytes) -> None:
         """Note a message in CDR that was received at ``log`` ns."""
+        if self._at + _STAMP > len(message) and self._at > _ENCAPSULATION:
+            return  # no transforms
         self._log.append(log)
         if self.has_header:
-            self._heads += message[:_CDR_HEAD].ljust(_CDR_HEAD, b'\0')
+            head = message[:_ENCAPSULATION] + message[self._at : self._at + _STAMP]
+            self._heads += head.ljust(_CDR_HEAD, b'\0')
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Stamps and times of receipt [n], ns, in the order of receipt."""

@@ -75,6 +75,7 @@ class Intake:
         return {
             name: self._stamps[name, kinds.get(topic, EXECUTED_TYPE)]
             for topic, name in names.items()
+            if not robot.tf_topics.get(topic)  # static transforms have no time
         }
 
     def remarks(self) -> list[str]:

@@ -29,7 +29,10 @@ def match_topics(
     :raises DemonstrationError: one is missing, ambiguous or of another type.
     """
     topics = list(topics)
-    states = {topic.topic: topic.type for topic in robot.state}
+    states = robot.state_topics
+    for name, static in robot.tf_topics.items():
+        if static and name not in given and not _candidates(name, topics):
+            del states[name]  # there need not be static transforms
     commands = {topic.topic: topic.type for topic in robot.command}
     known = {**states, **commands, EXECUTED: EXECUTED_TYPE}
     for topic in given:

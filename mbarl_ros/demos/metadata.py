@@ -64,7 +64,11 @@ _OPTIONAL: dict[str, Any] = {'task_file': '', 'robot_file': '', 'remarks': []}
 def layout(robot: RobotConfig) -> dict[str, Any]:
     """The part of a robot profile in which recording and reading must agree."""
     return {
-        'state': {name: path for topic in robot.state for name, path in topic.fields.items()},
+        'state': {
+            name: f'{path} of {topic.tf.child} in {topic.tf.parent}' if topic.tf else path
+            for topic in robot.state
+            for name, path in topic.fields.items()
+        },
         'command': list(robot.command_names),
         'control_rate': robot.control_rate,
     }

@@ -180,8 +180,9 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
     by_gate = EXECUTED in metadata.topics
     commands = [executed_map(robot.command_names)] if by_gate else robot.command
     parted = () if metadata.lockstep else robot.state  # a simulation tells all of each instant
-    series = read_series(folder, [*robot.state, *commands], metadata.topics, metadata.clock, parted)
-    _check_received(folder, series, [*robot.state, *commands])
+    maps = [*robot.state, *commands]
+    series = read_series(folder, maps, metadata.topics, metadata.clock, robot.state_timeout, parted)
+    _check_received(folder, series, maps)
     states, executed = (
         [one for topic in topics for one in topic]
         for topics in (series[: len(robot.state)], series[len(robot.state) :])

@@ -51,8 +51,8 @@ _SYNC_EVERY = 1.0  # s that a power cut may cost; a killed recorder costs nothin
 
 def topic_types(robot: RobotConfig) -> dict[str, str]:
     """Topics of a demonstration and their types: state, command, executed command, phase."""
-    topics = {topic.topic: topic.type for topic in (*robot.state, *robot.command)}
-    return {**topics, EXECUTED: EXECUTED_TYPE, RECORDER_PHASE: PHASE_TYPE}
+    commands = {topic.topic: topic.type for topic in robot.command}
+    return {**robot.state_topics, **commands, EXECUTED: EXECUTED_TYPE, RECORDER_PHASE: PHASE_TYPE}
 
 
 class Recording:

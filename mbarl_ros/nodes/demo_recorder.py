@@ -20,13 +20,14 @@ from mbarl_ros.control.teleop import TeleopSource
 from mbarl_ros.demos.episodes import SUCCEEDED, UNKNOWN
 from mbarl_ros.demos.metadata import DemonstrationError, Metadata, file_of, layout, profile_hash
 from mbarl_ros.demos.recording import Recording, recover, topic_types
-from mbarl_ros.nodes.support.qos import LATCHED, SENSOR
+from mbarl_ros.nodes.support.qos import LATCHED, SENSOR, STATIC_TRANSFORMS
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.message_fields import stamp_ns
 from mbarl_ros.schema.robot import LONGEST_STEP
 from mbarl_ros.schema.topics import EXECUTED, RECORDER_PHASE
+from mbarl_ros.schema.transforms import TransformCodec, TransformTree
 from mbarl_ros.storage.transitions import DIRECTIONS
 
 # A service call may overtake the last state and command; they are waited for so long (s).
@@ -65,7 +66,9 @@ class DemoRecorder(BaseNode):
         self.add_on_set_parameters_callback(self._check_parameters_result)
         self._folder = self._find_folder()
         self._types = topic_types(self.task.robot)
-        self._states = [topic.topic for topic in self.task.robot.state]
+        self._states = [t.topic for t in self.task.robot.state if not t.frames]
+        self._tree = TransformTree()
+        self._transforms = [TransformCodec(entry) for entry in self.task.robot.transforms]
         self._classes = {topic: message_class(kind) for topic, kind in self._types.items()}
         self._subscriptions_by_topic = {
             topic: self.create_subscription(
@@ -120,6 +123,8 @@ class DemoRecorder(BaseNode):
         recording = Recording(self._folder, self._metadata(), self._types)
         for topic in self._states:
             recording.write(topic, self._log_time(topic, self._latest[topic]), self._latest[topic])
+        if self._transforms:
+            self._write_transforms(recording)
         phase = String(data=self.value('direction'))
         self._phase.publish(phase)
         now = self._newest if self.lockstep else self.get_clock().now().nanoseconds
@@ -181,8 +186,18 @@ class DemoRecorder(BaseNode):
 
     # --- messages ----------------------------------------------------------------------------
 
+    def _write_transforms(self, recording: Recording) -> None:
+        """Write the latest transform of each frame: a latched one is not sent again."""
+        now = self.get_clock().now().nanoseconds
+        for topic, static in self.task.robot.tf_topics.items():
+            message = self._classes[topic]()
+            message.transforms = self._tree.transforms(static=static)
+            recording.write(topic, now, serialize_message(message))
+
     def _receive(self, topic: str, data: bytes) -> None:
         self._latest[topic] = data
+        if topic in self.task.robot.tf_topics:
+            self._add_transforms(topic, data)
         if self._recording is None:
             return
         try:
@@ -191,6 +206,15 @@ class DemoRecorder(BaseNode):
             self._recording.abandon()
             self._recording = None
             self.get_logger().error(self._set_status(f'recording stopped: {self._folder}: {error}'))
+
+    def _add_transforms(self, topic: str, data: bytes) -> None:
+        try:
+            message = deserialize_message(data, self._classes[topic])
+        except Exception as error:  # the middleware raises many kinds for bytes that are no message
+            self.refuse(error, topic)
+            return
+        static = self.task.robot.tf_topics[topic]
+        self._tree.add(message, time.monotonic(), static=static)
 
     def _log_time(self, topic: str, data: bytes) -> int:
         """ns: robot time in lockstep, so that the bag plays at the robot's speed; else now."""
@@ -221,7 +245,8 @@ class DemoRecorder(BaseNode):
             self._receive_waiting()
             silent = [topic for topic in self._states if topic not in self._latest]
             gate = self.count_publishers(EXECUTED) > 0
-            if gate and not silent:
+            unconnected = self._unconnected()
+            if gate and not silent and not unconnected:
                 return
             if time.monotonic() > deadline:
                 break
@@ -231,7 +256,23 @@ class DemoRecorder(BaseNode):
                 f'no message yet on {", ".join(silent)}; is the robot running, and are these its '
                 f"topics (robot profile '{self.task.robot.name}')?"
             )
+        if unconnected:
+            raise DemonstrationError(
+                f"{unconnected}; are these the frames of robot profile '{self.task.robot.name}', "
+                'and is robot_state_publisher running?'
+            )
         raise DemonstrationError(f'nobody publishes {EXECUTED}; is safety_gate running?')
+
+    def _unconnected(self) -> str:
+        """Why there is no transform between frames of the profile; empty: there are all."""
+        try:
+            self._transform_stamps()
+        except ValueError as error:
+            return str(error)
+        return ''
+
+    def _transform_stamps(self) -> list[int | None]:
+        return [codec.read(self._tree).stamp for codec in self._transforms]
 
     def _settle(self) -> None:
         """Wait for the last command and for the state that it led to, up to a time-out."""
@@ -247,6 +288,9 @@ class DemoRecorder(BaseNode):
         stamps = [self._stamp(topic, self._latest[topic]) for topic in self._states]
         if answered is None:
             return True
+        if self._unconnected():
+            return False
+        stamps += self._transform_stamps()
         # In lockstep the last state may arrive before the executed command that led to it.
         step = LONGEST_STEP * 1e9 / self.task.robot.control_rate if self.lockstep else math.inf
         return all(stamp is None or 0 < stamp - answered < step for stamp in stamps)
@@ -265,8 +309,10 @@ class DemoRecorder(BaseNode):
         return self.run_dir / 'demos'
 
     def _qos(self, topic: str) -> Any:
+        if self.task.robot.tf_topics.get(topic):
+            return STATIC_TRANSFORMS
         # Deep: while the disk is slow, messages wait here instead of being lost.
-        sensor = topic in self._states and not self.lockstep
+        sensor = topic in self.task.robot.state_topics and not self.lockstep
         kind = ReliabilityPolicy.BEST_EFFORT if sensor else ReliabilityPolicy.RELIABLE
         return QoSProfile(depth=_QUEUE_DEPTH, reliability=kind)
 

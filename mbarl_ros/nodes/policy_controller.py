@@ -325,7 +325,7 @@ class PolicyController(BaseLifecycleNode):
     # --- diagnostics -------------------------------------------------------------------------
 
     def _missing_state(self) -> str:
-        names = ', '.join(topic.topic for topic in self.task.robot.state)
+        names = ', '.join(topic.source for topic in self.task.robot.state)
         return f'no state yet on {names}: is the robot (or robot_sim) running in this domain?'
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:

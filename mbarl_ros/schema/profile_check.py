@@ -31,7 +31,7 @@ def check_messages(robot: RobotConfig) -> None:
     ):
         for number, topic in enumerate(topics):
             kind = installed(topic.type)
-            if kind is None:
+            if kind is None or topic.frames:
                 continue
             where = f'{key}.{number}'
             for name, path in topic.fields.items():

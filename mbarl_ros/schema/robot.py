@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from mbarl_ros.schema.base import ConfigError, Strict, check_known, check_unique
+from mbarl_ros.schema.frames import COMPONENTS, TF_TYPE, Frames, with_topic
 from mbarl_ros.schema.switches import JOY, Press, Switch
 
 Bounds = tuple[float, float]
@@ -39,6 +40,16 @@ class TopicMap(Strict):
         'stamp in seconds. It is written into commands; a state message with another value is '
         'rejected. Default: none.',
     )
+
+    @property
+    def frames(self) -> Frames | None:
+        """The frames of a transform; None for the fields of a topic."""
+        return None
+
+    @property
+    def source(self) -> str:
+        """Where its values come from, for a person."""
+        return self.topic
 
     def factor(self, name: str) -> float:
         """Units of a value for each unit of its field."""
@@ -76,6 +87,39 @@ class RobotTopic(TopicMap):
         for name, factor in self.scale.items():
             if factor == 0:
                 raise ValueError(f'scale.{name}: 0 leaves nothing of the field; give a factor')
+        return self
+
+
+class StateTopic(RobotTopic):
+    """A topic of the robot's state, or the transform between two frames."""
+
+    tf: Frames | None = Field(
+        default=None,
+        description='The transform between two frames, from `/tf` and `/tf_static`; `topic`, '
+        '`type` and `constants` are left away. Then `fields` are name of a value -> '
+        f'{", ".join(f"`{name}`" for name in COMPONENTS[:-1])} or `{COMPONENTS[-1]}` (m, rad). '
+        'null: none.',
+    )
+
+    @property
+    def frames(self) -> Frames | None:
+        """As in ``tf``."""
+        return self.tf
+
+    @property
+    def source(self) -> str:
+        """The topic, with the frames of a transform."""
+        return f'{self.topic} ({self.tf.parent} to {self.tf.child})' if self.tf else self.topic
+
+    @model_validator(mode='before')
+    @classmethod
+    def _topic_of_tf(cls, raw: Any) -> Any:
+        return with_topic(raw) if isinstance(raw, dict) and raw.get('tf') is not None else raw
+
+    @model_validator(mode='after')
+    def _known_components(self) -> StateTopic:
+        if self.tf:
+            check_known('fields', self.fields.values(), 'the values of a transform', COMPONENTS)
         return self
 
 
@@ -263,8 +307,9 @@ class RobotConfig(Strict):
     name: str = Field(description='Name of the robot.')
     description: str = Field(default='', description='One line for people.')
     control_rate: float = Field(gt=0, le=1000, description='Control steps per second, in Hz.')
-    state: list[RobotTopic] = Field(
-        min_length=1, description='Topics that make up the state vector, in this order.'
+    state: list[StateTopic] = Field(
+        min_length=1,
+        description='Topics and transforms that make up the state vector, in this order.',
     )
     command: list[RobotTopic] = Field(
         min_length=1, description='Topics that carry the command vector, in this order.'
@@ -304,6 +349,23 @@ class RobotConfig(Strict):
         description='Seconds without a message on `safety_gate/estop` that count as an emergency '
         'stop (steady clock); null: nobody needs to publish there.',
     )
+
+    @property
+    def state_topics(self) -> dict[str, str]:
+        """Topics to subscribe to and to record for the state -> their types."""
+        topics = {topic.topic: topic.type for topic in self.state}
+        return {**topics, **dict.fromkeys(self.tf_topics, TF_TYPE)}
+
+    @property
+    def tf_topics(self) -> dict[str, bool]:
+        """Topics of transforms that the state needs -> whether these are static."""
+        frames = [topic.tf for topic in self.state if topic.tf]
+        return {name: static for each in frames for name, static in each.topics.items()}
+
+    @property
+    def transforms(self) -> list[StateTopic]:
+        """Entries of the state that are transforms between frames."""
+        return [topic for topic in self.state if topic.tf]
 
     @property
     def state_names(self) -> tuple[str, ...]:

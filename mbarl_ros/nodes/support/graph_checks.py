@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rclpy.duration import Infinite
@@ -12,10 +12,11 @@ from rclpy.qos import (
     qos_check_compatible,
 )
 
-from mbarl_ros.nodes.support.qos import RELIABLE, SENSOR
+from mbarl_ros.nodes.support.qos import RELIABLE, SENSOR, STATIC_TRANSFORMS, TRANSFORMS
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.executables import NODES
 from mbarl_ros.schema.findings import ERROR, WARNING, Finding
+from mbarl_ros.schema.frames import TF_TYPE
 from mbarl_ros.schema.robot import RobotConfig, TeleopMap, TopicMap
 
 _GATE = topics.GATE_STATE.partition('/')[0]
@@ -27,7 +28,10 @@ def check_graph(node: Any, robot: RobotConfig) -> list[Finding]:
     """Check the topics of a robot; an error is a reason not to move."""
     findings = []
     for topic in robot.state:
-        findings += _state(topic, node.get_publishers_info_by_topic(topic.topic))
+        if not topic.frames:
+            findings += _state(topic, node.get_publishers_info_by_topic(topic.topic))
+    if robot.transforms:
+        findings += _transforms(node, robot.tf_topics)
     gate = f'{node.get_namespace().rstrip("/")}/{_GATE}'
     for topic in robot.command:
         findings += _other_commanders(topic, node.get_publishers_info_by_topic(topic.topic), gate)
@@ -48,11 +52,29 @@ def simulated(node: Any) -> bool:
 def _state(topic: TopicMap, publishers: Sequence[Any]) -> list[Finding]:
     if not publishers:
         return [Finding(ERROR, f'{topic.topic}: nobody publishes it; start the robot, or remap it')]
-    findings = [_mismatch(topic, info, info.qos_profile, _explicit(SENSOR)) for info in publishers]
+    findings = [
+        _mismatch(topic.topic, topic.type, info, info.qos_profile, _explicit(SENSOR))
+        for info in publishers
+    ]
     names = sorted({_name(info) for info in publishers})
     if len(publishers) > 1:
         text = f'{topic.topic}: {len(publishers)} publishers ({", ".join(names)}); stop all but one'
         findings.append(Finding(WARNING, text))
+    return [finding for finding in findings if finding]
+
+
+def _transforms(node: Any, names: Mapping[str, bool]) -> list[Finding]:
+    """Publishers of transforms, of which there may be many; ``names``: whether static."""
+    publishers = {name: node.get_publishers_info_by_topic(name) for name in names}
+    if not any(publishers.values()):
+        text = 'nobody publishes it; start robot_state_publisher and the driver, or remap it'
+        return [Finding(ERROR, f'{next(iter(names))}: {text}')]
+    wanted = {False: TRANSFORMS, True: STATIC_TRANSFORMS}
+    findings = [
+        _mismatch(name, TF_TYPE, info, info.qos_profile, _explicit(wanted[names[name]]))
+        for name, infos in publishers.items()
+        for info in infos
+    ]
     return [finding for finding in findings if finding]
 
 
@@ -61,6 +83,7 @@ def _explicit(profile: QoSProfile) -> QoSProfile:
     return QoSProfile(
         depth=profile.depth,
         reliability=profile.reliability,
+        durability=profile.durability,
         deadline=Infinite,
         liveliness_lease_duration=Infinite,
     )
@@ -89,7 +112,10 @@ def _subscribers(topic: TopicMap, subscriptions: Sequence[Any]) -> list[Finding]
             '(`ros2 control list_controllers`), or correct the topic'
         )
         return [Finding(ERROR, text)]
-    findings = [_mismatch(topic, info, _explicit(RELIABLE), info.qos_profile) for info in robots]
+    findings = [
+        _mismatch(topic.topic, topic.type, info, _explicit(RELIABLE), info.qos_profile)
+        for info in robots
+    ]
     return [finding for finding in findings if finding]
 
 
@@ -116,15 +142,15 @@ def _estop(topic: str, publishers: Sequence[Any]) -> list[Finding]:
 
 
 def _mismatch(
-    topic: TopicMap, info: Any, offered: QoSProfile, requested: QoSProfile
+    topic: str, kind: str, info: Any, offered: QoSProfile, requested: QoSProfile
 ) -> Finding | None:
     """Why a publisher and a subscriber do not connect; None: they do."""
-    if info.topic_type != topic.type:
-        text = f'{topic.topic}: {_name(info)} uses {info.topic_type}, the profile {topic.type}'
+    if info.topic_type != kind:
+        text = f'{topic}: {_name(info)} uses {info.topic_type}, the profile {kind}'
         return Finding(ERROR, f"{text}; correct key 'type'")
     verdict, reason = qos_check_compatible(offered, requested)
     if verdict == QoSCompatibility.ERROR:
-        text = f'{topic.topic}: QoS of {_name(info)} does not fit ours: {_plain(reason)}'
+        text = f'{topic}: QoS of {_name(info)} does not fit ours: {_plain(reason)}'
         return Finding(ERROR, text)
     return None
 

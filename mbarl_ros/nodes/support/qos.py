@@ -30,6 +30,10 @@ def latched(depth: int) -> QoSProfile:
     return QoSProfile(depth=depth, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
+# Each publisher of /tf tells some of the frames, so that many messages come at once.
+TRANSFORMS, STATIC_TRANSFORMS = STATES, latched(100)
+
+
 def _liveliness(milliseconds: int) -> QoSProfile:
     return QoSProfile(
         depth=1,

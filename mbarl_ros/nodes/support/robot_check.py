@@ -116,7 +116,9 @@ class Listener:
             age_text = (
                 '-' if age is None else f'{1000 * age:.0f} ms' if abs(age) < 100 else 'far off'
             )
-            rate, frame = f'{health.rate(now, seconds):.1f} Hz', frames.get(topic) or '-'
+            tf = health.topic.frames
+            rate = f'{health.rate(now, seconds):.1f} Hz'
+            frame = tf.parent if tf else frames.get(topic) or '-'
             rows.append((health.label, rate, age_text, frame, _names(ends)))
         for topic in robot.command:
             ends = self.node.get_subscriptions_info_by_topic(topic.topic)

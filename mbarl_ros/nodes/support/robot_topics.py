@@ -20,12 +20,21 @@ from sensor_msgs.msg import JointState
 from mbarl_ros.control.jump_watch import JumpWatch
 from mbarl_ros.control.topic_health import TopicHealth, states_too_sparse
 from mbarl_ros.nodes.support.graph_checks import check_graph
-from mbarl_ros.nodes.support.qos import RELIABLE, RELIABLE_STEPS, STATES
+from mbarl_ros.nodes.support.qos import (
+    RELIABLE,
+    RELIABLE_STEPS,
+    STATES,
+    STATIC_TRANSFORMS,
+    TRANSFORMS,
+)
 from mbarl_ros.nodes.support.runtime import message_class
+from mbarl_ros.nodes.support.state_parts import StatePart, StateTransform
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.findings import ERROR, Finding
+from mbarl_ros.schema.frames import TF_TYPE
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp, stamp_ns
-from mbarl_ros.schema.robot import RobotConfig, TopicMap
+from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.schema.transforms import TransformTree
 
 # No state or command is larger, and converting a huge message to Python objects takes seconds.
 MAX_BYTES = 64 * 1024
@@ -66,10 +75,11 @@ class StateListener:
     it calls back for each message once all values have been delivered, and ignores a message that
     was overtaken by a newer one of its kind. Messages of a topic that names its values, such as
     JointState, may hold some of them, and several publishers may share it; each value has its own
-    age. ``since`` is the time (steady clock, s) at which the oldest part of the state was received,
-    so that a live topic cannot hide a dead one; a message that repeats a stamp does not count as
-    received. ``late`` lists the topics whose part of the state is too old for a control step, in
-    real time.
+    age. That of a transform between two frames is the age of the oldest one on the way, while
+    static ones have none. ``since`` is the time (steady clock, s) at which the oldest part of the
+    state was received, so that a live topic cannot hide a dead one; a message that repeats a stamp
+    does not count as received. ``late`` lists the topics whose part of the state is too old for a
+    control step, in real time.
     """
 
     def __init__(
@@ -81,7 +91,7 @@ class StateListener:
     ) -> None:
         """Subscribe on ``node``; ``callback(state [S], stamp in ns)``.
 
-        :raises ConfigError: lockstep with a topic that has no stamp.
+        :raises ConfigError: lockstep with a topic that has no stamp, or with a transform.
         """
         self._node, self._robot = node, robot
         self._callback = callback
@@ -92,6 +102,11 @@ class StateListener:
         self._received = np.full(entries, -math.inf)  # s
         kinds = [message_class(topic.type) for topic in robot.state]
         stamped = [hasattr(kind, 'header') for kind in kinds]
+        if lockstep and robot.transforms:
+            raise ConfigError(
+                f"robot '{robot.name}': {robot.transforms[0].source}: a simulation in lockstep "
+                'publishes no TF; give mode:=realtime'
+            )
         if lockstep and not all(stamped):
             unstamped = robot.state[stamped.index(False)]
             raise ConfigError(
@@ -99,7 +114,7 @@ class StateListener:
                 'header, so that it cannot be assigned to a step; give mode:=realtime'
             )
         self._any_stamped = any(stamped)
-        self._topics: list[_StateTopic] = []
+        self._topics: list[StatePart] = []
         self._jumps = JumpWatch(robot)
         self.late: list[str] = []
         # States: received at (s), stamp (ns).
@@ -107,11 +122,21 @@ class StateListener:
         # In lockstep a lost state would stall the run; in real time a late one is of no use.
         qos: QoSProfile = RELIABLE_STEPS if lockstep else STATES
         start = 0
+        self._transforms: list[StateTransform] = []
+        self._tree = TransformTree()
         for kind, topic in zip(kinds, robot.state, strict=True):
             where = slice(start, start := start + len(topic.fields))
-            self._topics.append(_StateTopic(topic, robot, where, lockstep))
+            if topic.frames:
+                self._transforms.append(StateTransform(topic, robot, where, self._tree))
+                self._topics.append(self._transforms[-1])
+                continue
+            self._topics.append(StatePart(topic, robot, where, lockstep))
             receive = partial(self._receive, self._topics[-1])
             subscribe(node, kind, topic.topic, receive, qos)
+        for name, static in robot.tf_topics.items():
+            receive = partial(self._receive_transforms, static=static)
+            qos = STATIC_TRANSFORMS if static else TRANSFORMS
+            subscribe(node, message_class(TF_TYPE), name, receive, qos)
 
     @property
     def since(self) -> float:
@@ -128,18 +153,47 @@ class StateListener:
         old = self._received < time.monotonic() - self._robot.state_timeout
         return [topic.label(old[topic.where]) for topic in self._topics if old[topic.where].any()]
 
-    def _receive(self, topic: _StateTopic, message: Any) -> None:
+    def _receive(self, topic: StatePart, message: Any) -> None:
         try:
             values = np.array(topic.codec.decode(message))
         except ValueError as error:
-            self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
-            topic.parts[0].add_fault(time.monotonic(), str(error))
+            self._refuse(topic, error)
             return
         known = topic.known(values)
-        if not known.any():
-            return
+        if known.any():
+            self._take(topic, values, known, stamp_ns(message))
+
+    def _receive_transforms(self, message: Any, *, static: bool) -> None:
+        changed = self._tree.add(message, time.monotonic(), static=static)
+        for topic in self._transforms:
+            try:
+                reading = topic.read(changed)
+            except ValueError as error:
+                self._refuse(topic, error)
+                continue
+            if reading is not None:
+                values = np.array(reading.values)
+                known = np.ones(len(values), bool)
+                self._take(topic, values, known, reading.stamp, reading.received)
+
+    def _refuse(self, topic: StatePart, error: ValueError) -> None:
+        self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
+        topic.parts[0].add_fault(time.monotonic(), str(error))
+
+    def _take(
+        self,
+        topic: StatePart,
+        values: np.ndarray,
+        known: np.ndarray,
+        stamp: int | None,
+        received: float | None = None,
+    ) -> None:
+        """Take values [n] of a topic, of which ``known`` [n] have come.
+
+        :param stamp: in ns; None without one
+        :param received: when the oldest part of them came (s); None: now
+        """
         health = topic.health(known)
-        stamp = stamp_ns(message)
         if not self._lockstep:
             clock = self._node.get_clock().now().nanoseconds
             if not health.receive(time.monotonic(), clock, stamp, values[known]):
@@ -149,8 +203,11 @@ class StateListener:
             self._jumps.receive(time.monotonic(), mine, stamp, values[known])
         self._state[mine] = values[known]
         new = not stamp or (self._stamps[mine] != stamp).any()
-        if new:
+        if received is not None:
+            self._received[mine] = received
+        elif new:
             self._received[mine] = time.monotonic()
+        self._any_stamped |= stamp is not None
         if stamp is None:  # dated by the stamped topics, else by its time of arrival
             stamp = 0 if self._any_stamped else self._node.get_clock().now().nanoseconds
         self._stamps[mine] = stamp
@@ -162,7 +219,7 @@ class StateListener:
         if self._lockstep and self._stamps.min() < latest:
             return
         if not self._lockstep:
-            self.late = [topic.topic.topic for topic in self._topics if topic.late(latest)]
+            self.late = [topic.topic.source for topic in self._topics if topic.late(latest)]
             self._dated.append((time.monotonic(), latest))
         self._callback(self._state.copy(), latest)
 
@@ -177,7 +234,7 @@ class StateListener:
         for topic in self._topics:
             findings += topic.missing(old[topic.where], window)
         reported = {finding.text.partition(':')[0] for finding in findings}
-        for health in self.health:
+        for health in (one for topic in self._topics if not topic.ageless for one in topic.parts):
             # A topic without a publisher is silent, too, which need not be reported twice.
             if not (health.silent(now) and health.topic.topic in reported):
                 findings += health.findings(now, window, sim_time)
@@ -190,76 +247,6 @@ class StateListener:
             )
             findings.append(Finding(ERROR, text))
         return sorted(findings, key=lambda finding: finding.level != ERROR)
-
-
-class _StateTopic:
-    """One state topic: where its values are in the state vector, and the health of its messages.
-
-    ``parts``: one for each set of values that messages hold; the first stands for the topic until
-    a message has come.
-    """
-
-    def __init__(self, topic: TopicMap, robot: RobotConfig, where: slice, lockstep: bool) -> None:
-        self.topic, self.where, self._robot, self._lockstep = topic, where, robot, lockstep
-        self.codec = TopicCodec(topic)
-        self.parts = [TopicHealth(topic, robot)]
-        self._sets: dict[bytes, TopicHealth] = {}
-        self._members: list[np.ndarray] = []  # values [n, bool] of each part
-        # The last message that lacked values: when it came, and the names in it.
-        self._lacking: tuple[float, list[str]] = (-math.inf, [])
-
-    def known(self, values: np.ndarray) -> np.ndarray:
-        """Which of the values [n] the last message had.
-
-        One that is looked up by name may be missing or NaN. Elsewhere NaN is a fault, and in
-        lockstep, where a simulation tells all of each instant.
-        """
-        if self._lockstep or not self.codec.in_parts:
-            return np.ones(len(values), bool)
-        known = ~np.isnan(values)
-        if not known.all():
-            self._lacking = time.monotonic(), self.codec.listed
-        return known
-
-    def health(self, known: np.ndarray) -> TopicHealth:
-        """Health of the messages that hold these values."""
-        key = known.tobytes()
-        if key not in self._sets:
-            if self._sets:
-                self.parts.append(TopicHealth(self.topic, self._robot))
-            self._sets[key] = self.parts[-1]
-            self._sets[key].names = self._names(known)
-            self._members.append(known)
-        return self._sets[key]
-
-    def late(self, latest: int) -> bool:
-        """Whether a value is too old for a control step at the ``latest`` stamp, in ns."""
-        fresh = [
-            known
-            for known, health in zip(self._members, self.parts, strict=True)
-            if not health.late(latest)
-        ]
-        return not np.any(fresh, axis=0).all()
-
-    def label(self, which: np.ndarray) -> str:
-        """The topic, and its values ``which`` [n] if they are not all."""
-        return self.topic.topic + ('' if which.all() else f' ({", ".join(self._names(which))})')
-
-    def missing(self, old: np.ndarray, window: float) -> list[Finding]:
-        """Values ``old`` [n] that have not come, though other messages have in ``window`` s."""
-        when, listed = self._lacking
-        if not old.any() or time.monotonic() - when > window:
-            return []
-        names = self._names(old)
-        paths = ', '.join(self.topic.fields[name] for name in names)
-        text = (
-            f'{self.topic.topic}: no message has {paths} ({", ".join(names)}); the names in the '
-            f'last are {", ".join(listed) or "none"}; correct the robot profile, or the driver'
-        )
-        return [Finding(ERROR, text)]
-
-    def _names(self, which: np.ndarray) -> list[str]:
-        return [name for name, one in zip(self.topic.fields, which, strict=True) if one]
 
 
 class CommandPublisher:
