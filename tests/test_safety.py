@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mbarl_ros.control.limits import EntryLimiter
 from mbarl_ros.control.safety import SafetyGate
 from mbarl_ros.schema.load import load_robot
-from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.schema.robot import Limit, RobotConfig
 from support.robot_side import ROBOT as ARM
 from support.robot_side import Fuzzed, RobotSide
 
@@ -423,3 +424,27 @@ def test_executed_commands_are_within_the_limits_whatever_is_requested(requests)
             if decision is not None:
                 assert np.isfinite(decision.values).all()
                 assert (np.abs(decision.values) <= 1.0).all()
+
+
+@pytest.mark.parametrize('turns', [-2, -1, 0, 1, 3])
+def test_a_continuous_joint_may_turn_past_pi(turns):
+    """Its driver reports angles within one turn; the command goes on counting."""
+    limit = Limit(
+        low=-30, high=30, stop='hold', rate=2.0, measured='q', tracking_error=0.3, wraps=True
+    )
+    limiter = EntryLimiter(limit, None, 0.5)
+    limiter.receive_position(3.0)
+    limiter.follow_measured(0.0, after_gap=True)
+    start = limiter.value
+    limiter.accept(start + 2 * math.pi * turns, 0.0)
+    for _ in range(40):  # towards pi and past it
+        angle = math.remainder(limiter.value, 2 * math.pi)
+        limiter.receive_position(angle)
+        limiter.follow_measured(0.05, after_gap=False)
+        allowed = limiter.limit(limiter.value + 0.05, 0.05, paused=False)
+        assert allowed == pytest.approx(limiter.value + 0.05)
+        limiter.accept(allowed, 0.05)
+    assert limiter.value == pytest.approx(start + 2 * math.pi * turns + 2.0)
+    # An arm that is really elsewhere is still found out.
+    limiter.receive_position(math.remainder(limiter.value + 1.0, 2 * math.pi))
+    assert limiter.limit(limiter.value - 0.05, 0.05, paused=False) is None

@@ -32,6 +32,7 @@ class EntryLimiter:
         self._rate_change = limit.rate_change or math.inf
         self._stop_value = float(limit.stop) if isinstance(limit.stop, int | float) else None
         self._tracking_error = limit.tracking_error
+        self._turn = 2.0 * math.pi if limit.wraps else 0.0
         self._box = box if limit.moves else None
         self._horizon = horizon
         if limit.measured and box:
@@ -47,7 +48,12 @@ class EntryLimiter:
         return min(max(0.0, self._low), self._high)
 
     def receive_position(self, position: float) -> None:
-        """Store the measured position of an entry that has one."""
+        """Store the measured position of an entry that has one.
+
+        Of an angle that wraps, in the turn in which it is nearest to the command.
+        """
+        if self._turn and math.isfinite(self.value):
+            position += self._turn * round((self.value - position) / self._turn)
         self._position = self._lowest = self._highest = position
 
     def extrapolate(self, elapsed: float) -> None:

@@ -223,6 +223,11 @@ class Limit(Strict):
         gt=0,
         description='Largest distance of a position command from `measured`; needed with it.',
     )
+    wraps: bool = Field(
+        default=False,
+        description='`measured` is an angle in rad that begins anew after each turn (a continuous '
+        'joint): the distance to it is taken around the circle.',
+    )
 
     @model_validator(mode='before')
     @classmethod
@@ -243,6 +248,8 @@ class Limit(Strict):
             raise ValueError('measured: is for a position, which is held; set stop: hold')
         if bool(self.measured) != (self.tracking_error is not None):
             raise ValueError('measured and tracking_error: are needed together')
+        if self.wraps and not self.measured:
+            raise ValueError('wraps: is for a position that is measured; set measured')
         if self.measured and self.rate is None:
             raise ValueError(
                 'measured: needs rate, the velocity limit: drives go to a position at once'
