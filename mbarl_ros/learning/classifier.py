@@ -2,7 +2,9 @@
 
 Sharma et al. 2022, "A State-Distribution Matching Approach to Non-Episodic Reinforcement
 Learning": the backward policy maximises -log(1 - C(s')), C is trained by cross-entropy on
-inputs and labels mixed by mixup.
+inputs and labels mixed by mixup. Unlike in the paper, half of the negatives are drawn anywhere in
+the range of the observation, so that C is low where nobody has been: a policy that practises in a
+model would find such places.
 """
 
 from __future__ import annotations
