@@ -46,7 +46,7 @@ class Corrections:
         self._discount = (1.0 - 1.0 / DISCOUNT) * directions.T @ directions
 
     def discounted(self, inputs: Tensor) -> Tensor:
-        """Inputs [..., inputs] in which displacements of the robot count :data:`DISCOUNT` times less."""
+        """Inputs [..., inputs] in which what the robot moves counts :data:`DISCOUNT` times less."""
         return inputs - inputs @ self._discount
 
     def displaced(
