@@ -82,7 +82,7 @@ class SacConfig(Strict):
         default=1e-3, gt=0, description='Learning rate of the temperature (Adam).'
     )
     target_entropy: float = Field(
-        default=-1.0,
+        default=0.0,
         description='Policy entropy that the temperature aims at, in nats per action entry.',
     )
     cloning_weight: float = Field(
