@@ -268,6 +268,15 @@ class Task:
             "field to 'observation'"
         )
 
+    def evaluate_every(self, steps: int) -> None:
+        """Let ``mbarl bench`` evaluate at other times; every second time from wide starts, too."""
+        evaluation = self.config.evaluation
+        wide = evaluation.wide
+        if wide is not None:
+            wide = wide.model_copy(update={'every': 2 * steps})
+        changed = evaluation.model_copy(update={'every': steps, 'wide': wide})
+        self.config = self.config.model_copy(update={'evaluation': changed})
+
     def check_agent(self, agent: AgentConfig) -> None:
         """Refuse a preset that cannot work on this task.
 

@@ -74,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
         help='how many, or which ones: 2,7 (default: 5, which are 0 to 4)',
     )
     parser.add_argument('--budget', type=_positive, help="environment steps; default: the task's")
+    parser.add_argument(
+        '--every',
+        type=_positive,
+        default=0,
+        metavar='STEPS',
+        help='environment steps between two evaluations, of which every second is also one from '
+        "wide starts; default: the task's. Evaluations of slow worlds take longer than practice",
+    )
     parser.add_argument('--out', default='runs/bench', help='output folder (default: runs/bench)')
     parser.add_argument(
         '--jobs', type=_positive, help='seeds at a time; default: the number of cores'
@@ -136,6 +144,7 @@ def _runs(options: argparse.Namespace) -> list[SeedRun]:
             budget=options.budget or 0,
             demonstrations=options.demonstrations,
             per_goal=options.demonstrations_per_goal,
+            every=options.every,
         )
         for task in options.task
         for agent in _agents(options.agents)

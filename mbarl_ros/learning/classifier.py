@@ -2,7 +2,9 @@
 
 Sharma et al. 2022, "A State-Distribution Matching Approach to Non-Episodic Reinforcement
 Learning": the backward policy maximises -log(1 - C(s')), C is trained by cross-entropy on
-inputs and labels mixed by mixup.
+inputs and labels mixed by mixup. Unlike in the paper, half of the negatives are drawn anywhere in
+the range of the observation, so that C is low where nobody has been: a policy that practises in a
+model would find such places.
 """
 
 from __future__ import annotations
@@ -120,6 +122,8 @@ class ClassifierTrainer:
         self._visited = Replay(agent.replay_capacity, task.observation_dim, task.action_dim)
         self._generator = torch.Generator().manual_seed(seed)
         self._rng = np.random.default_rng([seed, 3])
+        self._free = torch.from_numpy(~np.resize(task.binary, task.observation_dim))
+        self._free[task.state_dim :] = False
         sizes = [task.observation_dim, self.config.hidden, 1]
         self._parameters = stacked_mlp(1, sizes, self._generator)
         self._optimiser = Adam(self._parameters, self.config.learning_rate)
@@ -154,7 +158,10 @@ class ClassifierTrainer:
         half = self.config.batch_size
         positives = self._positives[self._rng.integers(len(self._positives), size=half)]
         rows = self._visited.rows(self._visited.sample(self._rng, (half,)))
-        inputs = torch.cat([positives, self._inputs(rows['next_observation'])])
+        negatives = self._inputs(rows['next_observation'])
+        anywhere = self._rng.uniform(-1.0, 1.0, (half // 2, self._free.sum()))
+        negatives[: half // 2, self._free] = torch.from_numpy(anywhere.astype(np.float32))
+        inputs = torch.cat([positives, negatives])
         labels = torch.cat([torch.ones(half), torch.zeros(half)])
         mixed, target = mixup(inputs, labels, self._rng)
         logit = mlp(self._parameters, mixed[None])[0, :, 0]

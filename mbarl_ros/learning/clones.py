@@ -1,7 +1,9 @@
 """Clones of the demonstrations: what a policy holds on to where it knows no better.
 
 A clone is worth asking near what was shown; how near is told by the demonstrations themselves: a
-state is near if it is no farther away than one demonstration usually is from another.
+state is near if it is no farther away than one demonstration usually is from another. It is also
+taught the way back for a robot that is off the path (:mod:`~.corrections`), so that a robot may be
+farther away than what it moves.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbarl_ros.learning.corrections import Corrections
 from mbarl_ros.learning.holdout import episode_numbers
 from mbarl_ros.learning.networks import (
     Tape,
@@ -34,7 +37,8 @@ from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.storage.transitions import Transitions
 from mbarl_ros.task import Task
 
-BATCH, LEARNING_RATE = 64, 5e-3  # the rate falls to 0 as a cosine
+BATCH, DISPLACED = 96, 32  # rows of a gradient step, and how many of them are off the path
+LEARNING_RATE = 5e-3  # falls to 0 as a cosine
 STEPS_PER_ROW = 10  # gradient steps for each row of the longer direction
 STEPS_AGAIN = 400  # gradient steps after a person has shown more
 USUAL = 0.9  # share of the demonstrated states that are no farther from another demonstration
@@ -85,7 +89,14 @@ class Clones:
 
     def add(self, demonstrations: Mapping[str, np.ndarray]) -> None:
         """Take further demonstrations; :meth:`train` learns from them."""
-        names = ('observation', 'action', 'phase', 'truncated', 'terminated')
+        names = (
+            'observation',
+            'action',
+            'next_observation',
+            'phase',
+            'truncated',
+            'terminated',
+        )
         self._parts.append({name: np.array(demonstrations[name]) for name in names})
         self._new = True
 
@@ -100,9 +111,9 @@ class Clones:
 
         :param inputs: [count, n, entries], scaled observations with pairwise differences
         """
-        near = self._near.square()
-        products = torch.baddbmm(self._shown_squares, inputs, self._shown.mT, alpha=-2.0)
-        squared_distance = products.amin(-1).add_(inputs.square().sum(-1))
+        near, where = self._near.square(), self._corrections.discounted(inputs)
+        products = torch.baddbmm(self._shown_squares, where, self._shown.mT, alpha=-2.0)
+        squared_distance = products.amin(-1).add_(where.square().sum(-1))
         certainty = (near / squared_distance.maximum(near)).square()
         return Cloned(torch.tanh(mlp(self.parameters, inputs)), certainty)
 
@@ -129,9 +140,13 @@ class Clones:
                 torch.randint(len(rows), (BATCH,), generator=self._generator) for rows in of_phase
             ]
             batch = torch.stack([rows[d] for rows, d in zip(of_phase, drawn, strict=True)])
+            shown, wanted = inputs[batch], action[batch]
+            shown[:, :DISPLACED], wanted[:, :DISPLACED] = self._corrections.displaced(
+                shown[:, :DISPLACED], wanted[:, :DISPLACED], self._generator
+            )
             tape = Tape()
-            mean = torch.tanh(mlp(self.parameters, inputs[batch], tape=tape))
-            slope = (mean - action[batch]) * (1.0 - mean.square()) * (2.0 / mean[0].numel())
+            mean = torch.tanh(mlp(self.parameters, shown, tape=tape))
+            slope = (mean - wanted) * (1.0 - mean.square()) * (2.0 / mean[0].numel())
             optimiser.step(mlp_gradients(self.parameters, tape, slope))
         self._new = False
 
@@ -140,6 +155,7 @@ class Clones:
         rows = {
             name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]
         }
+        self._corrections = Corrections(self._task, rows)
         scaled = torch.from_numpy(np.asarray(self._task.scaled(rows['observation']), np.float32))
         inputs = with_pairwise_differences(scaled, self._differences)
         action = torch.from_numpy(np.asarray(rows['action'], np.float32))
@@ -147,7 +163,7 @@ class Clones:
         ended = np.asarray(rows['truncated'], bool) | np.asarray(rows['terminated'], bool)
         episode = torch.from_numpy(episode_numbers(ended))
         some = [rows[torch.linspace(0, len(rows) - 1, SHOWN).long()] for rows in of_phase]
-        self._shown = torch.stack([inputs[rows] for rows in some])
+        self._shown = torch.stack([self._corrections.discounted(inputs[rows]) for rows in some])
         self._shown_squares = self._shown.square().sum(-1)[:, None]
         distance = torch.cdist(self._shown, self._shown)
         same = torch.stack([episode[rows][:, None] == episode[rows] for rows in some])

@@ -92,7 +92,8 @@ class SeedRun:
     """One seed of one agent on one task, below folder ``out``.
 
     ``demonstrations`` is a folder, or empty for the task's. If ``per_goal`` is not None, only the
-    first ``per_goal`` forward demonstrations of each goal are used.
+    first ``per_goal`` forward demonstrations of each goal are used. ``every``: environment steps
+    between two evaluations, of which every second is also one from wide starts; 0: the task's.
     """
 
     out: str
@@ -102,6 +103,7 @@ class SeedRun:
     budget: int
     demonstrations: str = ''
     per_goal: int | None = None
+    every: int = 0
 
     def load(self) -> tuple[Task, AgentConfig, Transitions]:
         """Task, agent and demonstrations; with the seed they determine the result.
@@ -112,6 +114,8 @@ class SeedRun:
         :raises DemonstrationError: a demonstration cannot be used.
         """
         task, agent = Task.load(self.task), load_variant(self.agent)
+        if self.every:
+            task.evaluate_every(self.every)
         if self.per_goal is not None:
             name = f'{agent.name}+demos={self.per_goal}'
             agent = agent.model_copy(update={'name': name})
