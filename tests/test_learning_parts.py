@@ -254,8 +254,9 @@ def test_a_clone_imitates_the_forward_demonstrations_only() -> None:
     phase = (np.arange(600) >= 400).astype(np.uint8)
     action[phase == 1] *= -1  # would spoil the clone
     ended = np.arange(600) % 100 == 99
-    rows = {'observation': observation, 'action': action, 'phase': phase}
-    rows |= {'truncated': ended, 'terminated': 0 * ended}
+    anywhere = rng.uniform(-1, 1, (600, 4)).astype(np.float32)
+    rows = {'observation': observation, 'action': action, 'next_observation': anywhere}
+    rows |= {'phase': phase, 'truncated': ended, 'terminated': 0 * ended}
     arrays = clone(task, rows, 0, (64,), steps=800)
     cloned = Policy(arrays, 'deployed').mean_action(observation[:400])
     assert np.abs(cloned - action[:400]).mean() < 0.05
