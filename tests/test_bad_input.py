@@ -12,7 +12,8 @@ import yaml
 
 from mbarl_ros.schema.base import ConfigError, SimulatorError
 from mbarl_ros.schema.load import find
-from mbarl_ros.task import MAX_PUT_RIGHT, Task
+from mbarl_ros.schema.robot_world import MAX_PUT_RIGHT
+from mbarl_ros.task import Task
 from mbarl_sim import panda
 from support.broken_worlds import BLOWS_UP_AFTER
 from support.graph import small_agent
