@@ -185,6 +185,18 @@ def test_settings_change_what_they_name_and_nothing_else():
     assert agent.sac.batch_size == plain.sac.batch_size and agent.chunk == plain.chunk
 
 
+@pytest.mark.slow
+def test_evaluations_come_as_often_as_they_are_asked_for(tmp_path):
+    """Every second of them also from wide starts; the settings are part of the seed."""
+    words = [*command('tabletop', tmp_path, '--budget', '100', '--every', '50')[3:], '--seeds', '1']
+    assert main(words) == 0
+    found = seeds.read_evaluations(tmp_path / 'tabletop' / 'small' / 'seed_0')
+    assert [line['environment_steps'] for line in found] == [0, 50, 100]
+    assert [line['wide_success'] is None for line in found] == [False, True, False]
+    again = [*command('tabletop', tmp_path, '--budget', '100')[3:], '--seeds', '1']
+    assert main(again) == 2
+
+
 def test_few_demonstrations_are_so_many_forward_ones_of_each_goal():
     task = Task.load('tabletop')
     rows = load_demonstrations(task.config.demonstrations, task, per_goal=1)
