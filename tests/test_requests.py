@@ -184,7 +184,11 @@ def test_a_gate_that_ends_or_starts_again_leaves_no_goal_of_the_arm_running(benc
     bench.sends = False  # before the time-out of the command
     bench.graph.kill('safety_gate', how)
     if how == signal.SIGKILL:
+        driver.signal(signal.SIGSTOP)  # the new gate finds it only after its first second
         bench.graph.start('safety_gate')
+        bench.graph.wait_for('gate', lambda: bench.fault(f"action '{ARM}'").startswith('no server'))
+        bench.graph.spin(2.0)
+        driver.signal(signal.SIGCONT)
     bench.wait_for_values('canceled', ARM, [1.0])
     bench.wait_for_values('call', VALVE, [True, False])
     assert not driver.received('cancel', GRIPPER)
@@ -284,7 +288,7 @@ def test_a_driver_that_hangs_does_not_hold_up_the_control_loop_and_is_named(benc
 
 def check(graph, profile):
     """Exit code and output of `mbarl robot check`, while the robot goes on."""
-    command = [sys.executable, '-m', 'mbarl_ros.cli', 'robot', 'check', '--seconds', '2']
+    command = [sys.executable, '-m', 'mbarl_ros.cli', 'robot', 'check', '--seconds', '4']
     output = graph.folder / 'check.txt'
     with output.open('w') as file:
         process = subprocess.Popen(

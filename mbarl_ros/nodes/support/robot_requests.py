@@ -172,13 +172,20 @@ class GoalSender(Requester):
         super().forget()
         self._goal = None
 
+    def poll(self) -> None:
+        """Request what is due, or cancel; call this often."""
+        super().poll()
+        if self._stopped:  # a gate that was just started has to find the server first
+            self.hold()
+
     def hold(self) -> None:
-        """Cancel what runs, if the profile says so; a stop that is repeated does so again."""
+        """Cancel what runs, if the profile says so, until the server knows of nothing more."""
         now = time.monotonic()
         if not self._cancels:
             return
         self._requested = None
-        if not self._may_run or now - self._cancelled_at < _CANCEL_EVERY:
+        due = self._may_run and now - self._cancelled_at >= _CANCEL_EVERY
+        if not (due and self._canceller.service_is_ready()):
             return
         self._cancelled_at = now
         if self._cancelling is not None:
@@ -192,6 +199,7 @@ class GoalSender(Requester):
         elif self._goal is None and self._pending is None:
             self._may_run = False
         elif self._goal is not None and not self._ends and self._stopped:
+            self._cancelled_at = time.monotonic() + _RETRY
             self.fail('the server refuses to cancel the goal at a stop')
 
     def close(self) -> None:
