@@ -63,6 +63,7 @@ class Bench:
         self.sends = True
 
     def fault(self, label):
+        """What the gate's diagnostics say of an action or service."""
         return self.graph.statuses.get('safety_gate', {}).get(label, 'unknown')
 
     def wait_for_values(self, what, name, values):
@@ -201,9 +202,7 @@ def test_a_goal_that_is_accepted_after_the_stop_is_cancelled(bench):
     bench.drive(arm=0.5)
     graph.spin(0.5)
     bench.sends = False
-    graph.wait_for(
-        'a stop', lambda: 'stale command' in graph.statuses['safety_gate'].get('state', '')
-    )
+    graph.wait_for('a stop', lambda: bench.fault('state') == 'stale command')
     assert not driver.received('goal', ARM)
     driver.signal(signal.SIGCONT)
     bench.wait_for_values('canceled', ARM, [1.0])
