@@ -68,6 +68,7 @@ setup(
             'ros-jazzy-rclpy[fastrtps]',
             *(
                 ROS_MESSAGES := [
+                    'ros-action-msgs',
                     'ros-diagnostic-msgs',
                     'ros-geometry-msgs',
                     'ros-nav-msgs',
@@ -101,6 +102,7 @@ setup(
             'pytest-rerunfailures',
             'pytest-xdist',
             'ros-lifecycle-msgs',
+            'ros-test-msgs',
             'ruff',
             'types-PyYAML',
         ],

@@ -16,9 +16,9 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Tag
 from pydantic.fields import FieldInfo
 
 from mbarl_ros.schema.agent import AgentConfig
@@ -56,6 +56,8 @@ def models_in(annotation: Any, path: str) -> Iterator[tuple[str, type[BaseModel]
         return
     origin = get_origin(annotation)
     suffix = {list: '[]', dict: '.NAME'}.get(origin, '')
+    for kind in getattr(annotation, '__metadata__', ()):
+        suffix += f' {kind.tag}' if isinstance(kind, Tag) else ''  # which of a choice
     for argument in get_args(annotation):
         yield from models_in(argument, path + suffix)
 
@@ -102,6 +104,8 @@ def type_text(annotation: Any, links: dict[type[BaseModel], str]) -> str:
     if annotation in NAMES:
         return NAMES[annotation]
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_text(arguments[0], links)
     if origin is Literal:
         return either([f'`{value}`' for value in arguments])
     if origin in (Union, types.UnionType):

@@ -20,14 +20,17 @@ from std_srvs.srv import Trigger
 from mbarl_ros.demos.replay import Replay
 from mbarl_ros.nodes.support.demonstrations import load_replays
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, RELIABLE_STEPS
+from mbarl_ros.nodes.support.robot_requests import refuse_lockstep
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
 from mbarl_ros.nodes.support.world_reset import reset_answer
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError, SimulatorError
+from mbarl_ros.schema.field_maps import RobotTopic
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp
 from mbarl_ros.storage.files import unwritable
 from mbarl_sim import camera
 from mbarl_sim.camera import SimulatedCamera
+from mbarl_sim.request_servers import serve
 
 # Lockstep: time (s, steady clock) without a command after which the state is published again, so
 # that a node that was started late, or restarted, has something to answer.
@@ -40,10 +43,11 @@ TICK = 0.02
 class RobotSim(BaseNode):
     """Publishes states, obeys commands and keeps simulated time.
 
-    Publishes the profile's state topics and ``/clock``; subscribes to its command topics. The
-    service ``~/reset`` (Trigger) resets the world, one step later in time; the message of its
-    answer is JSON: ``{"resets": 3, "stamp_ns": 41700000000}``, the stamp of the first state after
-    the reset. ``~/resets`` (UInt32, latched) counts resets.
+    Publishes the profile's state topics and ``/clock``; subscribes to its command topics and, in
+    real time, serves its command actions and services. The service ``~/reset`` (Trigger) resets
+    the world, one step later in time; the message of its answer is JSON:
+    ``{"resets": 3, "stamp_ns": 41700000000}``, the stamp of the first state after the reset.
+    ``~/resets`` (UInt32, latched) counts resets.
 
     A topic with an entry that the world did not measure (``unseen``) is left out.
 
@@ -97,6 +101,7 @@ class RobotSim(BaseNode):
         self._arrived: set[int] = set()
         self._topics = [
             (
+                topic.topic,
                 TopicCodec(topic),
                 message_class(topic.type)(),
                 self.create_publisher(message_class(topic.type), topic.topic, RELIABLE_STEPS),
@@ -112,16 +117,20 @@ class RobotSim(BaseNode):
         self._resets_publisher = self.create_publisher(
             UInt32, topics.private(topics.SIM_RESETS), LATCHED
         )
+        refuse_lockstep(self, robot)
         start = 0
-        for index, topic in enumerate(robot.command):
-            codec = TopicCodec(topic)
+        for index, entry in enumerate(robot.command):
+            codec = TopicCodec(entry)
             where = slice(start, start := start + len(codec.names))
-            self.create_subscription(
-                message_class(topic.type),
-                topic.topic,
-                partial(self._receive, index, codec, where),
-                RELIABLE,
-            )
+            if isinstance(entry, RobotTopic):
+                self.create_subscription(
+                    message_class(entry.type),
+                    entry.topic,
+                    partial(self._receive, index, codec, where),
+                    RELIABLE,
+                )
+            else:
+                serve(self, entry, partial(self._take, codec, where))
         self.create_service(Trigger, topics.private(topics.SIM_RESET), self._on_reset)
         if self.lockstep:
             self.create_timer(REPEAT_AFTER, self._repeat, clock=self.steady)
@@ -162,26 +171,29 @@ class RobotSim(BaseNode):
         return state
 
     def _receive(self, index: int, codec: TopicCodec, where: slice, message: Any) -> None:
-        try:
-            values = codec.decode(message)
-        except ValueError as error:
-            self._refuse(str(error))
-            return
-        if not all(map(math.isfinite, values)):
-            self._refuse(f"topic '{codec.topic}': command {values} is not finite")
-            return
-        self._command[where] = values
-        if not self.lockstep:
+        if self._take(codec, where, message) or not self.lockstep:
             return
         self._arrived.add(index)
         if len(self._arrived) == len(self.task.robot.command):
             self._arrived.clear()
             self._step()
 
-    def _refuse(self, reason: str) -> None:
+    def _take(self, codec: TopicCodec, where: slice, message: Any) -> str:
+        """Take a command, goal or request; why it is refused, or an empty text."""
+        try:
+            values = codec.decode(message)
+        except ValueError as error:
+            return self._refuse(str(error))
+        if not all(map(math.isfinite, values)):
+            return self._refuse(f'{codec.label}: command {values} is not finite')
+        self._command[where] = values
+        return ''
+
+    def _refuse(self, reason: str) -> str:
         self._refused += 1
         self._reason = reason
         self.get_logger().error(reason, throttle_duration_sec=5.0)
+        return reason
 
     def _keep_pace(self) -> None:
         if self._pace.due(time.monotonic()):
@@ -211,7 +223,7 @@ class RobotSim(BaseNode):
         state = self._world.step(self._command)
         unseen = set(getattr(self._world, 'unseen', ()))
         self._silent = [
-            codec.topic for codec, *_ in self._topics if not unseen.isdisjoint(codec.names)
+            topic for topic, codec, *_ in self._topics if not unseen.isdisjoint(codec.names)
         ]
         self._steps += 1
         self._time_ns += self._period_ns
@@ -249,15 +261,15 @@ class RobotSim(BaseNode):
     def _publish_state(self) -> None:
         start = 0
         stamp = self._time_ns if self._clock_publisher else time.time_ns()
-        for codec, message, _ in self._topics:
+        for topic, codec, message, _ in self._topics:
             end = start + len(codec.names)
-            if codec.topic not in self._silent:
+            if topic not in self._silent:
                 codec.encode(message, self._state[start:end])
                 set_stamp(message, stamp)
             start = end
         # One right after the other: whoever waits for a whole state then wakes up less often.
-        for codec, message, publisher in self._topics:
-            if codec.topic not in self._silent:
+        for topic, _, message, publisher in self._topics:
+            if topic not in self._silent:
                 publisher.publish(message)
         # After the state, for which others wait.
         if self._clock_publisher and self._clock_publisher.get_subscription_count():

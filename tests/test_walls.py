@@ -57,7 +57,12 @@ FOREIGN = {
     'task': {'numpy'},
     'schema': {'numpy', 'pydantic', 'yaml'},
 }
-SIM_NODES = ('mbarl_sim.robot_sim', 'mbarl_sim.scripted_operator', 'mbarl_sim.camera')
+SIM_NODES = (
+    'mbarl_sim.robot_sim',
+    'mbarl_sim.request_servers',
+    'mbarl_sim.scripted_operator',
+    'mbarl_sim.camera',
+)
 
 
 @dataclass(frozen=True)

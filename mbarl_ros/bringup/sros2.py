@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from mbarl_ros.schema import topics
+from mbarl_ros.schema.field_maps import ActionCommand, ServiceCommand
 from mbarl_ros.schema.robot import RobotConfig
 
 _PARAMETERS = (
@@ -36,18 +37,21 @@ _LIFECYCLE = (
 
 @dataclass(frozen=True)
 class Permissions:
-    """Topics that a node publishes and subscribes to, services that it offers and calls."""
+    """What a node may use: topics that it publishes and subscribes to, services that it offers and
+    requests, actions that it calls.
+    """
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
     reply: tuple[str, ...] = ()
     request: tuple[str, ...] = ()
+    call: tuple[str, ...] = ()
 
 
 def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
     """Permissions of each node of the graphs ``hardware`` and ``record``; ``~/`` is its name."""
     state = tuple(robot.state_topics)
-    command = tuple(topic.topic for topic in robot.command)
+    command = tuple(topic.topic for topic in robot.command_topics)
     teleop = _teleop(robot)
     pads = tuple(topic.topic for topic in robot.teleop if topic.buttons)
     return {
@@ -61,6 +65,8 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
                 '~/estop',
             ),
             reply=('~/stop', '~/release'),
+            request=tuple(e.service for e in robot.requests if isinstance(e, ServiceCommand)),
+            call=tuple(e.action for e in robot.requests if isinstance(e, ActionCommand)),
         ),
         'policy_controller': Permissions(
             publish=('~/command', '~/alive', '~/transitions', '~/phase', '~/transition_event'),
@@ -135,6 +141,8 @@ def sros2_policy(robot: RobotConfig, namespace: str = '') -> str:
         _allow(profile, 'service', {'reply': (*parameters, *own.reply)})
         if own.request:
             _allow(profile, 'service', {'request': own.request})
+        if own.call:
+            _allow(profile, 'action', {'call': own.call})
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding='unicode')
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'

@@ -63,8 +63,8 @@ def check_ros(plan: graphs.Plan) -> None:
         package = topic.type.partition('/')[0]
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
-                f"robot '{plan.robot.name}': topic '{topic.topic}': message package {package} "
-                f'is not installed; {install_remedy(package)}'
+                f"robot '{plan.robot.name}': {topic.label}: message package {package} is not "
+                f'installed; {install_remedy(package)}'
             )
 
 

@@ -146,7 +146,9 @@ def import_bag(
     """
     target = staging / 'demonstration'
     robot = task.robot
-    intake = Intake({topic.type for topic in (*robot.state, *robot.command)} | {EXECUTED_TYPE})
+    intake = Intake(
+        {topic.type for topic in (*robot.state, *robot.command_topics)} | {EXECUTED_TYPE}
+    )
     try:
         with TemporaryDirectory(prefix='.unpacked-', dir=staging) as scratch:
             files = bag_files(source, Path(scratch))

@@ -71,7 +71,7 @@ class Intake:
 
     def stamps_of(self, names: Mapping[str, str], robot: RobotConfig) -> dict[str, Stamps]:
         """Gathered stamps by the names in the bag of the topics that the profile needs."""
-        kinds = {topic.topic: topic.type for topic in (*robot.state, *robot.command)}
+        kinds = {topic.topic: topic.type for topic in (*robot.state, *robot.command_topics)}
         return {
             name: self._stamps[name, kinds.get(topic, EXECUTED_TYPE)]
             for topic, name in names.items()

@@ -26,14 +26,15 @@ def match_topics(
 
     :param topics: with messages in the bag
     :param given: profile topic -> name in the bag
-    :raises DemonstrationError: one is missing, ambiguous or of another type.
+    :raises DemonstrationError: one is missing, ambiguous or of another type; commands that are no
+        topics, without ``safety_gate/executed``.
     """
     topics = list(topics)
     states = robot.state_topics
     for name, static in robot.tf_topics.items():
         if static and name not in given and not _candidates(name, topics):
             del states[name]  # there need not be static transforms
-    commands = {topic.topic: topic.type for topic in robot.command}
+    commands = {topic.topic: topic.type for topic in robot.command_topics}
     known = {**states, **commands, EXECUTED: EXECUTED_TYPE}
     for topic in given:
         if topic not in known:
@@ -44,11 +45,27 @@ def match_topics(
     by_gate = EXECUTED in given or (
         _candidates(EXECUTED, topics) and not any(topic in given for topic in commands)
     )
+    if not by_gate:
+        check_recorded(source, robot)
     wanted = states | ({EXECUTED: EXECUTED_TYPE} if by_gate else commands)
     return {
         topic: _find(source, robot, topic, kind, topics, given.get(topic))
         for topic, kind in wanted.items()
     }
+
+
+def check_recorded(source: Path, robot: RobotConfig) -> None:
+    """Refuse a bag without the executed commands where goals or calls carry the commands.
+
+    :raises DemonstrationError: names them, and what to record.
+    """
+    if robot.requests:
+        labels = ', '.join(entry.label for entry in robot.requests)
+        raise DemonstrationError(
+            f'{source}: {labels} of robot '
+            f"'{robot.name}': goals and calls leave no commands in a bag; record '{EXECUTED}' of "
+            'the safety gate'
+        )
 
 
 def _find(

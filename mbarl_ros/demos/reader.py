@@ -172,13 +172,16 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
     """
     # Imported late: rosbags takes longer to import than a run folder's decoded ones to read.
     from mbarl_ros.demos.bag import executed_map, read_series
+    from mbarl_ros.demos.matching import check_recorded
 
     metadata = read_metadata(folder)
     _check_task(folder, metadata, task)
     check_profile(folder, metadata, task.robot)
     robot = task.robot
     by_gate = EXECUTED in metadata.topics
-    commands = [executed_map(robot.command_names)] if by_gate else robot.command
+    if not by_gate:
+        check_recorded(folder, robot)
+    commands = [executed_map(robot.command_names)] if by_gate else robot.command_topics
     parted = () if metadata.lockstep else robot.state  # a simulation tells all of each instant
     maps = [*robot.state, *commands]
     series = read_series(folder, maps, metadata.topics, metadata.clock, robot.state_timeout, parted)

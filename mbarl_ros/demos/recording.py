@@ -51,7 +51,7 @@ _SYNC_EVERY = 1.0  # s that a power cut may cost; a killed recorder costs nothin
 
 def topic_types(robot: RobotConfig) -> dict[str, str]:
     """Topics of a demonstration and their types: state, command, executed command, phase."""
-    commands = {topic.topic: topic.type for topic in robot.command}
+    commands = {topic.topic: topic.type for topic in robot.command_topics}
     return {**robot.state_topics, **commands, EXECUTED: EXECUTED_TYPE, RECORDER_PHASE: PHASE_TYPE}
 
 

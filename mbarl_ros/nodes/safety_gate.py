@@ -47,7 +47,8 @@ class SafetyGateNode(BaseNode):
     """Limits commands to the robot, stops it where they are missing or wrong, and latches e-stops.
 
     Subscribes to ``policy_controller/command``, ``policy_controller/alive`` (liveliness only) and
-    the profile's state, teleop and dead-man topics. Publishes the profile's command topics and:
+    the profile's state, teleop and dead-man topics. Publishes the profile's command topics, sends
+    goals to its command actions, calls its command services, and publishes:
 
     * ``~/executed`` (JointState): the command sent to the robot, ``frame_id`` its source. In
       lockstep it has the stamp of the state that it answers; in real time, where a command may be
@@ -265,6 +266,7 @@ class SafetyGateNode(BaseNode):
 
     def _tick(self) -> None:
         self._execute(self._gate.tick(time.monotonic()))
+        self._robot.poll()
         self._publish_new_state()
 
     def _execute(self, decision: Decision | None, answers: int | None = None) -> None:
@@ -278,7 +280,7 @@ class SafetyGateNode(BaseNode):
             self._answered = stamp
             self._answered_at = time.monotonic() if self._robot.has_subscribers else -math.inf
         stamp = min(max(stamp, 0), _MAX_STAMP)
-        self._robot.publish(decision.values, stamp)
+        self._robot.publish(decision.values, stamp, decision.source == STOP_SOURCE)
         self._gate.mark_sent(time.monotonic())
         values = self._gate.fill_unknown(decision.values)
         if decision.repeated or not np.isfinite(values).all():
@@ -302,6 +304,9 @@ class SafetyGateNode(BaseNode):
         """State of the gate, and how often it clipped or refused commands."""
         gate = self._gate
         level = DiagnosticStatus.OK if gate.state == 'ok' else DiagnosticStatus.WARN
+        faults = [f'{label}: {fault}' for label, fault in self._robot.faults.items() if fault]
+        if faults:
+            level = DiagnosticStatus.WARN
         if gate.estop:
             level = DiagnosticStatus.ERROR
         values = {
@@ -310,9 +315,11 @@ class SafetyGateNode(BaseNode):
             'clipped': gate.clipped,
             'refused': gate.refused,
             'malformed': self.refused,
+            'failed_requests': self._robot.failures,
+            **self._robot.faults,
             **gate.counts,
         }
-        return level, gate.state + self._silent_topics(), values
+        return level, '; '.join([gate.state + self._silent_topics(), *faults]), values
 
     def _silent_topics(self) -> str:
         """The topics that make a state stale, for a message."""

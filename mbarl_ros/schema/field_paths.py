@@ -101,10 +101,11 @@ def name_lists(owner: Sequence[Step | Place]) -> Iterator[str]:
             yield '.'.join([*map(str, owner[:depth]), name])
 
 
-def parse_path(topic: str, text: str) -> FieldPath:
+def parse_path(label: str, text: str) -> FieldPath:
     """Parse a path of the profile.
 
-    :raises ConfigError: it cannot be parsed; names the ``topic``.
+    :param label: the topic, action or service, as an error names it
+    :raises ConfigError: it cannot be parsed.
     """
     steps: list[Step] = []
     at = 0
@@ -112,7 +113,7 @@ def parse_path(topic: str, text: str) -> FieldPath:
         match = _STEP.match(text, at)
         if match is None:
             hint = ': a path has no sign; use scale' if text[:1] in ('-', '+') else ''
-            raise ConfigError(f"topic '{topic}': cannot read field path '{text}'{hint}")
+            raise ConfigError(f"{label}: cannot read field path '{text}'{hint}")
         at = match.end()
         steps.append(Step(match[1], _element(match[2], at == len(text))))
     return FieldPath(text, tuple(steps))

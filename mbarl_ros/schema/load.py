@@ -303,7 +303,8 @@ def _form(key: str, given: str, pattern: str) -> str:
 def _sentence(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
-        location = [str(part) for part in item['loc']]
+        # '(action)' is no key but tells which kind of command entry was checked.
+        location = [str(part) for part in item['loc'] if not str(part).startswith('(')]
         cause = item.get('ctx', {}).get('error')
         if isinstance(cause, OldKeyError):
             parts.append(f"key '{'.'.join([*location, cause.key])}' {cause.remedy}")

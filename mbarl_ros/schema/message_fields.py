@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.field_maps import CommandEntry, TopicMap
 from mbarl_ros.schema.field_paths import FieldPath, NotNamedError, Place, name_lists, parse_path
 from mbarl_ros.schema.packages import install_remedy
-from mbarl_ros.schema.robot import TopicMap
 
 _LIST = re.compile(r'sequence<([^,>]+).*>$|(.+)\[\d+\]$')  # of a type declaration
 _INTEGER = re.compile(r'(u?)int(8|16|32|64)$')
 _STAMP = 'header.stamp'
+_KINDS = {'msg': 'message', 'action': 'action', 'srv': 'service'}
 _LAYOUTS = 8  # kept for each topic: arm and gripper may share one
 _BYTES = ('octet', 'byte', 'char')  # from 0 to 255
 
@@ -30,22 +31,26 @@ _BYTES = ('octet', 'byte', 'char')  # from 0 to 255
 class TopicCodec:
     """Decodes messages of one topic into values, and encodes values into messages.
 
+    Goals of an action and requests of a service are messages, too.
+
     Fields under ``constants`` are written into each message that is encoded; a message that is
     decoded must hold the same values. ``paths`` [n] are those of the values.
     """
 
-    def __init__(self, topic: TopicMap, middle: Mapping[str, float] | None = None) -> None:
-        """Parse the paths of a topic map.
+    def __init__(
+        self, topic: TopicMap | CommandEntry, middle: Mapping[str, float] | None = None
+    ) -> None:
+        """Parse the paths of a topic map, or of a command entry.
 
         :param middle: name of a value -> middle of its range: above it, a Bool is true. Of others
             the middle is 0.5 in the field's own unit.
         :raises ConfigError: a path that cannot be parsed.
         """
-        self.topic, self.type = topic.topic, topic.type
+        self.label, self.type = topic.label, topic.type
         self.names = tuple(topic.fields)
-        self.paths = [parse_path(topic.topic, path) for path in topic.fields.values()]
+        self.paths = [parse_path(topic.label, path) for path in topic.fields.values()]
         self._constants = [
-            (parse_path(topic.topic, path), value) for path, value in topic.constants.items()
+            (parse_path(topic.label, path), value) for path, value in topic.constants.items()
         ]
         self._scale = np.array([topic.factor(name) for name in self.names])
         self._offset = np.array([topic.zero(name) for name in self.names])
@@ -89,8 +94,8 @@ class TopicCodec:
     def refusal(self, reason: object) -> str:
         """What to say of a message that is not as the profile says."""
         return (
-            f"topic '{self.topic}': message is not what the robot profile says "
-            f'({", ".join(self.names)}): {reason}'
+            f'{self.label}: message is not what the robot profile says ({", ".join(self.names)}): '
+            f'{reason}'
         )
 
     def in_units(self, fields: np.ndarray) -> np.ndarray:
@@ -345,22 +350,36 @@ def set_stamp(message: Any, nanoseconds: int) -> None:
 
 
 def message_class(type_name: str, importer: Callable[[str], Any]) -> Any:
-    """Class of ``package/msg/Name``; ``importer`` is importlib.import_module.
+    """Class of ``package/msg/Name``, ``package/action/Name`` or ``package/srv/Name``.
 
-    :raises ConfigError: the package or the message is not installed.
+    :param importer: importlib.import_module
+    :raises ConfigError: the package or the type is not installed.
     """
-    package, _, name = type_name.split('/')
+    package, kind, name = type_name.split('/')
     try:
-        module = importer(f'{package}.msg')
+        module = importer(f'{package}.{kind}')
     except ImportError as error:
         raise ConfigError(
-            f"message type '{type_name}' is not installed: {error}; {install_remedy(package)}"
+            f"{_KINDS[kind]} type '{type_name}' is not installed: {error}; "
+            f'{install_remedy(package)}'
         ) from error
-    kind = getattr(module, name, None)
-    if kind is None:
+    found = getattr(module, name, None)
+    if found is None:
         alike = get_close_matches(name, vars(module), 1)
-        question = f'; is it {package}/msg/{alike[0]}?' if alike else ''
+        question = f'; is it {package}/{kind}/{alike[0]}?' if alike else ''
         raise ConfigError(
-            f"message type '{type_name}': the installed {package} has no message {name}{question}"
+            f"{_KINDS[kind]} type '{type_name}': the installed {package} has no {_KINDS[kind]} "
+            f'{name}{question}'
         )
-    return kind
+    return found
+
+
+def filled_class(type_name: str, importer: Callable[[str], Any]) -> Any:
+    """Class of what a profile's paths begin at: a message, an action's goal, a service's request.
+
+    :param importer: importlib.import_module
+    :raises ConfigError: the package or the type is not installed.
+    """
+    kind = message_class(type_name, importer)
+    part = {'msg': '', 'action': 'Goal', 'srv': 'Request'}[type_name.split('/')[1]]
+    return getattr(kind, part) if part else kind

@@ -9,9 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.field_maps import CommandEntry, TopicMap
 from mbarl_ros.schema.field_paths import NAME_LISTS, FieldPath, parse_path
-from mbarl_ros.schema.message_fields import TopicCodec, element_type, message_class
-from mbarl_ros.schema.robot import RobotConfig, TeleopMap, TopicMap
+from mbarl_ros.schema.message_fields import (
+    TopicCodec,
+    element_type,
+    filled_class,
+    message_class,
+)
+from mbarl_ros.schema.robot import RobotConfig, TeleopMap
 from mbarl_ros.schema.switches import AXIS_REMEDY, Press
 
 _TEXTS = ('string', 'wstring')  # bounded ones are string<10>
@@ -45,21 +51,21 @@ def check_messages(robot: RobotConfig) -> None:
 
 
 def installed(type_name: str) -> Any:
-    """Class of a message type; None if it is not installed."""
+    """Class of a message, goal or request by its type; None if that is not installed."""
     try:
-        return message_class(type_name, importlib.import_module)
+        return filled_class(type_name, importlib.import_module)
     except ConfigError:
         return None
 
 
-def check_number(kind: Any, topic: TopicMap, text: str, key: str) -> str:
+def check_number(kind: Any, topic: TopicMap | CommandEntry, text: str, key: str) -> str:
     """Refuse a path that is not the path of one number, or of a Bool, in a message class.
 
     Returns the type that the class declares for it, such as ``double``.
 
     :raises ConfigError: names the ``key``.
     """
-    leaf = _leaf(kind, parse_path(topic.topic, text), key)
+    leaf = _leaf(kind, parse_path(topic.label, text), key)
     if leaf.is_list:
         raise ConfigError(f"key '{key}': {text} is a list; name one element: {text}[0]")
     if leaf.type.startswith(_TEXTS) or '/' in leaf.type:
@@ -139,13 +145,12 @@ def _check_names(kinds: list[Any], path: FieldPath, key: str) -> None:
     )
 
 
-def _check_constant(kind: Any, topic: TopicMap, text: str, value: Any, key: str) -> None:
-    _leaf(kind, parse_path(topic.topic, text), key)
-    alone = TopicMap(
-        topic=topic.topic, type=topic.type, fields=topic.fields, constants={text: value}
-    )
+def _check_constant(
+    kind: Any, topic: TopicMap | CommandEntry, text: str, value: Any, key: str
+) -> None:
+    _leaf(kind, parse_path(topic.label, text), key)
     try:
-        codec = TopicCodec(alone)
+        codec = TopicCodec(topic.model_copy(update={'constants': {text: value}}))
         codec.decode(codec.encode(kind(), [0.0] * len(codec.names)))
     except (AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise ConfigError(
@@ -153,14 +158,14 @@ def _check_constant(kind: Any, topic: TopicMap, text: str, value: Any, key: str)
         ) from error
 
 
-def _check_complete(kind: Any, topic: TopicMap, key: str) -> None:
+def _check_complete(kind: Any, topic: TopicMap | CommandEntry, key: str) -> None:
     """Refuse a command with a gap: an element without an entry would be sent as 0, unlimited."""
     codec = TopicCodec(topic)
     message = codec.encode(kind(), [0.0] * len(codec.names))
     if np.isnan(codec.decode(message)).any():
         numbers = [str(path) for path in topic.fields.values() if path.endswith(']')]
         raise ConfigError(
-            f"key '{key}': topic '{topic.topic}': {', '.join(numbers)} are looked up in the "
+            f"key '{key}': {topic.label}: {', '.join(numbers)} are looked up in the "
             f'names {", ".join(codec.listed)}, where a number is a name too; write the '
             'names, or an index as [#0]'
         )
@@ -169,7 +174,7 @@ def _check_complete(kind: Any, topic: TopicMap, key: str) -> None:
         for element in sorted(set(range(max(elements))) - elements):
             label = listed[element] if element < len(listed) else element
             raise ConfigError(
-                f"key '{key}': topic '{topic.topic}': {owner}[{label}] has no entry and would be "
+                f"key '{key}': {topic.label}: {owner}[{label}] has no entry and would be "
                 'sent as 0; add it to fields or constants'
             )
 
@@ -184,4 +189,5 @@ def _fields(kind: Any) -> Mapping[str, str]:
 
 
 def _type_name(kind: Any) -> str:
-    return f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
+    package, part, _ = kind.__module__.split('.')
+    return f'{package}/{part}/{kind.__name__}'

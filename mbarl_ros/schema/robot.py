@@ -7,120 +7,23 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from mbarl_ros.schema.base import ConfigError, Strict, check_known, check_unique
-from mbarl_ros.schema.frames import COMPONENTS, TF_TYPE, Frames, with_topic
+from mbarl_ros.schema.field_maps import (
+    ActionCommand,
+    CommandEntry,
+    RobotTopic,
+    ServiceCommand,
+    StateTopic,
+    TopicMap,
+)
+from mbarl_ros.schema.frames import TF_TYPE
 from mbarl_ros.schema.switches import JOY, Press, Switch
 
 Bounds = tuple[float, float]
-Constant = bool | int | float | str | list[str] | list[float]
 
 # Two states form a step if they are this many control periods apart.
 SHORTEST_STEP, LONGEST_STEP = 0.5, 1.5
 # s by which stamps may run back because messages overtook each other; beyond, the clock was reset.
 MAX_REORDERING = 1.0
-
-
-class TopicMap(Strict):
-    """A ROS topic and the message fields that carry named values.
-
-    A path names a field of the message: `pose.pose.position.x`, `data[0]` (by index),
-    `position[elbow]` or `points[0].positions[elbow]` (by joint name). Where a message has a list
-    of names, `position[2]` is the joint that is called 2; `position[#2]` is the third.
-    """
-
-    topic: str = Field(description='Topic name, relative to the namespace unless it begins with /.')
-    type: str = Field(
-        pattern=r'^\w+/msg/\w+$', description='Message type, such as `nav_msgs/msg/Odometry`.'
-    )
-    fields: dict[str, str] = Field(
-        min_length=1, description='Name of a value -> path of its field in the message.'
-    )
-    constants: dict[str, Constant] = Field(
-        default={},
-        description='Path -> value that always stands there: a frame, joint names, a duration or '
-        'stamp in seconds. It is written into commands; a state message with another value is '
-        'rejected. Default: none.',
-    )
-
-    @property
-    def frames(self) -> Frames | None:
-        """The frames of a transform; None for the fields of a topic."""
-        return None
-
-    @property
-    def source(self) -> str:
-        """Where its values come from, for a person."""
-        return self.topic
-
-    def factor(self, name: str) -> float:
-        """Units of a value for each unit of its field."""
-        return 1.0
-
-    def zero(self, name: str) -> float:
-        """The value where its field is 0."""
-        return 0.0
-
-
-class RobotTopic(TopicMap):
-    """A topic of the robot's state or command: value = `scale` * field + `offset`."""
-
-    scale: dict[str, float] = Field(
-        default={},
-        description='Name of a value -> its units for each unit of the field: 0.0174533 makes '
-        'radians of degrees. Default: 1.',
-    )
-    offset: dict[str, float] = Field(
-        default={}, description='Name of a value -> what it is where the field is 0. Default: 0.'
-    )
-
-    def factor(self, name: str) -> float:
-        """As in ``scale``."""
-        return self.scale.get(name, 1.0)
-
-    def zero(self, name: str) -> float:
-        """As in ``offset``."""
-        return self.offset.get(name, 0.0)
-
-    @model_validator(mode='after')
-    def _known_values(self) -> RobotTopic:
-        for key, values in (('scale', self.scale), ('offset', self.offset)):
-            check_known(key, values, 'fields', self.fields)
-        for name, factor in self.scale.items():
-            if factor == 0:
-                raise ValueError(f'scale.{name}: 0 leaves nothing of the field; give a factor')
-        return self
-
-
-class StateTopic(RobotTopic):
-    """A topic of the robot's state, or the transform between two frames."""
-
-    tf: Frames | None = Field(
-        default=None,
-        description='The transform between two frames, from `/tf` and `/tf_static`; `topic`, '
-        '`type` and `constants` are left away. Then `fields` are name of a value -> '
-        f'{", ".join(f"`{name}`" for name in COMPONENTS[:-1])} or `{COMPONENTS[-1]}` (m, rad). '
-        'null: none.',
-    )
-
-    @property
-    def frames(self) -> Frames | None:
-        """As in ``tf``."""
-        return self.tf
-
-    @property
-    def source(self) -> str:
-        """The topic, with the frames of a transform."""
-        return f'{self.topic} ({self.tf.parent} to {self.tf.child})' if self.tf else self.topic
-
-    @model_validator(mode='before')
-    @classmethod
-    def _topic_of_tf(cls, raw: Any) -> Any:
-        return with_topic(raw) if isinstance(raw, dict) and raw.get('tf') is not None else raw
-
-    @model_validator(mode='after')
-    def _known_components(self) -> StateTopic:
-        if self.tf:
-            check_known('fields', self.fields.values(), 'the values of a transform', COMPONENTS)
-        return self
 
 
 class TeleopMap(TopicMap):
@@ -311,8 +214,9 @@ class RobotConfig(Strict):
         min_length=1,
         description='Topics and transforms that make up the state vector, in this order.',
     )
-    command: list[RobotTopic] = Field(
-        min_length=1, description='Topics that carry the command vector, in this order.'
+    command: list[CommandEntry] = Field(
+        min_length=1,
+        description='Topics, actions and services that carry the command vector, in this order.',
     )
     teleop: list[TeleopMap] = Field(
         default=[],
@@ -375,7 +279,17 @@ class RobotConfig(Strict):
     @property
     def command_names(self) -> tuple[str, ...]:
         """Names of the command vector's entries, in order."""
-        return tuple(name for topic in self.command for name in topic.fields)
+        return tuple(name for entry in self.command for name in entry.fields)
+
+    @property
+    def command_topics(self) -> list[RobotTopic]:
+        """The command entries that are topics: what others can record and watch."""
+        return [entry for entry in self.command if isinstance(entry, RobotTopic)]
+
+    @property
+    def requests(self) -> list[ActionCommand | ServiceCommand]:
+        """The command entries that are actions or services."""
+        return [entry for entry in self.command if not isinstance(entry, RobotTopic)]
 
     @model_validator(mode='after')
     def _consistent(self) -> RobotConfig:
@@ -384,9 +298,9 @@ class RobotConfig(Strict):
         _check_same_names('limits', self.limits, 'command', self.command_names)
         check_known('workspace', self.workspace, 'state', self.state_names)
         self._check_positions()
-        for topic in self.command:
-            paths = [*topic.fields.values(), *topic.constants]
-            check_unique(f"command: topic '{topic.topic}'", paths)
+        for entry in self.command:
+            check_unique(f'command: {entry.label}', [*entry.fields.values(), *entry.constants])
+            self._check_stop(entry)
         if self.command_timeout <= 1.0 / self.control_rate:
             raise ValueError(
                 f'command_timeout: {self.command_timeout:g} s must be longer than a control period '
@@ -399,6 +313,26 @@ class RobotConfig(Strict):
                     raise ValueError(f'teleop.latch: {name} needs limits.{name}.stop: hold')
         check_unique('teleop', [source.topic for source in self.teleop])
         return self
+
+    def _check_stop(self, entry: CommandEntry) -> None:
+        """Check that a stop is clear for an action or a service: hold it, or send numbers."""
+        if isinstance(entry, RobotTopic):
+            return
+        held = [name for name in entry.fields if self.limits[name].stop == 'hold']
+        if held and len(held) < len(entry.fields):
+            raise ValueError(
+                f'command: {entry.label}: a stop holds {", ".join(held)} and sends a number to the '
+                'others, which is one request; set stop: hold for all of them or for none'
+            )
+        if isinstance(entry, ActionCommand) and bool(held) != bool(entry.at_stop):
+            raise ValueError(
+                f'command: {entry.label}: at_stop: '
+                + (
+                    'is needed with stop: hold; give keep or cancel'
+                    if held
+                    else 'a stop sends a goal of its own; leave it away, or set stop: hold'
+                )
+            )
 
     def _check_positions(self) -> None:
         """Check the state entries that limits and workspace name."""

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from rclpy.action import (
+    get_action_client_names_and_types_by_node,
+    get_action_server_names_and_types_by_node,
+)
 from rclpy.duration import Infinite
+from rclpy.node import NodeNameNonExistentError
 from rclpy.qos import (
     QoSCompatibility,
     QoSProfile,
@@ -15,6 +22,7 @@ from rclpy.qos import (
 from mbarl_ros.nodes.support.qos import RELIABLE, SENSOR, STATIC_TRANSFORMS, TRANSFORMS
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.executables import NODES
+from mbarl_ros.schema.field_maps import ActionCommand, ServiceCommand
 from mbarl_ros.schema.findings import ERROR, WARNING, Finding
 from mbarl_ros.schema.frames import TF_TYPE
 from mbarl_ros.schema.robot import RobotConfig, TeleopMap, TopicMap
@@ -22,6 +30,7 @@ from mbarl_ros.schema.robot import RobotConfig, TeleopMap, TopicMap
 _GATE = topics.GATE_STATE.partition('/')[0]
 _BUTTON = 'std_msgs/msg/Bool'
 _OURS = {*NODES} - {'robot_sim'}
+Ends = dict[str, list[str]]
 
 
 def check_graph(node: Any, robot: RobotConfig) -> list[Finding]:
@@ -33,9 +42,11 @@ def check_graph(node: Any, robot: RobotConfig) -> list[Finding]:
     if robot.transforms:
         findings += _transforms(node, robot.tf_topics)
     gate = f'{node.get_namespace().rstrip("/")}/{_GATE}'
-    for topic in robot.command:
+    for topic in robot.command_topics:
         findings += _other_commanders(topic, node.get_publishers_info_by_topic(topic.topic), gate)
         findings += _subscribers(topic, node.get_subscriptions_info_by_topic(topic.topic))
+    for entry in robot.requests:
+        findings += _requests(node, entry, gate)
     for source in robot.teleop:
         findings += _teleop_sources(source, node.get_publishers_info_by_topic(source.topic))
     if robot.estop_timeout is not None:
@@ -117,6 +128,55 @@ def _subscribers(topic: TopicMap, subscriptions: Sequence[Any]) -> list[Finding]
         for info in robots
     ]
     return [finding for finding in findings if finding]
+
+
+def request_ends(node: Any, entry: ActionCommand | ServiceCommand) -> tuple[Ends, Ends]:
+    """Nodes that serve an action or service, and those with a client of it: name -> types."""
+    if isinstance(entry, ActionCommand):
+        name = node.resolve_topic_name(entry.action)
+        questions = (
+            partial(get_action_server_names_and_types_by_node, node),
+            partial(get_action_client_names_and_types_by_node, node),
+        )
+    else:
+        name = node.resolve_service_name(entry.service)
+        questions = (
+            node.get_service_names_and_types_by_node,
+            node.get_client_names_and_types_by_node,
+        )
+    ends: tuple[Ends, Ends] = ({}, {})
+    for other, namespace in node.get_node_names_and_namespaces():
+        for found, question in zip(ends, questions, strict=True):
+            with suppress(NodeNameNonExistentError):  # it ended in between
+                known = dict(question(other, namespace))
+                if name in known:
+                    found[f'{namespace.rstrip("/")}/{other}'] = known[name]
+    return ends
+
+
+def _requests(node: Any, entry: ActionCommand | ServiceCommand, gate: str) -> list[Finding]:
+    """Check the server of an action or service, and who else may request of it."""
+    servers, clients = request_ends(node, entry)
+    fitting = [name for name, types in servers.items() if entry.type in types]
+    findings = [
+        Finding(
+            ERROR,
+            f'{entry.label}: {name} uses {", ".join(types)}, the profile {entry.type}; '
+            "correct key 'type'",
+        )
+        for name, types in servers.items()
+        if name not in fitting
+    ]
+    if not servers:
+        text = 'no server; start the driver or controller that has it, or correct the name'
+        findings.append(Finding(ERROR, f'{entry.label}: {text}'))
+    if len(fitting) > 1:
+        text = f'{len(fitting)} servers ({", ".join(sorted(fitting))}); stop all but one'
+        findings.append(Finding(ERROR, f'{entry.label}: {text}'))
+    if rivals := sorted(clients.keys() - {gate}):
+        text = f'{", ".join(rivals)} can command the robot by it past the safety gate'
+        findings.append(Finding(WARNING, f'{entry.label}: {text}'))
+    return findings
 
 
 def _teleop_sources(source: TeleopMap, publishers: Sequence[Any]) -> list[Finding]:

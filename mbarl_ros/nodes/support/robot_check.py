@@ -10,20 +10,24 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-from mbarl_ros.nodes.support.graph_checks import check_graph
+from mbarl_ros.nodes.support.graph_checks import check_graph, request_ends
 from mbarl_ros.nodes.support.qos import SENSOR
 from mbarl_ros.nodes.support.robot_topics import StateListener, subscribe
-from mbarl_ros.nodes.support.runtime import message_class
+from mbarl_ros.nodes.support.runtime import message_class, node_of
 from mbarl_ros.nodes.support.teleop_check import TeleopListener
+from mbarl_ros.schema import topics
+from mbarl_ros.schema.field_maps import ActionCommand
 from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
 from mbarl_ros.schema.plausible import unit_question
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.task import Task
 
+_GATE = topics.GATE_STATE.partition('/')[0]
 DISCOVERY = 4.0  # s; Fast DDS announces itself at once, and again after 3 s if that was lost
 # A line of the table: topic, rate, age, frame, nodes at the other end.
 Row = tuple[str, str, str, str, str]
@@ -76,9 +80,11 @@ class Listener:
             self.node, robot, lockstep=False, callback=lambda state, _: latest.append(state)
         )
         frames, teleop = self._frames(robot), TeleopListener(self.node, robot)
+        faults = self._faults()
         self._discover(robot)
         self.spin(seconds)
         findings = states.findings(seconds) + teleop.findings()
+        findings += _failed_requests(robot, faults, findings)
         if latest:
             findings += _check_ranges(robot, task, latest[-1])
         findings += _unmeasured(robot)
@@ -96,6 +102,18 @@ class Listener:
                 keep = partial(_keep_frame, frames, topic.topic)
                 subscribe(self.node, kind, topic.topic, keep, SENSOR, log_mismatch=False)
         return frames
+
+    def _faults(self) -> dict[str, str]:
+        """What a running safety gate reports in its latest diagnostics, filled as they arrive."""
+        values: dict[str, str] = {}
+
+        def keep(message: DiagnosticArray) -> None:
+            for status in message.status:
+                if node_of(status.name, self.node.get_namespace()) == _GATE:
+                    values.update({item.key: item.value for item in status.values})
+
+        self.node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, keep, 50)
+        return values
 
     def _discover(self, robot: RobotConfig) -> None:
         """Wait until the graph is without errors, or discovery has had its time."""
@@ -120,9 +138,17 @@ class Listener:
             rate = f'{health.rate(now, seconds):.1f} Hz'
             frame = tf.parent if tf else frames.get(topic) or '-'
             rows.append((health.label, rate, age_text, frame, _names(ends)))
-        for topic in robot.command:
+        for topic in robot.command_topics:
             ends = self.node.get_subscriptions_info_by_topic(topic.topic)
             rows.append((topic.topic, 'command', '-', '-', _names(ends)))
+        for entry in robot.requests:
+            servers, _ = request_ends(self.node, entry)
+            name, kind = (
+                (entry.action, 'goals')
+                if isinstance(entry, ActionCommand)
+                else (entry.service, 'calls')
+            )
+            rows.append((name, kind, '-', '-', ', '.join(sorted(servers)) or 'nobody'))
         return rows
 
 
@@ -140,6 +166,18 @@ def _keep_frame(frames: dict[str, str], topic: str, message: Any) -> None:
 
 def _names(ends: Sequence[object]) -> str:
     return ', '.join(sorted({end.node_name for end in ends})) or 'nobody'
+
+
+def _failed_requests(
+    robot: RobotConfig, faults: dict[str, str], known: Sequence[Finding]
+) -> list[Finding]:
+    """Goals and calls of the safety gate that failed; a missing server is in ``known``."""
+    return [
+        Finding(ERROR, f'{entry.label}: {fault}; see the log of its server')
+        for entry in robot.requests
+        if (fault := faults.get(entry.label))
+        and not any(finding.text.startswith(entry.label) for finding in known)
+    ]
 
 
 def _check_ranges(robot: RobotConfig, task: Task | None, state: np.ndarray) -> list[Finding]:

@@ -27,13 +27,14 @@ from mbarl_ros.nodes.support.qos import (
     STATIC_TRANSFORMS,
     TRANSFORMS,
 )
-from mbarl_ros.nodes.support.runtime import message_class
+from mbarl_ros.nodes.support.robot_requests import Requester, refuse_lockstep, requester
+from mbarl_ros.nodes.support.runtime import filled_class, message_class
 from mbarl_ros.nodes.support.state_parts import StatePart, StateTransform
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.findings import ERROR, Finding
 from mbarl_ros.schema.frames import TF_TYPE
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp, stamp_ns
-from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.schema.robot import RobotConfig, RobotTopic
 from mbarl_ros.schema.transforms import TransformTree
 
 # No state or command is larger, and converting a huge message to Python objects takes seconds.
@@ -250,31 +251,39 @@ class StateListener:
 
 
 class CommandPublisher:
-    """Publishes a command vector on the robot's command topics."""
+    """Sends a command vector: on the robot's command topics, as goals and by service calls."""
 
     def __init__(self, node: Any, robot: RobotConfig) -> None:
-        """Create the publishers on ``node``.
+        """Create the publishers and clients on ``node``.
 
-        :raises ConfigError: fields or constants that the message type does not have.
+        :raises ConfigError: fields or constants that the type does not have; goals in lockstep.
         """
+        refuse_lockstep(node, robot)
         self._node = node
         self._topics = []
+        self._requesters: list[tuple[slice, Requester]] = []
         start = 0
-        for topic in robot.command:
-            middle = {n: (robot.limits[n].low + robot.limits[n].high) / 2 for n in topic.fields}
-            codec = TopicCodec(topic, middle)
+        for entry in robot.command:
+            limits = {name: robot.limits[name] for name in entry.fields}
+            codec = TopicCodec(entry, {n: (one.low + one.high) / 2 for n, one in limits.items()})
             where = slice(start, start := start + len(codec.names))
-            kind = message_class(topic.type)
+            kind = filled_class(entry.type)
             _check_writable(codec, kind, robot)
-            publisher = node.create_publisher(kind, topic.topic, RELIABLE)
-            self._topics.append((codec, where, kind, publisher))
+            if isinstance(entry, RobotTopic):
+                publisher = node.create_publisher(kind, entry.topic, RELIABLE)
+                self._topics.append((codec, where, kind, publisher))
+            else:
+                holds = any(limit.stop == 'hold' for limit in limits.values())
+                self._requesters.append((where, requester(node, entry, codec, holds)))
 
-    def publish(self, values: np.ndarray, stamp: int) -> None:
-        """Publish ``values`` [C], physical units, in the profile's order.
+    def publish(self, values: np.ndarray, stamp: int, stop: bool) -> None:
+        """Send ``values`` [C], physical units, in the profile's order.
 
         Stamped with the ``stamp`` of the state that they answer in lockstep, with the present time
-        in real time: MoveIt Servo and others discard stale commands by it. Nothing is sent on a
-        topic with an unknown value (NaN).
+        in real time: MoveIt Servo and others discard stale commands by it. Nothing is sent to a
+        topic, action or service with an unknown value (NaN).
+
+        :param stop: they stop the robot
         """
         if not self._node.lockstep:
             stamp = self._node.get_clock().now().nanoseconds
@@ -284,6 +293,24 @@ class CommandPublisher:
             message = kind()
             set_stamp(message, stamp)
             publisher.publish(codec.encode(message, values[where]))
+        for where, one in self._requesters:
+            if stop or np.isfinite(values[where]).all():
+                one.command(values[where], stop)
+
+    def poll(self) -> None:
+        """Request again what failed, and look for servers; call this often."""
+        for _, one in self._requesters:
+            one.poll()
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """Action or service -> what is wrong with it, empty for nothing."""
+        return {one.entry.label: one.fault for _, one in self._requesters}
+
+    @property
+    def failures(self) -> int:
+        """Goals and calls that failed."""
+        return sum(one.failures for _, one in self._requesters)
 
     @property
     def has_subscribers(self) -> bool:
@@ -291,11 +318,13 @@ class CommandPublisher:
         return all(publisher.get_subscription_count() for *_, publisher in self._topics)
 
     def flush(self, seconds: float) -> None:
-        """Wait until reliable subscribers have received everything, at most ``seconds``."""
+        """Wait until reliable subscribers have received a stop, at most ``seconds``."""
         end = time.monotonic() + seconds
         for *_, publisher in self._topics:
             remaining = max(end - time.monotonic(), 0.0)
             publisher.wait_for_all_acked(Duration(seconds=remaining))
+        for _, one in self._requesters:
+            one.close()
 
 
 def _check_writable(codec: TopicCodec, kind: Any, robot: RobotConfig) -> None:
@@ -304,8 +333,8 @@ def _check_writable(codec: TopicCodec, kind: Any, robot: RobotConfig) -> None:
         codec.encode(kind(), [0.0] * len(codec.names))
     except (AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"robot '{robot.name}': key 'command': topic '{codec.topic}': a {codec.type} does not "
-            f'take these fields or constants: {error}'
+            f"robot '{robot.name}': key 'command': {codec.label}: a {codec.type} does not take "
+            f'these fields or constants: {error}'
         ) from error
 
 

@@ -311,8 +311,16 @@ def message_bytes(message: UInt8MultiArray) -> bytes:
 
 
 def message_class(type_name: str) -> Any:
-    """Class of ``package/msg/Name``.
+    """Class of ``package/msg/Name``, ``package/action/Name`` or ``package/srv/Name``.
 
     :raises ConfigError: it is not installed.
     """
     return message_fields.message_class(type_name, importlib.import_module)
+
+
+def filled_class(type_name: str) -> Any:
+    """Class of what a profile's paths begin at: a message, an action's goal, a service's request.
+
+    :raises ConfigError: it is not installed.
+    """
+    return message_fields.filled_class(type_name, importlib.import_module)
