@@ -307,6 +307,11 @@ def test_a_number_in_a_list_of_names_is_a_name():
     codec = TopicCodec(topic)
     assert np.isnan(codec.decode(JointState(name=['a', 'b'], position=[1.0, 2.0]))).all()
     assert codec.listed == ['a', 'b']
+    # Where nothing has a name, a number can only be an index.
+    unnamed = JointState(position=[0.25, 0.5])
+    assert codec.decode(unnamed) == [0.5]
+    _, values = TopicDecoder(topic, typestore()).decode([serialize_message(unnamed)])
+    assert values.tolist() == [[0.5]]
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,9 @@ class FieldPath(NamedTuple):
     def _index(self, element: str, owner: Sequence[Place], names: Names) -> int:
         for path in name_lists(owner):
             listed = names(path)
-            if listed is not None:
-                return self._look_up(element, path, list(listed))
+            if listed is None or (not listed and element.isdigit()):
+                continue  # nothing has a name: a number can only be an index
+            return self._look_up(element, path, list(listed))
         if element.isdigit():
             return int(element)
         raise ValueError(
