@@ -187,5 +187,5 @@ def test_a_profile_without_a_topic_for_keys_is_named():
         with pytest.raises(ConfigError, match=f"'{name}'.*velocities"):
             keyboard_topic(load_robot(name))
     for name in ('pointmass', 'tabletop', 'arm_velocity', 'arm_servo', 'mobile_base'):
-        assert TopicCodec(keyboard_topic(load_robot(name))).topic == 'teleop/cmd_vel'
+        assert keyboard_topic(load_robot(name)).topic == 'teleop/cmd_vel'
     assert np.isfinite(Steering(TABLETOP, TABLETOP.teleop[1]).speed)
