@@ -103,6 +103,21 @@ def test_a_joint_that_no_path_can_name_is_said():
     assert text.count("TODO: no path can name joint '") == 2
 
 
+def test_each_stick_moves_one_thing():
+    base = Controller('cmd_vel', TWIST_STAMPED, '/base')
+    servo = Controller('servo/delta_twist_cmds', TWIST_STAMPED, '/servo')
+    robot, _ = begun([odometry_on(), joints_on('j', a=0.1)], [base, servo], frame='base_link')
+    (source,) = robot.teleop
+    assert set(source.fields) == set(robot.command_names)
+    assert len(set(source.fields.values())) == len(robot.command_names) == 5
+
+
+def test_the_odometry_of_a_base_has_to_be_among_the_topics():
+    base = Controller('cmd_vel', TWIST, '/base')
+    with pytest.raises(ConfigError, match='--topics: name the odometry'):
+        begun([odometry_on()], [base], topics=['cmd_vel'])
+
+
 def test_two_robots_with_the_same_names_are_not_taken_for_one():
     states = [joints_on('left/joint_states', a=0.1), joints_on('right/joint_states', a=0.9)]
     with pytest.raises(ConfigError, match='right/joint_states have different positions of joint a'):
@@ -162,6 +177,18 @@ def test_limits_are_a_share_of_the_description_and_units_are_those_of_the_joint(
     assert limits['finger'].measured is None and limits['a'].measured == 'a'
     (unknown,) = [line for line in text.splitlines() if 'no robot_description has' in line]
     assert 'limits of turn:' in unknown
+
+
+def test_a_position_beyond_the_limits_of_its_joint_is_asked_about():
+    described = read_urdf(urdf('r', [('a', -1.0, 2.0, 4.0), ('turn', None, None, 2.0)]))
+    controller = velocities('a', interface='position')
+    for positions, asked in (
+        ({'a': 1.9, 'turn': 9.0}, False),
+        ({'a': 9.0, 'turn': 9.0}, True),
+        ({'a': 0.0, 'turn': 90.0}, True),
+    ):
+        _, text = begun([joints_on('j', **positions)], [controller], described)
+        assert ('look like degrees' in text) == asked, positions
 
 
 def test_degrees_are_seen_and_converted():

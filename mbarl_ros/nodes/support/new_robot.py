@@ -32,6 +32,7 @@ from mbarl_ros.schema.urdf import Joint
 _RATES = (20.0, 15.0, 10.0, 8.0, 5.0, 4.0, 2.0, 1.0)  # Hz
 _JITTER = 1.05  # a rate is measured in a few seconds, through the jitter of the network
 _SAME = 0.1  # rad or m by which two messages of one joint may differ
+_TWO_TURNS = 13.0  # rad
 _NO_NAME = re.compile(r'[\[\]]|^#\d+$|^$')  # in a path, as in position[NAME]
 _GRIPPER = re.compile(r'gripper|finger|hand|jaw|knuckle|claw', re.IGNORECASE)
 _POSE_WORDS = re.compile(r'([_/]*(pose|broadcaster|stamped))+$')
@@ -145,6 +146,8 @@ class _Planner:
             question = f'several topics are odometry: {", ".join(names)}; which to use?'
             answer = self._wishes.ask(question, names, '--topics with all topics to use')
             odometry = [each for each in odometry if each.topic == answer]
+        if base and not odometry:
+            raise ConfigError('--topics: name the odometry of the base, too')
         if base:
             self._add_odometry(odometry[0])
         if arm:
@@ -191,8 +194,28 @@ class _Planner:
             topic.fields[name] = f'position[{joint}]'
             topic.factors |= self._factor(name, joint)
             self._values[name] = heard.positions[joint] * topic.factors.get(name, 1.0)
-        topic.todos += _questions_of_units(heard, self._wishes.degrees)
+        topic.todos += self._questions_of_units(heard)
         self._state.append(topic)
+
+    def _questions_of_units(self, heard: Heard) -> list[str]:
+        """Whether joints may be in another unit than rad or m."""
+        if self._wishes.degrees:
+            return ['converted from degrees, the gripper is not: in which unit is that?']
+        odd = [
+            joint
+            for joint, value in heard.positions.items()
+            if joint.endswith('.pos') or self._is_far_out(joint, value)
+        ]
+        if not odd:
+            return []
+        return [f'{", ".join(odd)}: look like degrees or percent, not rad; if so, use --degrees']
+
+    def _is_far_out(self, joint: str, value: float) -> bool:
+        """Whether a position is beyond the limits of the joint, or beyond two turns."""
+        limits = self._limits.get(joint, Joint(linear=False))
+        low = -_TWO_TURNS if limits.low is None else limits.low
+        high = _TWO_TURNS if limits.high is None else limits.high
+        return not low - _SAME <= value <= high + _SAME
 
     def _factor(self, name: str, joint: str) -> dict[str, float]:
         in_degrees = self._wishes.degrees and not _GRIPPER.search(joint)
@@ -371,17 +394,6 @@ def _without_copies(heard: list[Heard]) -> list[Heard]:
             kept.append(each)
             known |= {name: (value, each.topic) for name, value in each.positions.items()}
     return kept
-
-
-def _questions_of_units(heard: Heard, degrees: bool) -> list[str]:
-    if degrees:
-        return ['converted from degrees, the gripper is not: in which unit is that?']
-    large = [name for name, value in heard.positions.items() if abs(value) > 13]  # two turns
-    dotted = [name for name in heard.positions if name.endswith('.pos')]
-    if large or dotted:
-        names = ', '.join(large or dotted)
-        return [f'{names}: look like degrees or percent, not rad; if so, use --degrees']
-    return []
 
 
 def _refuse_unknown(wishes: Wishes, found: Surroundings) -> None:

@@ -97,11 +97,11 @@ def _driven(moved: list[Moved]) -> list[str]:
 
 def _twist_paths(moved: list[Moved]) -> dict[str, str]:
     """Fields of a twist: the one of the command where that is a twist, else the next free one."""
-    paths = {
-        each.name: path
-        for each in moved
-        if (path := each.path.removeprefix('twist.')) in _TWIST_FIELDS
-    }
+    paths: dict[str, str] = {}
+    for each in moved:
+        path = each.path.removeprefix('twist.')
+        if path in _TWIST_FIELDS and path not in paths.values():
+            paths[each.name] = path
     free = iter([path for path in _TWIST_FIELDS if path not in paths.values()])
     return {each.name: paths.get(each.name) or next(free) for each in moved}
 

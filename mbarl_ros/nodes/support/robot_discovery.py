@@ -153,7 +153,7 @@ class _Search:
             others = self._ends(name, publishers=True)
             kind = next((kind for kind in types if kind in COMMAND_TYPES), None)
             if kind and takers and not others:
-                commands.append(self._controller(name, kind, takers[0]))
+                commands.append(self._controller(name, kind, [_path(end) for end in takers]))
             elif kind and takers and kind != JOINT_STATE:
                 taken[self._short(name)] = ', '.join(map(_path, others))
             elif name not in self._heard and others and self._is_mine(name):
@@ -198,15 +198,14 @@ class _Search:
         if len(message.data) <= _MAX_DESCRIPTION:
             self._description = message.data
 
-    def _controller(self, name: str, kind: str, end: Any) -> Controller:
-        short, node = self._short(name), _path(end)
-        if kind not in (NUMBERS, TRAJECTORY):
-            return Controller(short, kind, node)
-        joints = self._parameter(node, 'joints')
-        if not joints:
-            return Controller(short, kind, node)
-        interface = self._parameter(node, 'interface_name')
-        return Controller(short, kind, node, tuple(joints), ''.join(interface))
+    def _controller(self, name: str, kind: str, nodes: list[str]) -> Controller:
+        """What takes the commands of a topic, which others may only watch."""
+        short = self._short(name)
+        for node in nodes if kind in (NUMBERS, TRAJECTORY) else ():
+            if joints := self._parameter(node, 'joints'):
+                interface = self._parameter(node, 'interface_name')
+                return Controller(short, kind, node, tuple(joints), ''.join(interface))
+        return Controller(short, kind, nodes[0])
 
     def _parameter(self, node: str, name: str) -> Sequence[str]:
         """Texts of a parameter of another node; empty: it has none, or does not answer."""
