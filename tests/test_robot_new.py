@@ -29,7 +29,7 @@ from mbarl_ros.schema.load import find, load_robot
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.schema.open_questions import open_questions
 from mbarl_ros.task import Task
-from support import stand_ins
+from support import stand_in_bases, stand_ins
 from support.graph import Graph
 
 pytestmark = pytest.mark.paced
@@ -45,10 +45,15 @@ OWNED = (
     ('so101', stand_ins.So101, ''),
     ('so101', stand_ins.So101Numbered, ''),
     ('so101_lerobot', stand_ins.So101LeRobot, ''),
-    ('turtlebot3', stand_ins.TurtleBot3, ''),
-    ('turtlebot4', stand_ins.TurtleBot4, ''),
-    ('husky', stand_ins.Husky, 'a200_0000'),
+    ('turtlebot3', stand_in_bases.TurtleBot3, ''),
+    ('turtlebot4', stand_in_bases.TurtleBot4, ''),
+    ('husky', stand_in_bases.Husky, 'a200_0000'),
 )
+# What the topics of a driver do not tell: LeRobot's units, which of two topics to use.
+UNTOLD = {
+    stand_ins.So101LeRobot: {'degrees': True},
+    stand_in_bases.TurtleBot4: {'topics': ['cmd_vel', 'odom']},
+}
 # Task of a simulated robot, its profile if it is not the task's, and what its topics do not tell.
 VELOCITIES = 'forward_velocity_controller/commands:=velocity:'
 POSITIONS = 'forward_position_controller/commands:=position:'
@@ -217,9 +222,7 @@ def test_a_shipped_profile_and_a_new_one_move_the_robot_of_their_driver(
     graph, domain, tmp_path, name, stand_in, namespace
 ):
     with contextlib.closing(stand_in(graph.domain, namespace)) as robot:
-        # LeRobot's units are nowhere in its messages.
-        options = {'degrees': True} if stand_in is stand_ins.So101LeRobot else {}
-        written = new(tmp_path, 'mine', namespace, **options)
+        written = new(tmp_path, 'mine', namespace, **UNTOLD.get(stand_in, {}))
         own = shipped_profile(name, stand_in, tmp_path)
         shipped = tmp_path / 'shipped_task.yaml'
         shipped.write_text(task_text('shipped_task', load_robot(own), own, {}))
@@ -279,7 +282,7 @@ def test_the_command_writes_checks_and_never_asks_without_a_terminal(graph, tmp_
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
-    with contextlib.closing(stand_ins.TurtleBot3(graph.domain)):
+    with contextlib.closing(stand_in_bases.TurtleBot3(graph.domain)):
         done = run('new', 'tb3', *domain)
         assert done.returncode == 0, done.stderr
         assert 'wrote tb3.yaml and tb3_task.yaml' in done.stdout and 'TODO: ' in done.stdout

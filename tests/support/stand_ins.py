@@ -1,4 +1,4 @@
-"""Stand-ins for the drivers of robots that people own: their topics, types, QoS, and refusals.
+"""Stand-ins for the drivers of arms that people own: their topics, types, QoS, and refusals.
 
 What a driver would not execute is counted in ``refused``, with the reason, and moves nothing. Each
 names the files of the driver that it is modelled on.
@@ -14,12 +14,11 @@ from types import MappingProxyType
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
-from nav_msgs.msg import Odometry
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
@@ -338,82 +337,3 @@ class So101LeRobot(So101):
             return
         for name, value in zip(message.name, message.position, strict=True):
             self.command[list(self.joints).index(name)] = value
-
-
-class Base(StandIn):
-    """A base with differential drive.
-
-    ``timeout``: s after which its driver stops by itself; ``fastest``: m/s, rad/s.
-    """
-
-    command_type: type = TwistStamped
-    command_topic, odometry_topic = 'cmd_vel', 'odom'
-    child_frame, timeout, fastest = 'base_link', 0.5, (1.0, 1.0)
-    odometry_qos: QoSProfile | int = 10
-
-    def set_up(self) -> None:
-        self.pose, self.speed, self.since = np.zeros(3), np.zeros(2), -math.inf
-        self.odometry = self.driver.create_publisher(
-            Odometry, self.odometry_topic, self.odometry_qos
-        )
-        self.driver.create_subscription(self.command_type, self.command_topic, self.take_twist, 10)
-
-    def take_twist(self, message: Twist | TwistStamped) -> None:
-        """Take a command."""
-        twist = message.twist if self.command_type is TwistStamped else message
-        wanted = np.array([twist.linear.x, twist.angular.z])
-        if not np.isfinite(wanted).all():
-            self.refuse('NaN in a command')
-            return
-        self.speed = np.clip(wanted, -np.array(self.fastest), self.fastest)
-        self.since = time.monotonic()
-
-    def advance(self) -> None:
-        if time.monotonic() - self.since > self.timeout:
-            self.speed = np.zeros(2)
-        x, y, heading = self.pose
-        step = self.speed / RATE
-        self.pose = np.array(
-            [x + step[0] * math.cos(heading), y + step[0] * math.sin(heading), heading + step[1]]
-        )
-        message = Odometry(child_frame_id=self.child_frame)
-        message.header.frame_id = 'odom'
-        message.pose.pose.position.x, message.pose.pose.position.y = self.pose[:2].tolist()
-        message.pose.pose.orientation.z = math.sin(self.pose[2] / 2)
-        message.pose.pose.orientation.w = math.cos(self.pose[2] / 2)
-        message.twist.twist.linear.x, message.twist.twist.angular.z = self.speed.tolist()
-        set_stamp(message, time.time_ns())
-        self.odometry.publish(message)
-
-    @property
-    def place(self) -> np.ndarray:
-        return self.pose
-
-
-class TurtleBot3(Base):
-    """turtlebot3_node: burger.yaml, turtlebot3.cpp; wheels on joint_states; nothing times out."""
-
-    child_frame, timeout, fastest = 'base_footprint', math.inf, (0.22, 2.84)
-
-    def set_up(self) -> None:
-        super().set_up()
-        self.wheels = self.driver.create_publisher(JointState, 'joint_states', 10)
-
-    def advance(self) -> None:
-        super().advance()
-        names = ['wheel_left_joint', 'wheel_right_joint']
-        message = JointState(name=names, position=[self.pose[0] / 0.033] * 2)
-        set_stamp(message, time.time_ns())
-        self.wheels.publish(message)
-
-
-class TurtleBot4(Base):
-    """turtlebot4_bringup: republisher.yaml; create3_docs: safety.md. Best-effort odometry."""
-
-    command_type, fastest, odometry_qos = Twist, (0.306, 1.9), qos_profile_sensor_data
-
-
-class Husky(Base):
-    """clearpath_control: diff_4wd.yaml (Jazzy); its topics are in a namespace."""
-
-    odometry_topic = 'platform/odom'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mbarl_ros.nodes.support.new_robot import plan
 from mbarl_ros.nodes.support.profile_plan import Wishes
@@ -31,10 +32,16 @@ def write_files(folder: Path, name: str, found: Surroundings, wishes: Wishes) ->
         if path.exists():
             raise ConfigError(f'{path}: exists already; give another name, or move it away')
     planned = plan(found, wishes)
-    _write(robot, profile_text(name, planned))
-    profile = load_robot(str(robot))
-    _write(task, task_text(f'{name}_task', profile, robot.name, planned.values))
-    Task.load(str(task))
+    texts = {robot: profile_text(name, planned)}
+    with TemporaryDirectory() as scratch:  # what does not load is not written
+        tried = Path(scratch) / robot.name
+        tried.write_text(texts[robot])
+        profile = load_robot(str(tried))
+        texts[task] = task_text(f'{name}_task', profile, robot.name, planned.values)
+        tried.with_name(task.name).write_text(texts[task])
+        Task.load(str(tried.with_name(task.name)))
+    for path, text in texts.items():
+        _write(path, text)
     return robot, task
 
 
