@@ -174,6 +174,7 @@ def test_limits_are_a_share_of_the_description_and_units_are_those_of_the_joint(
     assert (limits['a'].low, limits['a'].high, limits['a'].rate) == (-0.95, 1.95, 1.0)
     assert limits['turn'].low == 2.7 and limits['turn'].rate == 0.5  # turns for ever: near 3 rad
     assert (limits['finger'].low, limits['finger'].high) == (0.0, 0.04)
+    assert limits['turn'].wraps and not limits['a'].wraps
     assert limits['finger'].measured is None and limits['a'].measured == 'a'
     (unknown,) = [line for line in text.splitlines() if 'no robot_description has' in line]
     assert 'limits of turn:' in unknown
@@ -225,6 +226,7 @@ def test_limits_come_from_the_description_and_its_root_is_known():
     assert described.root == 'base' and set(described.joints) == {'turn', 'slide'}
     turn, slide = described.joints['turn'], described.joints['slide']
     assert (turn.low, turn.high, turn.speed, turn.linear) == (None, None, 2.0, False)
+    assert turn.endless and not slide.endless
     assert (slide.low, slide.high, slide.speed, slide.linear) == (0.0, 0.04, 0.2, True)
 
 

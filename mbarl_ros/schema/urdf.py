@@ -16,13 +16,14 @@ _SOURCE = 'robot_description'
 class Joint:
     """A joint that moves; None: the description has no such limit.
 
-    Units are rad, or m for a ``linear`` joint, and s.
+    Units are rad, or m for a ``linear`` joint, and s. ``endless``: it turns without end.
     """
 
     linear: bool
     low: float | None = None
     high: float | None = None
     speed: float | None = None
+    endless: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,11 @@ def _link(joint: ElementTree.Element, which: str) -> str | None:
 def _joint(joint: ElementTree.Element) -> Joint:
     limit = joint.find('limit')
     low, high, speed = (_number(limit, key) for key in ('lower', 'upper', 'velocity'))
-    if joint.get('type') == 'continuous' or low is None or high is None or not low < high:
+    endless = joint.get('type') == 'continuous'
+    if endless or low is None or high is None or not low < high:
         low = high = None
     linear = joint.get('type') == 'prismatic'
-    return Joint(linear, low, high, speed if speed and speed > 0 else None)
+    return Joint(linear, low, high, speed if speed and speed > 0 else None, endless)
 
 
 def _number(limit: ElementTree.Element | None, key: str) -> float | None:

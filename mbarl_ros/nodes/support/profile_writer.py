@@ -151,7 +151,7 @@ def _is_described(moved: Moved) -> bool:
     return joint is not None and None not in (joint.low, joint.high, joint.speed)
 
 
-def _limit(moved: Moved) -> dict[str, float | str]:
+def _limit(moved: Moved) -> dict[str, float | str | bool]:
     small = _LENGTH if moved.limits and moved.limits.linear else _ANGLE
     if moved.kind == VELOCITY:
         speed, rate = _velocity(moved, small)
@@ -164,6 +164,7 @@ def _limit(moved: Moved) -> dict[str, float | str]:
     return {
         **{'low': low, 'high': high, 'rate': speed, 'stop': 'hold', 'measured': moved.state},
         'tracking_error': small.tracking_error,
+        **({'wraps': True} if moved.limits and moved.limits.endless else {}),
     }
 
 
