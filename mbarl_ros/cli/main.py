@@ -20,6 +20,7 @@ examples:
   mbarl up sim run_dir:=runs/mine       name the run folder; the same command again resumes it
   mbarl up record task:=pointmass       record demonstrations through the teleop topics
   mbarl teleop --task pointmass         drive from the keyboard, in a second terminal
+  mbarl robot new my_arm                write a profile and a task for a running robot
   mbarl robot check --robot arm.yaml    is a running robot fit to be armed?
   mbarl doctor                          why does nothing move?
   mbarl demos show demos/pointmass      plot demonstrations in the terminal
@@ -87,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser('render', help='film policies and demonstrations: GIF, MP4, PNG')
     commands.add_parser('bench', help='compare agents over seeds, without ROS')
     commands.add_parser('study', help='run a study of the literature: figures and verdicts')
-    commands.add_parser('robot', help='check a running robot; print its SROS2 policy')
+    commands.add_parser(
+        'robot', help='check a running robot; begin a profile; print its SROS2 policy'
+    )
     commands.add_parser('doctor', help='explain why a graph does not move')
     teleop = commands.add_parser(
         'teleop',

@@ -1,10 +1,13 @@
-"""``mbarl robot check``, ``mbarl robot policy`` and ``mbarl doctor``."""
+"""``mbarl robot check``, ``mbarl robot new``, ``mbarl robot policy`` and ``mbarl doctor``."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mbarl_ros.bringup.domain import enter_domain, running_domains
 from mbarl_ros.bringup.sros2 import sros2_policy
@@ -13,7 +16,8 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.environment import DISCOVERY_RANGE
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_SUCCESS
 from mbarl_ros.schema.findings import ERROR, WARNING, Finding
-from mbarl_ros.schema.load import load_robot
+from mbarl_ros.schema.load import find, is_path, load_robot
+from mbarl_ros.schema.open_questions import open_questions
 from mbarl_ros.task import Task
 from mbarl_ros.view.findings import print_findings, print_topics
 
@@ -39,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument('--task', default='', help='also check the ranges of this task')
     check.add_argument('--seconds', type=float, default=10.0, help='duration (default: 10)')
     check.add_argument('--sim-time', action='store_true', help='follow /clock')
+    new = _add_new(robot)
     policy = robot.add_parser(
         'policy',
         help='print the SROS2 policy for a robot',
@@ -55,9 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     doctor.add_argument('--seconds', type=float, default=3.0, help='duration (default: 3)')
-    for command in (check, doctor, policy):
+    for command in (check, doctor, policy, new):
         command.add_argument('--namespace', default='', help='ROS namespace of the graph')
-    for command in (check, doctor):
+    for command in (check, doctor, new):
         command.add_argument(
             '--domain',
             type=int,
@@ -66,6 +71,74 @@ def _parser() -> argparse.ArgumentParser:
             '`mbarl up` runs on this machine',
         )
     return parser
+
+
+def _add_new(actions: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    new = actions.add_parser(
+        'new',
+        help='write a profile and a task for a running robot',
+        description='Listen to a running robot, ask what it does not tell, and write a robot '
+        'profile NAME.yaml and a task NAME_task.yaml to start from. Nothing moves. What nobody '
+        'knows is a comment TODO in them.',
+    )
+    new.set_defaults(run=_new)
+    new.add_argument(
+        'name', nargs='?', default='', help='name of the robot; default: of its URDF, or my_robot'
+    )
+    new.add_argument('--seconds', type=float, default=5.0, help='duration (default: 5)')
+    new.add_argument(
+        '--topics', nargs='+', default=[], metavar='TOPIC', help='use these topics only'
+    )
+    new.add_argument(
+        '--joints',
+        nargs='+',
+        default=[],
+        metavar='TOPIC:=KIND:JOINTS',
+        help='what a command topic takes, velocity or position, and the joints in its order: '
+        'arm/commands:=velocity:shoulder,elbow',
+    )
+    new.add_argument('--frame', default='', help='frame of velocities of the tip (MoveIt Servo)')
+    new.add_argument(
+        '--degrees', action='store_true', help='joints are in degrees (but for the gripper)'
+    )
+    new.add_argument('--sim-time', action='store_true', help='follow /clock')
+    return new
+
+
+def _new(options: argparse.Namespace) -> int:
+    if options.name and not re.fullmatch(r'[A-Za-z]\w*', options.name):
+        raise ConfigError(f"name '{options.name}': use letters, digits and _, a letter first")
+    enter_domain(options.domain)
+    from mbarl_ros.nodes.support.profile_files import write_files
+    from mbarl_ros.nodes.support.profile_plan import Wishes, parse_joints
+    from mbarl_ros.nodes.support.robot_check import Listener
+    from mbarl_ros.nodes.support.robot_discovery import discover
+
+    given = [parse_joints(text) for text in options.joints]
+    joints = {topic: (kind, names) for topic, kind, names in given}
+    wishes = Wishes(_ask, options.topics, joints, options.frame, options.degrees)
+    with Listener('robot_new', _namespace(options), options.sim_time) as listener:
+        found = discover(listener, options.seconds)
+    robot, task = write_files(Path(), options.name, found, wishes)
+    questions = [*open_questions(robot), *open_questions(task)]
+    print_findings(questions)
+    print(f'wrote {robot} and {task}, with {len(questions)} open questions; then:')
+    print(f'  mbarl robot check --robot {robot} --task {task}')
+    return EXIT_SUCCESS
+
+
+def _ask(question: str, answers: Sequence[str], option: str) -> str:
+    """Ask in the terminal; where there is none, say which option answers the question."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError(f'{question}; there is no terminal to answer in: give {option}')
+    while True:
+        try:
+            answer = input(f'{question} ').strip()
+        except EOFError:
+            raise ConfigError(f'{question}; no answer: give {option}') from None
+        if answer and (not answers or answer in answers):
+            return answer
+        print(f'one of: {", ".join(answers)}' if answers else 'an answer is needed')
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -78,16 +151,29 @@ def _check(options: argparse.Namespace) -> int:
 
     with Listener('robot_check', _namespace(options), options.sim_time) as listener:
         report = listener.check(robot, options.seconds, task)
+    findings = [*report.findings, *_open_questions(options, task)]
     print_topics(report.rows)
-    print_findings(report.findings)
-    code = _exit_code(report.findings)
+    print_findings(findings)
+    code = _exit_code(findings)
     if code != EXIT_SUCCESS:
         print(f'robot {robot.name} is not fit to be armed; discovery: {_discovery()}')
-    elif any(finding.level == WARNING for finding in report.findings):
+    elif any(finding.level == WARNING for finding in findings):
         print(f'robot {robot.name} is fit to be armed, but see the warnings')
     else:
         print(f'robot {robot.name} is fit to be armed')
     return code
+
+
+def _open_questions(options: argparse.Namespace, task: Task | None) -> list[Finding]:
+    """What the robot profile and the task leave open."""
+    robot = options.robot or (task.config.robot if task else '')
+    files = [('robots', robot), ('tasks', options.task)]
+    return [
+        finding
+        for kind, name in files
+        if is_path(name)
+        for finding in open_questions(find(kind, name))
+    ]
 
 
 def _doctor(options: argparse.Namespace) -> int:

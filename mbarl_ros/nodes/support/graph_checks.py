@@ -29,7 +29,7 @@ from mbarl_ros.schema.robot import RobotConfig, TeleopMap, TopicMap
 
 _GATE = topics.GATE_STATE.partition('/')[0]
 _BUTTON = 'std_msgs/msg/Bool'
-_OURS = {*NODES} - {'robot_sim'}
+OUR_NODES = {*NODES} - {'robot_sim'}
 Ends = dict[str, list[str]]
 
 
@@ -115,7 +115,7 @@ def _subscribers(topic: TopicMap, subscriptions: Sequence[Any]) -> list[Finding]
     robots = [
         info
         for info in subscriptions
-        if info.node_name not in _OURS and not info.node_name.startswith('_ros2cli')
+        if info.node_name not in OUR_NODES and not info.node_name.startswith('_ros2cli')
     ]
     if not robots:
         text = (
