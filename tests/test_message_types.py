@@ -227,7 +227,7 @@ def test_the_graph_reads_and_commands_the_type(claw, tmp_path):
             'robot', lambda: publisher.get_subscription_count() and commands.has_subscribers
         )
         publisher.publish(state(claw, 1.5, [True], (8, 9), 1, 'ß', START))
-        commands.publish(np.array([0.5, 3.0]), 0)
+        commands.publish(np.array([0.5, 3.0]), 0, stop=False)
         graph.wait_for('messages', lambda: received and commanded)
     assert received == [[0.25, -2.0, 9, 1.5]]
     assert commanded[0].ticks.tolist() == [4, 5, 3]
