@@ -25,7 +25,7 @@ from mbarl_ros.control.policy import (
     policy_names,
 )
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.storage.transitions import BACKWARD, EXPLORE, FORWARD, PHASES, POLICY
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, POLICY
 from mbarl_ros.task import Task
 
 
@@ -35,13 +35,10 @@ class Practice:
     With decoupled exploration a third phase, as long as a forward phase, follows the backward one.
     A backward phase that has a goal of its own ends early when it reaches it; one without may end
     near a state in which a demonstration starts; and RISC's success critic may end a phase early. A
-    phase switch changes policy and goal; the world is never touched. Every second forward phase,
-    beginning with the first, and the backward phase after it run without exploration noise: noise
-    fails where the task needs precision, and then nothing is learned of what comes next.
-
-    ``steps`` counts recorded transitions. With a preset that resets, the caller resets the world
-    whenever ``reset_due`` is set, and clears the flag; so it does where the world has ended (key
-    ``ended`` of the task), which also ends the phase. A forward phase follows each reset.
+    phase switch changes policy and goal; the world is never touched. ``steps`` counts recorded
+    transitions. With a preset that resets, the caller resets the world whenever ``reset_due`` is
+    set, and clears the flag; so it does where the world has ended (key ``ended`` of the task),
+    which also ends the phase. A forward phase follows each reset.
     """
 
     def __init__(
@@ -63,9 +60,6 @@ class Practice:
             self._policy_names = (DEPLOYED, *backward)
         self.rng = np.random.default_rng([seed, 1])
         self._limits = task.config.phases.limits
-        # Without demonstrations there is nothing to be precise about yet.
-        self._alternates = agent.demonstration_fraction > 0
-        self._noisy = not self._alternates
         self._noise = PinkNoise(task.action_dim, self.rng, max(self._limits))
         self._policies: list[Actor] = []
         self.planning = PlanningPolicy(task, agent, seed) if agent.planner else None
@@ -115,9 +109,7 @@ class Practice:
         policy = self._policies[min(self.phase, len(self._policies) - 1)]
         if self._evaluation and self.phase == FORWARD:
             return policy.mean_action(observation)
-        noise = self._noise.sample()
-        noisy = self._noisy or self.phase == EXPLORE
-        return policy.sample(observation, noise if noisy else np.zeros_like(noise))
+        return policy.sample(observation, self._noise.sample())
 
     def record(
         self,
@@ -197,8 +189,6 @@ class Practice:
         if ended:
             self.phase, self.reset_due = FORWARD, True
         self.phase_steps = 0
-        if self.phase == FORWARD and self._alternates:
-            self._noisy = not self._noisy
         if self.planning is not None:
             self.planning.begin(1)
         self.goal, self._reach_states = self._task_goal, None

@@ -44,7 +44,7 @@ from mbarl_ros.schema.agent import SUCCESS_REWARD_SCALE, SacConfig
 
 CERTAIN = 0.5  # certainty of the clone from which on it counts in the critics' targets
 WARM_UP = 2000  # steps of the critics until their word counts in full
-INITIAL_LOG_STD = -2.5  # of a policy that begins as the clone, before tanh
+INITIAL_LOG_STD = -1.5  # of a policy that begins as the clone, before tanh
 
 
 class Sac:
