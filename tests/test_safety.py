@@ -426,25 +426,42 @@ def test_executed_commands_are_within_the_limits_whatever_is_requested(requests)
                 assert (np.abs(decision.values) <= 1.0).all()
 
 
-@pytest.mark.parametrize('turns', [-2, -1, 0, 1, 3])
-def test_a_continuous_joint_may_turn_past_pi(turns):
-    """Its driver reports angles within one turn; the command goes on counting."""
+def continuous(low=-3.1, high=3.1):
+    """A joint whose driver reports angles within one turn."""
     limit = Limit(
-        low=-30, high=30, stop='hold', rate=2.0, measured='q', tracking_error=0.3, wraps=True
+        low=low, high=high, stop='hold', rate=2.0, measured='q', tracking_error=0.3, wraps=True
     )
-    limiter = EntryLimiter(limit, None, 0.5)
-    limiter.receive_position(3.0)
+    return EntryLimiter(limit, None, 0.5)
+
+
+@pytest.mark.parametrize(('low', 'high', 'reading'), [(-3.1, 3.1, 3.0), (2.8, 3.4, -3.1)])
+def test_a_continuous_joint_counts_in_the_turn_of_its_limits(low, high, reading):
+    limiter = continuous(low, high)
+    limiter.receive_position(reading)
     limiter.follow_measured(0.0, after_gap=True)
-    start = limiter.value
-    limiter.accept(start + 2 * math.pi * turns, 0.0)
-    for _ in range(40):  # towards pi and past it
-        angle = math.remainder(limiter.value, 2 * math.pi)
-        limiter.receive_position(angle)
+    assert low <= limiter.value <= high
+    assert math.cos(limiter.value) == pytest.approx(math.cos(reading))
+    for wanted in np.linspace(low - 1, high + 1, 60):
+        allowed = limiter.limit(float(wanted), 0.05, paused=False)
+        assert low <= allowed <= high
+
+
+def test_a_hold_that_follows_an_arm_by_hand_never_leaves_the_limits():
+    """Guided round several times while it is stopped: the command comes back with it."""
+    limiter = continuous()
+    turned = 0.0
+    limiter.receive_position(0.0)
+    limiter.follow_measured(0.0, after_gap=True)
+    for _ in range(2000):
+        turned += 0.0145  # 0.29 rad/s at 20 Hz
+        limiter.receive_position(math.remainder(turned, 2 * math.pi))
         limiter.follow_measured(0.05, after_gap=False)
-        allowed = limiter.limit(limiter.value + 0.05, 0.05, paused=False)
-        assert allowed == pytest.approx(limiter.value + 0.05)
-        limiter.accept(allowed, 0.05)
-    assert limiter.value == pytest.approx(start + 2 * math.pi * turns + 2.0)
-    # An arm that is really elsewhere is still found out.
-    limiter.receive_position(math.remainder(limiter.value + 1.0, 2 * math.pi))
-    assert limiter.limit(limiter.value - 0.05, 0.05, paused=False) is None
+        assert -3.2 <= limiter.value <= 3.2
+    limiter.receive_position(-0.3)  # and after the driver was started again
+    limiter.follow_measured(0.05, after_gap=True)
+    assert limiter.value == pytest.approx(-0.3)
+
+
+def test_limits_of_a_continuous_joint_span_a_turn_at_most():
+    with pytest.raises(ValueError, match='more than a turn'):
+        continuous(-30, 30)

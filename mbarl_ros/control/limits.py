@@ -32,7 +32,7 @@ class EntryLimiter:
         self._rate_change = limit.rate_change or math.inf
         self._stop_value = float(limit.stop) if isinstance(limit.stop, int | float) else None
         self._tracking_error = limit.tracking_error
-        self._turn = 2.0 * math.pi if limit.wraps else 0.0
+        self._middle = (limit.low + limit.high) / 2 if limit.wraps else None
         self._box = box if limit.moves else None
         self._horizon = horizon
         if limit.measured and box:
@@ -50,10 +50,11 @@ class EntryLimiter:
     def receive_position(self, position: float) -> None:
         """Store the measured position of an entry that has one.
 
-        Of an angle that wraps, in the turn in which it is nearest to the command.
+        An angle that wraps counts in the turn of the limits, and never in that of a command: a
+        hold that follows an arm which is moved by hand would else leave them.
         """
-        if self._turn and math.isfinite(self.value):
-            position += self._turn * round((self.value - position) / self._turn)
+        if self._middle is not None and math.isfinite(position):
+            position = self._middle + math.remainder(position - self._middle, 2.0 * math.pi)
         self._position = self._lowest = self._highest = position
 
     def extrapolate(self, elapsed: float) -> None:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from mbarl_ros.schema.message_fields import TopicCodec
+from mbarl_ros.schema.message_fields import TopicCodec, stamp_ns
 from mbarl_ros.schema.robot import TeleopMap, TopicMap
 from mbarl_ros.schema.switches import Press
 
@@ -95,6 +95,7 @@ class DeadmanSwitch:
         self._contact = Contact(press)
         self._timeout = timeout
         self._received = -math.inf
+        self._stamp: int | None = None
 
     def read(self, message: Any, now: float) -> None:
         """Read a message that was received at ``now`` s.
@@ -104,7 +105,10 @@ class DeadmanSwitch:
         """
         if now - self._received > GONE_AFTER:
             self._contact.reset()
-        self._received = now
+        stamp = stamp_ns(message)
+        if stamp and stamp == self._stamp:
+            return  # a driver that hangs, or a relay that repeats itself
+        self._received, self._stamp = now, stamp
         try:
             (value,) = self._codec.decode(message)
             self._contact.receive(value, now)
@@ -153,6 +157,10 @@ class TeleopSource:
         try:
             self._receive_switches(message, now)
             decoded = dict(zip(self._codec.names, self._codec.decode(message), strict=True))
+            absent = [name for name, value in decoded.items() if math.isnan(value)]
+            if self._codec.in_parts and absent:
+                said = self._codec.nothing_named(absent, self._codec.listed)
+                raise ValueError(f"topic '{self.source.topic}': {said}")
         except ValueError:
             self._reset()
             raise

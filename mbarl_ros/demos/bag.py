@@ -112,7 +112,9 @@ def read_series(
             else [one]
             for one, topic in zip(transforms.held(maps, _dated(series)), maps, strict=True)
         ]
-    except (DecodeError, McapFileError, OSError, OverflowError) as error:
+    except DecodeError as error:
+        raise DemonstrationError(f'{folder}: {error}') from error
+    except (McapFileError, OSError, OverflowError) as error:
         raise DemonstrationError(
             f'{folder}: {error}; if the bag is torn, `mbarl demos import {folder}` recovers what '
             'can be read; else record it again and remove this folder'
@@ -231,9 +233,10 @@ def _dated(series: list[Series]) -> list[Series]:
     newest = np.maximum.accumulate(np.concatenate([one.stamps for one in stamped])[order])
     dated = []
     for one in series:
-        if not _has_header(one):
+        undated = one.stamps <= 0  # one publisher of a topic may stamp, and another not
+        if undated.any():
             before = np.searchsorted(log[order], one.log, side='right') - 1
-            one = replace(one, stamps=newest[np.maximum(before, 0)])
+            one = replace(one, stamps=np.where(undated, newest[np.maximum(before, 0)], one.stamps))
         dated.append(one)
     return dated
 

@@ -161,13 +161,8 @@ class TopicDecoder:
 
     def nothing_named(self, values: Sequence[str]) -> str:
         """What to say where no message holds some of the values."""
-        paths = dict(zip(self.topic.fields, self._codec.paths, strict=True))
-        said = ', '.join(f'{paths[name].text} ({name})' for name in values)
-        text = f"topic '{self.topic.topic}': no message has {said}"
-        if all(paths[name].steps[-1].element in self._listed for name in values):
-            return f'{text}: NaN throughout, or the list is empty; leave it out of the profile'
-        names = ', '.join(self._listed) or 'none'
-        return f'{text}; the names in its messages are {names}; correct the robot profile'
+        text = self._codec.nothing_named(values, list(self._listed))
+        return f"topic '{self.topic.topic}': {text}"
 
     def _read(
         self,

@@ -14,6 +14,7 @@ from mbarl_ros import __version__
 from mbarl_ros.demos.episodes import VERDICTS
 from mbarl_ros.schema.load import available, is_path
 from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.schema.topics import EXECUTED
 from mbarl_ros.storage.files import sync_path, write_file
 from mbarl_ros.storage.transitions import DIRECTIONS
 
@@ -58,11 +59,18 @@ class Metadata:
     remarks: list[str] = field(default_factory=list)
 
 
+_UNITS = 'scale and offset'
 _OPTIONAL: dict[str, Any] = {'task_file': '', 'robot_file': '', 'remarks': []}
 
 
 def layout(robot: RobotConfig) -> dict[str, Any]:
     """The part of a robot profile in which recording and reading must agree."""
+    units = {
+        name: [topic.factor(name), topic.zero(name)]
+        for topic in (*robot.state, *robot.command_topics)
+        for name in topic.fields
+        if (topic.factor(name), topic.zero(name)) != (1.0, 0.0)
+    }
     return {
         'state': {
             name: f'{path} of {topic.tf.child} in {topic.tf.parent}' if topic.tf else path
@@ -71,6 +79,8 @@ def layout(robot: RobotConfig) -> dict[str, Any]:
         },
         'command': list(robot.command_names),
         'control_rate': robot.control_rate,
+        # Executed commands were recorded in these units; runs from before have none.
+        **({_UNITS: units} if units else {}),
     }
 
 
@@ -86,12 +96,15 @@ def check_profile(folder: Path, metadata: Metadata, robot: RobotConfig) -> None:
     """
     if metadata.profile == profile_hash(robot):
         return
-    expected = layout(robot)
-    key = next((key for key in expected if metadata.spec.get(key) != expected[key]), 'state')
+    expected, spec = layout(robot), metadata.spec
+    differ = [key for key in (*expected, *spec) if spec.get(key) != expected.get(key)]
+    if set(differ) == {_UNITS} and EXECUTED not in metadata.topics:
+        return  # raw messages are read in the units of today
+    key = differ[0] if differ else 'state'
     raise DemonstrationError(
-        f'{folder}: was recorded with another robot profile: {key} is {metadata.spec.get(key)}, '
-        f"robot '{robot.name}' has {expected[key]}; give the profile of the recording (robot:=), "
-        'or record it again'
+        f'{folder}: was recorded with another robot profile: {key} is {spec.get(key)}, '
+        f"robot '{robot.name}' has {expected.get(key)}; give the profile of the recording "
+        '(robot:=), or record it again'
     )
 
 

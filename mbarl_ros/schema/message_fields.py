@@ -130,6 +130,18 @@ class TopicCodec:
             _write(message, places, constant)
         return message
 
+    def nothing_named(self, values: Sequence[str], listed: Sequence[str]) -> str:
+        """What to say where no message holds some of the values; ``listed``: names in messages."""
+        paths = dict(zip(self.names, self.paths, strict=True))
+        text = f'no message has {", ".join(f"{paths[name].text} ({name})" for name in values)}'
+        elements = [paths[name].steps[-1].element for name in values]
+        if all(element in listed for element in elements):
+            return f'{text}: NaN throughout, or the list is empty; leave it out of the profile'
+        text += f'; the names in its messages are {", ".join(listed) or "none"}'
+        if all(str(element).isdigit() for element in elements):
+            text += f'; as an index write [#{elements[0]}]'
+        return f'{text}; correct the robot profile, or the driver'
+
     def elements(self, message: Any) -> dict[str, set[int]]:
         """Lists in a message, and the indices of the elements that the profile writes."""
         names = _Names(message)
@@ -163,7 +175,7 @@ class _Names:
     def _find(self, path: str) -> list[str] | None:
         try:
             value = _read(self._message, _places(path))
-        except (AttributeError, IndexError):
+        except (AttributeError, IndexError, ValueError):
             return None
         return list(value) if isinstance(value, list) else None
 
@@ -196,7 +208,10 @@ class _Layout:
 
     def fits(self, message: Any) -> bool:
         """Whether a message has the same lists of names."""
-        return all(get(message) == listed for get, listed in self._lists)
+        try:
+            return all(get(message) == listed for get, listed in self._lists)
+        except (AttributeError, IndexError):
+            return False
 
     def read(self, message: Any) -> list[float]:
         """The numbers in the fields; NaN where the message does not name one.
@@ -213,7 +228,8 @@ class _Layout:
             if named and index is not None and index >= len(value):
                 values.append(math.nan)
             else:
-                values.append(float(value if index is None else value[index]))
+                number = value if index is None else value[index]
+                values.append(float(number[0] if isinstance(number, bytes) else number))
         return values
 
 
@@ -284,7 +300,7 @@ def _write(message: Any, steps: Sequence[Place], value: Any, middle: float = 0.5
         setattr(parent, field, values)
     elif hasattr(old, 'nanosec'):
         old.sec, old.nanosec = divmod(round(value * 1e9), 1_000_000_000)
-    elif isinstance(old, bool | int | float):
+    elif isinstance(old, bool | int | float | bytes):
         setattr(parent, field, _number(value, parent, field, middle))
     else:
         setattr(parent, field, value)

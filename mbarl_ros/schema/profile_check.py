@@ -20,6 +20,7 @@ from mbarl_ros.schema.message_fields import (
 from mbarl_ros.schema.robot import RobotConfig, TeleopMap
 from mbarl_ros.schema.switches import AXIS_REMEDY, Press
 
+_NEAR = 1e-5  # relative, of what a float32 holds
 _TEXTS = ('string', 'wstring')  # bounded ones are string<10>
 
 
@@ -46,6 +47,7 @@ def check_messages(robot: RobotConfig) -> None:
                 _check_constant(kind, topic, path, value, f'{where}.constants.{path}')
             if key == 'command':
                 _check_complete(kind, topic, where)
+                _check_limits(kind, topic, robot, where)
     for number, source in enumerate(robot.teleop):
         _check_switches(source, f'teleop.{number}')
 
@@ -161,7 +163,12 @@ def _check_constant(
 def _check_complete(kind: Any, topic: TopicMap | CommandEntry, key: str) -> None:
     """Refuse a command with a gap: an element without an entry would be sent as 0, unlimited."""
     codec = TopicCodec(topic)
-    message = codec.encode(kind(), [0.0] * len(codec.names))
+    try:
+        message = codec.encode(kind(), [0.0] * len(codec.names))
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"key '{key}': a {topic.type} does not take numbers there: {error}"
+        ) from error
     if np.isnan(codec.decode(message)).any():
         numbers = [str(path) for path in topic.fields.values() if path.endswith(']')]
         raise ConfigError(
@@ -177,6 +184,35 @@ def _check_complete(kind: Any, topic: TopicMap | CommandEntry, key: str) -> None
                 f"key '{key}': {topic.label}: {owner}[{label}] has no entry and would be "
                 'sent as 0; add it to fields or constants'
             )
+
+
+def _check_limits(kind: Any, topic: TopicMap | CommandEntry, robot: RobotConfig, key: str) -> None:
+    """Refuse limits and stops that a field of whole numbers, or a Bool, cannot hold.
+
+    Rounding and saturation would send something else.
+    """
+    limits = [robot.limits[name] for name in topic.fields]
+    middles = {n: (one.low + one.high) / 2 for n, one in zip(topic.fields, limits, strict=True)}
+    codec = TopicCodec(topic, middles)
+    for what in ('stop', 'low', 'high'):
+        wanted = [getattr(one, what) for one in limits]
+        numbers = [value if isinstance(value, int | float) else 0.0 for value in wanted]
+        held = codec.decode(codec.encode(kind(), numbers))
+        for name, value, got, one in zip(topic.fields, wanted, held, limits, strict=True):
+            if not isinstance(value, int | float):
+                continue
+            inner = _leaf(kind, parse_path(topic.label, topic.fields[name]), key).type
+            if inner == 'boolean':
+                wrong = what == 'stop' and abs(value - middles[name]) < 1e-6
+            else:
+                near = _NEAR * max(1.0, abs(value))
+                off = abs(got - value) > max(near, 0.5 * abs(topic.factor(name)) + near)
+                wrong = off or not one.low - near <= got <= one.high + near
+            if wrong:
+                raise ConfigError(
+                    f"key 'limits.{name}.{what}': {value:g} becomes {got:g} in the {inner} of "
+                    f'{topic.label}; correct limits, scale or offset so that the field can hold it'
+                )
 
 
 def _nested(declared: str) -> Any:

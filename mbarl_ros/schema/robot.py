@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -173,7 +174,7 @@ class Limit(Strict):
     wraps: bool = Field(
         default=False,
         description='`measured` is an angle in rad that begins anew after each turn (a continuous '
-        'joint): the distance to it is taken around the circle.',
+        'joint): it counts in the turn of `low` and `high`, which may be a turn apart at most.',
     )
 
     @model_validator(mode='before')
@@ -197,6 +198,11 @@ class Limit(Strict):
             raise ValueError('measured and tracking_error: are needed together')
         if self.wraps and not self.measured:
             raise ValueError('wraps: is for a position that is measured; set measured')
+        if self.wraps and self.high - self.low > 2.0 * math.pi + 1e-3:
+            raise ValueError(
+                f'wraps: {self.low:g} to {self.high:g} is more than a turn, and a reading does not '
+                'tell which one; give limits that are a turn apart at most'
+            )
         if self.measured and self.rate is None:
             raise ValueError(
                 'measured: needs rate, the velocity limit: drives go to a position at once'
@@ -301,6 +307,7 @@ class RobotConfig(Strict):
         for entry in self.command:
             check_unique(f'command: {entry.label}', [*entry.fields.values(), *entry.constants])
             self._check_stop(entry)
+        self._check_topics()
         if self.command_timeout <= 1.0 / self.control_rate:
             raise ValueError(
                 f'command_timeout: {self.command_timeout:g} s must be longer than a control period '
@@ -313,6 +320,25 @@ class RobotConfig(Strict):
                     raise ValueError(f'teleop.latch: {name} needs limits.{name}.stop: hold')
         check_unique('teleop', [source.topic for source in self.teleop])
         return self
+
+    def _check_topics(self) -> None:
+        """Refuse a topic in two roles: the gate would obey itself, or one reading hide another."""
+        read = [topic.topic.strip('/') for topic in self.state if topic.tf is None]
+        check_unique('state', read)
+        commanded = [topic.topic.strip('/') for topic in self.command_topics]
+        check_unique('command', commanded)
+        followed = [source.topic.strip('/') for source in self.teleop]
+        followed += [
+            source.deadman.topic.strip('/')
+            for source in self.teleop
+            if isinstance(source.deadman, Switch) and source.deadman.topic
+        ]
+        for key, others in (('state', read), ('teleop', followed)):
+            for topic in sorted(set(commanded) & set(others)):
+                raise ValueError(
+                    f"command: topic '{topic}' is also one of {key}: the safety gate would listen "
+                    'to itself; give teleoperation a topic of its own, and remap its node to it'
+                )
 
     def _check_stop(self, entry: CommandEntry) -> None:
         """Check that a stop is clear for an action or a service: hold it, or send numbers."""

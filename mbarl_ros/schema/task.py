@@ -217,6 +217,13 @@ class TaskConfig(Strict):
             return
         check_known('success.goal_entries', success.goal_entries, 'observation', names)
         check_unique('success.goal_entries', success.goal_entries)
+        angles = {entry.name: entry.angle for entry in self.observation}
+        for name, goal in zip(success.entries, success.goal_entries, strict=False):
+            if angles[name] != angles[goal]:
+                raise ValueError(
+                    f'success.goal_entries: {goal} is compared with {name}, of which only one is '
+                    'an angle (key angle of observation); set it for both'
+                )
         if success.target is not None or self.goals:
             raise ValueError(
                 'success.goal_entries: tells the goal; leave out success.target and goals'
@@ -239,6 +246,8 @@ class TaskConfig(Strict):
         for key, target in targets.items():
             outside = {}
             for name, value in zip(success.entries, target, strict=True):
+                if self.observation[names.index(name)].angle:
+                    continue  # any turn of it will do
                 low, high = bounds.get(name, (-math.inf, math.inf))
                 outside[name, value, low, high] = max(low - value, value - high, 0.0)
             if math.hypot(*outside.values()) > success.tolerance:

@@ -19,6 +19,7 @@ Quaternion = tuple[float, float, float, float]
 """x, y, z, w, as in messages."""
 
 _MAX_NAMED = 30  # frames in a message
+_OFTEN = 0.8  # of the updates of the most frequent transform
 _MAX_DEVIATION = 0.01  # of the length of a quaternion from 1; drivers send single precision
 
 
@@ -249,6 +250,10 @@ class TransformCodec:
         if not moving:
             return Reading(values, None, math.inf, '', way)
         oldest = min(moving, key=lambda edge: edge.received)
-        stamp = max(moving, key=lambda edge: edge.updates).stamp or None
+        # By the edge nearest to the child of those that come about as often as any: one that a
+        # message more or less does not change, else states would zigzag between two clocks.
+        most = max(edge.updates for edge in moving)
+        often = [edge for edge in moving if edge.updates >= _OFTEN * most]
+        stamp = often[0].stamp or None
         name = f'{oldest.parent} to {oldest.child}'
         return Reading(values, stamp, oldest.received, name, way)

@@ -69,7 +69,10 @@ def _state(topic: TopicMap, publishers: Sequence[Any]) -> list[Finding]:
     ]
     names = sorted({_name(info) for info in publishers})
     if len(publishers) > 1:
-        text = f'{topic.topic}: {len(publishers)} publishers ({", ".join(names)}); stop all but one'
+        text = (
+            f'{topic.topic}: {len(publishers)} publishers ({", ".join(names)}); stop all but one, '
+            'unless each publishes joints of its own'
+        )
         findings.append(Finding(WARNING, text))
     return [finding for finding in findings if finding]
 

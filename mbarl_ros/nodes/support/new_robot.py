@@ -218,7 +218,9 @@ class _Planner:
         return not low - _SAME <= value <= high + _SAME
 
     def _factor(self, name: str, joint: str) -> dict[str, float]:
-        in_degrees = self._wishes.degrees and not _GRIPPER.search(joint)
+        limits = self._limits.get(joint)
+        turns = limits is None or not limits.linear
+        in_degrees = self._wishes.degrees and turns and not _GRIPPER.search(joint)
         return {name: 0.0174533} if in_degrees else {}
 
     def _unique(self, text: str, suffix: str = '') -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from mbarl_ros.nodes.support.profile_plan import POSITION, VELOCITY, Moved, Plan, Topic
 from mbarl_ros.nodes.support.robot_discovery import JOINT_STATE, NUMBERS, TWIST
 
+_LONG = 0.5  # s without a message that a robot may go on for, without a question
 _SHARE = 0.25  # of the speed in the robot description: enough to try, slow enough to look
 _STARTING_TIME = 0.5  # s from rest to the largest velocity
 _TWIST_FIELDS = [f'{owner}.{axis}' for owner in ('linear', 'angular') for axis in 'xyz']
@@ -45,12 +46,28 @@ def profile_text(name: str, plan: Plan) -> str:
         'teleop:',
         *_teleop(plan),
         *_limits(plan),
-        f'command_timeout: {max(0.2, 3 / plan.control_rate):.2g}  # s',
-        f'state_timeout: {max(0.2, 3 / min(plan.rate, plan.control_rate)):.2g}  # s',
+        *_timeouts(plan),
     ]
     if plan.unused:
         lines += ['# Seen, but not used:', *(f'#   {topic}' for topic in plan.unused)]
     return '\n'.join(lines) + '\n'
+
+
+def _timeouts(plan: Plan) -> list[str]:
+    """Three periods, but no more than a second longer than one."""
+    lines = []
+    for key, rate in (
+        ('command_timeout', plan.control_rate),
+        ('state_timeout', min(plan.rate, plan.control_rate)),
+    ):
+        seconds = max(0.2, min(3 / rate, 1 / rate + 1.0))
+        if seconds > _LONG:
+            lines.append(
+                f'# TODO: {seconds:.2g} s without a message is long for a robot that moves; raise '
+                'the rate of its slowest topic, or leave that out'
+            )
+        lines.append(f'{key}: {seconds:.2g}  # s')
+    return lines
 
 
 def _topics(topics: Iterable[Topic]) -> list[str]:
@@ -138,12 +155,17 @@ def _limits(plan: Plan) -> list[str]:
     boxes = {}
     for moved in plan.moved:
         lines.append(f'  {_scalar(moved.name)}: {_flow(_limit(moved))}')
-        if moved.kind == VELOCITY and moved.state:
+        if moved.kind == VELOCITY and _moves(moved):
             boxes[moved.state] = list(_range(moved))
     if boxes:
         lines.append('workspace:  # the gate slows down before these bounds')
         lines += [f'  {_scalar(name)}: {_flow(box)}' for name, box in boxes.items()]
     return lines
+
+
+def _moves(moved: Moved) -> bool:
+    """Whether a position is known that a velocity moves; one that begins anew has no bounds."""
+    return bool(moved.state) and not (moved.limits and moved.limits.endless)
 
 
 def _is_described(moved: Moved) -> bool:
@@ -155,7 +177,7 @@ def _limit(moved: Moved) -> dict[str, float | str | bool]:
     small = _LENGTH if moved.limits and moved.limits.linear else _ANGLE
     if moved.kind == VELOCITY:
         speed, rate = _velocity(moved, small)
-        known: dict[str, float | str] = {'moves': moved.state} if moved.state else {'stop': 0.0}
+        known: dict[str, float | str] = {'moves': moved.state} if _moves(moved) else {'stop': 0.0}
         return {'low': -speed, 'high': speed, 'rate': rate, **known}
     low, high = _gripper_range(moved) if moved.gripper else _range(moved)
     speed = _speed(moved, small.speed)

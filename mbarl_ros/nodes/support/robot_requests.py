@@ -61,7 +61,9 @@ class Requester:
             self._wanted = None
             self.hold()
         else:
-            if begins:  # it waits for no answer
+            if begins:  # it waits for no answer, and does not count on what was under way
+                if self._pending is not None:
+                    self._requested = None
                 self._drop()
                 self._requested_at = -math.inf
             # A Bool or a whole number changes less often than its command.
@@ -89,7 +91,8 @@ class Requester:
             return False
         if self._requested is None or now >= self._repeat_at:
             return True
-        return bool((abs(self._wanted - self._requested) > self._tolerance).any())
+        tolerance = 0.0 if self._stopped else self._tolerance
+        return bool((abs(self._wanted - self._requested) > tolerance).any())
 
     def _look(self) -> None:
         """Look for the server; a new one knows nothing of what was requested before."""

@@ -34,7 +34,7 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.findings import ERROR, Finding
 from mbarl_ros.schema.frames import TF_TYPE
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp, stamp_ns
-from mbarl_ros.schema.robot import RobotConfig, RobotTopic
+from mbarl_ros.schema.robot import MAX_REORDERING, RobotConfig, RobotTopic
 from mbarl_ros.schema.transforms import TransformTree
 
 # No state or command is larger, and converting a huge message to Python objects takes seconds.
@@ -202,16 +202,18 @@ class StateListener:
         mine = np.arange(topic.where.start, topic.where.stop)[known]
         if not self._lockstep:
             self._jumps.receive(time.monotonic(), mine, stamp, values[known])
-        self._state[mine] = values[known]
-        new = not stamp or (self._stamps[mine] != stamp).any()
-        if received is not None:
-            self._received[mine] = received
-        elif new:
-            self._received[mine] = time.monotonic()
+        # Publishers that share a topic may hold the same value, each with its own order: of a value
+        # a repeated stamp tells nothing new, and one that another has overtaken nothing at all.
+        behind = self._stamps[mine] - stamp if stamp else np.full(len(mine), -1)
+        overtaken = (behind > 0) & (behind < MAX_REORDERING * 1e9) & (not self._lockstep)
+        fresh = (behind != 0) & ~overtaken
+        new = bool(fresh.any())
+        self._state[mine[~overtaken]] = values[known][~overtaken]
+        self._received[mine[fresh]] = time.monotonic() if received is None else received
         self._any_stamped |= stamp is not None
         if stamp is None:  # dated by the stamped topics, else by its time of arrival
             stamp = 0 if self._any_stamped else self._node.get_clock().now().nanoseconds
-        self._stamps[mine] = stamp
+        self._stamps[mine[fresh]] = stamp
         latest = int(self._stamps.max())
         if new:
             health.date(stamp or latest, latest)
@@ -235,10 +237,13 @@ class StateListener:
         for topic in self._topics:
             findings += topic.missing(old[topic.where], window)
         reported = {finding.text.partition(':')[0] for finding in findings}
-        for health in (one for topic in self._topics if not topic.ageless for one in topic.parts):
-            # A topic without a publisher is silent, too, which need not be reported twice.
-            if not (health.silent(now) and health.topic.topic in reported):
-                findings += health.findings(now, window, sim_time)
+        for topic in (topic for topic in self._topics if not topic.ageless):
+            for health, whole in topic.healths(old[topic.where]):
+                # A topic without a publisher is silent, too, which need not be reported twice;
+                # and values that come in other messages by now are not missed in these.
+                known = health.topic.topic in reported or whole
+                if not (health.silent(now) and known):
+                    findings += health.findings(now, window, sim_time)
         findings += self._jumps.findings(now, window)
         stamps = [stamp for received, stamp in self._dated if now - received <= window]
         if states_too_sparse(stamps, self._robot):

@@ -62,6 +62,17 @@ class StatePart:
             self._members.append(known)
         return self._sets[key]
 
+    def healths(self, old: np.ndarray) -> list[tuple[TopicHealth, bool]]:
+        """Health of each kind of messages, and whether all of its values are fresh.
+
+        :param old: [n], which values are not
+        """
+        members = self._members or [np.ones(len(old), bool)]
+        return [
+            (health, not old[known].any())
+            for health, known in zip(self.parts, members, strict=True)
+        ]
+
     def late(self, latest: int) -> bool:
         """Whether a value is too old for a control step at the ``latest`` stamp, in ns."""
         fresh = [
@@ -80,13 +91,8 @@ class StatePart:
         when, listed = self._lacking
         if not old.any() or time.monotonic() - when > window:
             return []
-        names = self._names(old)
-        paths = ', '.join(self.topic.fields[name] for name in names)
-        text = (
-            f'{self.topic.topic}: no message has {paths} ({", ".join(names)}); the names in the '
-            f'last are {", ".join(listed) or "none"}; correct the robot profile, or the driver'
-        )
-        return [Finding(ERROR, text)]
+        text = self.codec.nothing_named(self._names(old), listed)
+        return [Finding(ERROR, f'{self.topic.topic}: {text}')]
 
     def _names(self, which: np.ndarray) -> list[str]:
         return [name for name, one in zip(self.topic.fields, which, strict=True) if one]
