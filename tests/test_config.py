@@ -77,6 +77,14 @@ def test_a_mistake_in_a_task_names_file_and_key(tmp_path, change, key):
         ),
         (lambda raw: raw.update(workspace={'height': [0, 1]}), 'workspace'),
         (lambda raw: raw.update(command_timeout=0.1), 'command_timeout'),
+        (
+            lambda raw: raw['teleop'][0].update(topic='/cmd_vel'),
+            "command: topic 'cmd_vel' is also one of teleop: the safety gate would listen",
+        ),
+        (
+            lambda raw: raw['state'].append({**raw['state'][0], 'fields': {'z': 'pose.pose.x'}}),
+            'state: names used twice: odom',
+        ),
     ],
 )
 def test_a_mistake_in_a_robot_names_file_and_key(tmp_path, change, key):
@@ -113,6 +121,35 @@ def test_no_other_text_is_answered_with_a_pattern_either(tmp_path, key, form):
     with pytest.raises(ConfigError) as error:
         load_task(path)
     assert form in str(error.value) and '^' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'limits', 'more', 'words'),
+    [
+        ('UInt16', {'low': -1, 'high': 1, 'stop': 0}, {'offset': 3.0, 'scale': 0.002}, 'limits.a.'),
+        ('Int8', {'low': -0.6, 'high': 0.6, 'stop': 0}, {}, "'limits.a.low': -0.6 becomes -1"),
+        ('Bool', {'low': -0.1, 'high': 0.3, 'stop': 0.1}, {}, "'limits.a.stop': 0.1 becomes"),
+        ('Int8', {'low': -100, 'high': 100, 'stop': 0}, {}, ''),
+        ('UInt16', {'low': -1, 'high': 1, 'stop': 0}, {'offset': -3.0, 'scale': 0.002}, ''),
+        ('Bool', {'low': 0, 'high': 0.04, 'stop': 'hold'}, {}, ''),
+        ('Byte', {'low': 0, 'high': 200, 'stop': 0}, {}, ''),
+        ('ByteMultiArray', {'low': 0, 'high': 200, 'stop': 0}, {}, ''),
+    ],
+)
+def test_limits_that_a_field_cannot_hold_are_refused(tmp_path, kind, limits, more, words):
+    """Rounding and saturation would send something else, a stop too."""
+    path = 'data[0]' if kind.endswith('Array') else 'data'
+    raw = yaml.safe_load(find('robots', 'pointmass').read_text())
+    entry = {'topic': 'a', 'type': f'std_msgs/msg/{kind}', 'fields': {'a': path}}
+    entry |= {key: {'a': value} for key, value in more.items()}
+    raw |= {'command': [entry], 'limits': {'a': limits}, 'teleop': [], 'workspace': {}}
+    (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(raw))
+    if not words:
+        load_robot(str(tmp_path / 'mine.yaml'))
+        return
+    with pytest.raises(ConfigError) as error:
+        load_robot(str(tmp_path / 'mine.yaml'))
+    assert words in str(error.value)
 
 
 COMMANDS = {

@@ -350,3 +350,22 @@ def test_fields_of_other_sources_are_tried_on_their_types(profile):
 def test_shipped_profiles_say_when_their_switches_are_pressed(name):
     for entry in load_robot(name).teleop:
         assert all(press.has_threshold or press.is_joy_button for press in entry.presses.values())
+
+
+def test_a_pedal_whose_driver_hangs_counts_as_released():
+    """It repeats its last message, with the stamp of that."""
+    entry = TeleopMap(
+        topic='leader', type='std_msgs/msg/Float64', fields={'speed': 'data'},
+        deadman={'topic': 'pedal', 'type': JOY, 'field': 'buttons[0]'},
+    )  # fmt: skip
+    pedal = DeadmanSwitch(entry.deadman, entry.deadman_topic, 0.5)
+    message = joy([0.0], [0])
+    message.header = SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0))
+    for step in range(20):
+        message.header.stamp.sec = step + 1
+        message.buttons = [int(step > 10)]
+        pedal.read(message, 0.1 * step)
+    assert pedal.pressed(1.95)
+    for step in range(20, 40):
+        pedal.read(message, 0.1 * step)
+    assert not pedal.pressed(3.95)

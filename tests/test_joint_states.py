@@ -95,3 +95,33 @@ def test_a_joint_that_no_message_names_is_said_with_the_names_that_came(tmp_path
             for text in said
         )
         assert driver.received == []
+
+
+@pytest.mark.timing('the age of each joint is measured')
+def test_a_driver_that_hangs_does_not_hide_behind_one_that_shares_a_joint(tmp_path):
+    """It repeats its last message; the other one's stamps are new for the shared joint only."""
+    with Graph(tmp_path) as graph:
+        driver = Driver(graph)
+        listener = driver.listen(robot())
+        frozen = JointState(name=['1', '2', 'jaw.pos'], position=[0.1, 0.2, 0.3])
+        set_stamp(frozen, driver.stamp)
+        started = time.monotonic()
+        while time.monotonic() < started + 0.8:
+            driver.publisher.publish(frozen)
+            driver.say(['jaw.pos'], [0.9])
+        assert listener.silent() == ['joint_states (pan, lift)']
+        assert driver.received[-1] == [0.1, 0.2, 0.9]
+
+
+def test_values_that_come_in_other_messages_by_now_are_not_missed(tmp_path):
+    """One complete message at the start, and then parts."""
+    with Graph(tmp_path) as graph:
+        driver = Driver(graph)
+        listener = driver.listen(robot())
+        driver.say([*ARM, 'jaw.pos'], [0.1, 0.2, 0.3, 0.4, 0.9])
+        started = time.monotonic()
+        while time.monotonic() < started + 0.8:
+            driver.say(ARM, [0.1, 0.2, 0.3, 0.4])
+            driver.say(['jaw.pos'], [0.9])
+        said = [finding.text for finding in listener.findings(2.0)]
+        assert not any('no message' in text for text in said), said

@@ -15,7 +15,15 @@ from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, Float64MultiArray, Int8, Int32MultiArray, MultiArrayDimension, UInt8
+from std_msgs.msg import (
+    Bool,
+    Byte,
+    Float64MultiArray,
+    Int8,
+    Int32MultiArray,
+    MultiArrayDimension,
+    UInt8,
+)
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from mbarl_ros.bringup import graphs
@@ -323,6 +331,7 @@ def test_a_number_in_a_list_of_names_is_a_name():
         (UInt8, 'data', -3.0, 0),
         (UInt8, 'data', 300.0, 255),
         (Int32MultiArray, 'data[0]', -2.5001, -3),
+        (Byte, 'data', 7.4, b'\x07'),
         (Bool, 'data', 1e-6, False),
         (Bool, 'data', 0.021, True),
         (Bool, 'data', 0.019, False),

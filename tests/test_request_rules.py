@@ -209,8 +209,9 @@ def test_a_bag_without_the_executed_commands_of_an_action_says_what_to_record(tm
 class Caller(robot_requests.Requester):
     """Requests of a service that the test plays, on a clock of its own."""
 
-    def __init__(self):
-        entry = ServiceCommand(service='s', type='std_srvs/srv/SetBool', fields={'on': 'data'})
+    def __init__(self, **more):
+        kind = {'service': 's', 'type': 'std_srvs/srv/SetBool', 'fields': {'on': 'data'}}
+        entry = ServiceCommand.model_validate({**kind, **more})
         node = types.SimpleNamespace(may_log=lambda _: False)
         super().__init__(node, entry, TopicCodec(entry), holds=False)
         self.now, self.sent, self.alive, self.lives, self.open = 100.0, [], True, 1, None
@@ -274,3 +275,32 @@ def test_whatever_happens_one_request_is_out_and_in_the_end_the_server_knows(eve
             caller.happen('right')
             caller.command(np.array([wanted]), stop=False)
         assert len(caller.sent) == settled
+
+
+def test_a_stop_counts_on_no_request_that_was_under_way(monkeypatch):
+    """The same was requested just before, and its answer is a failure that nobody hears."""
+    caller = Caller()
+    monkeypatch.setattr(robot_requests, 'time', types.SimpleNamespace(monotonic=lambda: caller.now))
+    for value in (1.0, 0.0):
+        caller.command(np.array([value]), stop=False)
+        caller.happen('wait')
+        if value:
+            caller.answer(True)
+        caller.now += 0.2
+        caller.command(np.array([value]), stop=False)
+    caller.open = None  # the test does not answer any more
+    under_way = len(caller.sent)
+    caller.command(np.array([0.0]), stop=True)
+    assert caller.sent[under_way:] == [(False, 1)]
+
+
+def test_a_stop_is_sent_however_small_the_change(monkeypatch):
+    caller = Caller(tolerance={'on': 5.0})
+    monkeypatch.setattr(robot_requests, 'time', types.SimpleNamespace(monotonic=lambda: caller.now))
+    caller.command(np.array([1.0]), stop=False)
+    caller.answer(True)
+    caller.now += 1.0
+    caller.command(np.array([0.0]), stop=False)
+    assert caller.sent == [(True, 1)]  # within the tolerance
+    caller.command(np.array([0.0]), stop=True)
+    assert caller.sent == [(True, 1), (False, 1)]
