@@ -704,3 +704,45 @@ def test_a_stamp_that_means_now_is_no_constant_of_recordings():
     assert codec.decode(message) == [0.25, 0.5]
     _, values = TopicDecoder(topic, typestore()).decode([serialize_message(message)])
     assert values.tolist() == [[0.25, 0.5]]
+
+
+def test_an_empty_joint_state_is_passed_over_also_where_the_index_is_given():
+    topic = TopicMap(topic='j', type='sensor_msgs/msg/JointState', fields={'a': 'position[#1]'})
+    messages = [JointState(name=['x', 'y'], position=[0.25, 0.5]), JointState()]
+    codec = TopicCodec(topic)
+    decoded = np.array([codec.decode(message) for message in messages])
+    _, values = TopicDecoder(topic, typestore()).decode([*map(serialize_message, messages)])
+    np.testing.assert_array_equal(decoded, [[0.5], [np.nan]])
+    np.testing.assert_array_equal(values, decoded)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_elements_of_nested_lists_are_found_by_name(seed):
+    """As in control_msgs/DynamicJointState: joints, and named interfaces of each of them."""
+    rng = np.random.default_rng(seed)
+    joints, interfaces = ['elbow', 'wrist', '3'], ['position', 'velocity']
+    text = 'string[] joint_names\nInterface[] interface_values\n'
+    inner = 'string[] interface_names\nfloat64[] values\n'
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg(inner, 'arm_msgs/msg/Interface'))
+    store.register(get_types_from_msg(text, 'arm_msgs/msg/Dynamic'))
+    kinds = store.types
+    order = rng.permutation(3)
+    values = rng.normal(size=(3, 2))
+    message = kinds['arm_msgs/msg/Dynamic'](
+        joint_names=[joints[i] for i in order],
+        interface_values=[
+            kinds['arm_msgs/msg/Interface'](interface_names=interfaces, values=values[i])
+            for i in order
+        ],
+    )
+    fields = {
+        'a': 'interface_values[elbow].values[velocity]',
+        'b': 'interface_values[0].values[#0]',
+    }
+    topic = TopicMap(topic='d', type='arm_msgs/msg/Dynamic', fields=fields)
+    expected = [values[0][1], values[order[0]][0]]
+    assert TopicCodec(topic).decode(message) == expected
+    data = bytes(store.serialize_cdr(message, 'arm_msgs/msg/Dynamic'))
+    _, read = TopicDecoder(topic, store).decode([data])
+    assert read.tolist() == [expected]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mbarl_ros.schema.findings import ERROR, WARNING, Finding
 from mbarl_ros.schema.robot import LONGEST_STEP, MAX_REORDERING, RobotConfig, TopicMap
 
+_DAY = 86_400.0  # s
 _HISTORY = 5000  # messages and faults kept of each topic
 _USUAL = 20  # messages that tell what is usual for a topic
 
@@ -90,6 +91,7 @@ class TopicHealth:
             return False
         if step_back > 0:
             self._faults.append((now, 'stamps run backwards'))
+        stamp = stamp or None  # 0 is none
         age = 0.0 if stamp is None else (clock - stamp) * 1e-9
         self._messages.append(_Message(now, stamp, age))
         return True
@@ -179,6 +181,12 @@ class TopicHealth:
 
 def _clock_finding(name: str, age: float, sim_time: bool) -> Finding:
     """The finding that stamps differ from this node's clock by more than the state time-out."""
+    if abs(age) > _DAY and not sim_time:
+        text = (
+            f'{name}: header stamps are no time of day, they are {abs(age):.3g} s off (are they '
+            'counted from boot?); let the driver stamp with the clock of its machine'
+        )
+        return Finding(ERROR, text)
     difference = f'{abs(age):.3g} s {"behind" if age > 0 else "ahead of"}'
     if sim_time:
         text = (

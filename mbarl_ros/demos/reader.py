@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -205,6 +206,7 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
         if one.ignored
     ]
     findings += stopped
+    findings += _in_degrees(steps.states[:, _order(states, robot.state_names)], task)
     if metadata.interrupted:
         findings.insert(0, Finding(INFO, 'the recorder died; the end is missing'))
     return Demonstration(
@@ -242,6 +244,20 @@ def _check_task(folder: Path, metadata: Metadata, task: Task) -> None:
             "the folder of this task's demonstrations (key 'demonstrations' of the task, or "
             'demos:=)'
         )
+
+
+def _in_degrees(states: np.ndarray, task: Task) -> list[Finding]:
+    """Angles [n, robot dim] beyond two turns: sine and cosine of degrees would say nothing."""
+    names, findings = task.robot.state_names, []
+    for entry in task.config.observation:
+        farthest = np.abs(states[:, names.index(entry.name)]).max() if entry.angle else 0.0
+        if farthest > 4.0 * math.pi:
+            text = (
+                f'{entry.name}: is an angle in rad, but up to {farthest:.3g}; if it is in degrees, '
+                f'convert them in the robot profile (scale: {{{entry.name}: 0.0174533}})'
+            )
+            findings.append(Finding(WARNING, text))
+    return findings
 
 
 def _order(series: list[Series], names: tuple[str, ...]) -> list[int]:

@@ -56,8 +56,8 @@ class FieldPath(NamedTuple):
     steps: tuple[Step, ...]
 
     def is_named(self, names: Names) -> bool:
-        """Whether a message may lack the element: it is looked up by name."""
-        if not isinstance(self.steps[-1].element, str):
+        """Whether a message may lack the element: its list has names beside it."""
+        if self.steps[-1].element is None:
             return False
         return any(names(where) is not None for where in name_lists(self.steps[:-1]))
 

@@ -157,6 +157,8 @@ class StateListener:
     def _receive(self, topic: StatePart, message: Any) -> None:
         try:
             values = np.array(topic.codec.decode(message))
+            if self._lockstep:
+                topic.check_whole(values)
         except ValueError as error:
             self._refuse(topic, error)
             return

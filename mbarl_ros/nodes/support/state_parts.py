@@ -51,6 +51,15 @@ class StatePart:
             self._lacking = time.monotonic(), self.codec.listed
         return known
 
+    def check_whole(self, values: np.ndarray) -> None:
+        """Refuse a message that does not name all values [n]: a simulation tells all at once.
+
+        :raises ValueError: names them, and the names in the message.
+        """
+        if self.codec.in_parts and np.isnan(values).any():
+            said = self.codec.nothing_named(self._names(np.isnan(values)), self.codec.listed)
+            raise ValueError(f"topic '{self.topic.topic}': {said}")
+
     def health(self, known: np.ndarray) -> TopicHealth:
         """Health of the messages that hold these values."""
         key = known.tobytes()
