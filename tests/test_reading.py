@@ -307,6 +307,32 @@ def test_a_trajectory_is_read_by_its_joint_names():
     assert values.tolist() == [[0.5, 0.25]]
 
 
+def test_a_number_is_an_index_where_the_names_are_pinned_and_none_of_them():
+    """As trajectories are often written down: joint_names, and positions by place."""
+    fields = {'a': 'points[0].positions[0]', 'b': 'points[0].positions[1]'}
+    pinned = {'joint_names': ['shoulder', 'elbow'], 'points[0].time_from_start': 0.1}
+    kind = 'trajectory_msgs/msg/JointTrajectory'
+    topic = TopicMap(topic='t', type=kind, fields=fields, constants=pinned)
+    codec = TopicCodec(topic)
+    message = codec.encode(JointTrajectory(), [0.25, 0.5])
+    assert message.joint_names == ['shoulder', 'elbow']
+    assert message.points[0].positions.tolist() == [0.25, 0.5]
+    assert codec.decode(message) == [0.25, 0.5]
+    _, values = TopicDecoder(topic, typestore()).decode([serialize_message(message)])
+    assert values.tolist() == [[0.25, 0.5]]
+    message.joint_names = ['elbow', 'shoulder']
+    with pytest.raises(ValueError, match='joint_names is'):
+        codec.decode(message)
+    numbered = TopicMap(
+        topic='t', type=kind, fields={'a': 'points[0].positions[1]'},
+        constants={'joint_names': ['2', '1']},
+    )  # fmt: skip
+    point = JointTrajectoryPoint(positions=[0.25, 0.5])
+    assert TopicCodec(numbered).decode(JointTrajectory(joint_names=['2', '1'], points=[point])) == [
+        0.5
+    ]
+
+
 def test_a_number_in_a_list_of_names_is_a_name():
     """A profile that means the index reads the wrong joint where joints are called 1 to 6."""
     topic = TopicMap(topic='j', type='sensor_msgs/msg/JointState', fields={'a': 'position[1]'})

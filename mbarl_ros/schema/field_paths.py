@@ -10,7 +10,7 @@ called 2, ``position[#2]`` the third element, whatever its name. Within a path, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mbarl_ros.schema.base import ConfigError
@@ -60,6 +60,22 @@ class FieldPath(NamedTuple):
         if self.steps[-1].element is None:
             return False
         return any(names(where) is not None for where in name_lists(self.steps[:-1]))
+
+    def with_names_pinned(self, pinned: Mapping[str, object]) -> FieldPath:
+        """The path in messages whose names are known: a number that is none of them is an index.
+
+        :param pinned: path of a field -> what always stands there
+        """
+        *owner, (field, element) = self.steps
+        for where in name_lists(owner):
+            listed = pinned.get(where)
+            if isinstance(listed, list) and isinstance(element, str) and element.isdigit():
+                return (
+                    self
+                    if element in listed
+                    else self._replace(steps=(*owner, Step(field, int(element))))
+                )
+        return self
 
     def resolve(self, names: Names) -> tuple[Place, ...]:
         """The steps in a message, with an index in place of each name.

@@ -48,7 +48,10 @@ class TopicCodec:
         """
         self.label, self.type = topic.label, topic.type
         self.names = tuple(topic.fields)
-        self.paths = [parse_path(topic.label, path) for path in topic.fields.values()]
+        self.paths = [
+            parse_path(topic.label, path).with_names_pinned(topic.constants)
+            for path in topic.fields.values()
+        ]
         self._constants = [
             (parse_path(topic.label, path), value) for path, value in topic.constants.items()
         ]
