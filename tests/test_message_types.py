@@ -99,7 +99,7 @@ def state(claw, width, touches=(), ticks=(1, 2), forces=0, label='', stamp=0):
 
 
 @given(
-    st.floats(allow_nan=False),
+    st.floats(allow_nan=False, allow_subnormal=False),
     st.lists(st.booleans(), max_size=3),
     st.lists(st.integers(0, 65535), min_size=2, max_size=5),
     st.integers(0, 2),
