@@ -35,6 +35,7 @@ class Viewer:
         """One command is one step in lockstep."""
         before = self.graph.value('robot_sim', 'steps', 0.0)
         self.graph.wait_for('robot', lambda: self.commands.get_subscription_count())
+        self.graph.spin(0.5)  # the robot's side of the match, without which a command is lost
         for _ in range(times):
             message = Twist()
             message.linear.x = vx
