@@ -334,14 +334,14 @@ def test_a_controller_does_not_arm_a_robot_whose_gripper_has_no_server(tmp_path)
         bench.driver.behave('succeed')
         graph.start('safety_gate')
         graph.start('policy_controller', policy='random', autostart=False)
-        assert graph.change('configure') and not graph.change('activate')
-        graph.wait_for(
-            'why',
-            lambda: (
-                f"action '{GRIPPER}': no server"
-                in graph.statuses.get('policy_controller', {}).get('message', '')
-            ),
-        )
+        assert graph.change('configure')
+
+        def refused():  # for want of the gate first, until that is discovered
+            assert not graph.change('activate')
+            message = graph.statuses.get('policy_controller', {}).get('message', '')
+            return f"action '{GRIPPER}': no server" in message
+
+        graph.wait_for('why', refused)
         bench.driver.start()
         graph.wait_for('gate', lambda: bench.fault(f"service '{VALVE}'") == '')
         graph.wait_for('activation', lambda: graph.change('activate'))

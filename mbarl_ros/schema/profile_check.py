@@ -203,7 +203,8 @@ def _check_limits(kind: Any, topic: TopicMap | CommandEntry, robot: RobotConfig,
                 continue
             inner = _leaf(kind, parse_path(topic.label, topic.fields[name]), key).type
             if inner == 'boolean':
-                wrong = what == 'stop' and abs(value - middles[name]) < 1e-6
+                # At the middle rounding decides; off is what a stop means there.
+                wrong = what == 'stop' and abs(value - middles[name]) < 1e-6 and got > 0.5
             else:
                 near = _NEAR * max(1.0, abs(value))
                 off = abs(got - value) > max(near, 0.5 * abs(topic.factor(name)) + near)
