@@ -15,7 +15,7 @@ HAND = ['hand_x', 'hand_y', 'hand_z']
 @pytest.mark.timing('a report tells of the commands that came in the period before it')
 @pytest.mark.parametrize(
     ('task', 'entries', 'far'),
-    [('door_velocity', JOINTS, 0.5), ('push', HAND, 0.1)],  # far: rad or m that each must move
+    [('door_velocity', JOINTS, 0.3), ('push', HAND, 0.1)],  # far: rad or m that each must move
 )
 def test_fuzzed_commands_break_no_limit_at_the_joints(tmp_path, task, entries, far):
     arm = FuzzedArm(tmp_path, task, seed=1)
