@@ -62,9 +62,8 @@ class Task:
             )
         columns = config.columns
         self.state_dim = len(columns)
-        self._entries = config.observation
         goals = np.array(config.goals, np.float32).reshape(-1, len(config.observation))
-        self.goals = _from_entries(self._entries, goals)
+        self.goals = self.from_entries(goals)
         self.goal_conditioned = len(self.goals) > 0
         self.observation_dim = self.state_dim * (2 if self.goal_conditioned else 1)
         self.action_dim = len(config.action)
@@ -95,7 +94,7 @@ class Task:
             self.goal_index = self._columns_of(success.goal_entries)
 
     def _entry(self, name: str) -> Entry:
-        return next(entry for entry in self._entries if entry.name == name)
+        return next(entry for entry in self.config.observation if entry.name == name)
 
     def _columns_of(self, names: Sequence[str]) -> list[int]:
         """Which entries of the state stand for these of the task file."""
@@ -147,12 +146,12 @@ class Task:
 
     def from_entries(self, values: np.ndarray) -> np.ndarray:
         """State [..., state_dim], float32, from values [..., entries] of the task's entries."""
-        return _from_entries(self._entries, values)
+        return _from_entries(self.config.observation, values)
 
     def to_entries(self, state: np.ndarray) -> np.ndarray:
         """Values [..., entries] of the task's entries from a state [..., state_dim]."""
         columns, values = 0, []
-        for entry in self._entries:
+        for entry in self.config.observation:
             value = state[..., columns]
             if entry.angle:
                 value = np.arctan2(value, state[..., columns + 1])
@@ -165,7 +164,7 @@ class Task:
 
         Those of any two numbers: what comes out is on the circle.
         """
-        if not any(entry.angle for entry in self._entries):
+        if not any(entry.angle for entry in self.config.observation):
             return state
         return self.from_entries(self.to_entries(state))
 
@@ -266,15 +265,6 @@ class Task:
             f"topic '{wanted}'; add the topic to 'state' of robot '{self.robot.name}' and its "
             "field to 'observation'"
         )
-
-    def evaluate_every(self, steps: int) -> None:
-        """Let ``mbarl bench`` evaluate at other times; every second time from wide starts, too."""
-        evaluation = self.config.evaluation
-        wide = evaluation.wide
-        if wide is not None:
-            wide = wide.model_copy(update={'every': 2 * steps})
-        changed = evaluation.model_copy(update={'every': steps, 'wide': wide})
-        self.config = self.config.model_copy(update={'evaluation': changed})
 
     def check_agent(self, agent: AgentConfig) -> None:
         """Refuse a preset that cannot work on this task.

@@ -27,10 +27,7 @@ from mbarl_ros.demos import recording as recording_module
 from mbarl_ros.demos.episodes import episode, transitions
 from mbarl_ros.demos.metadata import (
     DemonstrationError,
-    Metadata,
     folders,
-    layout,
-    profile_hash,
     read_metadata,
 )
 from mbarl_ros.demos.reader import load_demonstrations, read_demonstration
@@ -42,6 +39,7 @@ from mbarl_ros.schema.topics import EXECUTED
 from mbarl_ros.storage.run_files import DEMONSTRATIONS_FILE
 from mbarl_ros.task import Task
 from support.graph import Graph, small_agent
+from support.recordings import metadata_of
 
 pytestmark = pytest.mark.together
 
@@ -51,20 +49,7 @@ PERIOD = 100_000_000
 
 def note(task, **changes):
     topics = {topic: f'/robot1/{topic}' for topic in topic_types(task.robot)}
-    values = {
-        'task': task.name,
-        'robot': task.robot.name,
-        'direction': 'forward',
-        'verdict': 'unknown',
-        'operator': 'test',
-        'lockstep': True,
-        'spec': layout(task.robot),
-        'profile': profile_hash(task.robot),
-        'recorded': '2026-11-21T00:00:00+00:00',
-        'topics': topics,
-        **changes,
-    }
-    return Metadata(**values)
+    return metadata_of(task, topics, **{'verdict': 'unknown', 'lockstep': True, **changes})
 
 
 def odometry(x, y, stamp):

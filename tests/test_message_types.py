@@ -15,7 +15,7 @@ from sensor_msgs.msg import JointState
 
 from mbarl_ros.demos.decode import DecodeError, TopicDecoder, typestore
 from mbarl_ros.demos.mcap_file import read_mcap
-from mbarl_ros.demos.metadata import DemonstrationError, Metadata, layout, profile_hash
+from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.demos.reader import read_demonstration
 from mbarl_ros.demos.recording import RAW, Recording, topic_types
 from mbarl_ros.schema.base import ConfigError
@@ -25,6 +25,7 @@ from mbarl_ros.schema.profile_check import check_messages
 from mbarl_ros.schema.robot import RobotConfig, TopicMap
 from mbarl_ros.task import Task
 from support.interfaces import build
+from support.recordings import metadata_of
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 STATE, COMMAND = 'claw_msgs/msg/ClawState', 'claw_msgs/msg/ClawCommand'
@@ -149,18 +150,7 @@ def test_a_profile_is_tried_on_the_type_and_its_commands_are_written(claw):
 
 
 def metadata(task):
-    return Metadata(
-        task=task.name,
-        robot=task.robot.name,
-        direction='forward',
-        verdict='success',
-        operator='test',
-        lockstep=False,
-        spec=layout(task.robot),
-        profile=profile_hash(task.robot),
-        recorded='2026-11-30T00:00:00+00:00',
-        topics={topic: f'/r/{topic}' for topic in topic_types(task.robot)},
-    )
+    return metadata_of(task, {topic: f'/r/{topic}' for topic in topic_types(task.robot)})
 
 
 @pytest.fixture

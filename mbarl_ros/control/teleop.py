@@ -156,11 +156,7 @@ class TeleopSource:
         before = {name: contact.pressed for name, contact in self._contacts.items()}
         try:
             self._receive_switches(message, now)
-            decoded = dict(zip(self._codec.names, self._codec.decode(message), strict=True))
-            absent = [name for name, value in decoded.items() if math.isnan(value)]
-            if self._codec.in_parts and absent:
-                said = self._codec.nothing_named(absent, self._codec.listed)
-                raise ValueError(f"topic '{self.source.topic}': {said}")
+            decoded = dict(zip(self._codec.names, self._codec.decode_all(message), strict=True))
         except ValueError:
             self._reset()
             raise

@@ -119,43 +119,40 @@ def _clipped(episodes: Sequence[Episode], task: Task) -> list[Finding]:
         beyond = [np.maximum(low - value, value - high) for value in values]
         bad = [excess > _COMMAND_SLACK * (high - low) / 2 for excess in beyond]
         question = unit_question(span(values), low, high)
-        if not any(mask.any() for mask in bad):
-            if question:
-                findings.append(_little_used(entry.name, span(values), low, high, key, question))
-            continue
-        fact = (
-            f'{entry.name}: {_share(bad)} of the commands lie outside {low:g} to {high:g} (key '
-            f'{key}) by up to {_worst(beyond):.3g} and are clipped to it'
-        )
-        remedy = question or 'drive within the range, or widen it'
-        findings.append(_finding(fact, remedy, bad, episodes))
+        if any(mask.any() for mask in bad):
+            fact = (
+                f'{entry.name}: {_share(bad)} of the commands lie outside {low:g} to {high:g} (key '
+                f'{key}) by up to {_worst(beyond):.3g} and are clipped to it'
+            )
+            remedy = question or 'drive within the range, or widen it'
+            findings.append(_finding(fact, remedy, bad, episodes))
+        elif question:
+            findings.append(_little_used(entry.name, span(values), low, high, key, question))
     return findings
 
 
 def _outside(episodes: Sequence[Episode], task: Task) -> list[Finding]:
     """States outside of the range of the task; an angle goes round and has no outside."""
     findings = []
+    key = f"'observation' of task {task.name}"
     for entry, values in entry_values(episodes, task):
         if entry.angle:
             continue
-        half, middle = (entry.high - entry.low) / 2, (entry.high + entry.low) / 2
+        low, high = entry.low, entry.high
+        half, middle = (high - low) / 2, (high + low) / 2
         reach = half * (1 + _STATE_SLACK if entry.limited else _SCALED)
         beyond = [np.abs(value - middle) - half for value in values]
         bad = [excess > reach - half for excess in beyond]
-        question = unit_question(span(values), entry.low, entry.high)
-        key = f"'observation' of task {task.name}"
-        if not any(mask.any() for mask in bad):
-            if question:
-                findings.append(
-                    _little_used(entry.name, span(values), entry.low, entry.high, key, question)
-                )
-            continue
-        fact = (
-            f'{entry.name}: {_share(bad)} of the states lie outside {entry.low:g} to '
-            f'{entry.high:g} (key {key}) by up to {_worst(beyond):.3g}'
-        )
-        remedy = question or 'widen the range to what the robot visits, or drive within it'
-        findings.append(_finding(fact, remedy, bad, episodes))
+        question = unit_question(span(values), low, high)
+        if any(mask.any() for mask in bad):
+            fact = (
+                f'{entry.name}: {_share(bad)} of the states lie outside {low:g} to {high:g} (key '
+                f'{key}) by up to {_worst(beyond):.3g}'
+            )
+            remedy = question or 'widen the range to what the robot visits, or drive within it'
+            findings.append(_finding(fact, remedy, bad, episodes))
+        elif question:
+            findings.append(_little_used(entry.name, span(values), low, high, key, question))
     return findings
 
 

@@ -122,8 +122,7 @@ class ClassifierTrainer:
         self._visited = Replay(agent.replay_capacity, task.observation_dim, task.action_dim)
         self._generator = torch.Generator().manual_seed(seed)
         self._rng = np.random.default_rng([seed, 3])
-        self._free = torch.from_numpy(~np.resize(task.binary, task.observation_dim))
-        self._free[task.state_dim :] = False
+        self._free = np.flatnonzero(~task.binary)  # entries of the state that may be drawn
         sizes = [task.observation_dim, self.config.hidden, 1]
         self._parameters = stacked_mlp(1, sizes, self._generator)
         self._optimiser = Adam(self._parameters, self.config.learning_rate)
@@ -159,7 +158,7 @@ class ClassifierTrainer:
         positives = self._positives[self._rng.integers(len(self._positives), size=half)]
         rows = self._visited.rows(self._visited.sample(self._rng, (half,)))
         negatives = self._inputs(rows['next_observation'])
-        anywhere = self._rng.uniform(-1.0, 1.0, (half // 2, self._free.sum()))
+        anywhere = self._rng.uniform(-1.0, 1.0, (half // 2, len(self._free)))
         negatives[: half // 2, self._free] = torch.from_numpy(anywhere.astype(np.float32))
         inputs = torch.cat([positives, negatives])
         labels = torch.cat([torch.ones(half), torch.zeros(half)])

@@ -69,6 +69,7 @@ class DemoRecorder(BaseNode):
         self._states = [t.topic for t in self.task.robot.state if not t.frames]
         self._tree = TransformTree()
         self._transforms = [TransformCodec(entry) for entry in self.task.robot.transforms]
+        self._tf_topics = self.task.robot.tf_topics  # whether they are static
         self._classes = {topic: message_class(kind) for topic, kind in self._types.items()}
         self._subscriptions_by_topic = {
             topic: self.create_subscription(
@@ -189,14 +190,14 @@ class DemoRecorder(BaseNode):
     def _write_transforms(self, recording: Recording) -> None:
         """Write the latest transform of each frame: a latched one is not sent again."""
         now = self.get_clock().now().nanoseconds
-        for topic, static in self.task.robot.tf_topics.items():
+        for topic, static in self._tf_topics.items():
             message = self._classes[topic]()
             message.transforms = self._tree.transforms(static=static)
             recording.write(topic, now, serialize_message(message))
 
     def _receive(self, topic: str, data: bytes) -> None:
         self._latest[topic] = data
-        if topic in self.task.robot.tf_topics:
+        if topic in self._tf_topics:
             self._add_transforms(topic, data)
         if self._recording is None:
             return
@@ -213,7 +214,7 @@ class DemoRecorder(BaseNode):
         except Exception as error:  # the middleware raises many kinds for bytes that are no message
             self.refuse(error, topic)
             return
-        static = self.task.robot.tf_topics[topic]
+        static = self._tf_topics[topic]
         self._tree.add(message, time.monotonic(), static=static)
 
     def _log_time(self, topic: str, data: bytes) -> int:
@@ -309,7 +310,7 @@ class DemoRecorder(BaseNode):
         return self.run_dir / 'demos'
 
     def _qos(self, topic: str) -> Any:
-        if self.task.robot.tf_topics.get(topic):
+        if self._tf_topics.get(topic):
             return STATIC_TRANSFORMS
         # Deep: while the disk is slow, messages wait here instead of being lost.
         sensor = topic in self.task.robot.state_topics and not self.lockstep

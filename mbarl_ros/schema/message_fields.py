@@ -5,6 +5,7 @@ Works on any object with the message's attributes: rclpy messages and those read
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import re
@@ -68,7 +69,7 @@ class TopicCodec:
     @property
     def in_parts(self) -> bool:
         """Whether the last message may have held some of the values only: all have names."""
-        return self._layout is not None and all(self._layout.named)
+        return self._layout is not None and self._layout.in_parts
 
     def decode(self, message: Any) -> list[float]:
         """Values of the message in the order of ``names``; NaN where it does not name one.
@@ -86,6 +87,17 @@ class TopicCodec:
         except (IndexError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(self.refusal(error)) from error
         return values if self._in_units else self.in_units(np.array(values)).tolist()
+
+    def decode_all(self, message: Any) -> list[float]:
+        """As :meth:`decode`, of a message that must hold all values.
+
+        :raises ValueError: also where it does not name one, with the names that it has.
+        """
+        values = self.decode(message)
+        if self.in_parts and any(map(math.isnan, values)):
+            absent = [n for n, value in zip(self.names, values, strict=True) if math.isnan(value)]
+            raise ValueError(f'{self.label}: {self.nothing_named(absent, self.listed)}')
+        return values
 
     def _find_layout(self, message: Any) -> _Layout:
         for layout in self._layouts:
@@ -124,7 +136,9 @@ class TopicCodec:
             self._written = _Written(message, self.paths, [path for path, _ in self._constants])
         for where, listed in self._written.names:
             _write(message, where, listed)
-        fields = (np.asarray(values, float) - self._offset) / self._scale
+        fields = np.asarray(values, float)
+        if not self._in_units:
+            fields = (fields - self._offset) / self._scale
         for steps, value, middle in zip(
             self._written.fields, fields.tolist(), self._middle, strict=True
         ):
@@ -200,7 +214,8 @@ class _Layout:
                 self._fields.append(None)
                 continue
             self._fields.append((_getter([*owner, Place(field)]), index))
-        self.named = [path.is_named(names) for path in paths]
+        self._named = [path.is_named(names) for path in paths]
+        self.in_parts = all(self._named)
         every = [name for listed in names.known.values() for name in listed or ()]
         self.listed = list(dict.fromkeys(every))
         self._lists = [
@@ -222,7 +237,7 @@ class _Layout:
         JointState may be without velocity and effort, so that a list of those has no element.
         """
         values = []
-        for field, named in zip(self._fields, self.named, strict=True):
+        for field, named in zip(self._fields, self._named, strict=True):
             if field is None:
                 values.append(math.nan)
                 continue
@@ -313,17 +328,27 @@ def _number(value: Any, parent: Any, field: str, middle: float) -> Any:
     """``value`` as the type of a field, or of the elements of a list."""
     if not isinstance(value, bool | int | float):
         return value
-    kind = element_type(parent.get_fields_and_field_types()[field])
+    message: Any = type(parent)
+    kind, low, high = _kind(message, field)
     if kind == 'boolean':
         return bool(value > middle) if isinstance(value, float) else bool(value)
-    integer = _INTEGER.match(kind)
-    if integer is None and kind not in _BYTES:
+    if low == high:
         return float(value)
-    bits = int(integer[2]) if integer else 8
-    unsigned = integer is None or bool(integer[1])
-    low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     whole = min(max(round(value), low), high)
     return bytes([whole]) if kind in ('octet', 'byte') else whole
+
+
+@functools.cache
+def _kind(message: Any, field: str) -> tuple[str, int, int]:
+    """Type of the numbers in a field of a message class, and its range if they are whole."""
+    kind = element_type(message.get_fields_and_field_types()[field])
+    integer = _INTEGER.match(kind)
+    if integer is None and kind not in _BYTES:
+        return kind, 0, 0
+    bits = int(integer[2]) if integer else 8
+    if integer is None or integer[1]:
+        return kind, 0, 2**bits - 1
+    return kind, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
 def element_type(declared: str) -> str:

@@ -115,7 +115,10 @@ class SeedRun:
         """
         task, agent = Task.load(self.task), load_variant(self.agent)
         if self.every:
-            task.evaluate_every(self.every)
+            times = {'evaluation.every': self.every}
+            if task.config.evaluation.wide is not None:
+                times['evaluation.wide.every'] = 2 * self.every
+            task.config = override(task.config, times, f"task '{task.name}'")
         if self.per_goal is not None:
             name = f'{agent.name}+demos={self.per_goal}'
             agent = agent.model_copy(update={'name': name})

@@ -8,10 +8,10 @@ import numpy as np
 import yaml
 from rosbags.typesys import Stores, get_typestore
 
-from mbarl_ros.demos.metadata import Metadata, layout, profile_hash
 from mbarl_ros.demos.recording import Recording, topic_types
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.task import Task
+from support.recordings import metadata_of
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 TYPES = STORE.types
@@ -139,18 +139,8 @@ def serialised(topic, content):
 
 
 def recorded(folder, task, messages):
-    metadata = Metadata(
-        task=task.name,
-        robot=task.robot.name,
-        direction='forward',
-        verdict='success',
-        operator='test',
-        lockstep=False,
-        spec=layout(task.robot),
-        profile=profile_hash(task.robot),
-        recorded='2026-11-30T00:00:00+00:00',
-        topics={topic: f'/robot7/{topic.strip("/")}' for topic in topic_types(task.robot)},
-    )
+    names = {topic: f'/robot7/{topic.strip("/")}' for topic in topic_types(task.robot)}
+    metadata = metadata_of(task, names)
     recording = Recording(folder, metadata, topic_types(task.robot))
     for topic, at, content in messages:
         recording.write(topic, at, serialised(topic, content))

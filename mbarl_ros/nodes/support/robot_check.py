@@ -15,6 +15,7 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from mbarl_ros.control.jump_watch import JumpWatch
 from mbarl_ros.nodes.support.graph_checks import check_graph, request_ends
 from mbarl_ros.nodes.support.qos import SENSOR
 from mbarl_ros.nodes.support.robot_topics import StateListener, subscribe
@@ -77,7 +78,7 @@ class Listener:
         """Check a robot by what it publishes in ``seconds``; ``task``: check its ranges, too."""
         latest: list[np.ndarray] = []
         states = StateListener(
-            self.node, robot, lockstep=False, callback=lambda state, _: latest.append(state)
+            self.node, robot, False, lambda state, _: latest.append(state), JumpWatch(robot)
         )
         frames, teleop = self._frames(robot), TeleopListener(self.node, robot)
         faults = self._faults()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from array import array
 from collections import deque
@@ -34,7 +33,7 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.findings import ERROR, Finding
 from mbarl_ros.schema.frames import TF_TYPE
 from mbarl_ros.schema.message_fields import TopicCodec, set_stamp, stamp_ns
-from mbarl_ros.schema.robot import MAX_REORDERING, RobotConfig, RobotTopic
+from mbarl_ros.schema.robot import RobotConfig, RobotTopic
 from mbarl_ros.schema.transforms import TransformTree
 
 # No state or command is larger, and converting a huge message to Python objects takes seconds.
@@ -89,18 +88,18 @@ class StateListener:
         robot: RobotConfig,
         lockstep: bool,
         callback: Callable[[np.ndarray, int], None],
+        jumps: JumpWatch | None = None,
     ) -> None:
         """Subscribe on ``node``; ``callback(state [S], stamp in ns)``.
+
+        :param jumps: gets the values of each message, for the findings; in real time
 
         :raises ConfigError: lockstep with a topic that has no stamp, or with a transform.
         """
         self._node, self._robot = node, robot
         self._callback = callback
         self._lockstep = lockstep
-        entries = len(robot.state_names)
-        self._state = np.full(entries, np.nan)
-        self._stamps = np.full(entries, -1, np.int64)  # ns
-        self._received = np.full(entries, -math.inf)  # s
+        self._state = np.full(len(robot.state_names), np.nan)
         kinds = [message_class(topic.type) for topic in robot.state]
         stamped = [hasattr(kind, 'header') for kind in kinds]
         if lockstep and robot.transforms:
@@ -116,7 +115,7 @@ class StateListener:
             )
         self._any_stamped = any(stamped)
         self._topics: list[StatePart] = []
-        self._jumps = JumpWatch(robot)
+        self._jumps = jumps
         self.late: list[str] = []
         # States: received at (s), stamp (ns).
         self._dated: deque[tuple[float, int]] = deque(maxlen=_STAMPS_KEPT)
@@ -142,7 +141,7 @@ class StateListener:
     @property
     def since(self) -> float:
         """When the oldest part of the state was received."""
-        return float(self._received.min())
+        return min(min(topic.received) for topic in self._topics)
 
     @property
     def health(self) -> list[TopicHealth]:
@@ -151,20 +150,18 @@ class StateListener:
 
     def silent(self) -> list[str]:
         """Topics, and values of them, without a new message for longer than the time-out."""
-        old = self._received < time.monotonic() - self._robot.state_timeout
-        return [topic.label(old[topic.where]) for topic in self._topics if old[topic.where].any()]
+        before = time.monotonic() - self._robot.state_timeout
+        return [topic.label(old) for topic in self._topics if (old := topic.old(before))]
 
     def _receive(self, topic: StatePart, message: Any) -> None:
         try:
-            values = np.array(topic.codec.decode(message))
-            if self._lockstep:
-                topic.check_whole(values)
+            values = topic.decode(message)
         except ValueError as error:
             self._refuse(topic, error)
             return
         known = topic.known(values)
-        if known.any():
-            self._take(topic, values, known, stamp_ns(message))
+        if known:
+            self._take(topic, values, known, stamp_ns(message), time.monotonic())
 
     def _receive_transforms(self, message: Any, *, static: bool) -> None:
         changed = self._tree.add(message, time.monotonic(), static=static)
@@ -175,8 +172,8 @@ class StateListener:
                 self._refuse(topic, error)
                 continue
             if reading is not None:
-                values = np.array(reading.values)
-                known = np.ones(len(values), bool)
+                values = reading.values
+                known = topic.known(values)
                 self._take(topic, values, known, reading.stamp, reading.received)
 
     def _refuse(self, topic: StatePart, error: ValueError) -> None:
@@ -186,45 +183,39 @@ class StateListener:
     def _take(
         self,
         topic: StatePart,
-        values: np.ndarray,
-        known: np.ndarray,
+        values: list[float],
+        known: tuple[int, ...],
         stamp: int | None,
-        received: float | None = None,
+        received: float,
     ) -> None:
-        """Take values [n] of a topic, of which ``known`` [n] have come.
+        """Take values [n] of a topic, of which the ``known`` ones have come.
 
         :param stamp: in ns; None without one
-        :param received: when the oldest part of them came (s); None: now
+        :param received: when the oldest part of them came, s
         """
         health = topic.health(known)
+        self._any_stamped |= stamp is not None
+        date = stamp or 0
         if not self._lockstep:
             clock = self._node.get_clock().now().nanoseconds
-            if not health.receive(time.monotonic(), clock, stamp, values[known]):
+            mine = [values[i] for i in known]
+            if not health.receive(time.monotonic(), clock, stamp, mine):
                 return
-        mine = np.arange(topic.where.start, topic.where.stop)[known]
-        if not self._lockstep:
-            self._jumps.receive(time.monotonic(), mine, stamp, values[known])
-        # Publishers that share a topic may hold the same value, each with its own order: of a value
-        # a repeated stamp tells nothing new, and one that another has overtaken nothing at all.
-        behind = self._stamps[mine] - stamp if stamp else np.full(len(mine), -1)
-        overtaken = (behind > 0) & (behind < MAX_REORDERING * 1e9) & (not self._lockstep)
-        fresh = (behind != 0) & ~overtaken
-        new = bool(fresh.any())
-        self._state[mine[~overtaken]] = values[known][~overtaken]
-        self._received[mine[fresh]] = time.monotonic() if received is None else received
-        self._any_stamped |= stamp is not None
-        if stamp is None:  # dated by the stamped topics, else by its time of arrival
-            stamp = 0 if self._any_stamped else self._node.get_clock().now().nanoseconds
-        self._stamps[mine[fresh]] = stamp
-        latest = int(self._stamps.max())
+            if self._jumps is not None:
+                entries = topic.where.start + np.array(known)
+                self._jumps.receive(time.monotonic(), entries, stamp, np.array(mine))
+            if not self._any_stamped:  # else dated by the stamped topics
+                date = clock
+        new = topic.take(known, values, stamp or 0, date, received)
+        self._state[topic.where] = topic.values
+        latest = max(one.newest for one in self._topics)
         if new:
-            health.date(stamp or latest, latest)
-        if self._stamps.min() < 0:
-            return
-        if self._lockstep and self._stamps.min() < latest:
+            health.date(date or latest, latest)
+        oldest = min(one.oldest for one in self._topics)
+        if oldest < 0 or (self._lockstep and oldest < latest):
             return
         if not self._lockstep:
-            self.late = [topic.topic.source for topic in self._topics if topic.late(latest)]
+            self.late = [one.topic.source for one in self._topics if one.late(latest)]
             self._dated.append((time.monotonic(), latest))
         self._callback(self._state.copy(), latest)
 
@@ -235,18 +226,19 @@ class StateListener:
         """
         now, sim_time = time.monotonic(), self._node.get_parameter('use_sim_time').value
         findings = check_graph(self._node, self._robot)
-        old = self._received < now - self._robot.state_timeout
+        before = now - self._robot.state_timeout
         for topic in self._topics:
-            findings += topic.missing(old[topic.where], window)
+            findings += topic.missing(topic.old(before), window)
         reported = {finding.text.partition(':')[0] for finding in findings}
         for topic in (topic for topic in self._topics if not topic.ageless):
-            for health, whole in topic.healths(old[topic.where]):
+            for health, whole in topic.healths(topic.old(before)):
                 # A topic without a publisher is silent, too, which need not be reported twice;
                 # and values that come in other messages by now are not missed in these.
                 known = health.topic.topic in reported or whole
                 if not (health.silent(now) and known):
                     findings += health.findings(now, window, sim_time)
-        findings += self._jumps.findings(now, window)
+        if self._jumps is not None:
+            findings += self._jumps.findings(now, window)
         stamps = [stamp for received, stamp in self._dated if now - received <= window]
         if states_too_sparse(stamps, self._robot):
             text = (

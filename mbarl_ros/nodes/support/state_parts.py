@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-
-import numpy as np
+from typing import Any
 
 from mbarl_ros.control.topic_health import TopicHealth
 from mbarl_ros.schema.findings import ERROR, Finding
 from mbarl_ros.schema.message_fields import TopicCodec
-from mbarl_ros.schema.robot import RobotConfig, StateTopic
+from mbarl_ros.schema.robot import MAX_REORDERING, RobotConfig, StateTopic
 from mbarl_ros.schema.transforms import (
     NoTransformError,
     Reading,
@@ -20,10 +19,11 @@ from mbarl_ros.schema.transforms import (
 
 
 class StatePart:
-    """One state topic: where its values are in the state vector, and the health of its messages.
+    """One state topic: its values, and the health of its messages.
 
-    ``parts``: one for each set of values that messages hold; the first stands for the topic until
-    a message has come. ``ageless``: its values hold for ever.
+    ``values``, ``stamps`` (ns, -1 before the first) and ``received`` (s, steady clock) [n] are
+    those of each value; ``oldest`` and ``newest`` of the stamps. ``ageless``: the values hold for
+    ever. Plain lists: there are few values, and a state may come a thousand times a second.
     """
 
     ageless = False
@@ -32,79 +32,106 @@ class StatePart:
         """Begin without a message; ``where`` its values are in the state vector."""
         self.topic, self.where, self._robot, self._lockstep = topic, where, robot, lockstep
         self.codec = TopicCodec(topic)
-        self.parts = [TopicHealth(topic, robot)]
-        self._sets: dict[bytes, TopicHealth] = {}
-        self._members: list[np.ndarray] = []  # values [n, bool] of each part
+        entries = len(topic.fields)
+        self._whole = tuple(range(entries))
+        self.values = [math.nan] * entries
+        self.stamps, self.oldest, self.newest = [-1] * entries, -1, -1
+        self.received = [-math.inf] * entries
+        self._first = TopicHealth(topic, robot)  # of the first kind of messages, or of none yet
+        self._kinds: dict[tuple[int, ...], TopicHealth] = {}  # by the values that they hold
         # The last message that lacked values: when it came, and the names in it.
         self._lacking: tuple[float, list[str]] = (-math.inf, [])
 
-    def known(self, values: np.ndarray) -> np.ndarray:
+    @property
+    def parts(self) -> list[TopicHealth]:
+        """Health of each kind of messages, by the values that they hold."""
+        return list(self._kinds.values()) or [self._first]
+
+    def decode(self, message: Any) -> list[float]:
+        """Values [n] of a message; NaN where it does not name one.
+
+        In lockstep a simulation tells all of each instant.
+
+        :raises ValueError: it is not what the profile says.
+        """
+        return (self.codec.decode_all if self._lockstep else self.codec.decode)(message)
+
+    def known(self, values: list[float]) -> tuple[int, ...]:
         """Which of the values [n] the last message had.
 
-        One that is looked up by name may be missing or NaN. Elsewhere NaN is a fault, and in
-        lockstep, where a simulation tells all of each instant.
+        One that is looked up by name may be missing or NaN; elsewhere NaN is a fault.
         """
         if self._lockstep or not self.codec.in_parts:
-            return np.ones(len(values), bool)
-        known = ~np.isnan(values)
-        if not known.all():
+            return self._whole
+        known = tuple(i for i, value in enumerate(values) if not math.isnan(value))
+        if len(known) < len(self._whole):
             self._lacking = time.monotonic(), self.codec.listed
         return known
 
-    def check_whole(self, values: np.ndarray) -> None:
-        """Refuse a message that does not name all values [n]: a simulation tells all at once.
-
-        :raises ValueError: names them, and the names in the message.
-        """
-        if self.codec.in_parts and np.isnan(values).any():
-            said = self.codec.nothing_named(self._names(np.isnan(values)), self.codec.listed)
-            raise ValueError(f"topic '{self.topic.topic}': {said}")
-
-    def health(self, known: np.ndarray) -> TopicHealth:
+    def health(self, known: tuple[int, ...]) -> TopicHealth:
         """Health of the messages that hold these values."""
-        key = known.tobytes()
-        if key not in self._sets:
-            if self._sets:
-                self.parts.append(TopicHealth(self.topic, self._robot))
-            self._sets[key] = self.parts[-1]
-            self._sets[key].names = self._names(known)
-            self._members.append(known)
-        return self._sets[key]
+        if known not in self._kinds:
+            kind = TopicHealth(self.topic, self._robot) if self._kinds else self._first
+            kind.names = self._names(known)
+            self._kinds[known] = kind
+        return self._kinds[known]
 
-    def healths(self, old: np.ndarray) -> list[tuple[TopicHealth, bool]]:
-        """Health of each kind of messages, and whether all of its values are fresh.
+    def take(
+        self, known: tuple[int, ...], values: list[float], stamp: int, date: int, received: float
+    ) -> bool:
+        """Take the ``known`` ones of the values [n] of a message; whether any is new.
 
-        :param old: [n], which values are not
+        Publishers that share a topic may hold the same value, each with its own order: of a value
+        a repeated stamp tells nothing new, and one that another has overtaken nothing at all.
+
+        :param stamp: in ns; 0 without one
+        :param date: the stamp, or what stands for it
+        :param received: when it came, s
         """
-        members = self._members or [np.ones(len(old), bool)]
-        return [
-            (health, not old[known].any())
-            for health, known in zip(self.parts, members, strict=True)
-        ]
+        new = False
+        for i in known:
+            behind = self.stamps[i] - stamp if stamp else -1
+            if not self._lockstep and 0 < behind < MAX_REORDERING * 1e9:
+                continue
+            self.values[i] = values[i]
+            if behind:
+                self.stamps[i], self.received[i], new = date, received, True
+        self.oldest, self.newest = min(self.stamps), max(self.stamps)
+        return new
+
+    def old(self, before: float) -> tuple[int, ...]:
+        """Values that have not been received since ``before`` (s)."""
+        return tuple(i for i, received in enumerate(self.received) if received < before)
+
+    def healths(self, old: tuple[int, ...]) -> list[tuple[TopicHealth, bool]]:
+        """Health of each kind of messages, and whether none of its values is ``old``."""
+        kinds = self._kinds or {self._whole: self._first}
+        return [(health, not set(old) & set(known)) for known, health in kinds.items()]
 
     def late(self, latest: int) -> bool:
         """Whether a value is too old for a control step at the ``latest`` stamp, in ns."""
-        fresh = [
-            known
-            for known, health in zip(self._members, self.parts, strict=True)
-            if not health.late(latest)
-        ]
-        return not np.any(fresh, axis=0).all()
+        fresh: set[int] = set()
+        for known, health in self._kinds.items():
+            if not health.late(latest):
+                fresh.update(known)
+        return len(fresh) < len(self._whole)
 
-    def label(self, which: np.ndarray) -> str:
-        """The topic, and its values ``which`` [n] if they are not all."""
-        return self.topic.source + ('' if which.all() else f' ({", ".join(self._names(which))})')
+    def label(self, which: tuple[int, ...]) -> str:
+        """The topic, and its values ``which`` if they are not all."""
+        names = '' if which == self._whole else f' ({", ".join(self._names(which))})'
+        return self.topic.source + names
 
-    def missing(self, old: np.ndarray, window: float) -> list[Finding]:
-        """Values ``old`` [n] that have not come, though other messages have in ``window`` s."""
+    def missing(self, old: tuple[int, ...], window: float) -> list[Finding]:
+        """Values ``old`` that have not come, though other messages have in ``window`` s."""
         when, listed = self._lacking
-        if not old.any() or time.monotonic() - when > window:
+        if not old or time.monotonic() - when > window:
             return []
         text = self.codec.nothing_named(self._names(old), listed)
         return [Finding(ERROR, f'{self.topic.topic}: {text}')]
 
-    def _names(self, which: np.ndarray) -> list[str]:
-        return [name for name, one in zip(self.topic.fields, which, strict=True) if one]
+    def _names(self, which: tuple[int, ...]) -> list[str]:
+        names = list(self.topic.fields)
+        return [names[i] for i in which]
 
 
 class StateTransform(StatePart):
@@ -143,9 +170,9 @@ class StateTransform(StatePart):
         """Whether it is too old for a control step at the ``latest`` stamp, in ns."""
         return not self.ageless and super().late(latest)
 
-    def missing(self, old: np.ndarray, window: float) -> list[Finding]:
-        """Why there is no transform, or no new one; ``old`` [n]."""
-        if not old.any():
+    def missing(self, old: tuple[int, ...], window: float) -> list[Finding]:
+        """Why there is no transform, or no new one; ``old`` values."""
+        if not old:
             return []
         try:
             self._tree.pose(self.topic.tf.parent, self.topic.tf.child)
