@@ -93,9 +93,12 @@ setup(
             'scipy',
         ],
         'formats': ['h5py', 'minari', 'pyarrow'],
+        'track': ['mlflow-skinny', 'wandb'],
         'video': ['av'],
+        'web': ['aiohttp'],
         'dev': [
             'catkin_pkg',
+            'foxglove-sdk',
             'hypothesis',
             'mypy',
             'pytest',

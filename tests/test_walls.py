@@ -15,8 +15,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Room -> rooms that it may import. Arrows point down this list.
 ROOMS = {
-    'cli': ('bringup', 'studies', 'nodes', 'control', 'demos', 'view', 'storage', 'task', 'schema'),
+    'cli': (
+        'bringup',
+        'reports',
+        'studies',
+        'nodes',
+        'control',
+        'demos',
+        'view',
+        'storage',
+        'task',
+        'schema',
+    ),
     'bringup': ('demos', 'view', 'storage', 'task', 'schema'),
+    'reports': ('studies', 'learning', 'control', 'demos', 'view', 'storage', 'task', 'schema'),
     'studies': ('learning', 'control', 'demos', 'view', 'storage', 'task', 'schema'),
     'nodes': ('learning', 'control', 'demos', 'view', 'storage', 'task', 'schema'),
     'learning': ('control', 'storage', 'task', 'schema'),
@@ -31,7 +43,7 @@ ROOMS = {
 MESSAGES = {
     'action_msgs', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs',
     'nav_msgs', 'rcl_interfaces', 'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs',
-    'trajectory_msgs',
+    'tf2_msgs', 'trajectory_msgs', 'visualization_msgs',
 }  # fmt: skip
 ROS = {'rclpy', *MESSAGES}
 FORMATS = {'gymnasium', 'h5py', 'lz4', 'mcap', 'minari', 'pyarrow', 'rosbags', 'zstandard'}
@@ -48,7 +60,8 @@ FOREIGN = {
         'sb3_contrib',
         'stable_baselines3',
     },
-    'nodes': {'numpy', 'torch', *ROS},
+    'reports': {'numpy', 'torch', 'matplotlib', 'yaml'},
+    'nodes': {'numpy', 'torch', 'aiohttp', 'mlflow', 'wandb', *ROS},
     'learning': {'numpy', 'torch'},
     'control': {'numpy'},
     'demos': {'numpy', *FORMATS},

@@ -288,7 +288,11 @@ class _Builder:
         return NodeSpec(
             executable='monitor',
             name='monitor',
-            parameters={'format': 'lines', 'period': 10.0},
+            parameters={
+                'format': 'lines',
+                'period': 10.0,
+                'run_dir': self.values['run_dir'],
+            },
             namespace=str(self.values['namespace']).strip('/'),
             respawn=True,
             optional=True,

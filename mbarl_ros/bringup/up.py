@@ -106,7 +106,7 @@ def _run(plan: graphs.Plan, run_dir: RunFolder, domain: int, given: Mapping[str,
     view = screen(str(plan.arguments['view']), run)
     log_level = str(plan.arguments['log_level'])
     supervisor = Supervisor(
-        _supervised_nodes(plan, view.show_status),
+        _supervised_nodes(plan),
         lambda spec: node_command(spec, run_dir.path / 'params', log_level),
         view,
         environment=node_environment(os.environ, domain, run_dir.path / 'log'),
@@ -144,13 +144,14 @@ def _run_info(plan: graphs.Plan) -> RunInfo:
     )
 
 
-def _supervised_nodes(plan: graphs.Plan, show_status: bool) -> list[graphs.NodeSpec]:
-    """Nodes of the plan; the monitor reports JSON to the screen, or is left out."""
+def _supervised_nodes(plan: graphs.Plan) -> list[graphs.NodeSpec]:
+    """Nodes of the plan; the monitor reports JSON to the screen."""
     json_report = {'format': 'json', 'period': 1.0}
     return [
-        replace(spec, parameters=json_report) if spec.name == MONITOR else spec
+        replace(spec, parameters={**spec.parameters, **json_report})
+        if spec.name == MONITOR
+        else spec
         for spec in plan.nodes
-        if show_status or spec.name != MONITOR
     ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import ParameterDescriptor
@@ -12,13 +14,15 @@ from rclpy.qos import QoSProfile
 from mbarl_ros.nodes.support import runtime
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.executables import NODES
+from mbarl_ros.storage.history import HistoryWriter
 from mbarl_ros.view.status import status_line
 
 
 class Monitor(runtime.BaseNode):
     """Prints the latest status of each node every ``period`` seconds, as text or JSON.
 
-    Subscribes to ``/diagnostics``. Parameters: ``format`` (lines or json), ``period``.
+    Subscribes to ``/diagnostics``. Parameters: ``format`` (lines or json), ``period``, ``run_dir``
+    (writes ``history.jsonl`` there).
     """
 
     def __init__(self) -> None:
@@ -26,7 +30,10 @@ class Monitor(runtime.BaseNode):
         super().__init__('monitor')
         self._json = self._declare('format', 'lines', 'lines for people or json') == 'json'
         period = self._declare('period', 10.0, 'Seconds between two reports')
+        run_dir = str(self._declare('run_dir', '', 'Folder of the run; empty: no history'))
         self._refuse_leftover_parameters()
+        now = time.monotonic()
+        self._history = HistoryWriter(Path(run_dir).expanduser(), now) if run_dir else None
         self._status: dict[str, dict[str, str]] = {}
         self.create_subscription(
             DiagnosticArray, topics.DIAGNOSTICS, self._receive, QoSProfile(depth=20)
@@ -53,6 +60,21 @@ class Monitor(runtime.BaseNode):
     def _report(self) -> None:
         text = json.dumps(self._status) if self._json else status_line(self._status)
         print(text, flush=True)
+        self._keep()
+
+    def close(self) -> None:
+        """Keep how the run ended."""
+        self._keep(last=True)
+
+    def _keep(self, last: bool = False) -> None:
+        if self._history is None:
+            return
+        try:
+            self._history.add(time.monotonic(), time.time(), self._status, last=last)
+        except OSError as error:
+            self.get_logger().error(
+                f'{self._history.path}: not written: {error.strerror}', throttle_duration_sec=60.0
+            )
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ GATE_RELEASE = 'safety_gate/release'
 
 POLICY = 'learner/policy'
 ACKNOWLEDGED = 'learner/acknowledged'
+IMAGINED = 'learner/imagined'
 
 CLASSIFIER = 'state_classifier/classifier'
 SCORE = 'state_classifier/score'
@@ -34,6 +35,9 @@ RECORDER_SET_PARAMETERS = 'demo_recorder/set_parameters'
 RECORDER_GET_PARAMETERS = 'demo_recorder/get_parameters'
 
 DEPLOYED_SUCCESS = 'policy_evaluator/deployed_success'
+MARKERS = 'visualizer/markers'
+STATIC_MARKERS = 'visualizer/static_markers'
+
 SIM_RESET = 'robot_sim/reset'
 SIM_RESETS = 'robot_sim/resets'
 CAMERA_IMAGE = 'camera/image_raw'

@@ -16,6 +16,8 @@ from mbarl_ros.storage.files import unwritable, write_file
 ARGUMENTS_FILE = 'arguments.json'
 EVALUATIONS_FILE = 'evaluations.jsonl'
 RESULT_FILE = 'result.json'
+HISTORY_FILE = 'history.jsonl'
+"""What the nodes reported on /diagnostics, sampled by the monitor."""
 LOCK_FILE = '.lock'
 POLICY_FILE = 'policy.safetensors'
 """The policy message that the learner published last."""
@@ -80,12 +82,15 @@ def kept_policies(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def read_json_lines(path: Path, required: Collection[str] = ()) -> list[dict[str, Any]]:
+def read_json_lines(
+    path: Path, required: Collection[str] = (), *, skip_damaged: bool = False
+) -> list[dict[str, Any]]:
     """Records of a file of JSON lines; none if it is missing.
 
     A last line without line break was torn by a crash and is left out.
 
     :param required: keys that each record must have
+    :param skip_damaged: leave out damaged lines
     :raises ConfigError: a complete line is damaged; names file and line.
     """
     try:
@@ -99,6 +104,8 @@ def read_json_lines(path: Path, required: Collection[str] = ()) -> list[dict[str
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict) or not record.keys() >= set(required):
+            if skip_damaged:
+                continue
             raise ConfigError(
                 f'{path}: line {number} is damaged; remove this line, or use a new folder'
             )

@@ -1,0 +1,67 @@
+"""History of a run: what its nodes reported on /diagnostics, sampled into a file of JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from mbarl_ros.storage.run_files import HISTORY_FILE, read_json_lines
+
+PERIOD = 2.0  # s between two lines at the start of a run
+_SHARE = 0.002  # of the time since then, between two lines: a run of a day has about 2,000
+
+
+class Sample(NamedTuple):
+    """One line: Unix time in s, and node -> key -> text as in :data:`GraphStatus`."""
+
+    time: float
+    status: dict[str, dict[str, str]]
+
+
+class HistoryWriter:
+    """Appends samples, ever more rarely, so that a long run has a short history."""
+
+    def __init__(self, run_dir: Path, now: float) -> None:
+        """``now``: s of a steady clock, as in :meth:`add`."""
+        self.path = run_dir / HISTORY_FILE
+        self._started, self._due = now, now
+
+    def add(
+        self,
+        now: float,
+        time: float,
+        status: Mapping[str, Mapping[str, str]],
+        *,
+        last: bool = False,
+    ) -> None:
+        """Write a line if one is due.
+
+        :param time: Unix time in s
+        :param last: the line is due in any case
+        :raises OSError: the disk is full or read-only; what was written stays.
+        """
+        if (now < self._due and not last) or not status:
+            return
+        self._due = now + max(PERIOD, _SHARE * (now - self._started))
+        line = json.dumps({'time': round(time, 3), 'status': status})
+        with self.path.open('a+b') as file:
+            if file.tell() and not _ends_line(file):  # torn by a crash or a full disk
+                file.write(b'\n')
+            file.write(f'{line}\n'.encode())
+
+
+def _ends_line(file: IO[bytes]) -> bool:
+    file.seek(-1, 2)
+    return file.read(1) == b'\n'
+
+
+def read_history(run_dir: Path) -> list[Sample]:
+    """Samples of a run in their order; none where no monitor ran. Damaged lines are left out."""
+    lines = read_json_lines(run_dir / HISTORY_FILE, skip_damaged=True)
+    return [
+        Sample(float(line['time']), line['status'])
+        for line in lines
+        if isinstance(line.get('time'), int | float) and isinstance(line.get('status'), dict)
+    ]
