@@ -40,7 +40,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         *tree('launch', '.py'),
-        *tree('config', '.yaml', '.xml'),
+        *tree('config', '.yaml', '.xml', '.rviz', '.json'),
         *tree('benchmarks/published', '.json'),
         *tree('demos', '.mcap', '.yaml', '.json', '.md'),
     ],
@@ -78,6 +78,7 @@ setup(
                     'ros-std-msgs',
                     'ros-std-srvs',
                     'ros-trajectory-msgs',
+                    'ros-visualization-msgs',
                 ]
             ),
         ],

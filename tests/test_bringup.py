@@ -49,6 +49,17 @@ def test_sim_has_every_node_as_a_process_of_its_own():
             assert 'use_sim_time' not in spec.parameters
 
 
+@pytest.mark.parametrize('graph', ['sim', 'hardware', 'record'])
+def test_markers_are_published_where_they_are_asked_for(graph, tmp_path):
+    given = {'demos': str(tmp_path)} if graph == 'record' else {}
+    assert 'visualizer' not in nodes(graph, **given)
+    asked = nodes(graph, visualizer='true', **given)
+    assert asked['visualizer'].optional and asked['visualizer'].respawn
+    if graph != 'hardware':
+        assert asked['robot_sim'].parameters['frames'] is True
+        assert 'frames' not in nodes(graph, **given)['robot_sim'].parameters
+
+
 def test_the_tasks_budget_and_target_can_be_overridden():
     evaluation = load_task('pointmass').evaluation
     assert graphs.plan('sim', {}).run_end == (evaluation.budget, evaluation.target)

@@ -7,10 +7,14 @@ import pytest
 from mbarl_ros.bringup.sros2 import OPERATOR, sros2_policy
 from mbarl_ros.schema.load import load_robot
 from support.graph import Graph, small_agent
+from support.marker_picture import MarkerView
 
 pytestmark = pytest.mark.together
 
-RUNNING = ('safety_gate', 'policy_controller', 'learner', 'state_classifier', 'demo_recorder')
+RUNNING = (
+    'safety_gate', 'policy_controller', 'learner', 'state_classifier', 'demo_recorder',
+    'visualizer',
+)  # fmt: skip
 
 
 def allowed(node, robot='pointmass'):
@@ -63,6 +67,8 @@ def test_each_node_opens_what_its_policy_allows_and_nothing_else(tmp_path):
         graph.start('safety_gate', 'learner', 'state_classifier')
         graph.start('policy_controller', autostart=False)
         graph.start('demo_recorder', demonstrations=str(tmp_path / 'demos'))
+        MarkerView(graph.node)  # for which the visualizer opens the rest
+        graph.start('visualizer')
         graph.wait_for('nodes', lambda: set(RUNNING) <= set(graph.statuses))
         assert graph.change('configure')
         for node in RUNNING:

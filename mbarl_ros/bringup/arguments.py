@@ -143,6 +143,14 @@ CAMERA = (
     Argument('camera_height', '240', 'pixels of a picture', kind=int),
 )
 
+VISUALIZER = Argument(
+    'visualizer',
+    'false',
+    'publish markers for RViz and Foxglove, numbers to plot and, in simulation, the frames of the '
+    'robot',
+    kind=bool,
+)
+
 DEMO = Argument('demo', '', 'demonstration to replay, or a folder of demonstrations')
 TOLERANCE = Argument(
     'tolerance', '0.01', "largest accepted deviation, as a share of an entry's range", kind=float
@@ -171,6 +179,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             DEMOS,
             AUTOSTART,
             USE_RESPAWN,
+            VISUALIZER,
             *CAMERA,
             *_COMMON,
         ),
@@ -187,6 +196,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             _with_default(AUTOSTART, 'false'),
             USE_RESPAWN,
             USE_SIM_TIME,
+            VISUALIZER,
             *_COMMON,
         ),
     ),
@@ -206,6 +216,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             WIDE_STARTS,
             SIMULATED,
             USE_SIM_TIME,
+            VISUALIZER,
             *CAMERA,
             *_COMMON,
         ),
@@ -225,6 +236,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             SIMULATED,
             USE_SIM_TIME,
             AUTOSTART_SIMULATED,
+            VISUALIZER,
             *CAMERA,
             *_COMMON,
         ),

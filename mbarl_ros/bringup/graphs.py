@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mbarl_ros.bringup.arguments import CAMERA, Value, parse
@@ -267,10 +267,11 @@ class _Builder:
         )
 
     def robot_sim(self, **own: Value) -> NodeSpec:
-        """The simulated robot, with its pace where it has one, and its camera."""
+        """The simulated robot, with its pace where it has one, its camera and its frames."""
         names = ('real_time_factor', *(argument.name for argument in CAMERA))
         chosen = {name: self.values[name] for name in names if name in self.values}
-        return self.node('robot_sim', **chosen, **own)
+        frames = {'frames': True} if self.values.get('visualizer') else {}
+        return self.node('robot_sim', **chosen, **frames, **own)
 
     def gate(self, simulated: bool) -> NodeSpec:
         """The safety gate; its time-outs depend on the real-time factor of a simulation."""
@@ -283,6 +284,14 @@ class _Builder:
         requested = simulated or self.values.get('use_sim_time')
         follows_clock = requested and self.common['mode'] == 'realtime'
         return {'use_sim_time': True} if follows_clock else {}
+
+    def visualizer(self, simulated: bool) -> list[NodeSpec]:
+        """The node of the markers, where it is wanted."""
+        if not self.values['visualizer']:
+            return []
+        demos = self.values.get('demos', '')
+        spec = self.node('visualizer', demonstrations=demos, **self.sim_time(simulated))
+        return [replace(spec, respawn=True, optional=True)]
 
     def monitor(self) -> NodeSpec:
         return NodeSpec(
@@ -316,6 +325,7 @@ def _learning(
         ),
         build.node('learner', respawn=True, demonstrations=demos),
         build.monitor(),
+        *build.visualizer(simulated),
     ]
     if agent.backward == 'classifier':
         nodes.append(build.node('state_classifier', respawn=True, demonstrations=demos))
@@ -341,6 +351,7 @@ def _record(
         build.gate(simulated),
         build.node('demo_recorder', demonstrations=values['demos'], **build.sim_time(simulated)),
         build.monitor(),
+        *build.visualizer(simulated),
     ]
     wide = {'wide_starts': values['wide_starts']}
     if simulated:
@@ -373,6 +384,7 @@ def _evaluate(
             **build.sim_time(simulated),
         ),
         build.monitor(),
+        *build.visualizer(simulated),
     ]
     if simulated:
         nodes.insert(0, build.robot_sim())

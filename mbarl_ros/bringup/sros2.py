@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.field_maps import ActionCommand, ServiceCommand
 from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.view.measures import MEASURES
 
 _PARAMETERS = (
     'describe_parameters',
@@ -33,6 +34,9 @@ _LIFECYCLE = (
     'get_state',
     'get_transition_graph',
 )
+
+
+_VISUALIZED = (topics.MARKERS, topics.STATIC_MARKERS, topics.SHOWN_STATE, *MEASURES)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
             reply=tuple(f'~/{name}' for name in _LIFECYCLE),
         ),
         'learner': Permissions(
-            publish=('~/policy', '~/acknowledged'),
+            publish=('~/policy', '~/acknowledged', '~/imagined'),
             subscribe=(topics.TRANSITIONS, topics.CLASSIFIER),
         ),
         'state_classifier': Permissions(
@@ -93,6 +97,17 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
             reply=('~/start', '~/stop', '~/success', '~/discard'),
         ),
         'monitor': Permissions(subscribe=(topics.DIAGNOSTICS,)),
+        'visualizer': Permissions(
+            publish=tuple(topics.private(name) for name in _VISUALIZED),
+            subscribe=(
+                *state,
+                topics.PHASE,
+                topics.RECORDER_PHASE,
+                topics.DIAGNOSTICS,
+                topics.IMAGINED,
+                topics.CLASSIFIER,
+            ),
+        ),
     }
 
 

@@ -12,7 +12,7 @@ from mbarl_ros.control.policy import policy_names
 from mbarl_ros.learning.batches import BatchSampler
 from mbarl_ros.learning.clones import Clones
 from mbarl_ros.learning.holdout import demonstration_holdout_mask, episode_holdout_mask
-from mbarl_ros.learning.imagination import Imagination
+from mbarl_ros.learning.imagination import Imagination, rollout_states
 from mbarl_ros.learning.objective import start_arrays
 from mbarl_ros.learning.objectives import objectives
 from mbarl_ros.learning.replay import Demonstrations, Replay
@@ -183,6 +183,26 @@ class Learner:
             f'{policy}/{name}': value
             for name, total in sums.items()
             for policy, value in zip(self.policies, (total / updates).tolist(), strict=True)
+        }
+
+    def imagine(
+        self, observation: np.ndarray, count: int, length: int
+    ) -> dict[str, list[np.ndarray]]:
+        """Policy -> states [steps, state_dim] of its imagined rollouts from an observation.
+
+        Nothing that is learned or drawn later depends on it.
+
+        :param count: rollouts of each policy; one that the model distrusts at once is left out
+        :param length: most steps of one
+        :returns: empty without a model, or before its first fit
+        """
+        if self._imagination is None or not self._imagination.ensemble.fits:
+            return {}
+        set_up_torch()
+        fans = self._imagination.fan(self._sac, observation, count, length)
+        return {
+            policy: rollout_states(chains, self.task.state_dim)
+            for policy, chains in zip(self.policies, fans, strict=True)
         }
 
     def policy_arrays(self) -> Arrays:

@@ -21,6 +21,7 @@ from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import unpack_classifier
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
+from mbarl_ros.nodes.support.imagined_rollouts import ImaginedRollouts
 from mbarl_ros.nodes.support.qos import KEEP_ALL, LATCHED, latched
 from mbarl_ros.nodes.support.runtime import BaseNode, bytes_message, main_exit, message_bytes
 from mbarl_ros.nodes.support.scheduling import give_way
@@ -52,9 +53,10 @@ class LearnerNode(BaseNode):
 
     Subscribes to ``policy_controller/transitions`` and ``state_classifier/classifier``. Publishes
     ``~/acknowledged`` (how many transitions of which session are on disk) and ``~/policy``, both
-    latched safetensors. Parameters: ``demonstrations``, ``threads``. In ``run_dir`` it keeps the
-    transition log, checkpoints, the last policy, TensorBoard curves and a copy of the
-    demonstrations; a restarted learner resumes from there.
+    latched safetensors, and, while somebody subscribes, ``~/imagined``. Parameters:
+    ``demonstrations``, ``threads``. In ``run_dir`` it keeps the transition log, checkpoints, the
+    last policy, TensorBoard curves and a copy of the demonstrations; a restarted learner resumes
+    from there.
 
     Callbacks run in the main thread, gradient steps in a thread of their own. A policy trained on
     chunks up to c is valid for chunk c + 2: collecting and training overlap, and in lockstep the
@@ -112,6 +114,7 @@ class LearnerNode(BaseNode):
         self._acknowledged = self.create_publisher(
             UInt8MultiArray, topics.private(topics.ACKNOWLEDGED), LATCHED
         )
+        self._imagined = ImaginedRollouts(self, self._learner)
         self.create_subscription(
             UInt8MultiArray, topics.TRANSITIONS, self._on_transitions, KEEP_ALL
         )
@@ -180,6 +183,7 @@ class LearnerNode(BaseNode):
         self._duplicates += 0 if rows is None else sent - count
         if count and self._store(rows, session):
             self._tracker.record_received(session, count)
+            self._imagined.start = rows['next_observation'][-1]
             with self._changed:
                 self._inbox.append(rows)
                 self._changed.notify()
@@ -274,6 +278,7 @@ class LearnerNode(BaseNode):
         self._metrics = metrics
         self._pack_policy()
         self._publish_policy()
+        self._imagined.publish_if_wanted(self._trained)
         if self._board is not None:
             self._write_curves(metrics)
         if self._trained - self._saved >= _CHECKPOINT_EVERY:

@@ -29,8 +29,8 @@ DEMONSTRATIONS_FILE = 'demonstrations.safetensors'
 """The demonstrations as transitions, so that each process need not decode the bags again."""
 
 
-# These paths may change; demonstrations and robot profile are checked by their content.
-PATHS = ('demonstrations', 'robot')
+# Two paths, whose content is checked, and what is only drawn.
+MAY_DIFFER = ('demonstrations', 'robot', 'show')
 
 
 def check_same(
@@ -38,7 +38,7 @@ def check_same(
     config: Mapping[str, Any],
     folder: str,
     remedy: str,
-    may_differ: Collection[str] = PATHS,
+    may_differ: Collection[str] = MAY_DIFFER,
 ) -> None:
     """Refuse to resume in a folder whose configuration file ``path`` holds other settings.
 

@@ -82,17 +82,24 @@ def problems(status: GraphStatus) -> list[str]:
     ]
 
 
-def model_error(status: GraphStatus) -> str:
-    """Largest held-out error of an entry of the dynamics model, and the name of that entry."""
+def largest_model_error(values: Mapping[str, str]) -> tuple[str, float] | None:
+    """Entry with the largest held-out error of the dynamics model, and that error.
+
+    :param values: what the learner reports
+    :returns: None before the first fit
+    """
     errors = {
         key.removeprefix(_MODEL_ERROR): parsed
-        for key, text in status.get('learner', {}).items()
+        for key, text in values.items()
         if key.startswith(_MODEL_ERROR) and (parsed := number(text)) is not None
     }
-    if not errors:
-        return '-'
-    worst = max(errors, key=lambda name: errors[name])
-    return f'{errors[worst]:.2g} ({worst})'
+    return max(errors.items(), key=lambda item: item[1]) if errors else None
+
+
+def model_error(status: GraphStatus) -> str:
+    """Largest held-out error of an entry of the dynamics model, and the name of that entry."""
+    worst = largest_model_error(status.get('learner', {}))
+    return f'{worst[1]:.2g} ({worst[0]})' if worst else '-'
 
 
 def status_line(status: GraphStatus) -> str:
