@@ -79,11 +79,13 @@ def test_the_goal_is_where_the_task_has_it_in_the_workspace(watched, tmp_path):
     corners = watched.view.points('workspace')
     assert (corners.min(0) == [-2, -2, 0]).all() and (corners.max(0) == [2, 2, 0]).all()
 
-    seen = watched.view.draw(tmp_path / 'markers.png').astype(int)
+    names = ('workspace', 'goal')
+    seen = watched.view.draw(tmp_path / 'markers.png', names=names).astype(int)
     green = seen[..., 1] - np.maximum(seen[..., 0], seen[..., 2]) > 50
     rows, columns = np.nonzero(green)
-    grey = np.nonzero((abs(seen - 146).max(-1) < 30) & (np.ptp(seen, axis=-1) < 4))
-    (top, bottom), (left, right) = ((axis.min(), axis.max()) for axis in grey)
+    grey = (abs(seen - 146).max(-1) < 30) & (np.ptp(seen, axis=-1) < 4)
+    edges = [np.flatnonzero(grey.sum(axis) > 300) for axis in (1, 0)]  # of the workspace
+    (top, bottom), (left, right) = ((edge.min(), edge.max()) for edge in edges)
     across = 4 * (np.median(columns) - left) / (right - left) - 2
     up = 2 - 4 * (np.median(rows) - top) / (bottom - top)
     np.testing.assert_allclose([across, up], GOAL, atol=0.1)
@@ -151,8 +153,8 @@ def layout_topics(found):
 def test_the_layouts_name_only_topics_of_the_graph(watched):
     rviz = yaml.safe_load((config_dir() / 'rviz' / 'mbarl.rviz').read_text())
     foxglove = json.loads((config_dir() / 'foxglove' / 'mbarl.json').read_text())
-    # The evaluator is not among these nodes.
-    there = {*watched.topics, f'/{topics.DEPLOYED_SUCCESS}'}
+    # The evaluator is not among these nodes, and only the Panda has a description.
+    there = {*watched.topics, f'/{topics.DEPLOYED_SUCCESS}', f'/{topics.ROBOT_DESCRIPTION}'}
     for layout, expected in ((rviz, 4), (foxglove, 10)):
         named = set(layout_topics(layout))
         assert named <= there and len(named) >= expected

@@ -190,7 +190,8 @@ class Scene:
             if pairs is None
             else pairs.reshape(-1, pairs.shape[-1])
         )
-        colour = (*_PHASE_COLOURS[policy][:3], _IMAGINED_ALPHA)
+        pale = np.add(_PHASE_COLOURS[policy], _WHITE)[:3] / 2
+        colour = np.array([*pale, _IMAGINED_ALPHA])
         places = self.positions(point, flat)
         return self._shape(point, SEGMENTS, f'imagined/{policy}', places, _THIN_LINE, colour)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rclpy
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -41,8 +46,18 @@ class MarkerView:
         marker = self.markers[namespace, 0]
         return np.array([[c.r, c.g, c.b, c.a] for c in marker.colors or [marker.color]])
 
-    def draw(self, path: Path, elevation: float = 90.0, azimuth: float = -90.0) -> np.ndarray:
-        """Write a PNG, seen from such angles (degrees; 90: from above); its pixels [h, w, 3]."""
+    def draw(
+        self,
+        path: Path,
+        elevation: float = 90.0,
+        azimuth: float = -90.0,
+        names: Collection[str] = (),
+    ) -> np.ndarray:
+        """Write a PNG of what is shown; its pixels [height, width, 3].
+
+        :param elevation: from where it is seen (degrees); 90: from above
+        :param names: namespaces that are drawn; empty: all
+        """
         import matplotlib
 
         matplotlib.use('Agg')
@@ -54,9 +69,10 @@ class MarkerView:
         axes.view_init(elevation, azimuth)
         axes.set_proj_type('ortho')
         axes.set_axis_off()
-        for marker in sorted(self.markers.values(), key=lambda marker: marker.type):
+        drawn = [m for m in self.markers.values() if not names or m.ns in names]
+        for marker in drawn:
             _draw(axes, marker, figure)
-        _frame(axes, np.concatenate([points_of(marker) for marker in self.markers.values()]))
+        _frame(axes, np.concatenate([points_of(marker) for marker in drawn]))
         figure.savefig(path, dpi=100, facecolor=_BACKGROUND)
         pyplot.close(figure)
         return (pyplot.imread(path)[..., :3] * 255).astype(np.uint8)
@@ -78,9 +94,10 @@ def _draw(axes: Any, marker: Marker, figure: Any) -> None:
     if marker.type == Marker.LINE_LIST:
         lines = points.reshape(-1, 2, 3)
         each = colours[::2] if len(colours) > 1 else colours
-        axes.add_collection3d(Line3DCollection(lines, colors=each, linewidths=1.5))
+        width = 1.0 if marker.ns.startswith(('imagined', 'workspace')) else 2.0
+        axes.add_collection3d(Line3DCollection(lines, colors=each, linewidths=width, zorder=2))
     elif marker.type == Marker.SPHERE_LIST:
-        axes.scatter(*points.T, c=colours, s=14, depthshade=False)
+        axes.scatter(*points.T, c=colours, s=14, depthshade=False, zorder=3)
     elif marker.type == Marker.TEXT_VIEW_FACING:
         figure.text(0.5, 0.97, marker.text, color=colours[0], ha='center', va='top', fontsize=14)
     else:
@@ -88,12 +105,13 @@ def _draw(axes: Any, marker: Marker, figure: Any) -> None:
 
 
 def _draw_round(axes: Any, marker: Marker, centre: np.ndarray, colour: tuple) -> None:
-    """A sphere, or a cylinder's outline as an ellipsoid as flat as it is."""
+    """A sphere, or a cylinder's outline as an ellipsoid as flat as it is; what is clear, below."""
     turn, tilt = np.mgrid[0 : 2 * np.pi : 40j, 0 : np.pi : 20j]
     unit = np.stack([np.cos(turn) * np.sin(tilt), np.sin(turn) * np.sin(tilt), np.cos(tilt)])
     scale = np.array([marker.scale.x, marker.scale.y, marker.scale.z]) / 2
     surface = unit * scale[:, None, None] + centre[:, None, None]
-    axes.plot_surface(*surface, color=colour, linewidth=0, antialiased=False)
+    order = 4 if colour[3] == 1.0 else 1
+    axes.plot_surface(*surface, color=colour, linewidth=0, antialiased=False, zorder=order)
 
 
 def _frame(axes: Any, points: np.ndarray) -> None:
@@ -103,3 +121,23 @@ def _frame(axes: Any, points: np.ndarray) -> None:
     for axis, centre in zip('xyz', middle, strict=True):
         getattr(axes, f'set_{axis}lim')(centre - half, centre + half)
     axes.set_box_aspect((1, 1, 1))
+
+
+def main() -> None:
+    """Draw the markers of a running graph, again and again: ``marker_picture.py FILE [ANGLES]``.
+
+    ANGLES are elevation and azimuth; the graph is found by ROS_DOMAIN_ID. Ends with Ctrl-C.
+    """
+    path, *angles = sys.argv[1:]
+    rclpy.init()
+    node = Node('marker_picture')
+    view, due = MarkerView(node), time.monotonic()
+    while rclpy.ok():
+        rclpy.spin_once(node, timeout_sec=0.2)
+        if time.monotonic() > due and any(name.startswith('imagined') for name, _ in view.markers):
+            view.draw(Path(path), *map(float, angles))
+            due = time.monotonic() + 10.0
+
+
+if __name__ == '__main__':
+    main()
