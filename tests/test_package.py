@@ -22,7 +22,7 @@ from mbarl_ros.schema.load import available, load_robot
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(
     path.relative_to(ROOT)
-    for pattern in ('launch/*.launch.py', 'config/**/*.yaml', 'demos/**/*.*', 'package.xml')
+    for pattern in ('launch/*.launch.py', 'config/*/*.*', 'demos/**/*.*', 'package.xml')
     for path in ROOT.glob(pattern)
     if not any(part.startswith('.') for part in path.relative_to(ROOT).parts)
 )
