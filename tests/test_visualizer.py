@@ -22,6 +22,7 @@ from mbarl_ros.view.measures import MEASURES, SuccessRate
 from mbarl_ros.view.scene import BALL, DISC, POINTS, TEXT, Scene, score_colours
 from support.graph import LEARNING, Graph, small_agent
 from support.marker_picture import MarkerView
+from support.run_data import stored
 
 GOAL, TOLERANCE = (-0.9, 0.8), 0.25
 LATCHED = QoSProfile(depth=50, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -67,7 +68,7 @@ def watched(tmp_path_factory):
         names = graph.node.get_subscriber_names_and_types_by_node('visualizer', '/')
         viewer.heard = before, {name for name, _ in names}
         viewer.topics = dict(graph.node.get_topic_names_and_types())
-        viewer.agent = agent
+        viewer.agent, viewer.graph, viewer.folder = agent, graph, folder
         yield viewer
 
 
@@ -134,6 +135,19 @@ def test_numbers_can_be_plotted_and_states_have_names(watched):
 def test_nothing_is_listened_to_for_nobody(watched):
     before, after = watched.heard
     assert not before & LOOKED_AT and LOOKED_AT <= after
+
+
+def test_a_run_that_is_watched_is_the_same_run(watched, tmp_path):
+    task, steps = str(watched.folder / 'short.yaml'), 300  # the model imagines from step 100 on
+    with Graph(tmp_path, task=task, agent=watched.agent) as graph:
+        graph.start(*LEARNING)
+        for one in (graph, watched.graph):
+            one.wait_for(
+                'steps', lambda one=one: one.value('learner', 'environment_steps') >= steps
+            )
+    seen, unseen = (stored(each, watched.agent, task) for each in (watched.folder, tmp_path))
+    for name in unseen:
+        np.testing.assert_array_equal(seen[name][:steps], unseen[name][:steps], err_msg=name)
 
 
 # --- layouts of viewers --------------------------------------------------------------------------
