@@ -25,6 +25,12 @@ from mbarl_ros.view.status import duration
 _ARGUMENTS = ('mode', 'real_time_factor', 'robot', 'demos')
 """Of a run, that make it another experiment; others name it, or tell when it ends."""
 
+_NOTE = (
+    'IQM: interquartile mean over seeds of the success of the last evaluation; the interval is the '
+    '95 % percentile bootstrap over seeds (Agarwal et al. 2021), which tells nothing of one seed. '
+    'The median of steps to the target counts runs that never reached it as later than all others.'
+)
+
 
 @dataclass(frozen=True)
 class ScoredRun:
@@ -123,7 +129,7 @@ def comparison(runs: Sequence[ScoredRun]) -> Html:
     ]
     if len(tasks) > 1 and everywhere:
         parts.append(_over_tasks(of_task, everywhere))
-    return join(*parts)
+    return join(*parts, paragraph(_NOTE, 'note'))
 
 
 def _block(task: str, found: Mapping[str, Sequence[ScoredRun]]) -> Html:
@@ -132,20 +138,13 @@ def _block(task: str, found: Mapping[str, Sequence[ScoredRun]]) -> Html:
         rows.append([name, *_summary(runs)])
     head = ['agent', 'seeds', 'final success, IQM (95 %)', 'clone, mean', 'reached target']
     head += ['steps to target, median', 'robot time, median']
-    note = (
-        'IQM: interquartile mean over seeds of the success of the last evaluation; the interval is '
-        'the 95 % percentile bootstrap over seeds (Agarwal et al. 2021). Of one seed it cannot '
-        'tell anything. The median of steps to the target counts runs that never reached it as '
-        'later than all others.'
-    )
     caption = (
-        'Mean success of the deployed policy over seeds and its 95 % bootstrap interval, at the '
-        'steps at which all seeds of a group were evaluated.'
+        'Mean success of the deployed policy over seeds and its 95 % bootstrap interval. A run '
+        'that has ended keeps its last value.'
     )
     return join(
         tag('h2', f'Comparison: task {task}'),
         table(head, rows),
-        paragraph(note, 'note'),
         figure(drawing.svg(lambda grid: _draw_curves(grid[0, 0], found), height=3.8), caption),
         tag('h3', 'Each run'),
         _each(found),
@@ -174,26 +173,28 @@ def _reached(run: ScoredRun) -> float:
     return np.inf if steps is None else float(steps)
 
 
-def common_curves(runs: Sequence[ScoredRun]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [n] at which all runs were evaluated, and their success there, [n, runs]."""
-    curves = [
-        dict(zip(run.found.steps.tolist(), run.found.success.tolist(), strict=True)) for run in runs
+def curves(runs: Sequence[ScoredRun]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [n] at which any run was evaluated, and the success of each, [n, runs].
+
+    Between two evaluations, and after its end, a run has the success of the last one: runs end
+    when they reach their target, and the mean must not lose the best of them.
+    """
+    steps = np.unique(np.concatenate([run.found.steps for run in runs]))
+    steps = steps[steps >= max(run.found.steps[0] for run in runs)]
+    values = [
+        run.found.success[np.searchsorted(run.found.steps, steps, 'right') - 1] for run in runs
     ]
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    values = np.array([[curve[step] for curve in curves] for step in steps])
-    return np.array(steps), values.reshape(len(steps), len(runs))
+    return steps, np.stack(values, -1)
 
 
 def _draw_curves(axes: Any, found: Mapping[str, Sequence[ScoredRun]]) -> None:
     for number, (name, runs) in enumerate(found.items()):
         colour = drawing.SERIES[number % len(drawing.SERIES)]
-        steps, success = common_curves(runs)
+        steps, success = curves(runs)
+        interval = bootstrap([success], lambda values: values.mean(-1))
         label = f'{name} ({len(runs)})'
-        if len(steps):
-            interval = bootstrap([success], lambda values: values.mean(-1))
-            mean = success.mean(-1)
-            look = {'color': colour, 'label': label, 'marker': 'o', 'markersize': 3.5}
-            drawing.band(axes, steps, mean, *interval, **look)
+        look = {'color': colour, 'label': label, 'marker': 'o', 'markersize': 3.5}
+        drawing.band(axes, steps, success.mean(-1), *interval, **look)
         for run in runs:
             axes.plot(run.found.steps, run.found.success, color=colour, alpha=0.35, linewidth=0.8)
         clones = [run.found.clone for run in runs if run.found.clone is not None]
