@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mbarl_ros.learning.holdout import episode_numbers
+from mbarl_ros.reports.run_data import RunData
+from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.transitions import FORWARD, HUMAN, Transitions
 from mbarl_ros.task import Task
 
@@ -29,6 +31,16 @@ class Phases:
     def forward(self) -> np.ndarray:
         """Numbers of the forward phases."""
         return np.flatnonzero(self.phase == FORWARD)
+
+
+def practised(run: RunData) -> Transitions:
+    """The transitions of a run, at least one.
+
+    :raises ConfigError: there are none; says why.
+    """
+    if not len(run.transitions['phase']):
+        raise ConfigError(run.damaged.get('transitions', 'The run has no transitions yet.'))
+    return run.transitions
 
 
 def ends(transitions: Transitions) -> np.ndarray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import ClassifierTrainer, logits
 from mbarl_ros.reports.run_data import RunData
+from mbarl_ros.reports.saved_state import from_checkpoint
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.transitions import BACKWARD, FORWARD
 
@@ -48,15 +49,10 @@ def _arrays(run: RunData) -> Mapping[str, np.ndarray]:
             f"Agent '{run.agent.name}' trains no state classifier (its backward objective is "
             f"'{run.agent.backward}')."
         )
-    path = run.folder / 'checkpoint' / 'classifier.safetensors'
-    try:
-        arrays, meta = checkpoint.load(path, lambda problem: None)
+
+    def use(arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Mapping[str, np.ndarray]:
         trainer = ClassifierTrainer(run.task, run.agent, run.demonstrations, seed=0)
         trainer.load_state_dict(arrays, meta)
-    except FileNotFoundError:
-        raise ConfigError(f'{path}: there is no checkpoint of the classifier yet.') from None
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f'{path}: does not fit task and agent of the run: {error}') from None
-    return trainer.arrays()
+        return trainer.arrays()
+
+    return from_checkpoint(run, 'classifier', use)

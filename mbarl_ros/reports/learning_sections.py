@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mbarl_ros.reports import classifier_check, drawing, history_data
-from mbarl_ros.reports.attempts import Phases, phases
+from mbarl_ros.reports.attempts import Phases, phases, practised
 from mbarl_ros.reports.evaluations import evaluations, rate_text
 from mbarl_ros.reports.intervals import separation, wilson
 from mbarl_ros.reports.open_loop import ModelCheck, check_model
@@ -76,9 +76,7 @@ def practice_section(run: RunData) -> Html:
 
     :raises ConfigError: there are no transitions, or no phase has ended.
     """
-    if not len(run.transitions['phase']):
-        raise ConfigError(run.damaged.get('transitions', 'The run has no transitions yet.'))
-    found = phases(run.task, run.transitions)
+    found = phases(run.task, practised(run))
     if not len(found.phase):
         raise ConfigError('No phase has ended yet.')
     rate = run.task.robot.control_rate

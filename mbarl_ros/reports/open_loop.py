@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from mbarl_ros.control.model import LearnedModel
-from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.holdout import episode_holdout_mask
-from mbarl_ros.reports.attempts import ends
+from mbarl_ros.reports.attempts import ends, practised
 from mbarl_ros.reports.run_data import RunData
+from mbarl_ros.reports.saved_state import from_checkpoint
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.transitions import Transitions
 from mbarl_ros.task import Task
@@ -77,7 +77,7 @@ def check_model(run: RunData) -> ModelCheck:
     :raises ConfigError: there is no model, or nothing to compare it with; says why.
     """
     model, trained = load_model(run)
-    rows = run.transitions
+    rows = practised(run)
     held_out = episode_holdout_mask(ends(rows), 0)
     unseen = held_out | (np.arange(len(held_out)) >= trained)
     horizon, starts = windows(run.task, rows, unseen)
@@ -94,18 +94,13 @@ def load_model(run: RunData) -> tuple[LearnedModel, int]:
     """
     if run.agent.model is None:
         raise ConfigError(f"Agent '{run.agent.name}' has no dynamics model.")
-    path = run.folder / 'checkpoint' / 'learner.safetensors'
-    try:
-        arrays, meta = checkpoint.load(path, lambda problem: None)
-        ensemble = Ensemble(run.task, run.agent.model, seed=0)
+    ensemble = Ensemble(run.task, run.agent.model, seed=0)
+
+    def use(arrays: Mapping[str, np.ndarray], meta: dict[str, Any]) -> int:
         ensemble.load_state_arrays(arrays)
-        trained = int(meta['imagination']['fitted_at'])
-    except FileNotFoundError:
-        raise ConfigError(f'{path}: there is no checkpoint of the learner yet.') from None
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f'{path}: does not fit task and agent of the run: {error}') from None
+        return int(meta['imagination']['fitted_at'])
+
+    trained = from_checkpoint(run, 'learner', use)
     if not ensemble.fits:
         raise ConfigError('The model had not been fitted when the last checkpoint was written.')
     return LearnedModel(ensemble.policy_arrays(), run.task, run.agent.model), trained
@@ -117,8 +112,6 @@ def windows(task: Task, rows: Transitions, unseen: np.ndarray) -> tuple[int, np.
     :param unseen: rows that the model was not trained on, bool [n]
     :raises ConfigError: there is not a single one.
     """
-    if not len(unseen):
-        raise ConfigError('The run has no transitions yet.')
     dim = task.state_dim
     after = rows['observation'][1:, :dim] == rows['next_observation'][:-1, :dim]
     broken = ~np.append(after.all(-1), False) | ~unseen | ~np.append(unseen[1:], False)

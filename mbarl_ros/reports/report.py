@@ -19,12 +19,12 @@ from mbarl_ros.reports.comparison import (
     scored_seed,
     unscored,
 )
-from mbarl_ros.reports.evaluations import evaluations, rate_text
+from mbarl_ros.reports.evaluations import Evaluations, evaluations, rate_text
 from mbarl_ros.reports.films import MOST_BYTES, film_section
 from mbarl_ros.reports.page import Html, document, folded, join, paragraph, tag
 from mbarl_ros.reports.run_data import RunData, read_run
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.storage.run_files import ARGUMENTS_FILE
+from mbarl_ros.storage.run_files import ARGUMENTS_FILE, TRANSITIONS_FILE
 from mbarl_ros.view.status import duration
 
 _ENDS = {
@@ -133,6 +133,8 @@ def first_box(run: RunData, causes: Sequence[Cause]) -> Html:
     parts = [paragraph(_end(run), 'big')]
     for part, sentence in run.damaged.items():
         parts.append(paragraph(f'Left out, {part}: {sentence}', 'bad'))
+    if text := _cut_log(run):
+        parts.append(paragraph(text, 'bad'))
     if not causes:
         parts.append(paragraph('Nothing unusual found.'))
     for cause in causes:
@@ -140,6 +142,25 @@ def first_box(run: RunData, causes: Sequence[Cause]) -> Html:
         remedy = join(tag('b', 'Try: '), cause.remedy)
         parts.append(join(tag('h3', cause.title), evidence, tag('p', remedy)))
     return tag('div', *parts, kind='box')
+
+
+def _cut_log(run: RunData) -> str:
+    """A sentence about a log that is shorter than the run; empty: it is not."""
+    steps = len(run.transitions['phase'])
+    found = _evaluated(run)
+    if 'transitions' in run.damaged or found is None or steps >= found.steps.max():
+        return ''
+    return (
+        f'{run.folder / TRANSITIONS_FILE}: ends after {steps:,} of {found.steps.max():,.0f} steps; '
+        'a record in it is damaged, and what follows is left out.'
+    )
+
+
+def _evaluated(run: RunData) -> Evaluations | None:
+    try:
+        return evaluations(run.evaluations)
+    except ConfigError:
+        return None
 
 
 def _end(run: RunData) -> str:
@@ -152,9 +173,8 @@ def _end(run: RunData) -> str:
         text = f'The run failed{about}: {run.result["error"]}'
     else:
         text = f'The run has written no result{about}: it still goes on, was killed, or has no end.'
-    try:
-        found = evaluations(run.evaluations)
-    except ConfigError:
+    found = _evaluated(run)
+    if found is None:
         return text
     low, high = (float(limit[-1]) for limit in found.interval())
     return f'{text} Success {rate_text(found.success[-1], low, high)}, 95 % interval.'

@@ -12,7 +12,7 @@ import numpy as np
 from mbarl_ros.demos.metadata import DemonstrationError, Metadata, folders, read_metadata
 from mbarl_ros.learning.holdout import episode_numbers
 from mbarl_ros.reports import drawing, history_data
-from mbarl_ros.reports.attempts import ends
+from mbarl_ros.reports.attempts import ends, practised
 from mbarl_ros.reports.page import Content, Html, facts, figure, folded, join, paragraph, table, tag
 from mbarl_ros.reports.run_data import RunData
 from mbarl_ros.schema.base import ConfigError
@@ -193,8 +193,11 @@ def _periods(run: RunData) -> Html:
 
 
 def human_section(run: RunData) -> Html:
-    """Where a person took over."""
-    rows = run.transitions
+    """Where a person took over.
+
+    :raises ConfigError: there are no transitions.
+    """
+    rows = practised(run)
     human = rows['source'] == HUMAN
     if not human.any():
         return paragraph('No person drove the robot during practice.')
