@@ -90,7 +90,7 @@ def real(tmp_path_factory) -> Path:
     """Folder of a short run of the whole graph."""
     folder = tmp_path_factory.mktemp('report')
     raw = Task.load('pointmass').config.model_dump(mode='json')
-    raw['evaluation'].update(every=200, episodes=10, horizon=60, target=1.0)
+    raw['evaluation'].update(every=200, episodes=10, horizon=30, target=1.0)
     raw['phases'] = {'forward_limit': 40, 'backward_limit': 40}
     (folder / 'task.yaml').write_text(yaml.safe_dump(raw))
     words = [f'task:={folder / "task.yaml"}', f'agent:={small_agent(folder)}', f'steps:={STEPS}']
