@@ -10,6 +10,7 @@ from typing import Any
 
 from mbarl_ros import __version__
 from mbarl_ros.bringup.graphs import Plan
+from mbarl_ros.bringup.software import software
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.files import lock_file, unwritable, write_file
 from mbarl_ros.storage.run_files import (
@@ -18,6 +19,7 @@ from mbarl_ros.storage.run_files import (
     EVALUATIONS_FILE,
     LOCK_FILE,
     RESULT_FILE,
+    SOFTWARE,
     check_same,
     read_json_lines,
     write_config,
@@ -141,6 +143,7 @@ class RunFolder:
             write_config(self.path / name, config)
         arguments = {'graph': self._plan.graph, 'version': __version__, **self._plan.arguments}
         arguments['started'] = time.strftime('%Y-%m-%dT%H:%M:%S%z')
+        arguments[SOFTWARE] = software()
         write_text(self.path / ARGUMENTS_FILE, json.dumps(arguments, indent=2) + '\n')
         result = self.path / RESULT_FILE  # a resumed run has not ended yet
         try:

@@ -14,6 +14,8 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.files import unwritable, write_file
 
 ARGUMENTS_FILE = 'arguments.json'
+SOFTWARE = 'software'
+"""Its key that holds the versions that a run was made with."""
 EVALUATIONS_FILE = 'evaluations.jsonl'
 RESULT_FILE = 'result.json'
 HISTORY_FILE = 'history.jsonl'
