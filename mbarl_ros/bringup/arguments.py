@@ -143,6 +143,20 @@ CAMERA = (
     Argument('camera_height', '240', 'pixels of a picture', kind=int),
 )
 
+RECORD_RUN = Argument(
+    'record_run',
+    'false',
+    'record the topics of the run into run_dir/recording, as MCAP files for Foxglove',
+    kind=bool,
+)
+TRACKER = Argument(
+    'tracker',
+    'none',
+    'log the numbers of the run to Weights & Biases or MLflow; without an account or a server: '
+    'into run_dir',
+    choices=('none', 'wandb', 'mlflow'),
+)
+
 DEMO = Argument('demo', '', 'demonstration to replay, or a folder of demonstrations')
 TOLERANCE = Argument(
     'tolerance', '0.01', "largest accepted deviation, as a share of an entry's range", kind=float
@@ -172,6 +186,8 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             AUTOSTART,
             USE_RESPAWN,
             *CAMERA,
+            RECORD_RUN,
+            TRACKER,
             *_COMMON,
         ),
     ),
@@ -187,6 +203,8 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             _with_default(AUTOSTART, 'false'),
             USE_RESPAWN,
             USE_SIM_TIME,
+            RECORD_RUN,
+            TRACKER,
             *_COMMON,
         ),
     ),
@@ -226,6 +244,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             USE_SIM_TIME,
             AUTOSTART_SIMULATED,
             *CAMERA,
+            RECORD_RUN,
             *_COMMON,
         ),
     ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mbarl_ros.bringup.arguments import CAMERA, Value, parse
@@ -102,6 +102,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
         _check_world(task_config)
     if values.get('camera') and not simulated:
         raise ConfigError('camera:=true is the camera of the simulation; start the driver of yours')
+    _check_tracker(str(values.get('tracker', 'none')))
     _resolve_mode(values, given, simulated)
     if graph in ('sim', 'hardware'):
         task.check_agent(agent)
@@ -170,6 +171,17 @@ def _check_world(task: TaskConfig) -> None:
         raise ConfigError(
             f"task '{task.name}': key 'world': no module {module}; install the simulation with "
             "pip install -e '.[ros,sim]' or correct the path"
+        )
+
+
+def _check_tracker(library: str) -> None:
+    if library == 'none':
+        return
+    spec = importlib.util.find_spec(library)
+    if spec is None or spec.origin is None:  # a folder of this name, as trackers make it
+        raise ConfigError(
+            f'tracker:={library}: the package {library} is not installed; pip install '
+            "'mbarl_ros[track]'"
         )
 
 
@@ -298,6 +310,16 @@ class _Builder:
             optional=True,
         )
 
+    def watchers(self, simulated: bool) -> list[NodeSpec]:
+        """Nodes that watch the run, on request; the run goes on without them."""
+        nodes = []
+        if self.values.get('record_run'):
+            camera = bool(self.values.get('camera', False))
+            nodes.append(self.node('run_recorder', camera=camera, **self.sim_time(simulated)))
+        if self.values.get('tracker', 'none') != 'none':
+            nodes.append(self.node('tracker', library=self.values['tracker']))
+        return [replace(node, respawn=True, optional=True) for node in nodes]
+
 
 def _learning(
     values: Mapping[str, Value], agent: AgentConfig, simulated: bool
@@ -316,6 +338,7 @@ def _learning(
         ),
         build.node('learner', respawn=True, demonstrations=demos),
         build.monitor(),
+        *build.watchers(simulated),
     ]
     if agent.backward == 'classifier':
         nodes.append(build.node('state_classifier', respawn=True, demonstrations=demos))
@@ -373,6 +396,7 @@ def _evaluate(
             **build.sim_time(simulated),
         ),
         build.monitor(),
+        *build.watchers(simulated),
     ]
     if simulated:
         nodes.insert(0, build.robot_sim())

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.field_maps import ActionCommand, ServiceCommand
+from mbarl_ros.schema.recorded import recorded_topics
 from mbarl_ros.schema.robot import RobotConfig
 
 _PARAMETERS = (
@@ -93,6 +94,8 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
             reply=('~/start', '~/stop', '~/success', '~/discard'),
         ),
         'monitor': Permissions(subscribe=(topics.DIAGNOSTICS,)),
+        'run_recorder': Permissions(subscribe=(*recorded_topics(robot), topics.TRANSITIONS)),
+        'tracker': Permissions(subscribe=(topics.DIAGNOSTICS,)),
     }
 
 

@@ -35,15 +35,27 @@ RECORDER_SET_PARAMETERS = 'demo_recorder/set_parameters'
 RECORDER_GET_PARAMETERS = 'demo_recorder/get_parameters'
 
 DEPLOYED_SUCCESS = 'policy_evaluator/deployed_success'
+
 MARKERS = 'visualizer/markers'
 STATIC_MARKERS = 'visualizer/static_markers'
+SHOWN_STATE = 'visualizer/state'
+SUCCESS_RATE = 'visualizer/success_rate'
+MODEL_ERROR = 'visualizer/model_error'
+UPDATES_PER_SECOND = 'visualizer/updates_per_second'
+VALUE_FORWARD = 'visualizer/value_forward'
+VALUE_BACKWARD = 'visualizer/value_backward'
+LAG_STEPS = 'visualizer/lag_steps'
 
 SIM_RESET = 'robot_sim/reset'
 SIM_RESETS = 'robot_sim/resets'
 CAMERA_IMAGE = 'camera/image_raw'
 CAMERA_INFO = 'camera/camera_info'
+ROBOT_DESCRIPTION = 'robot_description'
+TF = '/tf'
+TF_STATIC = '/tf_static'
 
 DIAGNOSTICS = '/diagnostics'
+LOG = '/rosout'
 CLOCK = '/clock'
 
 
