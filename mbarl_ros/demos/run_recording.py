@@ -84,16 +84,14 @@ class RunRecording:
     def write(self, key: str, stamp: int, data: bytes) -> None:
         """Append a serialised (CDR) message that is logged at ``stamp`` ns."""
         stamp = self._newest = max(stamp, 0)
-        if key in self._latched:
-            self._latched[key].append(data)
-        if self._file is None and not self._may_retry(stamp):
-            self.lost += 1
-            return
-        if self._added(key, stamp, data):
+        is_open = self._file is not None or self._may_retry(stamp)
+        if is_open and self._added(key, stamp, data):
             self.counts[key] += 1
             self._unwritten += 1
         else:
             self.lost += 1
+        if key in self._latched:
+            self._latched[key].append(data)
 
     def flush(self) -> None:
         """Pass everything to the disk; begin the next file where this one is large.
