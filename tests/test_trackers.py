@@ -113,6 +113,8 @@ def test_wandb_offline_holds_what_was_evaluated_and_a_restart_continues_it(tmp_p
     ] == [(line['environment_steps'], line['deployed_success']) for line in LINES]
     reports = {row['_step']: row['learner/updates'] for row in rows if 'learner/updates' in row}
     assert reports[100] == 200 and reports[600] == 1200
+    steps = [row['_step'] for row in rows]
+    assert steps == sorted(steps)  # the server drops rows that run back
     assert not {'learner/spec_hash', 'learner/mode', 'learner/model_error'} & {*rows[0], *rows[-1]}
     assert json.loads(config['task']) == {'name': 'pointmass'}
     assert {RESULT_FILE, 'task.yaml'} <= files

@@ -191,6 +191,7 @@ class Tracker(BaseNode):
             'library': self._library,
             'id': run.id,
             'place': run.place,
+            'step': str(run.step),
             'evaluations': str(self._evaluations),
         }
         if known != self._known:

@@ -35,10 +35,14 @@ class RunFacts:
 
 
 class TrackedRun(Protocol):
-    """A run of a tracker. ``id`` continues it; ``place`` says where it is written."""
+    """A run of a tracker. ``id`` and ``step`` continue it; ``place`` says where it is written.
+
+    ``step``: least step that the library takes next.
+    """
 
     id: str
     place: str
+    step: int
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Log numbers of the diagnostics after ``step`` environment steps."""
@@ -56,6 +60,7 @@ class WandbRun:
     def __init__(self, facts: RunFacts, known: Mapping[str, str]) -> None:
         """Begin a run, or continue the ``known`` one."""
         os.environ.setdefault('WANDB_ERROR_REPORTING', 'false')
+        os.environ.setdefault('WANDB_SILENT', 'true')  # what it says to people at a terminal
         import wandb
 
         self.id = known.get('id') or uuid.uuid4().hex[:8]
@@ -73,26 +78,25 @@ class WandbRun:
                 console='off',
                 disable_git=True,
                 disable_code=True,
-                silent=True,
                 x_disable_stats=True,
                 x_disable_machine_info=True,
             ),
         )
         self._run.define_metric(f'{_EVALUATION}/*', step_metric=f'{_EVALUATION}/environment_steps')
-        self._folder, self._step = facts.folder, 0
+        self._folder, self.step = facts.folder, int(known.get('step', 0))
         self.place = f'{facts.folder / "wandb"} (offline)' if mode != 'online' else self._run.url
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """See :class:`TrackedRun`; W&B refuses steps that run back."""
-        self._step = max(step, self._step)
-        self._run.log(dict(numbers), step=self._step)
+        self.step = max(step, self.step)
+        self._run.log(dict(numbers), step=self.step)
 
     def log_evaluation(self, step: int, numbers: Mapping[str, float]) -> None:
         """See :class:`TrackedRun`; the step is a metric, since the run is further by now."""
         named = {f'{_EVALUATION}/{name}': value for name, value in numbers.items()}
-        self.log(self._step, {**named, f'{_EVALUATION}/environment_steps': step})
+        self.log(self.step, {**named, f'{_EVALUATION}/environment_steps': step})
         # Rows of one step are merged: the next evaluation must not replace this one.
-        self._step += 1
+        self.step += 1
 
     def finish(self, files: list[Path]) -> None:
         """See :class:`TrackedRun`."""
@@ -112,7 +116,7 @@ class MlflowRun:
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
-        self._metric = Metric
+        self._metric, self.step = Metric, 0  # MLflow takes steps in any order
         self.place = os.environ.get('MLFLOW_TRACKING_URI') or (facts.folder / 'mlruns').as_uri()
         self._client = MlflowClient(self.place)
         if known.get('id') and known.get('place') == self.place:
