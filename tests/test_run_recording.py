@@ -43,13 +43,18 @@ def practise(folder, *, kill=False, record=True):
             graph.kill('run_recorder')
             graph.wait_for_steps(steps + STEPS)
             graph.start('run_recorder')
-            graph.wait_for('recorder', lambda: 'run_recorder' in graph.statuses)
-            graph.wait_for_steps(graph.value('policy_controller', 'environment_steps') + STEPS)
+            graph.wait_for('second file', lambda: records(graph, 'recording_1.mcap'))
         for name in ('policy_controller', 'learner'):
             assert graph.kill(name, signal.SIGINT) == 0
         if record:
             assert graph.kill('run_recorder', signal.SIGINT) == 0
     return folder / 'run', steps
+
+
+def records(graph, name):
+    """Whether the recorder has written the messages of some steps to a file."""
+    status = graph.statuses.get('run_recorder', {})
+    return status.get('file', '').endswith(name) and int(status['messages']) > 5 * STEPS
 
 
 def executed(run):

@@ -17,7 +17,6 @@ from mbarl_ros import __version__
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.demos.recording import topic_of
 from mbarl_ros.demos.run_recording import RunRecording, finish_torn, joint_state
-from mbarl_ros.nodes.support.qos import TRANSITIONS_HISTORY
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
 from mbarl_ros.nodes.support.scheduling import give_way
 from mbarl_ros.schema import topics
@@ -76,7 +75,10 @@ class RunRecorder(BaseNode):
         for topic, kind in types.items():
             self._subscribe(topic, message_class(kind))
         self.create_subscription(
-            UInt8MultiArray, topics.TRANSITIONS, self._on_transitions, TRANSITIONS_HISTORY
+            UInt8MultiArray,
+            topics.TRANSITIONS,
+            self._on_transitions,
+            QoSProfile(depth=_QUEUE_DEPTH),
         )
         self.create_timer(_FLUSH_PERIOD, self._flush, clock=self.steady)
         # In a thread: a large file takes seconds, and nothing is recorded until the node spins.
