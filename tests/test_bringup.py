@@ -102,6 +102,21 @@ def test_hardware_may_be_a_simulator_that_keeps_its_own_time():
     assert graph['demo_recorder'].parameters['use_sim_time'] is True
 
 
+def test_watchers_run_on_request_only_and_never_end_a_run(tmp_path):
+    pytest.importorskip('mlflow')
+    policy = str(run_folder(tmp_path / 'run'))
+    for graph, given, tracker in (
+        ('sim', {}, {'tracker': 'mlflow'}),
+        ('hardware', {}, {'tracker': 'mlflow'}),
+        ('evaluate', {'policy': policy}, {}),
+    ):
+        asked = nodes(graph, record_run='true', **given, **tracker)
+        added = set(asked) - set(nodes(graph, **given))
+        assert added == {'run_recorder', *tracker}
+        assert all(asked[name].respawn and asked[name].optional for name in added)
+    assert nodes('sim', record_run='true', camera='true')['run_recorder'].parameters['camera']
+
+
 def test_record_drives_through_the_teleop_topics(tmp_path):
     graph = nodes('record', demos=str(tmp_path / 'new'))
     assert set(graph) == {

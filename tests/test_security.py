@@ -14,6 +14,7 @@ pytestmark = pytest.mark.together
 RUNNING = (
     'safety_gate', 'policy_controller', 'learner', 'state_classifier', 'demo_recorder',
     'visualizer',
+    'run_recorder', 'tracker',
 )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def test_a_person_may_drive_activate_stop_and_release_and_nothing_that_a_node_sa
 def test_each_node_opens_what_its_policy_allows_and_nothing_else(tmp_path):
     agent = small_agent(tmp_path)
     with Graph(tmp_path, task='pointmass', agent=agent, mode='realtime') as graph:
-        graph.start('safety_gate', 'learner', 'state_classifier')
+        graph.start('safety_gate', 'learner', 'state_classifier', 'run_recorder', 'tracker')
         graph.start('policy_controller', autostart=False)
         graph.start('demo_recorder', demonstrations=str(tmp_path / 'demos'))
         MarkerView(graph.node)  # for which the visualizer opens the rest

@@ -150,6 +150,19 @@ VISUALIZER = Argument(
     'robot',
     kind=bool,
 )
+RECORD_RUN = Argument(
+    'record_run',
+    'false',
+    'record the topics of the run into run_dir/recording, as MCAP files for Foxglove',
+    kind=bool,
+)
+TRACKER = Argument(
+    'tracker',
+    'none',
+    'log the numbers of the run to Weights & Biases or MLflow; without an account or a server: '
+    'into run_dir',
+    choices=('none', 'wandb', 'mlflow'),
+)
 
 DEMO = Argument('demo', '', 'demonstration to replay, or a folder of demonstrations')
 TOLERANCE = Argument(
@@ -181,6 +194,8 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             USE_RESPAWN,
             VISUALIZER,
             *CAMERA,
+            RECORD_RUN,
+            TRACKER,
             *_COMMON,
         ),
     ),
@@ -197,6 +212,8 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             USE_RESPAWN,
             USE_SIM_TIME,
             VISUALIZER,
+            RECORD_RUN,
+            TRACKER,
             *_COMMON,
         ),
     ),
@@ -238,6 +255,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             AUTOSTART_SIMULATED,
             VISUALIZER,
             *CAMERA,
+            RECORD_RUN,
             *_COMMON,
         ),
     ),

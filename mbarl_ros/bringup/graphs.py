@@ -102,6 +102,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
         _check_world(task_config)
     if values.get('camera') and not simulated:
         raise ConfigError('camera:=true is the camera of the simulation; start the driver of yours')
+    _check_tracker(str(values.get('tracker', 'none')))
     _resolve_mode(values, given, simulated)
     if graph in ('sim', 'hardware'):
         task.check_agent(agent)
@@ -170,6 +171,17 @@ def _check_world(task: TaskConfig) -> None:
         raise ConfigError(
             f"task '{task.name}': key 'world': no module {module}; install the simulation with "
             "pip install -e '.[ros,sim]' or correct the path"
+        )
+
+
+def _check_tracker(library: str) -> None:
+    if library == 'none':
+        return
+    spec = importlib.util.find_spec(library)
+    if spec is None or spec.origin is None:  # a folder of this name, as trackers make it
+        raise ConfigError(
+            f'tracker:={library}: the package {library} is not installed; pip install '
+            "'mbarl_ros[track]'"
         )
 
 
@@ -285,14 +297,6 @@ class _Builder:
         follows_clock = requested and self.common['mode'] == 'realtime'
         return {'use_sim_time': True} if follows_clock else {}
 
-    def visualizer(self, simulated: bool) -> list[NodeSpec]:
-        """The node of the markers, where it is wanted."""
-        if not self.values['visualizer']:
-            return []
-        demos = self.values.get('demos', '')
-        spec = self.node('visualizer', demonstrations=demos, **self.sim_time(simulated))
-        return [replace(spec, respawn=True, optional=True)]
-
     def monitor(self) -> NodeSpec:
         return NodeSpec(
             executable='monitor',
@@ -306,6 +310,19 @@ class _Builder:
             respawn=True,
             optional=True,
         )
+
+    def watchers(self, simulated: bool) -> list[NodeSpec]:
+        """Nodes that watch the run, on request; the run goes on without them."""
+        values, time, nodes = self.values, self.sim_time(simulated), []
+        if values.get('visualizer'):
+            demos = values.get('demos', '')
+            nodes.append(self.node('visualizer', demonstrations=demos, **time))
+        if values.get('record_run'):
+            camera = bool(values.get('camera', False))
+            nodes.append(self.node('run_recorder', camera=camera, **time))
+        if values.get('tracker', 'none') != 'none':
+            nodes.append(self.node('tracker', library=values['tracker']))
+        return [replace(node, respawn=True, optional=True) for node in nodes]
 
 
 def _learning(
@@ -325,7 +342,7 @@ def _learning(
         ),
         build.node('learner', respawn=True, demonstrations=demos),
         build.monitor(),
-        *build.visualizer(simulated),
+        *build.watchers(simulated),
     ]
     if agent.backward == 'classifier':
         nodes.append(build.node('state_classifier', respawn=True, demonstrations=demos))
@@ -351,7 +368,7 @@ def _record(
         build.gate(simulated),
         build.node('demo_recorder', demonstrations=values['demos'], **build.sim_time(simulated)),
         build.monitor(),
-        *build.visualizer(simulated),
+        *build.watchers(simulated),
     ]
     wide = {'wide_starts': values['wide_starts']}
     if simulated:
@@ -384,7 +401,7 @@ def _evaluate(
             **build.sim_time(simulated),
         ),
         build.monitor(),
-        *build.visualizer(simulated),
+        *build.watchers(simulated),
     ]
     if simulated:
         nodes.insert(0, build.robot_sim())

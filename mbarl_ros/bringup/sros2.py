@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.field_maps import ActionCommand, ServiceCommand
+from mbarl_ros.schema.recorded import recorded_topics
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.view.measures import MEASURES
 
@@ -108,6 +109,8 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
                 topics.CLASSIFIER,
             ),
         ),
+        'run_recorder': Permissions(subscribe=(*recorded_topics(robot), topics.TRANSITIONS)),
+        'tracker': Permissions(subscribe=(topics.DIAGNOSTICS,)),
     }
 
 

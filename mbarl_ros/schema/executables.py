@@ -11,6 +11,8 @@ NODES = {
     'keyboard_teleop': 'mbarl_ros.nodes.keyboard_teleop:main',
     'monitor': 'mbarl_ros.nodes.monitor:main',
     'visualizer': 'mbarl_ros.nodes.visualizer:main',
+    'run_recorder': 'mbarl_ros.nodes.run_recorder:main',
+    'tracker': 'mbarl_ros.nodes.tracker:main',
     'robot_sim': 'mbarl_sim.robot_sim:main',
     'scripted_operator': 'mbarl_sim.scripted_operator:main',
 }

@@ -52,8 +52,10 @@ CAMERA_IMAGE = 'camera/image_raw'
 CAMERA_INFO = 'camera/camera_info'
 ROBOT_DESCRIPTION = 'robot_description'
 TF = '/tf'
+TF_STATIC = '/tf_static'
 
 DIAGNOSTICS = '/diagnostics'
+LOG = '/rosout'
 CLOCK = '/clock'
 
 

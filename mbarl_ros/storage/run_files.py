@@ -20,6 +20,10 @@ EVALUATIONS_FILE = 'evaluations.jsonl'
 RESULT_FILE = 'result.json'
 HISTORY_FILE = 'history.jsonl'
 """What the nodes reported on /diagnostics, sampled by the monitor."""
+RECORDING_FOLDER = 'recording'
+"""MCAP files of run_recorder."""
+TRACKER_FILE = 'tracker.json'
+"""Which run of a tracker this run is, so that a resumed run continues it."""
 LOCK_FILE = '.lock'
 POLICY_FILE = 'policy.safetensors'
 """The policy message that the learner published last."""
@@ -50,13 +54,10 @@ def check_same(
     :raises ConfigError: names ``folder``, the first key that differs, and ``remedy``; or the file,
         if it is damaged.
     """
-    try:
-        before = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         return
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        before = None
-    if not isinstance(before, dict):
+    before = read_config(path)
+    if not before:
         raise ConfigError(
             f'{path}: is empty or damaged; remove this file (the next start writes it again), or '
             'use a new folder'
@@ -113,6 +114,15 @@ def read_json_lines(
             )
         records.append(record)
     return records
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration file that :func:`write_config` has written; empty if there is none."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
