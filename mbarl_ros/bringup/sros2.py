@@ -77,7 +77,7 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
                 topics.POLICY,
                 topics.ACKNOWLEDGED,
             ),
-            reply=tuple(f'~/{name}' for name in _LIFECYCLE),
+            reply=('~/turn', *(f'~/{name}' for name in _LIFECYCLE)),
         ),
         'learner': Permissions(
             publish=('~/policy', '~/acknowledged'),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mbarl_ros.control.control_loop import ESTOP, Connections, ControlLoop
+from mbarl_ros.control.control_loop import ESTOP, ESTOP_IS_LATCHED, Connections, ControlLoop
 from mbarl_ros.control.loop_timing import LoopTiming
 from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.safety import STOP_SOURCE
@@ -82,7 +82,7 @@ class RealtimeLoop(ControlLoop):
         if not self.gate_state:
             return ['no message from safety_gate; start it']
         if self.gate_state == ESTOP:
-            return [f'the e-stop is latched; release it with the service {topics.GATE_RELEASE}']
+            return [ESTOP_IS_LATCHED]
         return self._robot_errors()
 
     def reason_to_give_up(self) -> str:
