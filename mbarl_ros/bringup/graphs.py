@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mbarl_ros.bringup.arguments import CAMERA, Value, parse
@@ -103,6 +103,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     if values.get('camera') and not simulated:
         raise ConfigError('camera:=true is the camera of the simulation; start the driver of yours')
     _resolve_mode(values, given, simulated)
+    _check_web(values, given)
     if graph in ('sim', 'hardware'):
         task.check_agent(agent)
     if task_config.ended and graph in ('sim', 'hardware', 'evaluate') and not simulated:
@@ -134,6 +135,8 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     # The nodes need not generate it again: the run folder has task and robot as files.
     files = {key: str(Path(str(values['run_dir'])) / f'{key}.yaml') for key in generated}
     nodes = _BUILDERS[graph]({**values, **files}, agent, simulated)
+    if values['view'] == 'web':
+        nodes += (_web_page(graph, {**values, **files}, task_config),)
     return Plan(graph, values, task_config, robot, agent, nodes, private_domain=simulated)
 
 
@@ -170,6 +173,17 @@ def _check_world(task: TaskConfig) -> None:
         raise ConfigError(
             f"task '{task.name}': key 'world': no module {module}; install the simulation with "
             "pip install -e '.[ros,sim]' or correct the path"
+        )
+
+
+def _check_web(values: Mapping[str, Value], given: Mapping[str, str]) -> None:
+    if values['view'] != 'web':
+        for name in ('web_port', 'web_control'):
+            if name in given:
+                raise ConfigError(f"argument '{name}' is for the page; give view:=web as well")
+    elif importlib.util.find_spec('aiohttp') is None:
+        raise ConfigError(
+            "view:=web needs aiohttp: pip install 'aiohttp>=3.9', or apt install python3-aiohttp"
         )
 
 
@@ -392,6 +406,16 @@ def _replay(
         ),
         build.monitor(),
     )
+
+
+def _web_page(graph: str, values: Mapping[str, Value], task: TaskConfig) -> NodeSpec:
+    budget, target = (
+        task.run_end(int(values['steps']), float(values['target'])) if graph == 'sim' else (0, 0.0)
+    )
+    page = _Builder(values).node(
+        'web_page', graph=graph, budget=budget, target=target, control=values['web_control']
+    )
+    return replace(page, respawn=True, optional=True)
 
 
 _BUILDERS = {

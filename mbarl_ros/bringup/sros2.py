@@ -93,6 +93,10 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
             reply=('~/start', '~/stop', '~/success', '~/discard'),
         ),
         'monitor': Permissions(subscribe=(topics.DIAGNOSTICS,)),
+        'web_page': Permissions(
+            subscribe=(topics.DIAGNOSTICS, topics.LOG, topics.PHASE, topics.CAMERA_IMAGE),
+            request=(topics.GATE_STOP, topics.GATE_RELEASE, topics.TURN, topics.CHANGE_STATE),
+        ),
     }
 
 

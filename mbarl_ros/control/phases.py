@@ -100,7 +100,7 @@ class Practice:
         return bool(self._policies)
 
     def turn(self) -> None:
-        """Give way to the next phase: the next step truncates this one, unless it ends by itself."""
+        """Give way to the next phase: the next step ends this one, truncated unless it succeeds."""
         self._turning = True
 
     def observe(self, robot_state: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.safety import STOP_SOURCE
 from mbarl_ros.control.step_pairing import RealtimePairing
 from mbarl_ros.control.watchdog import ControlWatchdog
-from mbarl_ros.schema import topics
 
 # Share of the control period in which a plan must be ready; the rest is for states and commands.
 PLANNING_SHARE = 0.5

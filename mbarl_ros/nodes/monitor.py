@@ -6,14 +6,11 @@ import json
 import time
 from pathlib import Path
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.qos import QoSProfile
 
 from mbarl_ros.nodes.support import runtime
-from mbarl_ros.schema import topics
-from mbarl_ros.schema.executables import NODES
+from mbarl_ros.nodes.support.statuses import StatusListener
 from mbarl_ros.storage.history import HistoryWriter
 from mbarl_ros.view.status import status_line
 
@@ -34,28 +31,13 @@ class Monitor(runtime.BaseNode):
         self._refuse_leftover_parameters()
         now = time.monotonic()
         self._history = HistoryWriter(Path(run_dir).expanduser(), now) if run_dir else None
-        self._status: dict[str, dict[str, str]] = {}
-        self.create_subscription(
-            DiagnosticArray, topics.DIAGNOSTICS, self._receive, QoSProfile(depth=20)
-        )
+        self._status = StatusListener(self).status
         self.create_timer(period, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _declare(self, name: str, default: str | float, description: str) -> str | float:
         return self.declare_parameter(
             name, default, ParameterDescriptor(description=description)
         ).value
-
-    def _receive(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            name = runtime.node_of(status.name, self.get_namespace())
-            if name in NODES:
-                # Values that a node does not publish each time, such as a model's error, are kept.
-                self._status[name] = {
-                    **self._status.get(name, {}),
-                    'level': str(int.from_bytes(status.level, 'little')),
-                    'message': status.message,
-                    **{item.key: item.value for item in status.values},
-                }
 
     def _report(self) -> None:
         text = json.dumps(self._status) if self._json else status_line(self._status)

@@ -46,6 +46,7 @@ CAMERA_IMAGE = 'camera/image_raw'
 CAMERA_INFO = 'camera/camera_info'
 
 DIAGNOSTICS = '/diagnostics'
+LOG = '/rosout'
 CLOCK = '/clock'
 
 

@@ -19,6 +19,8 @@ RESULT_FILE = 'result.json'
 HISTORY_FILE = 'history.jsonl'
 """What the nodes reported on /diagnostics, sampled by the monitor."""
 LOCK_FILE = '.lock'
+WEB_URL_FILE = 'web_url'
+"""URL of the run's page, with its token: only its owner may read it."""
 POLICY_FILE = 'policy.safetensors'
 """The policy message that the learner published last."""
 KEPT_POLICY_FILE = 'policy_{}.safetensors'
