@@ -6,11 +6,13 @@ import pytest
 
 from mbarl_ros.bringup.sros2 import OPERATOR, sros2_policy
 from mbarl_ros.schema.load import load_robot
+from mbarl_ros.storage.web_address import keep_address
 from support.graph import Graph, small_agent
 
 pytestmark = pytest.mark.together
 
 RUNNING = ('safety_gate', 'policy_controller', 'learner', 'state_classifier', 'demo_recorder')
+PAGE = 'web_page'
 
 
 def allowed(node, robot='pointmass'):
@@ -68,3 +70,7 @@ def test_each_node_opens_what_its_policy_allows_and_nothing_else(tmp_path):
         for node in RUNNING:
             wanted = allowed(node) - {('subscribe', 'clock')}  # only where simulated time is used
             graph.wait_for(node, lambda: opened(graph.node, node) == wanted)  # noqa: B023
+        keep_address(tmp_path / 'run')
+        graph.start(PAGE, control=True)
+        seen = {('subscribe', 'clock'), ('subscribe', 'camera/image_raw')}  # while somebody looks
+        graph.wait_for(PAGE, lambda: opened(graph.node, PAGE) == allowed(PAGE) - seen)
