@@ -217,6 +217,8 @@ def test_without_the_token_nobody_gets_anything(served):
     upgrade = {'Upgrade': 'websocket', 'Connection': 'Upgrade', 'Sec_WebSocket_Version': '13',
                'Sec_WebSocket_Key': 'dGhlIHNhbXBsZSBub25jZQ=='}  # fmt: skip
     answers.append(ask(address, '/events', **upgrade))
+    answers.append(ask(address, '*', 'OPTIONS'))
+    answers.append(ask(address, f'/%FF{address.token}/'))
     cookie = ask(address, '/', Cookie=f'token={address.token}')
     for code, headers, body in (*answers, cookie):
         assert code == 403 and 'Set-Cookie' not in headers

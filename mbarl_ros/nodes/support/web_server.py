@@ -174,7 +174,7 @@ class WebServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """Let through who has the token and comes from this page; all else learns nothing."""
-        given = request.path.split('/')[1].encode(errors='surrogateescape')
+        given = request.path.lstrip('/').partition('/')[0].encode(errors='surrogateescape')
         if not hmac.compare_digest(given, self._token):
             return _refusal(403, _NO_TOKEN)
         if not _is_ours(request):

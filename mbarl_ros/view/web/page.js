@@ -2,7 +2,7 @@
 
 import { Series, colour, drawCurves, drawPhases, short } from './charts.js';
 
-const SILENCE = 4000; // ms without an update after which the connection counts as lost
+const SILENCE = 5000; // ms without an update after which the connection counts as lost
 const RETRY = 2000; // ms between two attempts to connect
 const PHASES = 400;
 const LINES = 100;
@@ -275,6 +275,7 @@ function enableCommands(gate, lifecycle) {
 function confirmed(question) {
   const dialog = get('confirm');
   get('question').textContent = question;
+  dialog.returnValue = ''; // Escape leaves that of the last time
   dialog.showModal();
   get('no').focus();
   return new Promise((resolve) => {
