@@ -72,5 +72,6 @@ def test_each_node_opens_what_its_policy_allows_and_nothing_else(tmp_path):
             graph.wait_for(node, lambda: opened(graph.node, node) == wanted)  # noqa: B023
         keep_address(tmp_path / 'run')
         graph.start(PAGE, control=True)
+        graph.wait_for('the page', lambda: PAGE in graph.statuses)
         seen = {('subscribe', 'clock'), ('subscribe', 'camera/image_raw')}  # while somebody looks
         graph.wait_for(PAGE, lambda: opened(graph.node, PAGE) == allowed(PAGE) - seen)
