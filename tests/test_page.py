@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.arguments import parse
 from mbarl_ros.nodes.support import web_server
 from mbarl_ros.nodes.support.web_server import MAX_CLIENTS, WebServer
 from mbarl_ros.schema.base import ConfigError
@@ -165,7 +166,7 @@ def test_wrong_words_for_the_page_are_answered_with_one_sentence(monkeypatch):
     monkeypatch.setattr(sys, 'path', [p for p in sys.path if 'site-packages' not in p])
     monkeypatch.setattr(sys, 'path_importer_cache', {})
     with pytest.raises(ConfigError, match='view:=web needs aiohttp: pip install'):
-        graphs._check_web({'view': 'web'}, {})
+        parse('sim', {'view': 'web'})
 
 
 # --- who gets it -----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -296,7 +297,19 @@ def parse(graph: str, given: Mapping[str, str]) -> dict[str, Value]:
         raise ConfigError(
             f"argument 'real_time_factor' must be greater than 0, got {values['real_time_factor']}"
         )
+    _check_web(values, given)
     return values
+
+
+def _check_web(values: Mapping[str, Value], given: Mapping[str, str]) -> None:
+    if values['view'] != 'web':
+        for name in ('web_port', 'web_control'):
+            if name in given:
+                raise ConfigError(f"argument '{name}' is for the page; give view:=web as well")
+    elif importlib.util.find_spec('aiohttp') is None:
+        raise ConfigError(
+            "view:=web needs aiohttp: pip install 'aiohttp>=3.9', or apt install python3-aiohttp"
+        )
 
 
 def _value(argument: Argument, text: str) -> Value:

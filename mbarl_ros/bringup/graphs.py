@@ -103,7 +103,6 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     if values.get('camera') and not simulated:
         raise ConfigError('camera:=true is the camera of the simulation; start the driver of yours')
     _resolve_mode(values, given, simulated)
-    _check_web(values, given)
     if graph in ('sim', 'hardware'):
         task.check_agent(agent)
     if task_config.ended and graph in ('sim', 'hardware', 'evaluate') and not simulated:
@@ -173,17 +172,6 @@ def _check_world(task: TaskConfig) -> None:
         raise ConfigError(
             f"task '{task.name}': key 'world': no module {module}; install the simulation with "
             "pip install -e '.[ros,sim]' or correct the path"
-        )
-
-
-def _check_web(values: Mapping[str, Value], given: Mapping[str, str]) -> None:
-    if values['view'] != 'web':
-        for name in ('web_port', 'web_control'):
-            if name in given:
-                raise ConfigError(f"argument '{name}' is for the page; give view:=web as well")
-    elif importlib.util.find_spec('aiohttp') is None:
-        raise ConfigError(
-            "view:=web needs aiohttp: pip install 'aiohttp>=3.9', or apt install python3-aiohttp"
         )
 
 
