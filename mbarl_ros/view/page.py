@@ -109,6 +109,7 @@ class Page:
         self._clone: float | None = None
         self._silent: dict[str, float] = {}
         self._update_number = self._published = 0
+        self._received_at = clock.monotonic()
 
     # --- in ------------------------------------------------------------------------------------
 
@@ -132,7 +133,7 @@ class Page:
         :param silent: node -> seconds since its last report
         """
         with self._lock:
-            self._status = status
+            self._status, self._received_at = status, clock.monotonic()
             self._silent = {n: s for n, s in (silent or {}).items() if s > SILENT_AFTER}
             self._paused = _is_paused(status)
             reported = _field(status, CONTROLLER, 'phase')
@@ -229,6 +230,7 @@ class Page:
         return json.dumps(
             {
                 'time': clock.time(),
+                'age': clock.monotonic() - self._received_at,  # s; the node may hang
                 'rows': rows(self.run, status, self._rates),
                 'problems': problems,
                 'steps': _number(_field(status, CONTROLLER, 'environment_steps')),

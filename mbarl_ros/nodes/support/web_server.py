@@ -195,7 +195,7 @@ class WebServer:
             response = web.StreamResponse(headers={'Content-Type': 'text/event-stream'})
             await response.prepare(request)
             await self._send_events(response)
-        except TimeoutError:  # what is not read would pile up
+        except (TimeoutError, ConnectionError):  # what is not read would pile up
             if request.transport is not None:
                 request.transport.abort()
         finally:

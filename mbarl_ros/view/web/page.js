@@ -65,9 +65,9 @@ function showUpdate(data) {
 }
 
 function show(data) {
-  heard = performance.now();
+  heard = performance.now() - 1000 * data.age;
   ended = false;
-  setConnection(true);
+  setConnection(1000 * data.age < SILENCE);
   showRows(data.rows);
   showProblems(data.problems);
   get('budget').hidden = !data.budget;
