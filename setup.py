@@ -36,6 +36,7 @@ setup(
         *(f'mbarl_sim.{package}' for package in find_packages('sim')),
     ],
     package_dir={'mbarl_sim': 'sim'},
+    package_data={NAME: ['view/web/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
@@ -71,6 +72,7 @@ setup(
                     'ros-action-msgs',
                     'ros-diagnostic-msgs',
                     'ros-geometry-msgs',
+                    'ros-lifecycle-msgs',
                     'ros-nav-msgs',
                     'ros-rcl-interfaces',
                     'ros-rosgraph-msgs',
@@ -105,7 +107,6 @@ setup(
             'pytest',
             'pytest-rerunfailures',
             'pytest-xdist',
-            'ros-lifecycle-msgs',
             'ros-test-msgs',
             'ruff',
             'types-PyYAML',

@@ -208,6 +208,13 @@ def test_the_wheel_has_every_launch_configuration_and_demonstration_file(install
         assert (share / 'mbarl_ros' / path).read_bytes() == (ROOT / path).read_bytes()
 
 
+def test_the_wheel_has_the_files_of_the_page(installed):
+    files = [path.relative_to(ROOT) for path in (ROOT / 'mbarl_ros/view/web').iterdir()]
+    assert len(files) >= 4
+    for path in files:
+        assert (installed / 'site' / path).read_bytes() == (ROOT / path).read_bytes()
+
+
 def test_the_wheel_has_the_simulation_with_its_assets(installed):
     for path in (ROOT / 'sim').rglob('*'):
         if path.is_file() and '__pycache__' not in path.parts:

@@ -6,6 +6,7 @@ import pytest
 
 from mbarl_ros.bringup.sros2 import OPERATOR, sros2_policy
 from mbarl_ros.schema.load import load_robot
+from mbarl_ros.storage.web_address import keep_address
 from support.graph import Graph, small_agent
 from support.marker_picture import MarkerView
 
@@ -16,6 +17,7 @@ RUNNING = (
     'visualizer',
     'run_recorder', 'tracker',
 )  # fmt: skip
+PAGE = 'web_page'
 
 
 def allowed(node, robot='pointmass'):
@@ -75,3 +77,8 @@ def test_each_node_opens_what_its_policy_allows_and_nothing_else(tmp_path):
         for node in RUNNING:
             wanted = allowed(node) - {('subscribe', 'clock')}  # only where simulated time is used
             graph.wait_for(node, lambda: opened(graph.node, node) == wanted)  # noqa: B023
+        keep_address(tmp_path / 'run')
+        graph.start(PAGE, control=True)
+        graph.wait_for('the page', lambda: PAGE in graph.statuses)
+        seen = {('subscribe', 'clock'), ('subscribe', 'camera/image_raw')}  # while somebody looks
+        graph.wait_for(PAGE, lambda: opened(graph.node, PAGE) == allowed(PAGE) - seen)

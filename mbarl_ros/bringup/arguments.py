@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -96,8 +97,17 @@ VIEW = Argument(
     'view',
     'auto',
     'what `mbarl up` shows beside the output of the nodes: live (a panel), lines (a status line '
-    'every 10 s) or none; auto: live on a terminal, else lines',
-    choices=('auto', 'live', 'lines', 'none'),
+    'every 10 s) or none; auto: live on a terminal, else lines; web: as auto, and a page for the '
+    'browser on this machine',
+    choices=('auto', 'live', 'lines', 'none', 'web'),
+)
+WEB_PORT = Argument('web_port', '0', 'view:=web: port of the page; 0: a free one', kind=int)
+WEB_CONTROL = Argument(
+    'web_control',
+    'false',
+    'view:=web: the page has buttons for e-stop, release, pause and turn of phase; false: it only '
+    'shows',
+    kind=bool,
 )
 SIMULATED = Argument(
     'simulated', 'true', "true: use the task's simulated world; false: the robot", kind=bool
@@ -169,7 +179,7 @@ TOLERANCE = Argument(
     'tolerance', '0.01', "largest accepted deviation, as a share of an entry's range", kind=float
 )
 
-_COMMON = (NAMESPACE, LOG_LEVEL, VIEW)
+_COMMON = (NAMESPACE, LOG_LEVEL, VIEW, WEB_PORT, WEB_CONTROL)
 
 
 def _with_default(argument: Argument, default: str) -> Argument:
@@ -309,13 +319,27 @@ def parse(graph: str, given: Mapping[str, str]) -> dict[str, Value]:
     for name in ('steps', 'seed', 'episodes'):
         if int(values.get(name, 0)) < 0:
             raise ConfigError(f"argument '{name}' must be 0 or more, got {values[name]}")
+    if not 0 <= int(values['web_port']) <= 65535:
+        raise ConfigError(f"argument 'web_port' must be 0 to 65535, got {values['web_port']}")
     if not 0 <= float(values.get('target', 0)) <= 1:
         raise ConfigError(f"argument 'target' must be a rate from 0 to 1, got {values['target']}")
     if float(values.get('real_time_factor', 1)) <= 0:
         raise ConfigError(
             f"argument 'real_time_factor' must be greater than 0, got {values['real_time_factor']}"
         )
+    _check_web(values, given)
     return values
+
+
+def _check_web(values: Mapping[str, Value], given: Mapping[str, str]) -> None:
+    if values['view'] != 'web':
+        for name in ('web_port', 'web_control'):
+            if name in given:
+                raise ConfigError(f"argument '{name}' is for the page; give view:=web as well")
+    elif importlib.util.find_spec('aiohttp') is None:
+        raise ConfigError(
+            "view:=web needs aiohttp: pip install 'aiohttp>=3.9', or apt install python3-aiohttp"
+        )
 
 
 def _value(argument: Argument, text: str) -> Value:

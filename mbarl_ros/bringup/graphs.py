@@ -135,6 +135,8 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     # The nodes need not generate it again: the run folder has task and robot as files.
     files = {key: str(Path(str(values['run_dir'])) / f'{key}.yaml') for key in generated}
     nodes = _BUILDERS[graph]({**values, **files}, agent, simulated)
+    if values['view'] == 'web':
+        nodes += (_web_page(graph, {**values, **files}, task_config),)
     return Plan(graph, values, task_config, robot, agent, nodes, private_domain=simulated)
 
 
@@ -421,6 +423,16 @@ def _replay(
         ),
         build.monitor(),
     )
+
+
+def _web_page(graph: str, values: Mapping[str, Value], task: TaskConfig) -> NodeSpec:
+    budget, target = (
+        task.run_end(int(values['steps']), float(values['target'])) if graph == 'sim' else (0, 0.0)
+    )
+    page = _Builder(values).node(
+        'web_page', graph=graph, budget=budget, target=target, control=values['web_control']
+    )
+    return replace(page, respawn=True, optional=True)
 
 
 _BUILDERS = {

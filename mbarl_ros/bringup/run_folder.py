@@ -25,6 +25,7 @@ from mbarl_ros.storage.run_files import (
     write_config,
     write_text,
 )
+from mbarl_ros.storage.web_address import keep_address
 
 
 class RunFolder:
@@ -62,6 +63,15 @@ class RunFolder:
     def log_file(self, node: str) -> Path:
         """Path of the log of a node's output."""
         return self.path / 'log' / f'{node}.log'
+
+    def web_url(self) -> str:
+        """URL of the page, kept in a file that only its owner may read; empty: there is no page.
+
+        :raises ConfigError: the port is in use, or the file cannot be written.
+        """
+        if self._plan.arguments['view'] != 'web':
+            return ''
+        return keep_address(self.path, int(self._plan.arguments['web_port'])).url
 
     def keep_decoded(self, demonstrations: bytes) -> None:
         """Write the decoded demonstrations, so that the nodes need not decode them again."""

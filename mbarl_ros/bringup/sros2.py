@@ -82,7 +82,7 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
                 topics.POLICY,
                 topics.ACKNOWLEDGED,
             ),
-            reply=tuple(f'~/{name}' for name in _LIFECYCLE),
+            reply=('~/turn', *(f'~/{name}' for name in _LIFECYCLE)),
         ),
         'learner': Permissions(
             publish=('~/policy', '~/acknowledged', '~/imagined'),
@@ -111,6 +111,10 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
         ),
         'run_recorder': Permissions(subscribe=(*recorded_topics(robot), topics.TRANSITIONS)),
         'tracker': Permissions(subscribe=(topics.DIAGNOSTICS,)),
+        'web_page': Permissions(
+            subscribe=(topics.DIAGNOSTICS, topics.LOG, topics.PHASE, topics.CAMERA_IMAGE),
+            request=(topics.GATE_STOP, topics.GATE_RELEASE, topics.TURN, topics.CHANGE_STATE),
+        ),
     }
 
 

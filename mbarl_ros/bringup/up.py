@@ -38,13 +38,14 @@ def up(graph: str, given: Mapping[str, str]) -> int:
     run_dir = RunFolder(plan)
     try:
         run_dir.keep_decoded(demonstrations)
+        url = run_dir.web_url()
         environ = os.environ if plan.private_domain else {'ROS_DOMAIN_ID': '0', **os.environ}
         try:
             domain, domain_lock = take_domain(environ, str(plan.arguments['namespace']))
         except OSError as error:
             raise unwritable(error.filename, error) from None
         with domain_lock:
-            return _run(plan, run_dir, domain, given)
+            return _run(plan, run_dir, domain, given, url)
     finally:
         run_dir.close()
 
@@ -101,7 +102,9 @@ def _teleop_source(source: TeleopMap) -> str:
     return source.topic
 
 
-def _run(plan: graphs.Plan, run_dir: RunFolder, domain: int, given: Mapping[str, str]) -> int:
+def _run(
+    plan: graphs.Plan, run_dir: RunFolder, domain: int, given: Mapping[str, str], url: str
+) -> int:
     run = _run_info(plan)
     view = screen(str(plan.arguments['view']), run)
     log_level = str(plan.arguments['log_level'])
@@ -113,6 +116,11 @@ def _run(plan: graphs.Plan, run_dir: RunFolder, domain: int, given: Mapping[str,
         log_file=run_dir.log_file,
     )
     _introduce(plan, run_dir, domain, view)
+    if url:
+        buttons = (
+            '' if plan.arguments['web_control'] else ' (read-only; buttons: web_control:=true)'
+        )
+        view.message(f'page {url}{buttons}')
     started = time.monotonic()
     with view:
         code = supervisor.run()

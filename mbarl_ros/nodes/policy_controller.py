@@ -14,6 +14,7 @@ from rclpy.lifecycle import State, TransitionCallbackReturn
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty, String
+from std_srvs.srv import Trigger
 
 from mbarl_ros.control.control_loop import Connections, ControlLoop
 from mbarl_ros.control.lockstep_loop import LockstepLoop
@@ -51,6 +52,7 @@ class PolicyController(BaseLifecycleNode):
     ``learner/policy`` and ``learner/acknowledged``. Publishes ``~/command`` (JointState),
     ``~/phase`` (String, latched), ``~/transitions`` (safetensors, latched) and ``~/alive`` (Empty;
     never sent, its liveliness tells the gate that the process lives). Calls ``robot_sim/reset``.
+    Service ``~/turn`` (Trigger): the phase gives way to the next one, a truncation.
     Parameters: ``autostart``, ``policy``, ``episodes``, ``learner_timeout``.
 
     ``configure`` makes what moves the robot: command and phase publishers, the control timer, the
@@ -96,6 +98,7 @@ class PolicyController(BaseLifecycleNode):
         self.create_subscription(JointState, topics.EXECUTED, self._on_executed, RELIABLE_STEPS)
         self.create_subscription(String, topics.GATE_STATE, self._on_gate_state, LATCHED)
         self._states = StateListener(self, self.task.robot, self.lockstep, self._on_state)
+        self.create_service(Trigger, topics.private(topics.TURN), self._on_turn)
         self.request_real_time(CONTROLLER_PRIORITY)
         self._autostart_timer: Timer | None = None
         if self.value('autostart'):
@@ -278,6 +281,18 @@ class PolicyController(BaseLifecycleNode):
         self._gate_state = message.data
         if self._loop is not None:
             self._loop.receive_gate_state(message.data)
+
+    def _on_turn(self, _request: Any, response: Any) -> Any:
+        phase = self._loop.practice.phase_name if self._loop is not None else ''
+        if self._episodes:
+            refusal = 'an evaluation runs each attempt to its end'
+        else:
+            refusal = (
+                self._loop.turn() if self._loop is not None else 'the controller is not configured'
+            )
+        response.success = not refusal
+        response.message = refusal or f'the {phase} phase ends with the next step'
+        return response
 
     def _proceed(self) -> None:
         """The learner or the simulated world has answered."""

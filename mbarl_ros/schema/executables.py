@@ -13,6 +13,7 @@ NODES = {
     'visualizer': 'mbarl_ros.nodes.visualizer:main',
     'run_recorder': 'mbarl_ros.nodes.run_recorder:main',
     'tracker': 'mbarl_ros.nodes.tracker:main',
+    'web_page': 'mbarl_ros.nodes.web_page:main',
     'robot_sim': 'mbarl_sim.robot_sim:main',
     'scripted_operator': 'mbarl_sim.scripted_operator:main',
 }

@@ -10,6 +10,8 @@ CONTROLLER_ALIVE = 'policy_controller/alive'
 TRANSITIONS = 'policy_controller/transitions'
 TRANSITION_EVENT = 'policy_controller/transition_event'
 PHASE = 'policy_controller/phase'
+TURN = 'policy_controller/turn'
+CHANGE_STATE = 'policy_controller/change_state'
 
 EXECUTED = 'safety_gate/executed'
 CLIPPED = 'safety_gate/clipped'

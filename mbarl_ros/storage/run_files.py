@@ -25,6 +25,8 @@ RECORDING_FOLDER = 'recording'
 TRACKER_FILE = 'tracker.json'
 """Which run of a tracker this run is, so that a resumed run continues it."""
 LOCK_FILE = '.lock'
+WEB_URL_FILE = 'web_url'
+"""URL of the run's page, with its token: only its owner may read it."""
 POLICY_FILE = 'policy.safetensors'
 """The policy message that the learner published last."""
 KEPT_POLICY_FILE = 'policy_{}.safetensors'

@@ -6,7 +6,7 @@ collects it. ROS-free.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,15 +68,20 @@ def duration(seconds: float | str | None) -> str:
     return f'{whole} s'
 
 
-def sparkline(rates: list[float]) -> str:
+def sparkline(rates: Sequence[float]) -> str:
     """Success rates in [0, 1] as a row of bars."""
     return ''.join(BARS[round(min(max(rate, 0.0), 1.0) * (len(BARS) - 1))] for rate in rates)
 
 
 def problems(status: GraphStatus) -> list[str]:
     """One sentence for each node that reports a warning or an error."""
+    return [text for text, _ in graded_problems(status)]
+
+
+def graded_problems(status: GraphStatus) -> list[tuple[str, bool]]:
+    """As :func:`problems`, each with whether it is an error."""
     return [
-        f'{node}: {entry.get("message") or "warning"}'
+        (f'{node}: {entry.get("message") or "warning"}', entry['level'] not in ('', '0', '1'))
         for node, entry in sorted(status.items())
         if entry.get('level', '0') not in ('0', '')
     ]
