@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from mbarl_ros.reports.explain_demonstrations import (
     demonstrations_clipped,
@@ -32,6 +33,7 @@ from mbarl_ros.reports.explain_sensors import frozen_sensor, out_of_range, units
 from mbarl_ros.reports.facts import Cause, Facts
 from mbarl_ros.reports.run_data import RunData
 
+_SENTENCES = 5  # of evidence for a cause
 # Each explains those below it: a sensor that stands still makes the model poor and success rare,
 # and not the other way round.
 TESTS: tuple[Callable[[Facts], Cause | None], ...] = (
@@ -72,7 +74,13 @@ def explain(run: RunData) -> list[Cause]:
     if 'other_demonstrations' in names and not opposite_motion(facts):
         # Demonstrations of another task may well disagree about the goals of this one.
         causes.sort(key=lambda cause: cause.name == 'demonstrations_disagree')
-    return causes
+    return [replace(cause, evidence=_shortened(cause.evidence)) for cause in causes]
+
+
+def _shortened(evidence: list[str]) -> list[str]:
+    """The first sentences; a robot of seven joints would have a page of them."""
+    more = len(evidence) - _SENTENCES
+    return evidence if more <= 1 else [*evidence[:_SENTENCES], f'{more} more of this kind']
 
 
 __all__ = ['Cause', 'explain']

@@ -19,7 +19,6 @@ _UNITS = {
     180 / np.pi: 'degrees, not radians',
     1000.0: 'millimetres, not metres',
     100.0: 'centimetres or percent',
-    1 / 0.0254: 'inches, not metres',
 }
 _TYPICAL = 0.25  # relative error of a factor that still counts as one of those
 _OUT_OF_RANGE, _SLACK = 0.1, 0.05  # share of states; of half the range
@@ -156,7 +155,7 @@ def units(facts: Facts) -> Cause | None:
     """Entries whose numbers are in another unit than in demonstrations, or than the range."""
     evidence, names = [], []
     for entry, name in enumerate(facts.names):
-        text = _by_response(facts, entry) or _by_values(facts, entry)
+        text = _by_values(facts, entry) or _by_response(facts, entry)
         if text:
             names.append(name)
             evidence.append(text)
@@ -316,7 +315,7 @@ def _in_all_data(facts: Facts) -> list[tuple[str, str]]:
         return found
     states = facts.states(facts.practice)
     for entry, column in enumerate(facts.columns):
-        if column.binary or any(each.angle for each in facts.task.config.observation):
+        if column.binary or '(' in column.name:  # the sine of an angle has no unit
             continue
         questions = []
         for values in (states, facts.demonstrated_states):
