@@ -186,7 +186,7 @@ def _held_out() -> Iterator[Case]:
         demonstrations(lambda episodes, task: scaled_column(episodes, task, 'y', 57.2958)),
     )
     yield case('x in degrees after 700 steps', pm, 'units', world(units={'x': 57.3}, after=700))
-    yield case('workspace y to 0', pm, 'workspace', robot(workspace={'y': [-2.0, 0.0]}))
+    yield case('workspace y from -1.2', pm, 'workspace', robot(workspace={'y': [-1.2, 2.0]}))
     yield case(
         'workspace gripper half', table, 'workspace', robot(workspace={'gripper_x': [-1.2, 1.2]})
     )

@@ -13,6 +13,7 @@ _MARGIN = 0.1  # share of the change that the later command must explain beyond 
 _HIDDEN = 2  # steps of delay that are a hidden state also where demonstrations have them
 _LEAST_DELAY = 0.1  # s, below which nobody can tell a delay from a slow drive
 _NO_EFFECT = 0.12  # correlation, below which a command moves nothing
+_SURE = 0.6  # correlation, from which on one entry is enough
 _ENOUGH = 200  # steps
 
 
@@ -32,7 +33,8 @@ def action_order(facts: Facts) -> Cause | None:
         entries = [entry for before in changed for entry in moved[before][changed[before]]]
         swapped = _swapped_sensors(facts, practised)
         one_to_one = len(set(changed.values())) == len(changed)
-        if one_to_one and (len(changed) >= 2 or len(entries) >= 2):
+        sure = any(_replaced(facts, practised, before, now) for before, now in changed.items())
+        if one_to_one and (len(changed) >= 2 or len(entries) >= 2 or sure):
             return _order_cause(facts, practised, changed, moved)
         if len(swapped) >= 2:
             return _sensor_cause(facts, practised, swapped)
@@ -47,6 +49,17 @@ def _mover(practised: Responses, one: Driven) -> int | None:
         return None
     own = strongest[one.action]
     return best if strongest[best] ** 2 > _CLEARER * own**2 else one.action
+
+
+def _replaced(facts: Facts, practised: Responses, before: int, now: int) -> bool:
+    """Whether an entry that ``before`` moved itself follows ``now`` alone."""
+    return any(
+        facts.direct(one)
+        and practised.strongest[one.entry, now] > _SURE
+        and practised.strongest[one.entry, before] < _NO_EFFECT
+        for one in facts.driven
+        if one.action == before
+    )
 
 
 def _swapped_sensors(facts: Facts, practised: Responses) -> dict[int, int]:
@@ -206,16 +219,21 @@ def delay(facts: Facts) -> Cause | None:
         known = {one: lags for one, lags in late.items() if lags is not None}
         changed = {one: lags for one, lags in known.items() if lags[0] != lags[1]}
         if changed and len(changed) > 0.5 * len(known):
-            return _delay_cause(facts, practised, changed, 'another')
-        topics = _topics(facts, list(known))
-        for entries in topics.values():
-            inside = [one for one in entries if one in changed]
-            if len(inside) == len(entries) >= 1 and all(map(facts.direct, inside)):
-                return _delay_cause(facts, practised, {one: changed[one] for one in inside}, 'one')
+            return _delay_cause(facts, practised, changed, everything=True)
+        for entries in [*_topics(facts, list(known)), *_by_action(list(known))]:
+            if all(one in changed and facts.direct(one) for one in entries):
+                some = {one: changed[one] for one in entries}
+                return _delay_cause(facts, practised, some, everything=False)
     return _shared_delay(facts)
 
 
-def _topics(facts: Facts, driven: list[Driven]) -> dict[str, list[Driven]]:
+def _by_action(driven: list[Driven]) -> list[list[Driven]]:
+    """Driven entries by the command that moves them."""
+    actions = {one.action for one in driven}
+    return [[one for one in driven if one.action == action] for action in actions]
+
+
+def _topics(facts: Facts, driven: list[Driven]) -> list[list[Driven]]:
     """Driven entries by the topic that measures them."""
     grouped: dict[str, list[Driven]] = defaultdict(list)
     for one in driven:
@@ -223,7 +241,7 @@ def _topics(facts: Facts, driven: list[Driven]) -> dict[str, list[Driven]]:
         for topic in facts.task.robot.state:
             if name in topic.fields:
                 grouped[topic.topic or str(topic.tf)].append(one)
-    return grouped
+    return list(grouped.values())
 
 
 def _delay(facts: Facts, practised: Responses, one: Driven) -> tuple[int, int] | None:
@@ -239,7 +257,7 @@ def _delay(facts: Facts, practised: Responses, one: Driven) -> tuple[int, int] |
 
 
 def _delay_cause(
-    facts: Facts, practised: Responses, changed: dict[Driven, tuple[int, int]], kind: str
+    facts: Facts, practised: Responses, changed: dict[Driven, tuple[int, int]], *, everything: bool
 ) -> Cause | None:
     extra = median(now - before for now, before in changed.values())
     if abs(extra) * facts.period < _LEAST_DELAY / 2:
@@ -251,7 +269,8 @@ def _delay_cause(
         f'demonstrations {facts.milliseconds(before)} after it ({abs(one.correlation):.2f})'
         for one, (now, before) in changed.items()
     ]
-    what = 'Commands act' if kind == 'another' else 'A sensor reports'
+    names = ', '.join(facts.names[one.entry] for one in changed)
+    what = 'Commands act' if everything else f'What commands do shows in {names}'
     if extra > 0:
         title = f'{what} {facts.milliseconds(extra)} later than in the demonstrations'
     else:

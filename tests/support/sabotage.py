@@ -20,22 +20,24 @@ from mbarl_ros.demos.metadata import folders
 from mbarl_ros.demos.reader import read_episode
 from mbarl_ros.reports.run_data import RunData
 from mbarl_ros.schema.agent import AgentConfig
-from mbarl_ros.schema.load import import_object, load_agent
+from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage.transitions import BACKWARD, Transitions, stack
 from mbarl_ros.task import Task
+from mbarl_sim.faulty import Faulty
 from mbarl_sim.operators import OPERATORS
-from mbarl_sim.worlds import World
 
 SUPPORT = Path(__file__).parent
 
 
-class Sabotaged(World):
+class Sabotaged(Faulty):
     """Wraps a world; without a fault it is that world.
 
     ``order``, ``negate``, ``gain`` and ``delay`` change commands; ``sensors`` (entry -> entry that
     it shows), ``late`` (entry -> steps), ``units`` (entry -> factor), ``noise`` (entry -> standard
     deviation) and ``frozen`` change what is measured.
     """
+
+    reach: Mapping[str, tuple[float, float]] = {}  # not told: the sensors of this world lie
 
     def __init__(
         self,
@@ -55,55 +57,19 @@ class Sabotaged(World):
         seed: int = 0,
     ) -> None:
         """Make the world; ``delay`` and ``late`` in steps; all faults begin ``after`` steps."""
-        super().__init__(seed=seed)
-        self._world = import_object(world)(**(options or {}), seed=seed)
-        self.state_names = self._world.state_names
-        self.command_names = names = tuple(self._world.command_names)
-        self.control_rate = self._world.control_rate
+        super().__init__(world=world, options=options, seed=seed)
+        names, states = tuple(self.command_names), tuple(self.state_names)
         self._order = [names.index(name) for name in order or names]
         self._gain = np.array([(gain or {}).get(name, 1.0) for name in names])
         self._gain *= [-1.0 if name in negate else 1.0 for name in names]
-        self._shown = [self.state_names.index((sensors or {}).get(n, n)) for n in self.state_names]
-        self._units = self._by_entry(units, 1.0)
-        self._noise = self._by_entry(noise, 0.0)
-        self._late = self._by_entry(late, 0).astype(int)
-        self._frozen = np.array([name in frozen for name in self.state_names])
+        self._shown = [states.index((sensors or {}).get(name, name)) for name in states]
+        self._units = np.array([(units or {}).get(name, 1.0) for name in states])
+        self._noise = np.array([(noise or {}).get(name, 0.0) for name in states])
+        self._late = np.array([(late or {}).get(name, 0) for name in states])
+        self._frozen = np.array([name in frozen for name in states])
         self._delay, self._after, self._steps = delay, after, 0
-        self._waiting: deque[np.ndarray] = deque()
         self._history: deque[np.ndarray] = deque(maxlen=int(self._late.max()) + 1)
         self._stuck: np.ndarray | None = None
-
-    def _by_entry(self, values: Mapping[str, float] | None, default: float) -> np.ndarray:
-        return np.array([(values or {}).get(name, default) for name in self.state_names])
-
-    @property
-    def put_right(self) -> int:
-        """As the world's."""
-        return self._world.put_right
-
-    @property
-    def reach(self) -> Mapping[str, tuple[float, float]]:
-        """Not told: the sensors of this world lie."""
-        return {}
-
-    def __getattr__(self, name: str) -> Any:
-        """What only some worlds have; ``reset_to_wide`` is a reset, too."""
-        if name.startswith('_'):
-            raise AttributeError(name)
-        found = getattr(self._world, name)
-        return (lambda index: self._begin(found(index))) if name == 'reset_to_wide' else found
-
-    def reset(self) -> np.ndarray:
-        """As the world's."""
-        return self._begin(self._world.reset())
-
-    def reset_to_start(self, index: int) -> np.ndarray:
-        """As the world's."""
-        return self._begin(self._world.reset_to_start(index))
-
-    def set_state(self, state: np.ndarray) -> np.ndarray:
-        """As the world's."""
-        return self._begin(self._world.set_state(state))
 
     def step(self, command: np.ndarray) -> np.ndarray:
         """One control step; see the class."""
@@ -111,24 +77,11 @@ class Sabotaged(World):
         command = np.asarray(command, np.float64)
         if self._steps > self._after:
             command = (command * self._gain)[self._order]
-        self._waiting.append(command)
-        if len(self._waiting) > self._delay:
-            self._state = self._world.step(self._waiting.popleft())
-        return self._measured(self._state)
-
-    def render(self, width: int = 480, height: int = 480) -> np.ndarray:
-        """As the world's."""
-        return self._world.render(width, height)
-
-    def close(self) -> None:
-        """Free the world."""
-        self._world.close()
+        return self._measured(super().step(command))
 
     def _begin(self, state: np.ndarray) -> np.ndarray:
-        self._waiting.clear()
         self._history.clear()
-        self._state = np.asarray(state, np.float64)
-        return self._measured(self._state)
+        return self._measured(super()._begin(state))
 
     def _measured(self, state: np.ndarray) -> np.ndarray:
         self._history.append(state)
