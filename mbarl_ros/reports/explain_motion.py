@@ -13,7 +13,7 @@ _MARGIN = 0.1  # share of the change that the later command must explain beyond 
 _HIDDEN = 2  # steps of delay that are a hidden state also where demonstrations have them
 _LEAST_DELAY = 0.1  # s, below which nobody can tell a delay from a slow drive
 _NO_EFFECT = 0.12  # correlation, below which a command moves nothing
-_SURE = 0.6  # correlation, from which on one entry is enough
+_SURE = 0.4  # correlation, from which on one entry is enough
 _ENOUGH = 200  # steps
 
 
