@@ -5,8 +5,8 @@
 ``--runs stand-in`` (seconds a run): the scripted operator of the task with noise practises in the
 sabotaged world; no ROS, no learning, no safety gate. ``--runs graph`` (a minute a run and more):
 `mbarl up sim` with few updates and no model, which leaves the same kind of data sooner. Cases
-marked *held out* were not looked at while the tests were tuned; at the first look 26 of 28 were right
-(missed: the late sensor, and dy swapped with grasp), and the tests were then corrected.
+marked *held out* were not looked at while the tests were tuned; at the first look 26 of 28 were
+right (missed: the late sensor, and dy swapped with grasp), and the tests were then corrected.
 """
 
 from __future__ import annotations
