@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mbarl_ros.cli.run import run_command
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.exit_codes import EXIT_SUCCESS
 from mbarl_ros.storage.run_files import write_text
-
-if TYPE_CHECKING:
-    from mbarl_ros.reports.report import Cause
-    from mbarl_ros.reports.run_data import RunData
 
 _EPILOG = """\
 A RUN is a run folder of `mbarl up sim` or `hardware`; the run may still go on. Several are
@@ -65,10 +59,11 @@ def _report(options: argparse.Namespace) -> int:
     for path in filter(None, (options.output, options.pdf)):
         if path.is_dir() or (path.exists() and not options.overwrite):
             raise ConfigError(f'{path}: exists already; give another name, or --overwrite')
+    from mbarl_ros.reports.explain import explain
     from mbarl_ros.reports.paper import print_page
     from mbarl_ros.reports.report import write_report
 
-    page = write_report(options.runs, _causes, films=not options.no_films)
+    page = write_report(options.runs, explain, films=not options.no_films)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_text(options.output, page)
     print(f'{options.output}: {options.output.stat().st_size / 1e6:.2f} MB', flush=True)
@@ -76,8 +71,3 @@ def _report(options: argparse.Namespace) -> int:
         print_page(options.output, options.pdf)
         print(options.pdf)
     return EXIT_SUCCESS
-
-
-def _causes(run: RunData) -> Sequence[Cause]:
-    """Why a run does not learn."""
-    return []

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from mbarl_ros import __version__
 from mbarl_ros.demos.metadata import DemonstrationError
@@ -20,6 +19,7 @@ from mbarl_ros.reports.comparison import (
     unscored,
 )
 from mbarl_ros.reports.evaluations import Evaluations, evaluations, rate_text
+from mbarl_ros.reports.facts import Cause
 from mbarl_ros.reports.films import MOST_BYTES, film_section
 from mbarl_ros.reports.page import Html, document, folded, join, paragraph, tag
 from mbarl_ros.reports.run_data import RunData, read_run
@@ -32,14 +32,6 @@ _ENDS = {
     'budget': 'used up its step budget',
     'interrupted': 'was interrupted',
 }
-
-
-class Cause(Protocol):
-    """Why a run does not learn: as :mod:`mbarl_ros.reports.explain` has it."""
-
-    title: str
-    evidence: list[str]
-    remedy: str
 
 
 Explain = Callable[[RunData], Sequence[Cause]]
