@@ -266,7 +266,6 @@ def few_demonstrations(facts: Facts) -> Cause | None:
     steps = sum(len(part['action']) for part in facts.forward)
     return Cause(
         'few_demonstrations',
-        'opposite_motion',
         'Too few demonstrations',
         [
             f'{number} forward demonstration, {steps} steps ({steps * facts.period:.0f} s); '
@@ -274,13 +273,3 @@ def few_demonstrations(facts: Facts) -> Cause | None:
         ],
         f'record more (`mbarl up record task:={facts.task.name}`), from different starts',
     )
-
-
-__all__ = [
-    'demonstrations_clipped',
-    'demonstrations_disagree',
-    'few_demonstrations',
-    'opposite_motion',
-    'other_demonstrations',
-    'success_unreachable',
-]

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mbarl_ros.reports.responses import FEWEST, LAGS, Responses, responses
+from mbarl_ros.reports.responses import FEWEST, Responses, responses
 from mbarl_ros.reports.run_data import RunData
 from mbarl_ros.storage.transitions import BACKWARD, FORWARD, SAFETY, Transitions, select
 
@@ -178,6 +178,3 @@ class Facts:
     def milliseconds(self, lag: float) -> str:
         """A number of steps as robot time."""
         return f'{1e3 * lag * self.period:.0f} ms'
-
-
-__all__ = ['CLEAR', 'LAGS', 'SEEN', 'Cause', 'Driven', 'Facts']
