@@ -4,38 +4,49 @@
 
 Runs ``mbarl up sim`` in real time (99th percentile of the control period) and in lockstep (the
 learner's updates a second), each ``--pairs`` times with ``ON`` and without, the order alternating,
-all with one seed. Both numbers come from ``history.jsonl`` of the run folders. Writes
-``results/watching.json``: each pair, and the median of the ratios on / off.
+all with one seed. With it the markers are recorded, and a client reads the page as a browser does.
+Without evaluations, which would end a run early. Both numbers come from ``history.jsonl`` of the
+run folders. Writes ``results/watching.json``: each pair, and the median of the ratios on / off.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from mbarl_ros.schema.load import load_robot
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import load_robot, load_task
 from mbarl_ros.storage.history import Sample, read_history
+from mbarl_ros.storage.run_files import write_config
+from mbarl_ros.storage.web_address import read_address
 
 OUTPUT = Path(__file__).parent / 'results' / 'watching.json'
 # What subscribes to markers and numbers, so that they are computed, is the recorder.
-ON = ('record_run:=true', 'tracker:=wandb')
+ON = ('visualizer:=true', 'record_run:=true', 'tracker:=wandb', 'view:=web')
 TASK = 'pointmass'
 WARM_UP = 300  # environment steps: imports, demonstrations, the first model
 
 
 def samples(arguments: list[str], folder: Path) -> list[Sample]:
     """History of one run, from the end of the warm-up on."""
-    command = [sys.executable, '-m', 'mbarl_ros.cli', 'up', 'sim', f'task:={TASK}', 'target:=1.0']
-    command += [*arguments, 'view:=none', f'run_dir:={folder}']
+    command = [sys.executable, '-m', 'mbarl_ros.cli', 'up', 'sim', 'view:=none', *arguments]
     environment = {'WANDB_MODE': 'offline', 'OMP_NUM_THREADS': '1', **os.environ}
-    subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=environment)
+    with subprocess.Popen(
+        [*command, f'run_dir:={folder}'], stdout=subprocess.DEVNULL, env=environment
+    ) as run:
+        if 'view:=web' in arguments:
+            threading.Thread(target=look, args=(folder, run), daemon=True).start()
     practised = [
         sample
         for sample in read_history(folder)
@@ -44,6 +55,25 @@ def samples(arguments: list[str], folder: Path) -> list[Sample]:
     if len(practised) < 2:
         raise SystemExit(f'{folder}: the run made too few steps; see its log')
     return practised
+
+
+def look(folder: Path, run: subprocess.Popen) -> None:
+    """Read the events of the page until the run ends."""
+    while run.poll() is None:
+        with contextlib.suppress(OSError, ConfigError):
+            with urllib.request.urlopen(f'{read_address(folder).url}events') as events:
+                while events.readline():
+                    pass
+        time.sleep(0.5)
+
+
+def never_evaluated(folder: Path) -> Path:
+    """The task, evaluated at the end of a run only."""
+    task = load_task(TASK)
+    evaluation = task.evaluation.model_copy(update={'every': 10**9, 'episodes': 1})
+    path = folder / 'task.yaml'
+    write_config(path, task.model_copy(update={'evaluation': evaluation}).model_dump(mode='json'))
+    return path
 
 
 def control_period_p99(history: list[Sample]) -> float:
@@ -92,8 +122,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        realtime = ['mode:=realtime', f'steps:={arguments.realtime_steps}']
-        lockstep = ['mode:=lockstep', f'steps:={arguments.lockstep_steps}']
+        task = f'task:={never_evaluated(folder)}'
+        realtime = [task, 'mode:=realtime', f'steps:={arguments.realtime_steps}']
+        lockstep = [task, 'mode:=lockstep', f'steps:={arguments.lockstep_steps}']
         summary = {
             'command': f'python benchmarks/watching.py {" ".join(sys.argv[1:])}'.strip(),
             'on': list(ON),
