@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mbarl_ros.bringup import hosts
 from mbarl_ros.bringup.arguments import CAMERA, Value, parse
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
@@ -73,6 +74,11 @@ class Plan:
         return Path(str(self.arguments['run_dir']))
 
     @property
+    def host(self) -> str:
+        """Which side of the graph this is: ``all``, ``robot`` or ``learner``."""
+        return str(self.arguments.get('host', hosts.ALL))
+
+    @property
     def run_end(self) -> tuple[int, float]:
         """Budget (environment steps) and target (success rate) that end the run; 0: unlimited."""
         if 'steps' not in self.arguments:
@@ -103,6 +109,8 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     if values.get('camera') and not simulated:
         raise ConfigError('camera:=true is the camera of the simulation; start the driver of yours')
     _resolve_mode(values, given, simulated)
+    hosts.check_discovery(values)
+    host = str(values.get('host', hosts.ALL))
     if graph in ('sim', 'hardware'):
         task.check_agent(agent)
     if task_config.ended and graph in ('sim', 'hardware', 'evaluate') and not simulated:
@@ -116,7 +124,8 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
             "agent, or a copy of this one's file with 'resets: false'"
         )
     _resolve_demonstrations(graph, values, task_config)
-    if graph in ('sim', 'hardware') and not values['demos']:
+    learns = graph in ('sim', 'hardware') and host != hosts.ROBOT
+    if learns and not values['demos']:
         agent = without_demonstrations(agent, task_config)
     generated = [
         key
@@ -128,13 +137,15 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     values['robot'] = _absolute(robot_name)
     if not values['run_dir']:
         prefix = '' if graph in ('sim', 'hardware') else f'{graph}-'
+        prefix += '' if host == hosts.ALL else f'{host}-'
         stamp = time.strftime('%Y%m%d-%H%M%S')
         values['run_dir'] = f'runs/{prefix}{task_config.name}-{agent.name}-{values["seed"]}-{stamp}'
     values['run_dir'] = str(Path(str(values['run_dir'])).expanduser().absolute())
     # The nodes need not generate it again: the run folder has task and robot as files.
     files = {key: str(Path(str(values['run_dir'])) / f'{key}.yaml') for key in generated}
     nodes = _BUILDERS[graph]({**values, **files}, agent, simulated)
-    return Plan(graph, values, task_config, robot, agent, nodes, private_domain=simulated)
+    private_domain = simulated and host == hosts.ALL
+    return Plan(graph, values, task_config, robot, agent, nodes, private_domain)
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -175,6 +186,9 @@ def _check_world(task: TaskConfig) -> None:
 
 def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConfig) -> None:
     if 'demos' not in values:
+        return
+    if values.get('host') == hosts.ROBOT:  # the learner's side has them
+        values['demos'] = ''
         return
     folder = str(values['demos'] or task.demonstrations or '')
     if not folder:
@@ -284,7 +298,8 @@ class _Builder:
         follows_clock = requested and self.common['mode'] == 'realtime'
         return {'use_sim_time': True} if follows_clock else {}
 
-    def monitor(self) -> NodeSpec:
+    def monitor(self, **own: Value) -> NodeSpec:
+        """The monitor; with ``follows_end`` its exit ends the run."""
         return NodeSpec(
             executable='monitor',
             name='monitor',
@@ -292,8 +307,10 @@ class _Builder:
                 'format': 'lines',
                 'period': 10.0,
                 'run_dir': self.values['run_dir'],
+                **own,
             },
             namespace=str(self.values['namespace']).strip('/'),
+            required='follows_end' in own,
             respawn=True,
             optional=True,
         )
@@ -302,9 +319,22 @@ class _Builder:
 def _learning(
     values: Mapping[str, Value], agent: AgentConfig, simulated: bool
 ) -> tuple[NodeSpec, ...]:
-    """The graphs ``sim`` and ``hardware``; ``sim`` adds simulated robot and evaluator."""
+    """The graphs ``sim`` and ``hardware``, or the part of them that ``host`` names."""
     build = _Builder(values)
-    demos = values['demos']
+    host = values['host']
+    nodes = []
+    if host != hosts.LEARNER:
+        nodes += _robot_side(build, simulated)
+    if host != hosts.ROBOT:
+        nodes += _learner_side(build, agent, simulated)
+    # The learner's side knows when a simulation is over, the robot's learns it from /diagnostics.
+    follows = host == hosts.ROBOT and simulated
+    return (*nodes, build.monitor(follows_end=True) if follows else build.monitor())
+
+
+def _robot_side(build: _Builder, simulated: bool) -> list[NodeSpec]:
+    values = build.values
+    keeps_policy = values['host'] == hosts.ROBOT
     nodes = [
         build.gate(simulated),
         build.node(
@@ -312,15 +342,25 @@ def _learning(
             # A real robot must not start moving by itself after a crash.
             respawn=simulated or not values['autostart'],
             autostart=values['autostart'],
+            **({'keeps_policy': True} if keeps_policy else {}),
             **build.sim_time(simulated),
         ),
-        build.node('learner', respawn=True, demonstrations=demos),
-        build.monitor(),
     ]
-    if agent.backward == 'classifier':
-        nodes.append(build.node('state_classifier', respawn=True, demonstrations=demos))
     if simulated:
         nodes.insert(0, build.robot_sim())
+    if hosts.serves(str(values['discovery'])):
+        nodes.insert(0, build.node('discovery_server', respawn=True))
+    return nodes
+
+
+def _learner_side(build: _Builder, agent: AgentConfig, simulated: bool) -> list[NodeSpec]:
+    values, demos = build.values, build.values['demos']
+    # On a host of its own there is no control loop to give way to.
+    alone = {'gives_way': False} if values['host'] == hosts.LEARNER else {}
+    nodes = [build.node('learner', respawn=True, demonstrations=demos, **alone)]
+    if agent.backward == 'classifier':
+        nodes.append(build.node('state_classifier', respawn=True, demonstrations=demos, **alone))
+    if simulated:
         nodes.append(
             build.node(
                 'policy_evaluator',
@@ -330,7 +370,7 @@ def _learning(
                 target=values['target'],
             )
         )
-    return tuple(nodes)
+    return nodes
 
 
 def _record(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import ParameterDescriptor
@@ -14,6 +15,7 @@ from rclpy.qos import QoSProfile
 from mbarl_ros.nodes.support import runtime
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.executables import NODES
+from mbarl_ros.schema.exit_codes import BUDGET, RUN_ENDS, TARGET_REACHED
 from mbarl_ros.storage.history import HistoryWriter
 from mbarl_ros.view.status import status_line
 
@@ -22,7 +24,8 @@ class Monitor(runtime.BaseNode):
     """Prints the latest status of each node every ``period`` seconds, as text or JSON.
 
     Subscribes to ``/diagnostics``. Parameters: ``format`` (lines or json), ``period``, ``run_dir``
-    (writes ``history.jsonl`` there).
+    (writes ``history.jsonl`` there), ``follows_end`` (ends, with the evaluator's exit code, when
+    the run has reached its target or budget on the other host).
     """
 
     def __init__(self) -> None:
@@ -31,6 +34,7 @@ class Monitor(runtime.BaseNode):
         self._json = self._declare('format', 'lines', 'lines for people or json') == 'json'
         period = self._declare('period', 10.0, 'Seconds between two reports')
         run_dir = str(self._declare('run_dir', '', 'Folder of the run; empty: no history'))
+        self._follows_end = self._declare('follows_end', False, 'End when the evaluator does')
         self._refuse_leftover_parameters()
         now = time.monotonic()
         self._history = HistoryWriter(Path(run_dir).expanduser(), now) if run_dir else None
@@ -40,7 +44,7 @@ class Monitor(runtime.BaseNode):
         )
         self.create_timer(period, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def _declare(self, name: str, default: str | float, description: str) -> str | float:
+    def _declare(self, name: str, default: str | float | bool, description: str) -> Any:
         return self.declare_parameter(
             name, default, ParameterDescriptor(description=description)
         ).value
@@ -56,6 +60,9 @@ class Monitor(runtime.BaseNode):
                     'message': status.message,
                     **{item.key: item.value for item in status.values},
                 }
+        ended = self._status.get('policy_evaluator', {}).get('ended')
+        if self._follows_end and ended in (TARGET_REACHED, BUDGET):
+            self.exit_code, self.finished = RUN_ENDS[ended], True
 
     def _report(self) -> None:
         text = json.dumps(self._status) if self._json else status_line(self._status)

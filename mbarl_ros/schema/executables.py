@@ -10,6 +10,7 @@ NODES = {
     'demo_replayer': 'mbarl_ros.nodes.demo_replayer:main',
     'keyboard_teleop': 'mbarl_ros.nodes.keyboard_teleop:main',
     'monitor': 'mbarl_ros.nodes.monitor:main',
+    'discovery_server': 'mbarl_ros.nodes.discovery_server:main',
     'robot_sim': 'mbarl_sim.robot_sim:main',
     'scripted_operator': 'mbarl_sim.scripted_operator:main',
 }

@@ -19,6 +19,7 @@ from mbarl_ros.view.status import (
     RunInfo,
     duration,
     is_status,
+    kilobytes,
     model_error,
     number,
     problems,
@@ -159,7 +160,8 @@ class LiveScreen(LineScreen):
         elapsed = duration(time.monotonic() - self.started)
         return Panel(
             Group(*parts),
-            title=f'{run.graph}: {run.task}, {run.agent}, seed {run.seed}',
+            title=f'{run.graph}: {run.task}, {run.agent}, seed {run.seed}'
+            + ('' if run.host == 'all' else f', host {run.host}'),
             subtitle=f'{elapsed} — Ctrl-C stops the run; it can be resumed',
         )
 
@@ -178,7 +180,8 @@ class LiveScreen(LineScreen):
         rows = [*self._practice_rows()]
         if self.run.graph == 'sim':
             rows += self._simulation_rows()
-        return [*rows, *self._learning_rows(), gate]
+        link = self._link_rows() if self.run.host != 'all' else []
+        return [*rows, *self._learning_rows(), *link, gate]
 
     def _practice_rows(self) -> list[tuple[str, str]]:
         budget = f' of {self.run.budget:,}' if self.run.budget else ''
@@ -210,6 +213,23 @@ class LiveScreen(LineScreen):
                 f'{self._value("robot_sim", "steps_per_second", ".0f")} steps/s   resets '
                 f'{self._value("robot_sim", "resets", ".0f")}',
             ),
+        ]
+
+    def _link_rows(self) -> list[tuple[str, str]]:
+        """What the controller sends to the learner's host, and gets from it."""
+        out, into = (
+            kilobytes(self._value('policy_controller', f'{direction}_bytes_per_second'))
+            for direction in ('sent', 'received')
+        )
+        return [
+            (
+                'link',
+                f'out {out}   in {into}   round trip '
+                f'{self._value("policy_controller", "round_trip_ms", ".0f")} ms   policy '
+                f'{self._value("policy_controller", "policy_age_steps", ".0f")} steps old   '
+                f'unacknowledged '
+                f'{self._value("policy_controller", "unacknowledged", ",.0f")}',
+            )
         ]
 
     def _learning_rows(self) -> list[tuple[str, str]]:
