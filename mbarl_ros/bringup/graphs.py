@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mbarl_ros.bringup import hosts
 from mbarl_ros.bringup.arguments import CAMERA, Value, parse
+from mbarl_ros.bringup.sources import resolve_demo, resolve_policy
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.executables import NODES
@@ -29,7 +30,6 @@ from mbarl_ros.schema.load import (
 )
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
-from mbarl_ros.storage.run_files import POLICY_FILE
 from mbarl_ros.task import Task
 
 
@@ -97,7 +97,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     if graph == 'evaluate':
         resolve_policy(values)
     if graph == 'replay':
-        _resolve_demo(values)
+        resolve_demo(values)
     task_config = load_task(str(values['task']))
     robot_name = str(values.get('robot') or task_config.robot)
     robot = load_robot(robot_name)
@@ -206,48 +206,6 @@ def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConf
         raise ConfigError(f'{path}: no such folder of demonstrations; {remedy}')
     if not any(path.iterdir()):
         raise ConfigError(f'{path}: no demonstration in this folder; {remedy}')
-
-
-def resolve_policy(values: dict[str, Value]) -> None:
-    """Make ``policy`` a file; unset ``task``, ``agent`` and ``robot`` become those beside it.
-
-    :raises ConfigError: no policy, or nothing that says its task and agent.
-    """
-    if not values['policy']:
-        raise ConfigError("argument 'policy' is required: a run folder, like policy:=runs/NAME")
-    path = Path(str(values['policy'])).expanduser().absolute()
-    if path.is_dir():
-        path = path / POLICY_FILE
-    if not path.is_file():
-        raise ConfigError(f'{path}: no such file; a run writes it after its first policy update')
-    values['policy'] = str(path)
-    for key in ('task', 'agent', 'robot'):  # a run folder holds the configuration as used
-        used = path.parent / f'{key}.yaml'
-        if not values[key]:
-            if not used.is_file() and key != 'robot':
-                raise ConfigError(f"argument '{key}' is required: there is no {used}")
-            values[key] = str(used) if used.is_file() else ''
-
-
-def _resolve_demo(values: dict[str, Value]) -> None:
-    """Set lockstep mode, and the task of the demonstration unless a task is given."""
-    values['mode'] = 'lockstep'
-    if not values['demo']:
-        raise ConfigError("argument 'demo' is required: a demonstration or a folder of them")
-    path = Path(str(values['demo'])).expanduser().absolute()
-    values['demo'] = str(path)
-    if values['task']:
-        return
-    from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, task_and_robot
-
-    demonstrations = [path] if (path / METADATA_FILE).exists() else folders(path)
-    if not demonstrations:
-        raise ConfigError(f'{path}: no demonstration in this folder')
-    try:
-        values['task'], robot = task_and_robot(demonstrations[0])
-        values['robot'] = values['robot'] or robot
-    except DemonstrationError as error:
-        raise ConfigError(str(error)) from None
 
 
 # --- graphs ----------------------------------------------------------------------------------

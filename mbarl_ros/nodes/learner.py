@@ -53,9 +53,8 @@ class LearnerNode(BaseNode):
 
     Subscribes to ``policy_controller/transitions`` and ``state_classifier/classifier``. Publishes
     ``~/acknowledged`` (how many transitions of which session are on disk) and ``~/policy``, both
-    latched safetensors. Parameters: ``demonstrations``, ``gives_way``,
-    ``threads``. In ``run_dir`` it keeps the
-    transition log, checkpoints, the last policy, TensorBoard curves and a copy of the
+    latched safetensors. Parameters: ``demonstrations``, ``gives_way``, ``threads``. In ``run_dir``
+    it keeps the transition log, checkpoints, the last policy, TensorBoard curves and a copy of the
     demonstrations; a restarted learner resumes from there.
 
     Callbacks run in the main thread, gradient steps in a thread of their own. A policy trained on

@@ -217,18 +217,14 @@ class LiveScreen(LineScreen):
 
     def _link_rows(self) -> list[tuple[str, str]]:
         """What the controller sends to the learner's host, and gets from it."""
-        out, into = (
-            kilobytes(self._value('policy_controller', f'{direction}_bytes_per_second'))
-            for direction in ('sent', 'received')
-        )
         return [
             (
                 'link',
-                f'out {out}   in {into}   round trip '
-                f'{self._value("policy_controller", "round_trip_ms", ".0f")} ms   policy '
-                f'{self._value("policy_controller", "policy_age_steps", ".0f")} steps old   '
-                f'unacknowledged '
-                f'{self._value("policy_controller", "unacknowledged", ",.0f")}',
+                f'out {kilobytes(self._value("policy_controller", "sent_bytes_per_second"))}, in '
+                f'{kilobytes(self._value("policy_controller", "received_bytes_per_second"))} kB/s'
+                f'   round trip {self._value("policy_controller", "round_trip_ms", ".0f")} ms   '
+                f'policy age {self._value("policy_controller", "policy_age_steps", ",.0f")}   '
+                f'waiting {self._value("policy_controller", "unacknowledged", ",.0f")}',
             )
         ]
 

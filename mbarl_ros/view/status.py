@@ -73,9 +73,9 @@ def duration(seconds: float | str | None) -> str:
 
 
 def kilobytes(rate: str) -> str:
-    """A rate in bytes per second as ``4.2 kB/s``."""
+    """A number of bytes in kilobytes, as ``4.2``."""
     parsed = number(rate)
-    return '-' if parsed is None else f'{parsed / 1000:,.1f} kB/s'
+    return '-' if parsed is None else f'{parsed / 1000:,.1f}'
 
 
 def sparkline(rates: list[float]) -> str:

@@ -3,8 +3,9 @@
     python tests/support/frame_relay.py LEFT RIGHT
 
 Where a kernel has no netem, this stands in for it. A line of JSON on standard input sets ``delay``
-(s, one way), ``loss`` (share of frames) or ``cut`` (true: no frame passes); each line is answered
-by the frames and bytes that were forwarded from left to right and from right to left so far.
+(s, one way), ``loss`` (share of frames), ``cut`` (true: nothing passes) or ``multicast`` (false: no
+IPv4 multicast passes). Each line is answered by the frames and bytes that were forwarded so far,
+from left to right and from right to left.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 
 _EVERY_PROTOCOL, _ADD_MEMBERSHIP, _PROMISCUOUS, _SOL_PACKET = 0x0003, 1, 1, 263
+_MULTICAST = b'\x01\x00\x5e'
 _LARGEST = 65600  # bytes of a frame, with headers
 _BUFFER = 8 << 20  # bytes of a socket: bursts wait here, they are not lost
 
@@ -27,7 +29,7 @@ class Line:
     """Both directions of the line: 0 is left to right."""
 
     def __init__(self, names: list[str]) -> None:
-        self.trouble = {'delay': 0.0, 'loss': 0.0, 'cut': False}
+        self.trouble = {'delay': 0.0, 'loss': 0.0, 'cut': False, 'multicast': True}
         self.frames, self.bytes = [0, 0], [0, 0]
         self._ends = [_open(name) for name in names]
         self._due: list[tuple[float, int, int, bytes]] = []
@@ -58,7 +60,8 @@ class Line:
                 return
             except OSError:  # the interface is down
                 return
-            lost = self.trouble['cut'] or self._chance.random() < self.trouble['loss']
+            lost = self._chance.random() < self.trouble['loss'] or self.trouble['cut']
+            lost |= frame.startswith(_MULTICAST) and not self.trouble['multicast']
             if kind != socket.PACKET_OUTGOING and not lost:
                 due = time.monotonic() + self.trouble['delay']
                 heapq.heappush(self._due, (due, next(self._number), direction, frame))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -30,7 +29,7 @@ _FIRST = ('chrt', '--fifo')  # a robot's driver has a computer that nobody else 
 
 
 class Stored(NamedTuple):
-    """Transitions on the learner's disk: how many, and how many are missing between their stamps."""
+    """Transitions on the learner's disk, and how many are missing between their stamps."""
 
     rows: int
     gaps: int
@@ -72,11 +71,6 @@ class HostRun:
         """The run folder of a side."""
         return self.folder / side
 
-    def kill(self, side: str, node: str) -> None:
-        """``kill -9`` a node of a side."""
-        for number in _processes_with(str(self.run_dir(side) / 'params' / f'{node}.yaml')):
-            os.kill(number, signal.SIGKILL)
-
     def kill_side(self, side: str) -> None:
         """``kill -9`` ``mbarl up`` of a side; its nodes end with it."""
         process = self.sides[side]
@@ -94,6 +88,12 @@ class HostRun:
         history = self.history(side)
         text = history[-1].status.get(node, {}).get(key, '') if history else ''
         return float(text or -1.0)
+
+    def missed_by_the_classifier(self) -> int:
+        """Transitions that the classifier had to leave out."""
+        log = self.run_dir(LEARNER) / 'log' / 'state_classifier.log'
+        text = log.read_text() if log.exists() else ''
+        return sum(map(int, re.findall(r'(\d+) transitions missed', text)))
 
     def stored(self) -> Stored:
         """The transitions on the learner's disk."""

@@ -90,7 +90,7 @@ class TwoHosts:
             _ip('netns', 'del', space)
 
     def line(self, **trouble: Any) -> dict[str, list[int]]:
-        """Set ``delay`` (s), ``loss`` (share) or ``cut`` of the line.
+        """Set ``delay`` (s), ``loss`` (share), ``cut`` or ``multicast`` of the line.
 
         :returns: ``frames`` and ``bytes`` forwarded so far, from robot to learner and back
         """
