@@ -1,11 +1,13 @@
 """A graph on two hosts: network namespaces with a line of 5 ms and 1 % loss between them.
 
-    python benchmarks/hosts.py [learn cut unplug restart messages]
+    python benchmarks/hosts.py [learn bandwidth cut unplug server restart messages]
 
-``learn``: the point mass learns in lockstep. ``cut``, ``unplug``: in real time the line is cut for
-a minute, or the robot's interface is down. ``restart``: the learner's side is killed, and the
-robot's while the line is cut. ``messages``: a policy's bytes over the line. Needs root. Writes
-``benchmarks/results/hosts.json`` and ``hosts.md``; what is not measured keeps its last result.
+``learn``: the point mass learns in lockstep. ``bandwidth``: the same preset in real time. ``cut``,
+``unplug``: in real time the line is cut for a minute, or the robot's interface is down; ``server``:
+the same with a discovery server and without multicast. ``restart``: the learner's side is killed,
+and the robot's while the line is cut. ``messages``: a policy's bytes over the line. Needs root.
+Writes ``benchmarks/results/hosts.json`` and ``hosts.md``; what is not measured keeps its last
+result.
 """
 
 from __future__ import annotations
@@ -25,16 +27,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / 'tests'))
 
 from mbarl_ros.bringup import hosts
-from mbarl_ros.schema.environment import TRANSPORTS
+from mbarl_ros.schema.environment import DISCOVERY_SERVER, TRANSPORTS
 from support.graph import small_agent
 from support.host_runs import HostRun, bare_values, new_folder, wait_for
-from support.two_hosts import LEARNER, ROBOT, ROOT, TwoHosts, obstacle
+from support.two_hosts import ADDRESSES, LEARNER, ROBOT, ROOT, TwoHosts, obstacle
 
 RESULTS = Path(__file__).parent / 'results'
 DELAY, LOSS = 0.005, 0.01
 CUT = 60.0  # s
 RATE = 10.0  # Hz, control
 HOUR = 3600
+PORT = 11811  # of the discovery server
 POLICY_BYTES = 214_028  # of the preset mbarl on the point mass
 CONTROLLER = 'policy_controller'
 
@@ -67,9 +70,11 @@ def learn(two: TwoHosts, folder: Path) -> dict[str, Any]:
     }
 
 
-def cut(two: TwoHosts, folder: Path, unplugged: bool = False) -> dict[str, Any]:
+def cut(
+    two: TwoHosts, folder: Path, unplugged: bool = False, server: bool = False
+) -> dict[str, Any]:
     """Real time, with and without the line; the clocks of the learner's host are an hour off."""
-    run = _practise(two, folder)
+    run = _practise(two, folder, server)
     bare = run.start_bare_timer(RATE)
     rates = _rates(two, run, 30.0)
     steps, at = run.value(CONTROLLER, 'environment_steps'), time.time()
@@ -106,6 +111,11 @@ def cut(two: TwoHosts, folder: Path, unplugged: bool = False) -> dict[str, Any]:
         'classifier_missed': run.missed_by_the_classifier(),
         'before': rates,
     }
+
+
+def bandwidth(two: TwoHosts, folder: Path) -> dict[str, Any]:
+    """Real time with the preset ``mbarl``: policies of 214 kB."""
+    return _rates(two, _practise(two, folder, agent='mbarl'), 60.0)
 
 
 def restart(two: TwoHosts, folder: Path) -> dict[str, Any]:
@@ -167,13 +177,20 @@ def messages(two: TwoHosts, folder: Path) -> dict[str, Any]:
     return results
 
 
-def _practise(two: TwoHosts, folder: Path) -> HostRun:
-    """A robot that practises in real time; a learner with small networks, so that it keeps up."""
-    run = HostRun(two, folder, 'hardware', agent=small_agent(folder))
+def _practise(two: TwoHosts, folder: Path, server: bool = False, agent: str = '') -> HostRun:
+    """A robot that practises in real time.
+
+    :param agent: preset; empty: one with small networks, whose learner keeps up on a busy machine
+    :param server: find each other by a discovery server; no multicast passes the line
+    """
+    two.line(multicast=not server)
+    here = {'discovery': f'serve:{PORT}'} if server else {}
+    there = {'discovery': f'{ADDRESSES[ROBOT]}:{PORT}'} if server else {}
+    run = HostRun(two, folder, 'hardware', agent=agent or small_agent(folder))
     two.shift_clocks(LEARNER, HOUR)
-    run.start_robot()
-    run.start(ROBOT, autostart='true')
-    run.start(LEARNER)
+    run.start_robot(here and {DISCOVERY_SERVER: f'127.0.0.1:{PORT}'})
+    run.start(ROBOT, autostart='true', **here)
+    run.start(LEARNER, **there)
     wait_for(lambda: run.value(CONTROLLER, 'policy_version') > 0, 'a policy', 900)
     return run
 
@@ -199,8 +216,10 @@ def _rates(two: TwoHosts, run: HostRun, seconds: float) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[TwoHosts, Path], dict[str, Any]]] = {
     'learn': learn,
+    'bandwidth': bandwidth,
     'cut': cut,
     'unplug': lambda two, folder: cut(two, folder, unplugged=True),
+    'server': lambda two, folder: cut(two, folder, server=True),
     'restart': restart,
     'messages': messages,
 }

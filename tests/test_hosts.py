@@ -13,7 +13,7 @@ from rich.console import Console
 from mbarl_ros.bringup import graphs, hosts
 from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.environment import DISCOVERY_RANGE, DISCOVERY_SERVER, PROFILES
+from mbarl_ros.schema.environment import DISCOVERY_RANGE, DISCOVERY_SERVER, PROFILES, SUPER_CLIENT
 from mbarl_ros.view.screens import LiveScreen
 from mbarl_ros.view.status import RunInfo
 from support.graph import small_agent
@@ -86,6 +86,9 @@ def test_the_nodes_look_for_the_other_host_and_only_then():
     assert not {*PROFILES} & hosts.network({'host': ROBOT, 'discovery': ''}, own).keys()
     there = {'host': LEARNER, 'discovery': '10.0.0.1:7'}
     assert hosts.network(there, {})[DISCOVERY_SERVER] == '10.0.0.1:7'
+    # The controller looks at topics that are not its own.
+    here = hosts.network({'host': ROBOT, 'discovery': 'serve:7'}, {})
+    assert (here[DISCOVERY_SERVER], here[SUPER_CLIENT]) == ('127.0.0.1:7', 'TRUE')
     with pytest.raises(ConfigError, match='LOCALHOST keeps the nodes on this computer; unset it'):
         hosts.network(there, {DISCOVERY_RANGE: 'LOCALHOST'})
     with pytest.raises(ConfigError, match='names another server; unset it'):

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 
 from mbarl_ros.bringup.arguments import Value
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.environment import DISCOVERY_RANGE, DISCOVERY_SERVER, PROFILES, TRANSPORTS
+from mbarl_ros.schema.environment import (
+    DISCOVERY_RANGE,
+    DISCOVERY_SERVER,
+    PROFILES,
+    SUPER_CLIENT,
+    TRANSPORTS,
+)
 from mbarl_ros.schema.load import config_dir
 
 ALL, ROBOT, LEARNER = 'all', 'robot', 'learner'
@@ -77,6 +83,8 @@ def network(values: Mapping[str, Value], environ: Mapping[str, str]) -> dict[str
                 'another server; unset it, or leave the argument out'
             )
         chosen[DISCOVERY_SERVER] = server
+        if host == ROBOT:  # the controller looks at who else commands the robot, and who obeys
+            chosen[SUPER_CLIENT] = 'TRUE'
     return chosen
 
 

@@ -43,20 +43,23 @@ class HostRun:
         self._hosts, self.folder, self._graph = hosts, folder, graph
         self._given = {'task': 'pointmass', 'view': 'lines', **given}
         self.sides: dict[str, subprocess.Popen] = {}
+        self._old: dict[str, int] = {}  # samples of a side from before its last start
 
     def start(self, side: str, environment: dict[str, str] | None = None, **own: str) -> None:
         """Start a side, with arguments of its ``own``; again after its end: it resumes."""
+        self._old[side] = len(self.history(side))
         given = {**self._given, 'host': side, 'run_dir': str(self.run_dir(side)), **own}
         words = [f'{name}:={text}' for name, text in given.items()]
         command = [*MBARL, 'up', self._graph, *words]
         self.sides[side] = self._hosts.start(side, command, f'{side}.log', **(environment or {}))
 
-    def start_robot(self) -> None:
+    def start_robot(self, environment: dict[str, str] | None = None) -> None:
         """Start a robot whose stamps are by its system clock, for the graph ``hardware``."""
         command = [*_FIRST, '35', *MBARL, 'node', 'robot_sim', '--ros-args']
         for word in ('task:=pointmass', 'mode:=realtime', 'publish_clock:=false'):
             command += ['-p', word]
-        self._hosts.start(ROBOT, command, 'driver.log', ROS_DOMAIN_ID='0')
+        own = {'ROS_DOMAIN_ID': '0', **(environment or {})}
+        self._hosts.start(ROBOT, command, 'driver.log', **own)
 
     def start_bare_timer(self, rate: float) -> Path:
         """Start a timer that does nothing else, with the priority of the controller.
@@ -84,8 +87,8 @@ class HostRun:
         return read_history(self.run_dir(side))
 
     def value(self, node: str, key: str, side: str = ROBOT) -> float:
-        """The latest number that a node reported, as that side received it; -1: none yet."""
-        history = self.history(side)
+        """The latest number that a node reported since that side was started; -1: none yet."""
+        history = self.history(side)[self._old[side] :]
         text = history[-1].status.get(node, {}).get(key, '') if history else ''
         return float(text or -1.0)
 
