@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -235,8 +235,19 @@ def table(results: dict[str, Any]) -> str:
     ]
     for part, figures in results.items():
         lines += ['', f'## {part}', '', '| | |', '| --- | --- |']
-        lines += [f'| {name.replace("_", " ")} | {value} |' for name, value in figures.items()]
+        lines += [f'| {name.replace("_", " ")} | {text} |' for name, text in _flat(figures)]
     return '\n'.join(lines) + '\n'
+
+
+def _flat(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and texts, those of groups and directions one by one."""
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from ((f'{name}: {inner}', text) for inner, text in _flat(value))
+        elif isinstance(value, list):
+            yield name, f'{value[0]} to the learner, {value[1]} to the robot'
+        else:
+            yield name, str(value)
 
 
 def main() -> None:
