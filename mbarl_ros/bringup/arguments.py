@@ -179,6 +179,22 @@ TOLERANCE = Argument(
     'tolerance', '0.01', "largest accepted deviation, as a share of an entry's range", kind=float
 )
 
+HOST = Argument(
+    'host',
+    'all',
+    'all: every node on this computer; robot: what moves the robot (gate, controller, simulation); '
+    'learner: what learns (learner, classifier, evaluator), on another computer. Start both sides '
+    'with the same task, robot, agent and namespace',
+    choices=('all', 'robot', 'learner'),
+)
+DISCOVERY = Argument(
+    'discovery',
+    '',
+    'how the two hosts find each other; empty: multicast in the subnet; serve:PORT (host:=robot '
+    'only): by a Fast DDS discovery server that is started here; HOST:PORT: by the server there',
+)
+
+
 _COMMON = (NAMESPACE, LOG_LEVEL, VIEW, WEB_PORT, WEB_CONTROL)
 
 
@@ -203,6 +219,8 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             AUTOSTART,
             USE_RESPAWN,
             VISUALIZER,
+            HOST,
+            DISCOVERY,
             *CAMERA,
             RECORD_RUN,
             TRACKER,
@@ -220,6 +238,8 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             DEMOS,
             _with_default(AUTOSTART, 'false'),
             USE_RESPAWN,
+            HOST,
+            DISCOVERY,
             USE_SIM_TIME,
             VISUALIZER,
             RECORD_RUN,

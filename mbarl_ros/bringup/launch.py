@@ -19,7 +19,7 @@ from launch.event_handlers import OnProcessExit
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup import graphs, hosts
 from mbarl_ros.bringup.arguments import VIEW, Argument, arguments_of
 from mbarl_ros.bringup.domain import take_domain
 from mbarl_ros.bringup.node_process import default_environment
@@ -68,6 +68,7 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     }
     unknown = set(context.launch_configurations) - set(texts)
     plan = graphs.plan(graph, given)
+    network = hosts.network(plan.arguments, os.environ)
     demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)
     _held_open.append(run_dir)
@@ -86,6 +87,7 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
         for name, value in {lifeline.VARIABLE: str(lifeline_path), **defaults}.items()
         if name not in os.environ
     ]
+    actions += [SetEnvironmentVariable(name, value) for name, value in network.items()]
     if unknown:  # not an error, since a launch file that includes this one has its own arguments
         actions.append(
             LogInfo(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mbarl_ros import __version__
+from mbarl_ros.bringup import hosts
 from mbarl_ros.bringup.graphs import Plan
 from mbarl_ros.bringup.software import software
 from mbarl_ros.schema.base import ConfigError
@@ -138,6 +139,8 @@ class RunFolder:
             raise ConfigError(f'{record}: cannot be read: {error}; give a new run_dir') from None
         remedy = 'give the same to resume it, or a new run_dir'
         now = {'graph': self._plan.graph, 'seed': self._plan.arguments['seed']}
+        before.setdefault('host', hosts.ALL)
+        now['host'] = self._plan.host
         for key, value in now.items():
             if before.get(key) != value:
                 raise ConfigError(

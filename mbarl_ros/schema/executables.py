@@ -14,6 +14,7 @@ NODES = {
     'run_recorder': 'mbarl_ros.nodes.run_recorder:main',
     'tracker': 'mbarl_ros.nodes.tracker:main',
     'web_page': 'mbarl_ros.nodes.web_page:main',
+    'discovery_server': 'mbarl_ros.nodes.discovery_server:main',
     'robot_sim': 'mbarl_sim.robot_sim:main',
     'scripted_operator': 'mbarl_sim.scripted_operator:main',
 }

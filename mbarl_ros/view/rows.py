@@ -8,6 +8,7 @@ from mbarl_ros.view.status import (
     GraphStatus,
     RunInfo,
     duration,
+    kilobytes,
     model_error,
     sparkline,
     value,
@@ -21,7 +22,8 @@ _SPARKLINE = 40  # evaluations
 
 def title(run: RunInfo) -> str:
     """Graph, task, agent and seed of a run."""
-    return f'{run.graph}: {run.task}, {run.agent}, seed {run.seed}'
+    host = '' if run.host == 'all' else f', host {run.host}'
+    return f'{run.graph}: {run.task}, {run.agent}, seed {run.seed}{host}'
 
 
 def rows(run: RunInfo, status: GraphStatus, success_rates: Sequence[float]) -> list[Row]:
@@ -38,7 +40,8 @@ def rows(run: RunInfo, status: GraphStatus, success_rates: Sequence[float]) -> l
         recorder = status.get('demo_recorder', {}).get('message') or '-'
         return [gate, ('recorder', recorder)]
     simulation = _simulation(run, status, success_rates) if run.graph == 'sim' else []
-    return [*_practice(run, status), *simulation, *_learning(status), gate]
+    link = _link(status) if run.host != 'all' else []
+    return [*_practice(run, status), *simulation, *_learning(status), *link, gate]
 
 
 def _practice(run: RunInfo, status: GraphStatus) -> list[Row]:
@@ -72,6 +75,20 @@ def _simulation(run: RunInfo, status: GraphStatus, success_rates: Sequence[float
             f'{value(status, "robot_sim", "steps_per_second", ".0f")} steps/s   resets '
             f'{value(status, "robot_sim", "resets", ".0f")}',
         ),
+    ]
+
+
+def _link(status: GraphStatus) -> list[Row]:
+    """What the controller sends to the learner's host, and gets from it."""
+    return [
+        (
+            'link',
+            f'out {kilobytes(value(status, CONTROLLER, "sent_bytes_per_second"))}, in '
+            f'{kilobytes(value(status, CONTROLLER, "received_bytes_per_second"))} kB/s   '
+            f'round trip {value(status, CONTROLLER, "round_trip_ms", ".0f")} ms   '
+            f'policy age {value(status, CONTROLLER, "policy_age_steps", ",.0f")}   '
+            f'waiting {value(status, CONTROLLER, "unacknowledged", ",.0f")}',
+        )
     ]
 
 

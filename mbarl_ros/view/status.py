@@ -21,7 +21,10 @@ _MODEL_ERROR = 'model/error/'
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a run is; ``budget`` (environment steps) and ``target`` (rate) are 0 where unlimited."""
+    """What a run is; ``budget`` (environment steps) and ``target`` (rate) are 0 where unlimited.
+
+    ``host``: which side of the graph runs here: ``all``, ``robot`` or ``learner``.
+    """
 
     graph: str
     task: str
@@ -30,6 +33,7 @@ class RunInfo:
     run_dir: Path
     budget: int = 0
     target: float = 0.0
+    host: str = 'all'
 
 
 def is_status(node: str, line: str) -> bool:
@@ -66,6 +70,12 @@ def duration(seconds: float | str | None) -> str:
     if whole >= 60:
         return f'{whole // 60} min {whole % 60:02d} s'
     return f'{whole} s'
+
+
+def kilobytes(rate: str) -> str:
+    """A number of bytes in kilobytes, as ``4.2``."""
+    parsed = number(rate)
+    return '-' if parsed is None else f'{parsed / 1000:,.1f}'
 
 
 def sparkline(rates: Sequence[float]) -> str:

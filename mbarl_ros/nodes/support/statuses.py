@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
@@ -20,8 +21,9 @@ class StatusListener:
     node does not publish each time, such as a model's error, are kept.
     """
 
-    def __init__(self, node: Node) -> None:
-        """Subscribe to /diagnostics."""
+    def __init__(self, node: Node, on_change: Callable[[], None] = lambda: None) -> None:
+        """Subscribe to /diagnostics; ``on_change`` is called after each message."""
+        self._on_change = on_change
         self.status: dict[str, dict[str, str]] = {}
         self._received_at: dict[str, float] = {}
         self._namespace = node.get_namespace()
@@ -45,3 +47,4 @@ class StatusListener:
                     'message': status.message,
                     **{item.key: item.value for item in status.values},
                 }
+        self._on_change()
