@@ -10,6 +10,7 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.run_files import POLICY_FILE
 
 Value = bool | int | float | str
+_MAX_ROBOTS = 100  # of which each has three processes
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ TARGET = Argument(
 )
 DEMOS = Argument('demos', '', "folder of demonstrations; empty: the task's")
 NAMESPACE = Argument('namespace', '', 'ROS namespace of all nodes, for several robots')
+ROBOTS = Argument('robots', '2', 'number of simulated robots', kind=int)
+FLEET = Argument(
+    'fleet',
+    'false',
+    'this robot is one of several with one learner: `namespace` is its own, its learner and the '
+    'nodes beside it are in the namespace above, and `mbarl stop` stops all robots',
+    kind=bool,
+)
 AUTOSTART = Argument(
     'autostart',
     'true',
@@ -175,6 +184,26 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             *_COMMON,
         ),
     ),
+    'fleet': (
+        'Several simulated robots practise with one learner, in real time, until the target '
+        'success or step budget is reached',
+        (
+            ROBOTS,
+            TASK,
+            AGENT,
+            ROBOT,
+            SEED,
+            RUN_DIR,
+            _with_default(MODE, 'realtime'),
+            REAL_TIME_FACTOR,
+            STEPS,
+            TARGET,
+            DEMOS,
+            AUTOSTART,
+            USE_RESPAWN,
+            *_COMMON,
+        ),
+    ),
     'hardware': (
         'A real robot learns autonomously until you stop it',
         (
@@ -187,6 +216,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             _with_default(AUTOSTART, 'false'),
             USE_RESPAWN,
             USE_SIM_TIME,
+            FLEET,
             *_COMMON,
         ),
     ),
@@ -245,6 +275,8 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     ),
 }
 """Graph name -> one-line description, arguments."""
+LEARNING = ('sim', 'fleet', 'hardware')
+"""Graphs in which robots learn by themselves."""
 
 
 def arguments_of(graph: str) -> tuple[Argument, ...]:
@@ -279,6 +311,12 @@ def parse(graph: str, given: Mapping[str, str]) -> dict[str, Value]:
     for name in ('steps', 'seed', 'episodes'):
         if int(values.get(name, 0)) < 0:
             raise ConfigError(f"argument '{name}' must be 0 or more, got {values[name]}")
+    if not 1 <= int(values.get('robots', 1)) <= _MAX_ROBOTS:
+        raise ConfigError(
+            f"argument 'robots' must be from 1 to {_MAX_ROBOTS}, got {values['robots']}"
+        )
+    if values.get('fleet') and not str(values['namespace']).strip('/'):
+        raise ConfigError("argument 'fleet': give the namespace of this robot: namespace:=robot_1")
     if not 0 <= float(values.get('target', 0)) <= 1:
         raise ConfigError(f"argument 'target' must be a rate from 0 to 1, got {values['target']}")
     if float(values.get('real_time_factor', 1)) <= 0:

@@ -1,4 +1,4 @@
-"""The graphs ``sim``, ``hardware``, ``record``, ``evaluate`` and ``replay`` as data.
+"""The graphs ``sim``, ``fleet``, ``hardware``, ``record``, ``evaluate`` and ``replay`` as data.
 
 A :class:`Plan` lists the nodes of a graph with their parameters; ``launch/*.launch.py`` and
 ``mbarl up`` both translate it. Arguments and configuration are checked here, before any node
@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mbarl_ros.bringup.arguments import CAMERA, Value, parse
+from mbarl_ros.bringup.arguments import CAMERA, LEARNING, Value, parse
+from mbarl_ros.bringup.fleet import robot_remappings, robot_seed, shared_remappings
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.executables import NODES
@@ -37,7 +38,8 @@ class NodeSpec:
     """One process of a graph.
 
     ``required``: its exit ends the run. ``respawn``: it is started again after it dies, with a
-    delay of ``respawn_delay`` seconds. ``optional``: the run goes on without it.
+    delay of ``respawn_delay`` seconds. ``optional``: the run goes on without it. ``robot``: the one
+    of a fleet to which it belongs.
     """
 
     executable: str
@@ -49,6 +51,12 @@ class NodeSpec:
     respawn: bool = False
     respawn_delay: float = 1.0
     optional: bool = False
+    robot: str = ''
+
+    @property
+    def label(self) -> str:
+        """Name in the run: that of the node, in a fleet after its robot: ``robot_1/robot_sim``."""
+        return f'{self.robot}/{self.name}'.lstrip('/')
 
 
 @dataclass(frozen=True)
@@ -97,15 +105,15 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     robot = load_robot(robot_name)
     agent = load_agent(str(values['agent']))
     task = Task(task_config, robot)  # raises if their layouts do not match
-    simulated = graph in ('sim', 'replay') or bool(values.get('simulated', False))
+    simulated = graph in ('sim', 'fleet', 'replay') or bool(values.get('simulated', False))
     if simulated:
         _check_world(task_config)
     if values.get('camera') and not simulated:
         raise ConfigError('camera:=true is the camera of the simulation; start the driver of yours')
-    _resolve_mode(values, given, simulated)
-    if graph in ('sim', 'hardware'):
+    _resolve_mode(graph, values, given, simulated)
+    if graph in LEARNING:
         task.check_agent(agent)
-    if task_config.ended and graph in ('sim', 'hardware', 'evaluate') and not simulated:
+    if task_config.ended and graph in (*LEARNING, 'evaluate') and not simulated:
         raise ConfigError(
             f"task '{task_config.name}': key 'ended': only a simulated world can be reset; leave "
             'the key out for a robot'
@@ -116,7 +124,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
             "agent, or a copy of this one's file with 'resets: false'"
         )
     _resolve_demonstrations(graph, values, task_config)
-    if graph in ('sim', 'hardware') and not values['demos']:
+    if graph in LEARNING and not values['demos']:
         agent = without_demonstrations(agent, task_config)
     generated = [
         key
@@ -134,6 +142,8 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     # The nodes need not generate it again: the run folder has task and robot as files.
     files = {key: str(Path(str(values['run_dir'])) / f'{key}.yaml') for key in generated}
     nodes = _BUILDERS[graph]({**values, **files}, agent, simulated)
+    if graph == 'fleet':
+        nodes = tuple(_with_names_of_its_own(spec, robot) for spec in nodes)
     return Plan(graph, values, task_config, robot, agent, nodes, private_domain=simulated)
 
 
@@ -145,11 +155,14 @@ def _absolute(name: str) -> str:
     return str(Path(name).expanduser().absolute()) if name.endswith(('.yaml', '.yml')) else name
 
 
-def _resolve_mode(values: dict[str, Value], given: Mapping[str, str], simulated: bool) -> None:
-    if simulated and values.get('operator') != 'none':
+def _resolve_mode(
+    graph: str, values: dict[str, Value], given: Mapping[str, str], simulated: bool
+) -> None:
+    if simulated and graph != 'fleet' and values.get('operator') != 'none':
         return
     if given.get('mode') == 'lockstep':
         who = 'a person' if simulated else 'a robot'
+        who = 'a robot of a fleet' if graph == 'fleet' else who
         raise ConfigError(f'mode:=lockstep: {who} cannot wait for a step; give mode:=realtime')
     values['mode'] = 'realtime'
 
@@ -178,7 +191,7 @@ def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConf
         return
     folder = str(values['demos'] or task.demonstrations or '')
     if not folder:
-        if graph in ('sim', 'hardware'):
+        if graph in LEARNING:
             return
         raise ConfigError(
             f"task '{task.name}': key 'demonstrations' is not set; add it or give demos:=FOLDER"
@@ -240,10 +253,19 @@ def _resolve_demo(values: dict[str, Value]) -> None:
 
 
 class _Builder:
-    """Describes nodes: the common parameters, and those of each node."""
+    """Describes nodes: the common parameters, and those of each node.
 
-    def __init__(self, values: Mapping[str, Value]) -> None:
-        self.values = values
+    ``robot``: of a fleet; its nodes have a namespace, a folder and random streams of their own.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Value],
+        robot: str = '',
+        remappings: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self.values, self.robot, self.remappings = values, robot, remappings
+        self.namespace = f'{str(values["namespace"]).strip("/")}/{robot}'.strip('/')
         self.common = {
             'task': values['task'],
             'robot': values['robot'],
@@ -252,6 +274,9 @@ class _Builder:
             'run_dir': values['run_dir'],
             'mode': values.get('mode', 'realtime'),
         }
+        if robot:
+            self.common['seed'] = robot_seed(int(values['seed']), robot)
+            self.common['run_dir'] = str(Path(str(values['run_dir'])) / 'robots' / robot)
 
     def node(
         self, name: str, *, required: bool = False, respawn: bool = False, **own: Value
@@ -261,22 +286,30 @@ class _Builder:
             executable=name,
             name=name,
             parameters={**self.common, **own},
-            namespace=str(self.values['namespace']).strip('/'),
+            namespace=self.namespace,
+            remappings=self.remappings,
             required=required,
             respawn=respawn and bool(self.values.get('use_respawn', False)),
+            robot=self.robot,
         )
 
-    def robot_sim(self, **own: Value) -> NodeSpec:
+    def robot_sim(self, *, respawn: bool = False, **own: Value) -> NodeSpec:
         """The simulated robot, with its pace where it has one, and its camera."""
         names = ('real_time_factor', *(argument.name for argument in CAMERA))
         chosen = {name: self.values[name] for name in names if name in self.values}
-        return self.node('robot_sim', **chosen, **own)
+        return self.node('robot_sim', respawn=respawn, **chosen, **own)
 
     def gate(self, simulated: bool) -> NodeSpec:
         """The safety gate; its time-outs depend on the real-time factor of a simulation."""
         if not simulated:
-            return self.node('safety_gate', **self.sim_time(simulated))
-        return self.node('safety_gate', real_time_factor=self.values['real_time_factor'])
+            return self.node('safety_gate', **self.of_fleet(), **self.sim_time(simulated))
+        factor = self.values['real_time_factor']
+        respawn = bool(self.robot)
+        return self.node('safety_gate', respawn=respawn, real_time_factor=factor, **self.of_fleet())
+
+    def of_fleet(self) -> dict[str, Value]:
+        """Parameter ``fleet`` of a node of one robot of several."""
+        return {'fleet': True} if self.robot else {}
 
     def sim_time(self, simulated: bool) -> dict[str, Value]:
         """Parameter ``use_sim_time``; in lockstep the nodes use header stamps instead of /clock."""
@@ -284,7 +317,7 @@ class _Builder:
         follows_clock = requested and self.common['mode'] == 'realtime'
         return {'use_sim_time': True} if follows_clock else {}
 
-    def monitor(self) -> NodeSpec:
+    def monitor(self, **own: Value) -> NodeSpec:
         return NodeSpec(
             executable='monitor',
             name='monitor',
@@ -292,8 +325,9 @@ class _Builder:
                 'format': 'lines',
                 'period': 10.0,
                 'run_dir': self.values['run_dir'],
+                **own,
             },
-            namespace=str(self.values['namespace']).strip('/'),
+            namespace=self.namespace,
             respawn=True,
             optional=True,
         )
@@ -303,34 +337,70 @@ def _learning(
     values: Mapping[str, Value], agent: AgentConfig, simulated: bool
 ) -> tuple[NodeSpec, ...]:
     """The graphs ``sim`` and ``hardware``; ``sim`` adds simulated robot and evaluator."""
+    if values.get('fleet'):
+        return _one_of_fleet(values, agent)
     build = _Builder(values)
-    demos = values['demos']
+    return (*_robot(build, simulated), *_shared(build, agent, simulated))
+
+
+def _one_of_fleet(values: Mapping[str, Value], agent: AgentConfig) -> tuple[NodeSpec, ...]:
+    """A robot in its own namespace, and what it shares with others in the namespace above."""
+    above, _, robot = f'/{values["namespace"]}'.rstrip('/').rpartition('/')
+    values = {**values, 'namespace': above.strip('/')}
+    build = _Builder(values, robot, shared_remappings(above))
+    return (*_robot(build, False), *_shared(_Builder(values), agent, False, fleet=True))
+
+
+def _fleet(
+    values: Mapping[str, Value], agent: AgentConfig, simulated: bool
+) -> tuple[NodeSpec, ...]:
+    namespace = str(values['namespace'])
+    nodes: list[NodeSpec] = []
+    for number in range(1, int(values['robots']) + 1):
+        robot = f'robot_{number}'
+        nodes += _robot(_Builder(values, robot, shared_remappings(namespace)), simulated)
+    return (*nodes, *_shared(_Builder(values), agent, simulated, fleet=True))
+
+
+def _with_names_of_its_own(spec: NodeSpec, profile: RobotConfig) -> NodeSpec:
+    """In simulation: also the topics with absolute names are those of one robot."""
+    if not spec.robot:
+        return spec
+    return replace(spec, remappings=spec.remappings + robot_remappings(profile, spec.namespace))
+
+
+def _robot(build: _Builder, simulated: bool) -> list[NodeSpec]:
+    """What each robot has: gate and controller, and in simulation its world."""
+    autostart = build.values['autostart']
     nodes = [
         build.gate(simulated),
         build.node(
             'policy_controller',
             # A real robot must not start moving by itself after a crash.
-            respawn=simulated or not values['autostart'],
-            autostart=values['autostart'],
+            respawn=simulated or not autostart,
+            autostart=autostart,
+            **build.of_fleet(),
             **build.sim_time(simulated),
         ),
-        build.node('learner', respawn=True, demonstrations=demos),
-        build.monitor(),
+    ]
+    return [build.robot_sim(respawn=bool(build.robot)), *nodes] if simulated else nodes
+
+
+def _shared(
+    build: _Builder, agent: AgentConfig, simulated: bool, *, fleet: bool = False
+) -> list[NodeSpec]:
+    """What several robots share; a simulated run has an evaluator, which ends it."""
+    own = {'demonstrations': build.values['demos']} | ({'fleet': True} if fleet else {})
+    nodes = [
+        build.node('learner', respawn=True, **own),
+        build.monitor(**({'fleet': True} if fleet else {})),
     ]
     if agent.backward == 'classifier':
-        nodes.append(build.node('state_classifier', respawn=True, demonstrations=demos))
+        nodes.append(build.node('state_classifier', respawn=True, **own))
     if simulated:
-        nodes.insert(0, build.robot_sim())
-        nodes.append(
-            build.node(
-                'policy_evaluator',
-                required=True,
-                demonstrations=demos,
-                budget=values['steps'],
-                target=values['target'],
-            )
-        )
-    return tuple(nodes)
+        end = {'budget': build.values['steps'], 'target': build.values['target']}
+        nodes.append(build.node('policy_evaluator', required=True, **own, **end))
+    return nodes
 
 
 def _record(
@@ -396,6 +466,7 @@ def _replay(
 
 _BUILDERS = {
     'sim': _learning,
+    'fleet': _fleet,
     'hardware': _learning,
     'record': _record,
     'evaluate': _evaluate,

@@ -112,6 +112,6 @@ def _node(spec: graphs.NodeSpec, log_level: str) -> list[Any]:
         return [node]
 
     def shut_down(event: Any, _context: Any) -> Shutdown:
-        return Shutdown(reason=f'{spec.name} ended with exit code {event.returncode}')
+        return Shutdown(reason=f'{spec.label} ended with exit code {event.returncode}')
 
     return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=shut_down)), node]

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from mbarl_ros import __version__
 from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.arguments import LEARNING
 from mbarl_ros.bringup.domain import take_domain
 from mbarl_ros.bringup.node_process import node_command, node_environment
 from mbarl_ros.bringup.run_folder import RunFolder
@@ -74,7 +75,7 @@ def check_demonstrations(plan: graphs.Plan) -> bytes:
     :returns: the decoded demonstrations; nothing for a graph that does not learn from any
     :raises ConfigError: there is none, or one is damaged or of another task.
     """
-    if plan.graph not in ('sim', 'hardware') or not plan.arguments['demos']:
+    if plan.graph not in LEARNING or not plan.arguments['demos']:
         return b''
     from mbarl_ros.demos.reader import DemonstrationError, pack_demonstrations
 
@@ -116,7 +117,7 @@ def _run(plan: graphs.Plan, run_dir: RunFolder, domain: int, given: Mapping[str,
     started = time.monotonic()
     with view:
         code = supervisor.run()
-    if plan.graph in ('sim', 'hardware'):
+    if plan.graph in LEARNING:
         try:
             if code == EXIT_INTERRUPTED:
                 run_dir.write_interrupted_result()

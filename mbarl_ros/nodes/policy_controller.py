@@ -21,6 +21,7 @@ from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.policy import read_policy
 from mbarl_ros.control.realtime_loop import RealtimeLoop
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
+from mbarl_ros.nodes.support.fleet import ROBOT
 from mbarl_ros.nodes.support.learner_link import LearnerLink
 from mbarl_ros.nodes.support.qos import ALIVE, LATCHED, RELIABLE, RELIABLE_STEPS
 from mbarl_ros.nodes.support.robot_topics import StateListener, command_message
@@ -51,7 +52,7 @@ class PolicyController(BaseLifecycleNode):
     ``learner/policy`` and ``learner/acknowledged``. Publishes ``~/command`` (JointState),
     ``~/phase`` (String, latched), ``~/transitions`` (safetensors, latched) and ``~/alive`` (Empty;
     never sent, its liveliness tells the gate that the process lives). Calls ``robot_sim/reset``.
-    Parameters: ``autostart``, ``policy``, ``episodes``, ``learner_timeout``.
+    Parameters: ``autostart``, ``policy``, ``episodes``, ``learner_timeout``, ``fleet``.
 
     ``configure`` makes what moves the robot: command and phase publishers, the control timer, the
     practice. ``cleanup`` destroys it. Two things live as long as the process. The subscriptions to
@@ -73,6 +74,7 @@ class PolicyController(BaseLifecycleNode):
                 'policy': ('', 'Policy file to act with, or "random"; empty: from the learner'),
                 'episodes': (0, 'Evaluation: attempts after which the node ends; 0: practise'),
                 'learner_timeout': (5.0, 'Seconds of silence after which the learner is lost'),
+                **ROBOT,
             }
         )
         self._episodes = self.value('episodes')
@@ -338,14 +340,17 @@ class PolicyController(BaseLifecycleNode):
                 self._missing_state(), throttle_duration_sec=10.0, skip_first=True
             )
         practice = loop.practice
-        steps = practice.steps if self._episodes else self._learner_link.steps
+        link = self._learner_link
+        steps = practice.steps if self._episodes else link.steps
+        own_steps = practice.steps if self._episodes else link.robot_steps
         values = {
             'lifecycle': 'active' if loop.active else 'inactive',
             'needs_learner': not self.value('policy'),
             'phase': practice.phase_name,
-            **self._learner_link.values(),
+            **link.values(),
             'environment_steps': steps,
-            'robot_seconds': f'{steps / self.task.robot.control_rate:.1f}',
+            'robot_steps': own_steps,
+            'robot_seconds': f'{own_steps / self.task.robot.control_rate:.1f}',
             'attempts': practice.attempts,
             'successes': practice.successes,
             'refused': self.refused,

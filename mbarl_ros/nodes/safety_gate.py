@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE, TELEOP_SOURCE, Decision, SafetyGate
 from mbarl_ros.control.teleop import DeadmanSwitch, TeleopCommand, TeleopSource
+from mbarl_ros.nodes.support.fleet import ROBOT, in_fleet
 from mbarl_ros.nodes.support.qos import (
     LATCHED,
     RELIABLE,
@@ -58,13 +59,15 @@ class SafetyGateNode(BaseNode):
 
     When the controller is deactivated, or the middleware reports the death of its process, the
     gate stops the robot at once. Topic ``~/estop`` (Bool, true) and service ``~/stop`` latch an
-    e-stop, which only the service ``~/release`` ends. Parameter: ``real_time_factor``.
+    e-stop, which only the service ``~/release`` ends. Parameters: ``real_time_factor``, ``fleet``.
+    With ``fleet``, true on ``fleet/estop`` (Bool, remapped to the fleet's) latches it as well.
     """
 
     def __init__(self) -> None:
         """Declare parameters and connect to the robot's topics."""
         super().__init__('safety_gate')
-        self.setup({'real_time_factor': (1.0, 'Simulation: robot seconds per second')})
+        factor = (1.0, 'Simulation: robot seconds per second')
+        self.setup({'real_time_factor': factor, **ROBOT})
         robot = self.task.robot
         self._names = list(robot.command_names)
         self._gate = SafetyGate(robot, self.lockstep, self.value('real_time_factor'))
@@ -103,9 +106,12 @@ class SafetyGateNode(BaseNode):
                 receive = partial(self._on_deadman, entry.topic)
                 subscribe(self, message_class(own.type), own.topic, receive, qos)
         # Accept any QoS of the button: best-effort ones, and latched before this node started.
-        estop = topics.private(topics.ESTOP)
-        for qos in (RELIABLE, SENSOR, LATCHED):
-            subscribe(self, Bool, estop, self._on_estop, qos, log_mismatch=False)
+        buttons = {topics.private(topics.ESTOP): self._on_estop}
+        if in_fleet(self):
+            buttons[topics.FLEET_ESTOP] = self._on_fleet_estop
+        for topic, receive in buttons.items():
+            for qos in (RELIABLE, SENSOR, LATCHED):
+                subscribe(self, Bool, topic, receive, qos, log_mismatch=False)
         self.create_service(Trigger, topics.private(topics.GATE_STOP), self._on_stop)
         self.create_service(Trigger, topics.private(topics.GATE_RELEASE), self._on_release)
         tick = _TICK_IN_LOCKSTEP if self.lockstep else _TICK
@@ -242,6 +248,11 @@ class SafetyGateNode(BaseNode):
         decision = self._gate.receive_estop(message.data, time.monotonic())
         if decision is not None:
             self._engage_estop(decision)
+
+    def _on_fleet_estop(self, message: Bool) -> None:
+        """Stop with all robots; that nobody presses the fleet's button says nothing of our own."""
+        if message.data:
+            self._engage_estop(self._gate.engage_estop('fleet', time.monotonic()))
 
     def _on_stop(self, _request: Any, response: Any) -> Any:
         self._engage_estop(self._gate.engage_estop('service', time.monotonic()))

@@ -13,3 +13,5 @@ NODES = {
     'robot_sim': 'mbarl_sim.robot_sim:main',
     'scripted_operator': 'mbarl_sim.scripted_operator:main',
 }
+ROBOT_NODES = ('robot_sim', 'safety_gate', 'policy_controller')
+"""Those that each robot of a fleet has of its own."""

@@ -1,8 +1,8 @@
 """Names of the topics and services between the nodes, relative to the graph's namespace.
 
-Each begins with the name of the node that publishes or offers it, except the safety gate's e-stop
-topic, to which anybody may publish, and the topics of the simulated camera, which have the names
-that camera drivers use.
+Each begins with the name of the node that publishes or offers it, except the e-stop topics of
+the safety gate and of the fleet, to which anybody may publish, and the topics of the simulated
+camera, which have the names that camera drivers use.
 """
 
 COMMAND = 'policy_controller/command'
@@ -38,6 +38,8 @@ DEPLOYED_SUCCESS = 'policy_evaluator/deployed_success'
 MARKERS = 'visualizer/markers'
 STATIC_MARKERS = 'visualizer/static_markers'
 
+FLEET_ESTOP = 'fleet/estop'
+
 SIM_RESET = 'robot_sim/reset'
 SIM_RESETS = 'robot_sim/resets'
 CAMERA_IMAGE = 'camera/image_raw'
@@ -45,6 +47,14 @@ CAMERA_INFO = 'camera/camera_info'
 
 DIAGNOSTICS = '/diagnostics'
 CLOCK = '/clock'
+
+
+def of_robot(robot: str, name: str) -> str:
+    """A robot's topic, as a node that the robots of a fleet share uses it.
+
+    The only robot of a graph has the name ''.
+    """
+    return f'{robot}/{name}'.lstrip('/')
 
 
 def private(name: str) -> str:

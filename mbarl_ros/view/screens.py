@@ -22,14 +22,18 @@ from mbarl_ros.view.status import (
     model_error,
     number,
     problems,
+    robots,
     sparkline,
     status_line,
+    steps_node,
+    total,
     value,
 )
 
 LINE_PERIOD = 10.0
 """Seconds between two status lines."""
 _PANEL_PERIOD = 1.0
+_ROBOT_ROWS = 20  # of a fleet; more would not fit on a screen
 _COLOURS = {
     'robot_sim': 'blue',
     'safety_gate': 'yellow',
@@ -140,7 +144,8 @@ class LiveScreen(LineScreen):
 
     def _print(self, node: str, text: str) -> None:
         self.console.print(
-            Text.assemble((f'[{node}]', _COLOURS.get(node, 'white')), ' ', text), soft_wrap=True
+            Text.assemble((f'[{node}]', _COLOURS.get(node.rpartition('/')[2], 'white')), ' ', text),
+            soft_wrap=True,
         )
 
     def panel(self) -> Panel:
@@ -153,7 +158,7 @@ class LiveScreen(LineScreen):
             table.add_row(label, text)
         parts: list[Any] = [table]
         if run.budget:
-            steps = number(self._value('policy_controller', 'environment_steps'))
+            steps = number(self._value(steps_node(self.status), 'environment_steps'))
             parts.append(ProgressBar(total=run.budget, completed=steps or 0.0))
         parts += [Text(text, style='bold red') for text in problems(self.status)]
         elapsed = duration(time.monotonic() - self.started)
@@ -175,9 +180,11 @@ class LiveScreen(LineScreen):
         if self.run.graph == 'record':
             recorder = self.status.get('demo_recorder', {}).get('message') or '-'
             return [gate, ('recorder', recorder)]
+        if self.run.graph == 'fleet':
+            return [*self._fleet_rows(), *self._learning_rows()]
         rows = [*self._practice_rows()]
         if self.run.graph == 'sim':
-            rows += self._simulation_rows()
+            rows += [self._deployed_row(), self._simulation_row()]
         return [*rows, *self._learning_rows(), gate]
 
     def _practice_rows(self) -> list[tuple[str, str]]:
@@ -196,21 +203,47 @@ class LiveScreen(LineScreen):
             ),
         ]
 
-    def _simulation_rows(self) -> list[tuple[str, str]]:
+    def _fleet_rows(self) -> list[tuple[str, str]]:
+        """What the robots have done together, and a row for each of them."""
+        status, names = self.status, robots(self.status)
+        budget = f' of {self.run.budget:,}' if self.run.budget else ''
+        together = (
+            f'{len(names)} robots   '
+            f'{self._value("learner", "environment_steps", ",.0f")}{budget} steps   '
+            f'attempts {total(status, "attempts"):.0f}   '
+            f'successes {total(status, "successes"):.0f}'
+        )
+        rows = [('fleet', together), self._deployed_row()]
+        rows += [(name, self._robot_row(name)) for name in names[:_ROBOT_ROWS]]
+        if len(names) > _ROBOT_ROWS:
+            rows.append(('', f'and {len(names) - _ROBOT_ROWS} more'))
+        return rows
+
+    def _robot_row(self, robot: str) -> str:
+        controller, gate = f'{robot}/policy_controller', f'{robot}/safety_gate'
+        return (
+            f'{self._value(controller, "phase"):8}   '
+            f'{self._value("learner", f"steps of {robot}", ",.0f"):>7} steps   attempts '
+            f'{self._value(controller, "attempts", ".0f"):>3}   successes '
+            f'{self._value(controller, "successes", ".0f"):>3}   gate '
+            f'{self._value(gate, "state")}'
+        )
+
+    def _deployed_row(self) -> tuple[str, str]:
         target = f'   target {self.run.target:.2f}' if self.run.target else ''
-        return [
-            (
-                'deployed',
-                f'{self._value("policy_evaluator", "deployed_success", ".2f")} '
-                f'{sparkline(self.success_rates[-40:])}{target}   clone of the demonstrations '
-                f'{self._value("policy_evaluator", "clone_success", ".2f")}',
-            ),
-            (
-                'simulation',
-                f'{self._value("robot_sim", "steps_per_second", ".0f")} steps/s   resets '
-                f'{self._value("robot_sim", "resets", ".0f")}',
-            ),
-        ]
+        return (
+            'deployed',
+            f'{self._value("policy_evaluator", "deployed_success", ".2f")} '
+            f'{sparkline(self.success_rates[-40:])}{target}   clone of the demonstrations '
+            f'{self._value("policy_evaluator", "clone_success", ".2f")}',
+        )
+
+    def _simulation_row(self) -> tuple[str, str]:
+        return (
+            'simulation',
+            f'{self._value("robot_sim", "steps_per_second", ".0f")} steps/s   resets '
+            f'{self._value("robot_sim", "resets", ".0f")}',
+        )
 
     def _learning_rows(self) -> list[tuple[str, str]]:
         return [

@@ -19,7 +19,6 @@ from mbarl_ros.nodes.support.robot_check import DISCOVERY, Listener
 from mbarl_ros.nodes.support.runtime import LOCKSTEP, node_of
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.executables import NODES
 from mbarl_ros.schema.findings import ERROR, Finding
 from mbarl_ros.task import Task
 
@@ -65,7 +64,7 @@ class Doctor:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             name = node_of(status.name, self._listener.node.get_namespace())
-            if name in NODES:
+            if name:
                 values = {item.key: item.value for item in status.values}
                 level = int.from_bytes(status.level, 'little')
                 node_status = NodeStatus(level, status.message, values)
