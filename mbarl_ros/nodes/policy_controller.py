@@ -346,6 +346,7 @@ class PolicyController(BaseLifecycleNode):
         values = {
             'lifecycle': 'active' if loop.active else 'inactive',
             'needs_learner': not self.value('policy'),
+            'fleet': self.value('fleet'),
             'phase': practice.phase_name,
             **link.values(),
             'environment_steps': steps,

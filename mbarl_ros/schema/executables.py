@@ -15,3 +15,5 @@ NODES = {
 }
 ROBOT_NODES = ('robot_sim', 'safety_gate', 'policy_controller')
 """Those that each robot of a fleet has of its own."""
+SHARED_NODES = ('learner', 'state_classifier', 'policy_evaluator', 'monitor')
+"""Those that the robots of a fleet share."""
