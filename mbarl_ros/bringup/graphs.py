@@ -340,7 +340,7 @@ def _learning(
     if values.get('fleet'):
         return _one_of_fleet(values, agent)
     build = _Builder(values)
-    return (*_robot(build, simulated), *_shared(build, agent, simulated))
+    return (*_robot_side(build, simulated), *_learner_side(build, agent, simulated))
 
 
 def _one_of_fleet(values: Mapping[str, Value], agent: AgentConfig) -> tuple[NodeSpec, ...]:
@@ -348,7 +348,7 @@ def _one_of_fleet(values: Mapping[str, Value], agent: AgentConfig) -> tuple[Node
     above, _, robot = f'/{values["namespace"]}'.rstrip('/').rpartition('/')
     values = {**values, 'namespace': above.strip('/')}
     build = _Builder(values, robot, shared_remappings(above))
-    return (*_robot(build, False), *_shared(_Builder(values), agent, False, fleet=True))
+    return (*_robot_side(build, False), *_learner_side(_Builder(values), agent, False, fleet=True))
 
 
 def _fleet(
@@ -358,8 +358,8 @@ def _fleet(
     nodes: list[NodeSpec] = []
     for number in range(1, int(values['robots']) + 1):
         robot = f'robot_{number}'
-        nodes += _robot(_Builder(values, robot, shared_remappings(namespace)), simulated)
-    return (*nodes, *_shared(_Builder(values), agent, simulated, fleet=True))
+        nodes += _robot_side(_Builder(values, robot, shared_remappings(namespace)), simulated)
+    return (*nodes, *_learner_side(_Builder(values), agent, simulated, fleet=True))
 
 
 def _with_names_of_its_own(spec: NodeSpec, profile: RobotConfig) -> NodeSpec:
@@ -369,7 +369,7 @@ def _with_names_of_its_own(spec: NodeSpec, profile: RobotConfig) -> NodeSpec:
     return replace(spec, remappings=spec.remappings + robot_remappings(profile, spec.namespace))
 
 
-def _robot(build: _Builder, simulated: bool) -> list[NodeSpec]:
+def _robot_side(build: _Builder, simulated: bool) -> list[NodeSpec]:
     """What each robot has: gate and controller, and in simulation its world."""
     autostart = build.values['autostart']
     nodes = [
@@ -386,7 +386,7 @@ def _robot(build: _Builder, simulated: bool) -> list[NodeSpec]:
     return [build.robot_sim(respawn=bool(build.robot)), *nodes] if simulated else nodes
 
 
-def _shared(
+def _learner_side(
     build: _Builder, agent: AgentConfig, simulated: bool, *, fleet: bool = False
 ) -> list[NodeSpec]:
     """What several robots share; a simulated run has an evaluator, which ends it."""
