@@ -4,12 +4,11 @@
     python benchmarks/fleet.py kills --robots 16 --minutes 10
     python benchmarks/fleet.py rates --robots 1 4 16 --seconds 60
 
-``learn`` runs ``mbarl up fleet`` to the target. ``kills`` and ``rates`` run real controllers, learner
-and classifier; worlds and gates of all robots are stand-ins in this process, since so many real ones
-need more cores than most machines have. ``kills`` ends controllers and learner by SIGKILL at random
-and compares what the robots executed, as their spools and their messages tell, with the log of the
-learner. ``rates`` measures bytes and control periods beside bare timers. Each writes
-``results/fleet_NAME.json``.
+``learn`` runs ``mbarl up fleet`` to the target. ``kills`` and ``rates`` run controllers, learner
+and classifier with stand-ins for worlds and gates (``fleet_stand_ins.py``). ``kills`` ends
+controllers and learner by SIGKILL at random and compares what the robots executed, as their spools
+and their messages tell, with the log of the learner. ``rates`` measures bytes and control periods
+beside bare timers. Each writes ``results/fleet_NAME.json``.
 """
 
 from __future__ import annotations
@@ -24,33 +23,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from functools import partial
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fleet_stand_ins import TASK, Fleet, running
 
-from mbarl_ros.bringup import graphs
-from mbarl_ros.bringup.domain import take_domain
-from mbarl_ros.bringup.node_process import node_command, node_environment
-from mbarl_ros.bringup.run_folder import RunFolder
-from mbarl_ros.schema.message_fields import TopicCodec, set_stamp
 from mbarl_ros.storage.record_log import read_records
 from mbarl_ros.storage.run_files import TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.storage.spool import SPOOL_FOLDER
-from mbarl_ros.storage.transitions import row_dtype, unpack_log_record, unpack_transitions
+from mbarl_ros.storage.transitions import row_dtype, unpack_log_record
 from mbarl_ros.task import Task
 
 RESULTS = Path(__file__).parent / 'results'
-TASK = 'pointmass'
 RESPAWN_AFTER = 1.0  # s, as `mbarl up` does
-STAND_INS = ('robot_sim', 'safety_gate')
-NEITHER = ('policy_evaluator', 'monitor')
 
 
 def machine() -> dict[str, Any]:
@@ -104,8 +92,7 @@ def outcome(path: Path, factor: float) -> dict[str, Any]:
     result = json.loads((path / 'result.json').read_text())
     steps = result.get('environment_steps') or 0
     task = Task.load(TASK)
-    spec = json.loads(json.dumps(_spec(path)))
-    rows = SequenceTracker().load_log(path / TRANSITIONS_FILE, task, spec)
+    rows = SequenceTracker().load_log(path / TRANSITIONS_FILE, task, _spec(path))
     stamps = rows['stamp'][:steps] / factor
     return {
         'deployed_success': result['deployed_success'],
@@ -122,210 +109,7 @@ def _spec(path: Path) -> str:
     return str(json.loads(first.partition(b'\n')[0])[1])
 
 
-# --- worlds and gates of all robots in one process ---------------------------------------------------
-
-
-class StandIns:
-    """Worlds and gates of a fleet in one node, and a count of what its controllers send.
-
-    A command is executed as it is. The stamp of an executed command is that of the latest state.
-    """
-
-    def __init__(self, task: Task, robots: list[str], spec_hash: str, domain: int) -> None:
-        """Build the worlds and connect them."""
-        import rclpy
-        from rclpy.context import Context
-        from rclpy.executors import SingleThreadedExecutor
-        from rclpy.node import Node
-        from sensor_msgs.msg import JointState
-        from std_msgs.msg import String, UInt8MultiArray
-
-        from mbarl_ros.nodes.support.qos import KEEP_ALL, LATCHED, RELIABLE, RELIABLE_STEPS
-        from mbarl_ros.nodes.support.runtime import message_class
-
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=domain)
-        self.node = Node('stand_ins', context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._task, self._spec = task, spec_hash
-        self.sent: dict[str, set[int]] = defaultdict(set)  # numbers of each session
-        self.bytes: Counter[str] = Counter()
-        self.messages: Counter[str] = Counter()
-        self.status: dict[str, dict[str, str]] = {}
-        self._state_type = message_class(task.robot.state[0].type)
-        self._codec = TopicCodec(task.robot.state[0])
-        self._robots = {}
-        create = self.node.create_publisher
-        for number, name in enumerate(robots):
-            world = task.load_world(seed=number)
-            self._robots[name] = {
-                'world': world,
-                'command': np.zeros(task.action_dim),
-                'state': world.reset(),
-                'stamp': 0,
-                'states': create(self._state_type, f'{name}/odom', RELIABLE_STEPS),
-                'executed': create(JointState, f'{name}/safety_gate/executed', RELIABLE_STEPS),
-                'gate': create(String, f'{name}/safety_gate/state', LATCHED),
-            }
-            self.node.create_subscription(
-                JointState,
-                f'{name}/policy_controller/command',
-                partial(self._on_command, name),
-                RELIABLE,
-            )
-            self.node.create_subscription(
-                UInt8MultiArray,
-                f'{name}/policy_controller/transitions',
-                partial(self._on_transitions, name),
-                KEEP_ALL,
-            )
-        self._listen_to_diagnostics()
-        self.node.create_timer(1.0 / task.robot.control_rate, self._step)
-        self.node.create_timer(1.0, self._say_ok)
-        self._stopping = False
-        self._thread = threading.Thread(target=self._spin)
-        self._thread.start()
-
-    def _listen_to_diagnostics(self) -> None:
-        from diagnostic_msgs.msg import DiagnosticArray
-
-        def receive(message: DiagnosticArray) -> None:
-            for status in message.status:
-                self.status[status.name] = {item.key: item.value for item in status.values}
-
-        self.node.create_subscription(DiagnosticArray, '/diagnostics', receive, 100)
-
-    def close(self) -> None:
-        """Stop all robots."""
-        import rclpy
-
-        self._stopping = True
-        self._thread.join()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
-
-    def _spin(self) -> None:
-        while not self._stopping:
-            self._executor.spin_once(timeout_sec=0.1)
-
-    def _step(self) -> None:
-        for robot in self._robots.values():
-            robot['state'] = robot['world'].step(robot['command'])
-            robot['stamp'] = time.time_ns()
-            message = self._state_type()
-            self._codec.encode(message, robot['state'].tolist())
-            set_stamp(message, robot['stamp'])
-            robot['states'].publish(message)
-
-    def _say_ok(self) -> None:
-        from std_msgs.msg import String
-
-        for robot in self._robots.values():
-            robot['gate'].publish(String(data='ok'))
-
-    def _on_command(self, name: str, message: Any) -> None:
-        robot = self._robots[name]
-        if message.header.frame_id != 'policy':
-            return
-        robot['command'] = np.array(message.position)
-        set_stamp(message, robot['stamp'])
-        robot['executed'].publish(message)
-
-    def _on_transitions(self, name: str, message: Any) -> None:
-        data = bytes(message.data)
-        rows, session, first = unpack_transitions(data, self._task, self._spec)
-        self.bytes[name] += len(data)
-        self.messages[name] += 1
-        self.sent[session] |= set(range(first, first + len(rows['phase'])))
-
-
-class Fleet:
-    """Real controllers, learner and classifier of a fleet as processes that can be killed."""
-
-    def __init__(self, folder: Path, robots: int) -> None:
-        """Start them, with :class:`StandIns` for the rest."""
-        given = {'robots': str(robots), 'task': TASK, 'run_dir': str(folder / 'run')}
-        plan = graphs.plan('fleet', given)
-        self.run_dir, self.task = plan.run_dir, Task(plan.task, plan.robot)
-        self.spec_hash = self.task.spec_hash(plan.agent)
-        self._run_folder = RunFolder(plan)
-        self.domain, self._lock = take_domain({}, '')
-        self._environment = node_environment(os.environ, self.domain, self.run_dir / 'log')
-        self.robots = [f'robot_{number + 1}' for number in range(robots)]
-        self.stand_ins = StandIns(self.task, self.robots, self.spec_hash, self.domain)
-        self.commands: dict[str, list[str]] = {}
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        for spec in plan.nodes:
-            if spec.name in (*STAND_INS, *NEITHER):
-                continue
-            own = {k: v for k, v in spec.parameters.items() if k != 'use_sim_time'}
-            spec = replace(spec, parameters=own, remappings=spec.remappings[:2])
-            self.commands[spec.label] = node_command(spec, self.run_dir / 'params', 'info')
-            self.start(spec.label)
-
-    def start(self, label: str) -> None:
-        """Start a node, or start it again."""
-        with (self.run_dir / 'log' / f'{label.replace("/", ".")}.log').open('ab') as log:
-            self.processes[label] = subprocess.Popen(
-                self.commands[label],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-                start_new_session=True,
-            )
-
-    def kill(self, label: str) -> None:
-        """SIGKILL, and the end of the process."""
-        self.processes[label].kill()
-        self.processes[label].wait()
-
-    def wait_until_all_practise(self, timeout: float) -> None:
-        """Wait until the learner has stored steps of every robot."""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            learner = self.stand_ins.status.get('learner', {})
-            if all(int(learner.get(f'steps of {robot}', 0)) > 10 for robot in self.robots):
-                return
-            time.sleep(0.2)
-        raise SystemExit(f'not all of {len(self.robots)} robots practise after {timeout:.0f} s')
-
-    def close(self) -> None:
-        """Stop robots, then controllers, then the learner."""
-        self.stand_ins.close()
-        order = sorted(self.processes, key=lambda label: '/' not in label)
-        for label in order:
-            self.processes[label].send_signal(2)
-            if '/' not in label:
-                self.processes[label].wait(60)
-        for process in self.processes.values():
-            process.wait(60)
-        self._run_folder.close()
-        self._lock.close()
-
-    def executed(self, robot: str) -> dict[str, int]:
-        """Steps that a robot has executed in each session of which its spool has files."""
-        ends: Counter[str] = Counter()
-        for path in (self.run_dir / 'robots' / robot / SPOOL_FOLDER).glob('*.log'):
-            header, *rows = list(read_records(path)) or [b'']
-            if header:
-                meta = json.loads(header)
-                ends[meta['session']] = max(ends[meta['session']], meta['first'] + len(rows))
-        return dict(ends)
-
-
-@contextmanager
-def running(robots: int) -> Iterator[Fleet]:
-    """A fleet that practises."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        fleet = Fleet(Path(folder), robots)
-        stack.callback(fleet.close)
-        fleet.wait_until_all_practise(120.0 + 20.0 * robots)
-        yield fleet
-
-
-# --- kills -------------------------------------------------------------------------------------------
+# --- kills -------------------------------------------------------------------------------------
 
 
 def kills(arguments: argparse.Namespace) -> None:
@@ -334,9 +118,7 @@ def kills(arguments: argparse.Namespace) -> None:
     before = machine()
     executed: Counter[str] = Counter()  # session -> steps, as the spool of a killed robot tells
     killed: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        fleet = Fleet(Path(folder), arguments.robots)
-        fleet.wait_until_all_practise(120.0 + 20.0 * arguments.robots)
+    with running(arguments.robots) as fleet:
         end = time.monotonic() + 60.0 * arguments.minutes
         while time.monotonic() < end:
             time.sleep(rng.uniform(0.0, 2.0 * arguments.pause))
@@ -345,17 +127,14 @@ def kills(arguments: argparse.Namespace) -> None:
             fleet.kill(label)
             killed['learner' if label == 'learner' else 'controllers'] += 1
             if label != 'learner':
-                for session, steps in fleet.executed(robot).items():
-                    executed[session] = max(executed[session], steps)
+                keep_highest(executed, fleet.executed(robot))
             time.sleep(RESPAWN_AFTER)
             fleet.start(label)
         settle(fleet)
-        fleet.close()
-        sent = fleet.stand_ins.sent
+        fleet.stop()
         for robot in fleet.robots:
-            for session, steps in fleet.executed(robot).items():
-                executed[session] = max(executed[session], steps)
-        result = compare(fleet, executed, sent)
+            keep_highest(executed, fleet.executed(robot))
+        result = compare(fleet, executed, fleet.stand_ins.sent)
     write(
         'kills',
         {
@@ -369,15 +148,20 @@ def kills(arguments: argparse.Namespace) -> None:
     print(json.dumps(result, indent=1))
 
 
+def keep_highest(counts: Counter[str], found: dict[str, int]) -> None:
+    """Note the highest count of each session."""
+    for session, steps in found.items():
+        counts[session] = max(counts[session], steps)
+
+
 def settle(fleet: Fleet) -> None:
     """Let the learner catch up: no step waits for acknowledgement longer than a moment."""
     end = time.monotonic() + 120.0
     while time.monotonic() < end:
         time.sleep(1.0)
         waiting = [
-            int(fleet.stand_ins.status.get(f'/{robot}/policy_controller', {}).get(key, 1))
+            int(fleet.stand_ins.status[f'/{robot}/policy_controller']['unacknowledged'])
             for robot in fleet.robots
-            for key in ('unacknowledged',)
         ]
         if max(waiting) < 20:
             return
@@ -415,7 +199,7 @@ def compare(
     }
 
 
-# --- rates and control periods -----------------------------------------------------------------------
+# --- rates and control periods ------------------------------------------------------------------
 
 
 def rates(arguments: argparse.Namespace) -> None:

@@ -184,26 +184,6 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             *_COMMON,
         ),
     ),
-    'fleet': (
-        'Several simulated robots practise with one learner, in real time, until the target '
-        'success or step budget is reached',
-        (
-            ROBOTS,
-            TASK,
-            AGENT,
-            ROBOT,
-            SEED,
-            RUN_DIR,
-            _with_default(MODE, 'realtime'),
-            REAL_TIME_FACTOR,
-            STEPS,
-            TARGET,
-            DEMOS,
-            AUTOSTART,
-            USE_RESPAWN,
-            *_COMMON,
-        ),
-    ),
     'hardware': (
         'A real robot learns autonomously until you stop it',
         (
@@ -270,6 +250,26 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             RUN_DIR,
             TOLERANCE,
             *CAMERA,
+            *_COMMON,
+        ),
+    ),
+    'fleet': (
+        'Several simulated robots practise with one learner, in real time, until the target '
+        'success or step budget is reached',
+        (
+            ROBOTS,
+            TASK,
+            AGENT,
+            ROBOT,
+            SEED,
+            RUN_DIR,
+            _with_default(MODE, 'realtime'),
+            REAL_TIME_FACTOR,
+            STEPS,
+            TARGET,
+            DEMOS,
+            AUTOSTART,
+            USE_RESPAWN,
             *_COMMON,
         ),
     ),
