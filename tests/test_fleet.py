@@ -205,8 +205,10 @@ def test_one_message_stops_all_robots_of_a_fleet_and_each_is_released_alone(gate
     assert stopped(states) == set()
     button.publish(Bool(data=True))
     graph.wait_for('stop', lambda: stopped(states) == {'robot_1', 'robot_2'})
+    answer = graph.call('robot_2/safety_gate/release')
+    assert not answer.success and 'fleet/estop still says true' in answer.message
     button.publish(Bool(data=False))
-    assert graph.call('robot_2/safety_gate/release').success
+    graph.wait_for('release', lambda: graph.call('robot_2/safety_gate/release').success)
     graph.wait_for('release', lambda: stopped(states) == {'robot_1'})
     graph.spin(1.5)
     assert stopped(states) == {'robot_1'}
@@ -302,6 +304,7 @@ def test_the_panel_has_a_row_for_each_robot(tmp_path):
     run = RunInfo('fleet', 'pointmass', 'mbarl', 0, tmp_path, budget=1000, target=0.9)
     console = Console(width=100, record=True, file=io.StringIO())
     live = LiveScreen(run, console)
+    practice = {'phase': 'backward', 'attempts': '3', 'successes': '2'}
     live.status = {
         'learner': {'environment_steps': '250', 'steps of robot_1': '150', 'lag_steps': '3'},
         'policy_evaluator': {'deployed_success': '0.5', 'clone_success': '0.2'},
@@ -309,7 +312,7 @@ def test_the_panel_has_a_row_for_each_robot(tmp_path):
             f'robot_{number}/{node}': values
             for number in (1, 2, 10)
             for node, values in (
-                ('policy_controller', {'phase': 'backward', 'attempts': '3', 'successes': '2'}),
+                ('policy_controller', {**practice, 'policy_version': str(number)}),
                 ('safety_gate', {'state': 'ok'}),
             )
         },
@@ -322,6 +325,7 @@ def test_the_panel_has_a_row_for_each_robot(tmp_path):
     assert '150 steps' in rows[0] and rows[0].split()[-2:] == ['ok', '│']
     assert 'gate e-stop' in rows[1]
     assert any('3 robots   250 of 1,000 steps   attempts 9   successes 6' in one for one in lines)
+    assert any('policy 10' in one for one in lines)  # the newest
     line = status_line(live.status)
     assert line.startswith('robots 3 | steps 250 |') and 'successes 6/9' in line
     assert 'robot_2/safety_gate: e-stop' in line

@@ -18,7 +18,7 @@ from mbarl_ros.schema import topics
 from mbarl_ros.storage.history import HistoryWriter
 from mbarl_ros.view.status import status_line
 
-_SILENT = 5.0  # s without a status of a robot's node, after which that is said
+_SILENT, _LEFT = 5.0, 300.0  # s without a status of a robot's node, as below
 
 
 class Monitor(runtime.BaseNode):
@@ -64,13 +64,21 @@ class Monitor(runtime.BaseNode):
                 }
 
     def _report(self) -> None:
-        for name, received in self._received.items():
-            # Of one robot the whole graph tells; one of many may go unnoticed.
-            if '/' in name and (silent := time.monotonic() - received) > _SILENT:
-                self._status[name] |= {'level': '2', 'message': f'silent for {silent:.0f} s'}
+        self._mark_silent_robots()
         text = json.dumps(self._status) if self._json else status_line(self._status)
         print(text, flush=True)
         self._keep()
+
+    def _mark_silent_robots(self) -> None:
+        """Say which robot of a fleet is silent, and after a while forget it: it has left."""
+        for name, received in list(self._received.items()):
+            silent = time.monotonic() - received
+            if '/' not in name or silent < _SILENT:
+                continue
+            if silent < _LEFT:
+                self._status[name] |= {'level': '2', 'message': f'silent for {silent:.0f} s'}
+            else:
+                del self._received[name], self._status[name]
 
     def close(self) -> None:
         """Keep how the run ended."""

@@ -60,7 +60,8 @@ class SafetyGateNode(BaseNode):
     When the controller is deactivated, or the middleware reports the death of its process, the
     gate stops the robot at once. Topic ``~/estop`` (Bool, true) and service ``~/stop`` latch an
     e-stop, which only the service ``~/release`` ends. Parameters: ``real_time_factor``, ``fleet``.
-    With ``fleet``, true on ``fleet/estop`` (Bool, remapped to the fleet's) latches it as well.
+    With ``fleet``, true on ``fleet/estop`` (Bool, remapped to the fleet's) latches it as well, and
+    until that topic says false nothing releases it.
     """
 
     def __init__(self) -> None:
@@ -79,6 +80,7 @@ class SafetyGateNode(BaseNode):
         # The policy's commands that wait until all states that have arrived are received.
         self._policy_commands: deque[JointState] = deque(maxlen=RELIABLE.depth)
         self._teleop_stamps: dict[str, int] = {}
+        self._fleet_stopped = False  # latest message of the fleet's e-stop topic
         self._published_state = ''
         self._robot = CommandPublisher(self, robot)
         self._executed = self.create_publisher(
@@ -250,7 +252,8 @@ class SafetyGateNode(BaseNode):
             self._engage_estop(decision)
 
     def _on_fleet_estop(self, message: Bool) -> None:
-        """Stop with all robots; that nobody presses the fleet's button says nothing of our own."""
+        """Stop with all robots; the silence of this topic, unlike that of our own, is no stop."""
+        self._fleet_stopped = message.data
         if message.data:
             self._engage_estop(self._gate.engage_estop('fleet', time.monotonic()))
 
@@ -263,7 +266,10 @@ class SafetyGateNode(BaseNode):
         return response
 
     def _on_release(self, _request: Any, response: Any) -> Any:
-        refusal = self._gate.release(time.monotonic())
+        if self._fleet_stopped:
+            refusal = f'{topics.FLEET_ESTOP} still says true: it must say false first'
+        else:
+            refusal = self._gate.release(time.monotonic())
         self._publish_new_state()
         response.success, response.message = not refusal, refusal or 'released'
         return response

@@ -20,6 +20,7 @@ from mbarl_ros.view.status import (
     duration,
     is_status,
     model_error,
+    newest_policy,
     number,
     problems,
     robots,
@@ -252,7 +253,7 @@ class LiveScreen(LineScreen):
                 f'{self._value("learner", "updates_per_second", ".0f")} updates/s   lag '
                 f'{self._value("learner", "lag_steps", ".0f")} steps   model error '
                 f'{model_error(self.status)}   policy '
-                f'{self._value("policy_controller", "policy_version")}',
+                f'{newest_policy(self.status)}',
             ),
             (
                 'classifier',

@@ -107,6 +107,13 @@ def total(status: GraphStatus, key: str) -> float:
     return sum(number(entry.get(key, '')) or 0.0 for entry in controllers)
 
 
+def newest_policy(status: GraphStatus) -> str:
+    """Version of the newest policy with which a robot acts; ``-``: none has reported one."""
+    controllers = [entry for node, entry in status.items() if node.endswith('policy_controller')]
+    versions = [number(entry.get('policy_version', '')) for entry in controllers]
+    return f'{max((v for v in versions if v is not None), default="-")}'.removesuffix('.0')
+
+
 def steps_node(status: GraphStatus) -> str:
     """The node that tells the environment steps of the run: in a fleet the learner."""
     return 'learner' if robots(status) else 'policy_controller'
