@@ -33,11 +33,18 @@ TASK = Task.load('pointmass')
 SHARED = ('learner', 'state_classifier')
 
 
-def start_robot(graph, robot, seed, **own):
+def start_robot(graph, robot, seed):
     steps = str(graph.folder / f'{robot}.jsonl')
-    graph.start('robot_sim', robot=robot, seed=seed, step_log=steps)
+    clock = {'/clock': f'/{robot}/clock'}
+    own = {'robot': robot, 'seed': seed, 'remap': clock}
+    graph.start('robot_sim', publish_clock=True, step_log=steps, **own)
     graph.start('safety_gate', robot=robot)
-    graph.start('policy_controller', robot=robot, seed=seed, **own)
+    start_controller(graph, robot, seed)
+
+
+def start_controller(graph, robot, seed):
+    clock = {'/clock': f'/{robot}/clock'}
+    graph.start('policy_controller', robot=robot, seed=seed, use_sim_time=True, remap=clock)
 
 
 def start_shared(graph, *names):
@@ -83,7 +90,7 @@ def test_robots_come_die_leave_and_are_refused_while_the_others_learn(tmp_path):
 
         graph.kill('/robot_1/policy_controller')
         wait_for_more(graph, 'robot_2')  # nobody waits for a robot that is gone
-        graph.start('policy_controller', robot='robot_1', seed=1)
+        start_controller(graph, 'robot_1', 1)
         wait_for_more(graph, 'robot_1', 'robot_2')
 
         graph.kill('learner')
@@ -142,9 +149,8 @@ def check_log(folder, spec, sent):
     assert len(sent['robot_1']) > 60 and len(sent['robot_2']) > 60
     assert set(stored) >= sent['robot_1'] | sent['robot_2']
     assert set(robots) == {1, 2}
-    assert not list(
-        (folder / 'run' / 'robots').glob('robot_[12]/spool/*.log')
-    )  # all is acknowledged
+    spools = folder / 'run' / 'robots'
+    assert not list(spools.glob('robot_[12]/spool/*.log'))  # all of it was acknowledged
     for number in (1, 2):
         lines = (folder / f'robot_{number}.jsonl').read_text().splitlines()
         happened = {round(step['stamp'] / 1e6): step for step in map(json.loads, lines)}
