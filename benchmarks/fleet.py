@@ -214,6 +214,7 @@ def rates(arguments: argparse.Namespace) -> None:
             )
             sent, messages = fleet.stand_ins.bytes.total(), fleet.stand_ins.messages.total()
             first = int(fleet.stand_ins.status['learner']['environment_steps'])
+            executed = fleet.stand_ins.steps()
             start = time.monotonic()
             bare = json.loads(timers.communicate()[0])
             seconds = time.monotonic() - start
@@ -229,6 +230,9 @@ def rates(arguments: argparse.Namespace) -> None:
                     ),
                     'transition_messages_per_second': round(
                         (fleet.stand_ins.messages.total() - messages) / seconds, 1
+                    ),
+                    'steps_sent_per_second': round(
+                        (fleet.stand_ins.steps() - executed) / seconds, 1
                     ),
                     'steps_trained_per_second': round(steps / seconds, 1),
                     'learner_lag_steps': int(status['learner']['lag_steps']),
