@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mbarl_ros.bringup import arguments
+from mbarl_ros.bringup import argument_values, arguments
 from mbarl_ros.cli.main import main
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
@@ -88,7 +88,7 @@ def check_mbarl(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             arguments.arguments_of(words[1])
         else:
             given = dict(word.split(':=', 1) for word in words[2:])
-            arguments.parse(words[1], given)
+            argument_values.parse(words[1], given)
         return
     parse = argparse.ArgumentParser.parse_args
 
@@ -107,7 +107,7 @@ def check_launch(words: list[str]) -> None:
     file, *given = words
     (graph,) = re.findall(r"launch_description\('(\w+)'\)", (ROOT / 'launch' / file).read_text())
     if given != ['--show-args']:
-        arguments.parse(graph, dict(word.split(':=', 1) for word in given))
+        argument_values.parse(graph, dict(word.split(':=', 1) for word in given))
 
 
 def test_the_readme_is_three_screens():

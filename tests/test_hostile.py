@@ -59,6 +59,7 @@ def row(**changes):
         **dict.fromkeys(('reward', 'terminated', 'truncated', 'phase', 'source'), 0),
         'stamp': 0.0,
         'sequence': 0,
+        'robot': 0,
         **changes,
     }
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mbarl_ros.bringup import graphs
-from mbarl_ros.bringup.arguments import parse
+from mbarl_ros.bringup.argument_values import parse
 from mbarl_ros.nodes.support import web_server
 from mbarl_ros.nodes.support.web_server import MAX_CLIENTS, WebServer
 from mbarl_ros.schema.base import ConfigError

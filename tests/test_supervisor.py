@@ -15,8 +15,8 @@ import pytest
 
 from mbarl_ros.bringup import supervisor as supervisor_module
 from mbarl_ros.bringup.domain import DOMAINS, take_domain
-from mbarl_ros.bringup.graphs import NodeSpec
 from mbarl_ros.bringup.node_process import node_command, node_environment
+from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.bringup.supervisor import Supervisor
 from mbarl_ros.schema.base import ConfigError
 
@@ -319,7 +319,7 @@ def test_a_second_ctrl_c_hurries(supervise):
 
 KILLED = """
 import sys, time
-from mbarl_ros.bringup.graphs import NodeSpec
+from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.bringup.supervisor import Supervisor
 
 class Screen:

@@ -1,10 +1,7 @@
-"""Arguments of the graphs: names, defaults, descriptions, and the parsing of their text."""
+"""Arguments of the graphs: names, defaults, descriptions."""
 
 from __future__ import annotations
 
-import importlib.util
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mbarl_ros.schema.base import ConfigError
@@ -65,6 +62,15 @@ TARGET = Argument(
 )
 DEMOS = Argument('demos', '', "folder of demonstrations; empty: the task's")
 NAMESPACE = Argument('namespace', '', 'ROS namespace of all nodes, for several robots')
+ROBOTS = Argument('robots', '2', 'number of simulated robots', kind=int)
+FLEET = Argument(
+    'fleet',
+    'false',
+    'this robot is one of several with one learner: `namespace` is its own, its learner and the '
+    'nodes beside it are in the namespace above (with host:=learner `namespace` is that one), and '
+    '`mbarl stop` stops all robots',
+    kind=bool,
+)
 AUTOSTART = Argument(
     'autostart',
     'true',
@@ -244,6 +250,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             VISUALIZER,
             RECORD_RUN,
             TRACKER,
+            FLEET,
             *_COMMON,
         ),
     ),
@@ -303,8 +310,31 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             *_COMMON,
         ),
     ),
+    'fleet': (
+        'Several simulated robots practise with one learner, in real time, until the target '
+        'success or step budget is reached',
+        (
+            ROBOTS,
+            TASK,
+            AGENT,
+            ROBOT,
+            SEED,
+            RUN_DIR,
+            _with_default(MODE, 'realtime'),
+            REAL_TIME_FACTOR,
+            STEPS,
+            TARGET,
+            DEMOS,
+            AUTOSTART,
+            USE_RESPAWN,
+            TRACKER,
+            *_COMMON,
+        ),
+    ),
 }
 """Graph name -> one-line description, arguments."""
+LEARNING = ('sim', 'fleet', 'hardware')
+"""Graphs in which robots learn by themselves."""
 
 
 def arguments_of(graph: str) -> tuple[Argument, ...]:
@@ -315,66 +345,3 @@ def arguments_of(graph: str) -> tuple[Argument, ...]:
     if graph not in GRAPHS:
         raise ConfigError(f"unknown graph '{graph}'; known: {', '.join(GRAPHS)}")
     return GRAPHS[graph][1]
-
-
-def parse(graph: str, given: Mapping[str, str]) -> dict[str, Value]:
-    """All arguments of a graph as typed values; those that are not given have their defaults.
-
-    :raises ConfigError: an unknown graph or argument, or text that is not a valid value.
-    """
-    known = {argument.name: argument for argument in arguments_of(graph)}
-    for name in given:
-        if name not in known:
-            raise ConfigError(
-                f"unknown argument '{name}' of graph '{graph}'; known: {', '.join(known)}"
-            )
-    values = {
-        name: _value(argument, given.get(name, argument.default))
-        for name, argument in known.items()
-    }
-    if not re.fullmatch(r'(/?[A-Za-z]\w*)?(/[A-Za-z]\w*)*', str(values['namespace'])):
-        raise ConfigError(
-            f"argument 'namespace' must be a ROS name like robot1, got '{values['namespace']}'"
-        )
-    for name in ('steps', 'seed', 'episodes'):
-        if int(values.get(name, 0)) < 0:
-            raise ConfigError(f"argument '{name}' must be 0 or more, got {values[name]}")
-    if not 0 <= int(values['web_port']) <= 65535:
-        raise ConfigError(f"argument 'web_port' must be 0 to 65535, got {values['web_port']}")
-    if not 0 <= float(values.get('target', 0)) <= 1:
-        raise ConfigError(f"argument 'target' must be a rate from 0 to 1, got {values['target']}")
-    if float(values.get('real_time_factor', 1)) <= 0:
-        raise ConfigError(
-            f"argument 'real_time_factor' must be greater than 0, got {values['real_time_factor']}"
-        )
-    _check_web(values, given)
-    return values
-
-
-def _check_web(values: Mapping[str, Value], given: Mapping[str, str]) -> None:
-    if values['view'] != 'web':
-        for name in ('web_port', 'web_control'):
-            if name in given:
-                raise ConfigError(f"argument '{name}' is for the page; give view:=web as well")
-    elif importlib.util.find_spec('aiohttp') is None:
-        raise ConfigError(
-            "view:=web needs aiohttp: pip install 'aiohttp>=3.9', or apt install python3-aiohttp"
-        )
-
-
-def _value(argument: Argument, text: str) -> Value:
-    if argument.choices and text not in argument.choices:
-        raise ConfigError(
-            f"argument '{argument.name}' must be one of {', '.join(argument.choices)}, got '{text}'"
-        )
-    if argument.kind is bool:
-        if text.lower() not in ('true', 'false'):
-            raise ConfigError(f"argument '{argument.name}' must be true or false, got '{text}'")
-        return text.lower() == 'true'
-    if argument.kind is str:
-        return text
-    try:
-        return argument.kind(text)
-    except ValueError:
-        kind = 'a whole number' if argument.kind is int else 'a number'
-        raise ConfigError(f"argument '{argument.name}' must be {kind}, got '{text}'") from None

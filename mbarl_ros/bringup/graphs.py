@@ -1,4 +1,4 @@
-"""The graphs ``sim``, ``hardware``, ``record``, ``evaluate`` and ``replay`` as data.
+"""The graphs ``sim``, ``fleet``, ``hardware``, ``record``, ``evaluate`` and ``replay`` as data.
 
 A :class:`Plan` lists the nodes of a graph with their parameters; ``launch/*.launch.py`` and
 ``mbarl up`` both translate it. Arguments and configuration are checked here, before any node
@@ -10,15 +10,17 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mbarl_ros.bringup import hosts
-from mbarl_ros.bringup.arguments import CAMERA, Value, parse
+from mbarl_ros.bringup.argument_values import parse
+from mbarl_ros.bringup.arguments import LEARNING, Value
+from mbarl_ros.bringup.fleet import robot_remappings
+from mbarl_ros.bringup.node_specs import NodeBuilder, NodeSpec, builders, is_fleet, watcher
 from mbarl_ros.bringup.sources import resolve_demo, resolve_policy
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.executables import NODES
 from mbarl_ros.schema.load import (
     available,
     is_generated,
@@ -31,25 +33,6 @@ from mbarl_ros.schema.load import (
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
 from mbarl_ros.task import Task
-
-
-@dataclass(frozen=True)
-class NodeSpec:
-    """One process of a graph.
-
-    ``required``: its exit ends the run. ``respawn``: it is started again after it dies, with a
-    delay of ``respawn_delay`` seconds. ``optional``: the run goes on without it.
-    """
-
-    executable: str
-    name: str
-    parameters: Mapping[str, Value] = field(default_factory=dict)
-    namespace: str = ''
-    remappings: tuple[tuple[str, str], ...] = ()
-    required: bool = False
-    respawn: bool = False
-    respawn_delay: float = 1.0
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,18 +86,19 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     robot = load_robot(robot_name)
     agent = load_agent(str(values['agent']))
     task = Task(task_config, robot)  # raises if their layouts do not match
-    simulated = graph in ('sim', 'replay') or bool(values.get('simulated', False))
+    simulated = graph in ('sim', 'fleet', 'replay') or bool(values.get('simulated', False))
     if simulated:
         _check_world(task_config)
     if values.get('camera') and not simulated:
         raise ConfigError('camera:=true is the camera of the simulation; start the driver of yours')
     _check_tracker(str(values.get('tracker', 'none')))
-    _resolve_mode(values, given, simulated)
+    _check_fleet(values)
+    _resolve_mode(graph, values, given, simulated)
     hosts.check_discovery(values)
     host = str(values.get('host', hosts.ALL))
-    if graph in ('sim', 'hardware'):
+    if graph in LEARNING:
         task.check_agent(agent)
-    if task_config.ended and graph in ('sim', 'hardware', 'evaluate') and not simulated:
+    if task_config.ended and graph in (*LEARNING, 'evaluate') and not simulated:
         raise ConfigError(
             f"task '{task_config.name}': key 'ended': only a simulated world can be reset; leave "
             'the key out for a robot'
@@ -125,7 +109,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
             "agent, or a copy of this one's file with 'resets: false'"
         )
     _resolve_demonstrations(graph, values, task_config)
-    learns = graph in ('sim', 'hardware') and host != hosts.ROBOT
+    learns = graph in LEARNING and host != hosts.ROBOT
     if learns and not values['demos']:
         agent = without_demonstrations(agent, task_config)
     generated = [
@@ -147,6 +131,8 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     nodes = _BUILDERS[graph]({**values, **files}, agent, simulated)
     if values['view'] == 'web':
         nodes += (_web_page(graph, {**values, **files}, task_config),)
+    if graph == 'fleet':
+        nodes = tuple(_with_names_of_its_own(spec, robot) for spec in nodes)
     private_domain = simulated and host == hosts.ALL
     return Plan(graph, values, task_config, robot, agent, nodes, private_domain)
 
@@ -159,11 +145,14 @@ def _absolute(name: str) -> str:
     return str(Path(name).expanduser().absolute()) if name.endswith(('.yaml', '.yml')) else name
 
 
-def _resolve_mode(values: dict[str, Value], given: Mapping[str, str], simulated: bool) -> None:
-    if simulated and values.get('operator') != 'none':
+def _resolve_mode(
+    graph: str, values: dict[str, Value], given: Mapping[str, str], simulated: bool
+) -> None:
+    if simulated and graph != 'fleet' and values.get('operator') != 'none':
         return
     if given.get('mode') == 'lockstep':
         who = 'a person' if simulated else 'a robot'
+        who = 'a robot of a fleet' if graph == 'fleet' else who
         raise ConfigError(f'mode:=lockstep: {who} cannot wait for a step; give mode:=realtime')
     values['mode'] = 'realtime'
 
@@ -198,6 +187,21 @@ def _check_tracker(library: str) -> None:
         )
 
 
+def _check_fleet(values: Mapping[str, Value]) -> None:
+    if not is_fleet(values) or values.get('host') == hosts.ROBOT:
+        return
+    if values.get('web_control'):
+        raise ConfigError(
+            'web_control:=true: the buttons are those of one robot; stop all by `mbarl stop`, and '
+            'give it where host:=robot is'
+        )
+    for name in ('visualizer', 'record_run'):
+        if values.get(name):
+            raise ConfigError(
+                f'{name}:=true: shows one robot; with fleet:=true give it where host:=robot is'
+            )
+
+
 def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConfig) -> None:
     if 'demos' not in values:
         return
@@ -206,7 +210,7 @@ def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConf
         return
     folder = str(values['demos'] or task.demonstrations or '')
     if not folder:
-        if graph in ('sim', 'hardware'):
+        if graph in LEARNING:
             return
         raise ConfigError(
             f"task '{task.name}': key 'demonstrations' is not set; add it or give demos:=FOLDER"
@@ -225,103 +229,38 @@ def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConf
 # --- graphs ----------------------------------------------------------------------------------
 
 
-class _Builder:
-    """Describes nodes: the common parameters, and those of each node."""
-
-    def __init__(self, values: Mapping[str, Value]) -> None:
-        self.values = values
-        self.common = {
-            'task': values['task'],
-            'robot': values['robot'],
-            'agent': values['agent'],
-            'seed': values['seed'],
-            'run_dir': values['run_dir'],
-            'mode': values.get('mode', 'realtime'),
-        }
-
-    def node(
-        self, name: str, *, required: bool = False, respawn: bool = False, **own: Value
-    ) -> NodeSpec:
-        assert name in NODES
-        return NodeSpec(
-            executable=name,
-            name=name,
-            parameters={**self.common, **own},
-            namespace=str(self.values['namespace']).strip('/'),
-            required=required,
-            respawn=respawn and bool(self.values.get('use_respawn', False)),
-        )
-
-    def robot_sim(self, **own: Value) -> NodeSpec:
-        """The simulated robot, with its pace where it has one, its camera and its frames."""
-        names = ('real_time_factor', *(argument.name for argument in CAMERA))
-        chosen = {name: self.values[name] for name in names if name in self.values}
-        frames = {'frames': True} if self.values.get('visualizer') else {}
-        return self.node('robot_sim', **chosen, **frames, **own)
-
-    def gate(self, simulated: bool) -> NodeSpec:
-        """The safety gate; its time-outs depend on the real-time factor of a simulation."""
-        if not simulated:
-            return self.node('safety_gate', **self.sim_time(simulated))
-        return self.node('safety_gate', real_time_factor=self.values['real_time_factor'])
-
-    def sim_time(self, simulated: bool) -> dict[str, Value]:
-        """Parameter ``use_sim_time``; in lockstep the nodes use header stamps instead of /clock."""
-        requested = simulated or self.values.get('use_sim_time')
-        follows_clock = requested and self.common['mode'] == 'realtime'
-        return {'use_sim_time': True} if follows_clock else {}
-
-    def monitor(self, **own: Value) -> NodeSpec:
-        """The monitor; with ``follows_end`` its exit ends the run."""
-        return NodeSpec(
-            executable='monitor',
-            name='monitor',
-            parameters={
-                'format': 'lines',
-                'period': 10.0,
-                'run_dir': self.values['run_dir'],
-                **own,
-            },
-            namespace=str(self.values['namespace']).strip('/'),
-            required='follows_end' in own,
-            respawn=True,
-            optional=True,
-        )
-
-    def watchers(self, simulated: bool) -> list[NodeSpec]:
-        """Nodes that watch the run, on request; the run goes on without them."""
-        values, time, nodes = self.values, self.sim_time(simulated), []
-        if values.get('visualizer'):
-            demos = values.get('demos', '')
-            nodes.append(self.node('visualizer', demonstrations=demos, **time))
-        if values.get('record_run'):
-            camera = bool(values.get('camera', False))
-            nodes.append(self.node('run_recorder', camera=camera, **time))
-        if values.get('tracker', 'none') != 'none':
-            nodes.append(self.node('tracker', library=values['tracker']))
-        return [replace(node, respawn=True, optional=True) for node in nodes]
-
-
 def _learning(
     values: Mapping[str, Value], agent: AgentConfig, simulated: bool
 ) -> tuple[NodeSpec, ...]:
-    """The graphs ``sim`` and ``hardware``, or the part of them that ``host`` names."""
-    build = _Builder(values)
-    host = values['host']
+    """The graphs ``sim``, ``fleet`` and ``hardware``, or the part of them that ``host`` names."""
+    host = values.get('host', hosts.ALL)
+    robots, shared = builders(values)
+    watching = watcher(values)
     nodes = []
+    if hosts.serves(str(values.get('discovery', ''))):
+        nodes.append(watching.node('discovery_server', respawn=True))
     if host != hosts.LEARNER:
-        nodes += _robot_side(build, simulated)
+        for build in robots:
+            nodes += _robot_side(build, simulated)
     if host != hosts.ROBOT:
-        nodes += _learner_side(build, agent, simulated)
+        nodes += _learner_side(shared, agent, simulated)
     # The learner's side knows when a simulation is over, the robot's learns it from /diagnostics.
-    follows = host == hosts.ROBOT and simulated
-    monitor = build.monitor(follows_end=True) if follows else build.monitor()
-    return (*nodes, monitor, *build.watchers(simulated))
+    follows = {'follows_end': True} if host == hosts.ROBOT and simulated else {}
+    monitor = watching.monitor(**watching.of_robots(), **follows)
+    return (*nodes, monitor, *watching.watchers(simulated))
 
 
-def _robot_side(build: _Builder, simulated: bool) -> list[NodeSpec]:
+def _with_names_of_its_own(spec: NodeSpec, profile: RobotConfig) -> NodeSpec:
+    """In simulation: also the topics with absolute names are those of one robot."""
+    if not spec.robot:
+        return spec
+    return replace(spec, remappings=spec.remappings + robot_remappings(profile, spec.namespace))
+
+
+def _robot_side(build: NodeBuilder, simulated: bool) -> list[NodeSpec]:
+    """What each robot has: gate and controller, and in simulation its world."""
     values = build.values
-    keeps_policy = values['host'] == hosts.ROBOT
+    keeps_policy = values.get('host') == hosts.ROBOT
     nodes = [
         build.gate(simulated),
         build.node(
@@ -330,40 +269,32 @@ def _robot_side(build: _Builder, simulated: bool) -> list[NodeSpec]:
             respawn=simulated or not values['autostart'],
             autostart=values['autostart'],
             **({'keeps_policy': True} if keeps_policy else {}),
+            **build.of_fleet(),
             **build.sim_time(simulated),
         ),
     ]
-    if simulated:
-        nodes.insert(0, build.robot_sim())
-    if hosts.serves(str(values['discovery'])):
-        nodes.insert(0, build.node('discovery_server', respawn=True))
-    return nodes
+    return [build.robot_sim(respawn=bool(build.robot)), *nodes] if simulated else nodes
 
 
-def _learner_side(build: _Builder, agent: AgentConfig, simulated: bool) -> list[NodeSpec]:
-    values, demos = build.values, build.values['demos']
+def _learner_side(build: NodeBuilder, agent: AgentConfig, simulated: bool) -> list[NodeSpec]:
+    """What several robots share; a simulated run has an evaluator, which ends it."""
+    values = build.values
+    own = {'demonstrations': values['demos'], **build.of_robots()}
     # On a host of its own there is no control loop to give way to.
-    alone = {'gives_way': False} if values['host'] == hosts.LEARNER else {}
-    nodes = [build.node('learner', respawn=True, demonstrations=demos, **alone)]
+    alone = {'gives_way': False} if values.get('host') == hosts.LEARNER else {}
+    nodes = [build.node('learner', respawn=True, **own, **alone)]
     if agent.backward == 'classifier':
-        nodes.append(build.node('state_classifier', respawn=True, demonstrations=demos, **alone))
+        nodes.append(build.node('state_classifier', respawn=True, **own, **alone))
     if simulated:
-        nodes.append(
-            build.node(
-                'policy_evaluator',
-                required=True,
-                demonstrations=demos,
-                budget=values['steps'],
-                target=values['target'],
-            )
-        )
+        end = {'budget': values['steps'], 'target': values['target']}
+        nodes.append(build.node('policy_evaluator', required=True, **own, **end))
     return nodes
 
 
 def _record(
     values: Mapping[str, Value], agent: AgentConfig, simulated: bool
 ) -> tuple[NodeSpec, ...]:
-    build = _Builder(values)
+    build = NodeBuilder(values)
     nodes = [
         build.gate(simulated),
         build.node('demo_recorder', demonstrations=values['demos'], **build.sim_time(simulated)),
@@ -389,7 +320,7 @@ def _record(
 def _evaluate(
     values: Mapping[str, Value], agent: AgentConfig, simulated: bool
 ) -> tuple[NodeSpec, ...]:
-    build = _Builder(values)
+    build = NodeBuilder(values)
     nodes = [
         build.gate(simulated),
         build.node(
@@ -411,7 +342,7 @@ def _evaluate(
 def _replay(
     values: Mapping[str, Value], agent: AgentConfig, simulated: bool
 ) -> tuple[NodeSpec, ...]:
-    build = _Builder(values)
+    build = NodeBuilder(values)
     demos = values['demo']
     return (
         build.robot_sim(demonstrations=demos),
@@ -424,17 +355,25 @@ def _replay(
 
 
 def _web_page(graph: str, values: Mapping[str, Value], task: TaskConfig) -> NodeSpec:
+    ends = graph in ('sim', 'fleet')
     budget, target = (
-        task.run_end(int(values['steps']), float(values['target'])) if graph == 'sim' else (0, 0.0)
+        task.run_end(int(values['steps']), float(values['target'])) if ends else (0, 0.0)
     )
-    page = _Builder(values).node(
-        'web_page', graph=graph, budget=budget, target=target, control=values['web_control']
+    build = watcher(values)
+    page = build.node(
+        'web_page',
+        graph=graph,
+        budget=budget,
+        target=target,
+        control=values['web_control'],
+        **build.of_robots(),
     )
     return replace(page, respawn=True, optional=True)
 
 
 _BUILDERS = {
     'sim': _learning,
+    'fleet': _learning,
     'hardware': _learning,
     'record': _record,
     'evaluate': _evaluate,

@@ -83,7 +83,9 @@ def network(values: Mapping[str, Value], environ: Mapping[str, str]) -> dict[str
                 'another server; unset it, or leave the argument out'
             )
         chosen[DISCOVERY_SERVER] = server
-        if host == ROBOT:  # the controller looks at who else commands the robot, and who obeys
+        # The controller looks at who else commands the robot, and who obeys; the learner of a fleet
+        # for its robots.
+        if host == ROBOT or values.get('fleet'):
             chosen[SUPER_CLIENT] = 'TRUE'
     return chosen
 
@@ -100,6 +102,10 @@ def how_to_start_the_other(graph: str, given: Mapping[str, str], host: str, doma
         arguments['discovery'] = f'ADDRESS_OF_THIS_HOST:{discovery.removeprefix(_SERVE)}'
     elif discovery and other == ROBOT:
         arguments['discovery'] = f'serve:{discovery.rpartition(":")[2]}'
+    if arguments.get('fleet', '').lower() == 'true':
+        namespace = arguments.get('namespace', '').strip('/')
+        above = namespace.rpartition('/')[0] if host == ROBOT else f'{namespace}/robot_1'
+        arguments['namespace'] = above.strip('/')
     words = [f'{name}:={text}' for name, text in {**arguments, 'host': other}.items()]
     command = shlex.join(['mbarl', 'up', graph, *words])
     return f'on the other computer: ROS_DOMAIN_ID={domain} {command}'

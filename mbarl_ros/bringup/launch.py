@@ -23,6 +23,7 @@ from mbarl_ros.bringup import graphs, hosts
 from mbarl_ros.bringup.arguments import VIEW, Argument, arguments_of
 from mbarl_ros.bringup.domain import take_domain
 from mbarl_ros.bringup.node_process import default_environment
+from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.bringup.sros2 import enclave
 from mbarl_ros.bringup.up import check_demonstrations
@@ -100,7 +101,7 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     return actions
 
 
-def _node(spec: graphs.NodeSpec, log_level: str) -> list[Any]:
+def _node(spec: NodeSpec, log_level: str) -> list[Any]:
     node = Node(
         package='mbarl_ros',
         executable=spec.executable,
@@ -123,6 +124,6 @@ def _node(spec: graphs.NodeSpec, log_level: str) -> list[Any]:
         return [node]
 
     def shut_down(event: Any, _context: Any) -> Shutdown:
-        return Shutdown(reason=f'{spec.name} ended with exit code {event.returncode}')
+        return Shutdown(reason=f'{spec.label} ended with exit code {event.returncode}')
 
     return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=shut_down)), node]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from mbarl_ros.bringup.graphs import NodeSpec
+from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.bringup.sros2 import enclave
 from mbarl_ros.schema.environment import DISCOVERY_RANGE
 from mbarl_ros.storage.files import unwritable
@@ -19,11 +19,11 @@ def node_command(spec: NodeSpec, params_dir: Path, log_level: str) -> list[str]:
 
     :raises ConfigError: the parameter file cannot be written.
     """
-    params = params_dir / f'{spec.name}.yaml'
+    params = params_dir / f'{spec.label}.yaml'
     # '/**/' matches in any namespace; a bare name would match in the root only.
     values = {f'/**/{spec.name}': {'ros__parameters': dict(spec.parameters)}}
     try:
-        params_dir.mkdir(parents=True, exist_ok=True)
+        params.parent.mkdir(parents=True, exist_ok=True)
         params.write_text(yaml.safe_dump(values, sort_keys=False))
     except OSError as error:
         raise unwritable(params, error) from None

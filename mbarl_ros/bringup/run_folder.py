@@ -40,9 +40,11 @@ class RunFolder:
         """
         self.path = plan.run_dir
         self._plan = plan
+        robots = {spec.robot for spec in plan.nodes if spec.robot}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / 'log').mkdir(exist_ok=True)
+            for folder in ('log', *(f'log/{robot}' for robot in robots)):
+                (self.path / folder).mkdir(exist_ok=True)
         except OSError as error:
             raise ConfigError(f'run_dir {self.path}: cannot be created: {error.strerror}') from None
         lock = self.path / LOCK_FILE
@@ -62,7 +64,7 @@ class RunFolder:
         self._lock.close()
 
     def log_file(self, node: str) -> Path:
-        """Path of the log of a node's output."""
+        """Path of the log of a node's output, by its label."""
         return self.path / 'log' / f'{node}.log'
 
     def web_url(self) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from mbarl_ros.schema import topics
+from mbarl_ros.schema.executables import SHARED_NODES
 from mbarl_ros.schema.field_maps import ActionCommand, ServiceCommand
 from mbarl_ros.schema.recorded import recorded_topics
 from mbarl_ros.schema.robot import RobotConfig
@@ -53,8 +54,15 @@ class Permissions:
     call: tuple[str, ...] = ()
 
 
-def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
-    """Permissions of each node of the graphs ``hardware`` and ``record``; ``~/`` is its name."""
+def node_permissions(robot: RobotConfig, above: str = '') -> dict[str, Permissions]:
+    """Permissions of each node of the graphs ``hardware`` and ``record``; ``~/`` is its name.
+
+    :param above: for one robot of several: the namespace above its own, ``/`` or ``/lab/``, from
+        which policies and the stop of all come, and where learner and classifier serve any robot
+    """
+    stops = ('~/estop', above + topics.FLEET_ESTOP) if above else ('~/estop',)
+    acknowledged = f'*/{topics.ACKNOWLEDGED}' if above else topics.ACKNOWLEDGED
+    transitions = f'*/{topics.TRANSITIONS}' if above else topics.TRANSITIONS
     state = tuple(robot.state_topics)
     command = tuple(topic.topic for topic in robot.command_topics)
     teleop = _teleop(robot)
@@ -67,7 +75,7 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
                 *teleop,
                 topics.COMMAND,
                 topics.CONTROLLER_ALIVE,
-                '~/estop',
+                *stops,
             ),
             reply=('~/stop', '~/release'),
             request=tuple(e.service for e in robot.requests if isinstance(e, ServiceCommand)),
@@ -79,18 +87,18 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
                 *state,
                 topics.EXECUTED,
                 topics.GATE_STATE,
-                topics.POLICY,
+                above + topics.POLICY,
                 topics.ACKNOWLEDGED,
             ),
             reply=('~/turn', *(f'~/{name}' for name in _LIFECYCLE)),
         ),
         'learner': Permissions(
-            publish=('~/policy', '~/acknowledged', '~/imagined'),
-            subscribe=(topics.TRANSITIONS, topics.CLASSIFIER),
+            publish=('~/policy', acknowledged, '~/imagined'),
+            subscribe=(transitions, topics.CLASSIFIER),
         ),
         'state_classifier': Permissions(
             publish=('~/classifier', '~/score'),
-            subscribe=(topics.TRANSITIONS, topics.ACKNOWLEDGED),
+            subscribe=(transitions, acknowledged),
         ),
         'demo_recorder': Permissions(
             publish=('~/phase', '~/status'),
@@ -118,9 +126,9 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
     }
 
 
-def operator_permissions(robot: RobotConfig) -> Permissions:
+def operator_permissions(robot: RobotConfig, above: str = '') -> Permissions:
     """Permissions of the operator's terminal: see everything, drive, activate, stop, release."""
-    nodes = node_permissions(robot)
+    nodes = node_permissions(robot, above)
     node_topics = {
         name.replace('~', node)
         for node, own in nodes.items()
@@ -129,7 +137,7 @@ def operator_permissions(robot: RobotConfig) -> Permissions:
     services = [name.replace('~', node) for node, own in nodes.items() for name in own.reply]
     parameters = [f'{node}/{name}' for node in nodes for name in _PARAMETERS]
     return Permissions(
-        publish=(*_teleop(robot), topics.ESTOP),
+        publish=(*_teleop(robot), topics.ESTOP, above + topics.FLEET_ESTOP),
         subscribe=(topics.DIAGNOSTICS, *sorted(node_topics)),
         reply=tuple(f'{tool}/{name}' for tool in _TOOLS for name in _PARAMETERS),
         request=(*services, *parameters),
@@ -145,15 +153,25 @@ def _teleop(robot: RobotConfig) -> tuple[str, ...]:
     )
 
 
-def sros2_policy(robot: RobotConfig, namespace: str = '') -> str:
-    """Policy file for ``ros2 security``: enclaves ``/mbarl/<node>``, and one for the operator."""
+def sros2_policy(robot: RobotConfig, namespace: str = '', *, fleet: bool = False) -> str:
+    """Policy file for ``ros2 security``: enclaves ``/mbarl/<node>``, and one for the operator.
+
+    :param fleet: the robot in ``namespace`` is one of several; the nodes that they share get the
+        namespace above
+    """
+    parent = namespace.strip('/').rpartition('/')[0]
+    above = f'/{parent}/'.replace('//', '/') if fleet else ''
     root = ElementTree.Element('policy', version='0.2.0')
     enclaves = ElementTree.SubElement(root, 'enclaves')
-    permissions = {**node_permissions(robot), OPERATOR: operator_permissions(robot)}
+    permissions = {
+        **node_permissions(robot, above),
+        OPERATOR: operator_permissions(robot, above),
+    }
     for node, own in permissions.items():
-        element = ElementTree.SubElement(enclaves, 'enclave', path=enclave(node, namespace))
+        own_namespace = parent if fleet and node in SHARED_NODES else namespace
+        element = ElementTree.SubElement(enclaves, 'enclave', path=enclave(node, own_namespace))
         profiles = ElementTree.SubElement(element, 'profiles')
-        names = {'ns': f'/{namespace.strip("/")}', 'node': node}
+        names = {'ns': f'/{own_namespace.strip("/")}', 'node': node}
         profile = ElementTree.SubElement(profiles, 'profile', names)
         common = ('/rosout', '/parameter_events')
         diagnostics = () if node == 'monitor' else (topics.DIAGNOSTICS,)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from mbarl_ros.bringup.graphs import NodeSpec
+from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.schema.exit_codes import (
     EXIT_BUDGET,
     EXIT_FAILURE,
@@ -116,7 +116,7 @@ class Supervisor:
 
         :param command: argument vector of a node; called here, once per node, so that a respawn
             needs no disk space
-        :param log_file: path of a node's log, by its name; None: no logs
+        :param log_file: path of a node's log, by its label; None: no logs
         """
         self._children = [_Child(spec, command(spec)) for spec in nodes]
         self._screen = screen
@@ -214,7 +214,7 @@ class Supervisor:
         child.reader.start()
 
     def _describe_exit(self, child: _Child, code: int) -> str:
-        name = child.spec.name
+        name = child.spec.label
         if code < 0:
             text = f'{name} was killed by {signal.Signals(-code).name}'
         else:
@@ -233,7 +233,7 @@ class Supervisor:
         The pipe is read even if the log cannot be written, since a full pipe would block the node.
         """
         assert process.stdout is not None
-        name = child.spec.name
+        name = child.spec.label
         log = self._log_file(name) if self._log_file else None
         reported = ''
         with process.stdout as stream:
@@ -254,7 +254,7 @@ class Supervisor:
                 if text.strip():
                     child.last_line = text.strip()
                 with contextlib.suppress(OSError):
-                    self._screen.line(child.spec.name, text)
+                    self._screen.line(child.spec.label, text)
                 child, text = self._lines.get_nowait()
         except queue.Empty:
             pass
@@ -281,7 +281,7 @@ class Supervisor:
             if not alive:
                 break
             if number != signal.SIGINT:
-                names = ', '.join(child.spec.name for child in alive)
+                names = ', '.join(child.spec.label for child in alive)
                 self._message(f'{names}: still running, sending {signal.Signals(number).name}')
             for child in alive:
                 self._signal(child, number)

@@ -10,8 +10,10 @@ from dataclasses import replace
 
 from mbarl_ros import __version__
 from mbarl_ros.bringup import graphs, hosts
+from mbarl_ros.bringup.arguments import LEARNING
 from mbarl_ros.bringup.domain import take_domain
 from mbarl_ros.bringup.node_process import node_command, node_environment
+from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.bringup.supervisor import Supervisor
 from mbarl_ros.schema.base import ConfigError
@@ -76,7 +78,7 @@ def check_demonstrations(plan: graphs.Plan) -> bytes:
     :returns: the decoded demonstrations; nothing for a graph that does not learn from any
     :raises ConfigError: there is none, or one is damaged or of another task.
     """
-    if plan.graph not in ('sim', 'hardware') or not plan.arguments['demos']:
+    if plan.graph not in LEARNING or not plan.arguments['demos']:
         return b''
     from mbarl_ros.demos.reader import DemonstrationError, pack_demonstrations
 
@@ -132,7 +134,7 @@ def _run(
     started = time.monotonic()
     with view:
         code = supervisor.run()
-    if plan.graph in ('sim', 'hardware'):
+    if plan.graph in LEARNING:
         try:
             if code == EXIT_INTERRUPTED:
                 run_dir.write_interrupted_result()
@@ -161,7 +163,7 @@ def _run_info(plan: graphs.Plan) -> RunInfo:
     )
 
 
-def _supervised_nodes(plan: graphs.Plan) -> list[graphs.NodeSpec]:
+def _supervised_nodes(plan: graphs.Plan) -> list[NodeSpec]:
     """Nodes of the plan; the monitor reports JSON to the screen."""
     json_report = {'format': 'json', 'period': 1.0}
     return [

@@ -18,11 +18,13 @@ examples:
   mbarl up sim                          a simulated robot learns to drive through a gap
   mbarl up sim task:=tabletop seed:=1   another task, another seed
   mbarl up sim run_dir:=runs/mine       name the run folder; the same command again resumes it
+  mbarl up fleet robots:=4              four simulated robots, one learner
   mbarl up record task:=pointmass       record demonstrations through the teleop topics
   mbarl teleop --task pointmass         drive from the keyboard, in a second terminal
   mbarl robot new my_arm                write a profile and a task for a running robot
   mbarl robot check --robot arm.yaml    is a running robot fit to be armed?
   mbarl doctor                          why does nothing move?
+  mbarl stop                            e-stop of all robots
   mbarl demos show demos/pointmass      plot demonstrations in the terminal
   mbarl render runs/mine --output a.gif film a policy, or a demonstration
   mbarl report runs/mine --output a.html write a report of a run, or compare several
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mbarl_ros.cli import study
 
         return study.main(rest)
-    if command in ('robot', 'doctor'):
+    if command in ('robot', 'doctor', 'stop'):
         from mbarl_ros.cli import robot
 
         return robot.main(arguments)
@@ -86,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=f'mbarl_ros {__version__}')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     up = commands.add_parser(
-        'up', add_help=False, help='run a graph: sim, hardware, record, evaluate or replay'
+        'up', add_help=False, help='run a graph: sim, fleet, hardware, record, evaluate or replay'
     )
     up.set_defaults(run=_up)
     up.add_argument('graph', nargs='?', metavar='GRAPH')
@@ -104,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         'robot', help='check a running robot; begin a profile; print its SROS2 policy'
     )
     commands.add_parser('doctor', help='explain why a graph does not move')
+    commands.add_parser('stop', help='latch the e-stop of all robots')
     teleop = commands.add_parser(
         'teleop',
         help='drive a robot from the keyboard',

@@ -1,4 +1,4 @@
-"""``mbarl robot check``, ``mbarl robot new``, ``mbarl robot policy`` and ``mbarl doctor``."""
+"""``mbarl robot check``, ``new`` and ``policy``, ``mbarl doctor`` and ``mbarl stop``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mbarl_ros.view.findings import print_findings, print_topics
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``robot`` or ``doctor``; returns the exit code."""
+    """Run ``robot``, ``doctor`` or ``stop``; returns the exit code."""
     options = _parser().parse_args(arguments)
     return run_command(lambda: options.run(options))
 
@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     policy.set_defaults(run=_policy)
     policy.add_argument('--robot', required=True, help='robot profile')
+    policy.add_argument(
+        '--fleet', action='store_true', help='it is one of several robots with one learner'
+    )
     doctor = commands.add_parser(
         'doctor',
         help='explain why a graph does not move',
@@ -60,9 +63,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     doctor.add_argument('--seconds', type=float, default=3.0, help='duration (default: 3)')
-    for command in (check, doctor, policy, new):
+    stop = commands.add_parser(
+        'stop',
+        help='latch the e-stop of all robots',
+        description='Latch the e-stop of every safety gate in a namespace and in those of its '
+        'robots. Exit code 0: every gate that was found reports an e-stop.',
+    )
+    stop.set_defaults(run=_stop)
+    stop.add_argument('--seconds', type=float, default=10.0, help='longest wait (default: 10)')
+    for command in (check, doctor, policy, new, stop):
         command.add_argument('--namespace', default='', help='ROS namespace of the graph')
-    for command in (check, doctor, new):
+    for command in (check, doctor, new, stop):
         command.add_argument(
             '--domain',
             type=int,
@@ -191,8 +202,26 @@ def _doctor(options: argparse.Namespace) -> int:
     return _exit_code(findings)
 
 
+def _stop(options: argparse.Namespace) -> int:
+    enter_domain(options.domain)
+    from mbarl_ros.control.control_loop import ESTOP
+    from mbarl_ros.nodes.support.robot_check import Listener
+    from mbarl_ros.nodes.support.stop_all import stop_all
+
+    with Listener('stop', _namespace(options)) as listener:
+        states = stop_all(listener, options.seconds)
+    for robot, state in sorted(states.items()):
+        print(f'{robot or "robot"}: {state or "its safety gate does not answer"}')
+    if not states:
+        print(f'no safety gate found; discovery: {_discovery()}')
+    return EXIT_SUCCESS if states and set(states.values()) == {ESTOP} else EXIT_FAILURE
+
+
 def _policy(options: argparse.Namespace) -> int:
-    print(sros2_policy(load_robot(options.robot), options.namespace), end='')
+    if options.fleet and not options.namespace.strip('/'):
+        raise ConfigError('--fleet: give the namespace of this robot: --namespace robot_1')
+    robot = load_robot(options.robot)
+    print(sros2_policy(robot, options.namespace, fleet=options.fleet), end='')
     return EXIT_SUCCESS
 
 

@@ -155,6 +155,7 @@ class Practice:
             'source': source,
             'stamp': stamp,
             'sequence': self.steps,
+            'robot': 0,
         }
         self.steps += 1
         if terminated or over:

@@ -210,5 +210,6 @@ def _labelled(task: Task, demonstration: Episode, goal: np.ndarray | None) -> Tr
         'source': np.full(n, DEMONSTRATION),
         'stamp': demonstration.stamps[:n],
         'sequence': np.arange(n),
+        'robot': np.zeros(n),
     }
     return {name: np.asarray(rows[name], dtype) for name, dtype in DTYPES.items()}

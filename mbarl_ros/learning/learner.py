@@ -16,6 +16,7 @@ from mbarl_ros.learning.imagination import Imagination, rollout_states
 from mbarl_ros.learning.objective import start_arrays
 from mbarl_ros.learning.objectives import objectives
 from mbarl_ros.learning.replay import Demonstrations, Replay
+from mbarl_ros.learning.robot_phases import RobotPhases
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state_arrays import Arrays
 from mbarl_ros.learning.success import SuccessCritic
@@ -23,7 +24,14 @@ from mbarl_ros.learning.torch_setup import set_up_torch
 from mbarl_ros.learning.warm_start import WarmStart
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.storage.transitions import BACKWARD, FORWARD, PHASES, human_forward_rows, select
+from mbarl_ros.storage.transitions import (
+    BACKWARD,
+    FORWARD,
+    PHASES,
+    Transitions,
+    human_forward_rows,
+    select,
+)
 from mbarl_ros.task import Task
 
 BLOCK = 64  # updates whose batches are drawn at once
@@ -65,6 +73,8 @@ class Learner:
         )
         self._success = SuccessCritic(agent.sac, differences, seed) if agent.switching else None
         self._replay = Replay(agent.replay_capacity, *sizes)
+        self._robot_phases = RobotPhases(task)
+        self.environment_steps = 0  # real transitions added so far
         self._demonstrations = Demonstrations(rows + HUMAN_ROWS, *sizes)
         held_out = demonstration_holdout_mask(demonstrations, task.state_dim)
         self._demonstrations.add_demonstrations(demonstrations, held_out, task.state_dim)
@@ -101,19 +111,14 @@ class Learner:
         steps = settings.cloning_steps
         return Clones(self.task, demonstrations, phases, settings.hidden, steps, seed)
 
-    @property
-    def environment_steps(self) -> int:
-        """Real transitions added so far."""
-        return self._replay.total
-
-    def add(self, transitions: Mapping[str, np.ndarray]) -> None:
+    def add(self, transitions: Transitions) -> None:
         """Append real transitions in order; no training. Also refills the replay on resume.
 
-        What a person did in a forward phase joins the demonstrations, from which alone it is then
-        drawn.
+        Those of a fleet's robot join the replay when its phase has ended. What a person did in a
+        forward phase joins the demonstrations, from which alone it is then drawn.
         """
-        ended = np.asarray(transitions['truncated']) | np.asarray(transitions['terminated'])
-        ended = ended.astype(bool)
+        self.environment_steps += len(transitions['phase'])
+        transitions, ended = self._robot_phases.add(transitions)
         held_out = episode_holdout_mask(ended, self._phases_done)
         self._phases_done += int(ended.sum())
         state_dim = self.task.state_dim
@@ -128,7 +133,7 @@ class Learner:
             if self._clones is not None:
                 self._clones.add(demonstrated)
 
-    def _keep_phase_starts(self, transitions: Mapping[str, np.ndarray], ended: np.ndarray) -> None:
+    def _keep_phase_starts(self, transitions: Transitions, ended: np.ndarray) -> None:
         """Keep the first observation of each phase, which imagined rollouts may start from."""
         for row, phase in enumerate(transitions['phase']):
             if self._attempt_ended and phase < len(self._phase_starts):
@@ -145,8 +150,11 @@ class Learner:
     def train(self, updates: int) -> dict[str, float]:
         """Do ``updates`` gradient steps of both policies; mean metrics.
 
-        Before them, when due, the model is fitted and practice imagined.
+        Before them, when due, the model is fitted and practice imagined. Nothing happens while
+        there is nothing to learn from: no demonstration, and no phase of a fleet that has ended.
         """
+        if not len(self._replay) and not len(self._demonstrations):
+            return {}
         set_up_torch()
         metrics = {}
         if self._clones is not None:

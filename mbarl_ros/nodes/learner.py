@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.publisher import Publisher
 from std_msgs.msg import UInt8MultiArray
 
 from mbarl_ros.control.policy import pack_policy
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import unpack_classifier
 from mbarl_ros.learning.learner import Learner
-from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
+from mbarl_ros.nodes.support.curves import Curves
+from mbarl_ros.nodes.support.demonstrations import (
+    demonstrations_folder,
+    keep_demonstrations,
+    load_demonstrations,
+)
+from mbarl_ros.nodes.support.fleet import SHARED, Robots
 from mbarl_ros.nodes.support.imagined_rollouts import ImaginedRollouts
 from mbarl_ros.nodes.support.qos import KEEP_ALL, LATCHED, latched
 from mbarl_ros.nodes.support.runtime import BaseNode, bytes_message, main_exit, message_bytes
@@ -33,7 +39,8 @@ from mbarl_ros.schema.load import without_demonstrations
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.storage.record_log import RecordLog
-from mbarl_ros.storage.run_files import POLICY_FILE, TRANSITIONS_FILE
+from mbarl_ros.storage.robot_numbers import RobotNumbers
+from mbarl_ros.storage.run_files import POLICY_FILE, ROBOTS_FILE, TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.storage.transitions import (
     Transitions,
@@ -55,9 +62,13 @@ class LearnerNode(BaseNode):
     Subscribes to ``policy_controller/transitions`` and ``state_classifier/classifier``. Publishes
     ``~/acknowledged`` (how many transitions of which session are on disk) and ``~/policy``, both
     latched safetensors, and, while somebody subscribes, ``~/imagined``. Parameters:
-    ``demonstrations``, ``gives_way``, ``threads``. In ``run_dir`` it keeps the transition log,
-    checkpoints, the last policy, TensorBoard curves and a copy of the demonstrations; a restarted
-    learner resumes from there.
+    ``demonstrations``, ``gives_way``, ``threads``, ``fleet``. In ``run_dir`` it keeps the
+    transition log, checkpoints, the last policy, TensorBoard curves and a copy of the
+    demonstrations; a restarted learner resumes from there.
+
+    With ``fleet`` it serves all robots in the namespaces below its own, from the moment at which
+    they come: it subscribes to ``ROBOT/policy_controller/transitions`` and publishes
+    ``ROBOT/learner/acknowledged``. ``robots.json`` in ``run_dir`` keeps their numbers.
 
     Callbacks run in the main thread, gradient steps in a thread of their own. A policy trained on
     chunks up to c is valid for chunk c + 2: collecting and training overlap, and in lockstep the
@@ -75,6 +86,7 @@ class LearnerNode(BaseNode):
                 'demonstrations': ('', "Folder of demonstrations; empty: the task's own"),
                 'gives_way': (True, 'Real time: to the nodes that control a robot'),
                 'threads': (1, 'Torch threads; more than the free cores makes it far slower'),
+                **SHARED,
             }
         )
         if not self.lockstep and self.value('gives_way'):
@@ -93,6 +105,8 @@ class LearnerNode(BaseNode):
         self._learner = Learner(self.task, self.agent, demonstrations, self.seed)
         self._tracker = SequenceTracker()
         self._log: RecordLog | None = None
+        self._sessions: dict[str, str] = {}  # the latest of each robot
+        self._stored: Counter[str] = Counter()  # transitions of each robot
         self._inbox: deque[Transitions] = deque()  # not trained on; guarded by _changed
         self._classifiers: dict[int, dict[str, np.ndarray]] = {}
         self._changed = threading.Condition()
@@ -104,8 +118,9 @@ class LearnerNode(BaseNode):
         self._traffic = Traffic()
         try:
             self._resume()
-            self._keep_demonstrations(folder)
-            self._board = self._open_board()
+            if folder is not None and self.run_dir is not None:
+                keep_demonstrations(folder, self.run_dir)
+            self._curves = Curves(self.run_dir, 'learner', self.get_logger().error)
         except OSError as error:
             raise ConfigError(
                 f'run_dir {self.run_dir}: {error}; make it writable, make room or give another one'
@@ -114,42 +129,39 @@ class LearnerNode(BaseNode):
         self._policies = self.create_publisher(
             UInt8MultiArray, topics.private(topics.POLICY), LATCHED
         )
-        self._acknowledged = self.create_publisher(
-            UInt8MultiArray, topics.private(topics.ACKNOWLEDGED), LATCHED
-        )
         self._imagined = ImaginedRollouts(self, self._learner)
-        self.create_subscription(
-            UInt8MultiArray, topics.TRANSITIONS, self._on_transitions, KEEP_ALL
-        )
+        self._acknowledged: dict[str, Publisher] = {}  # by robot
+        self._robots = Robots(self, topics.TRANSITIONS, self._connect)
         self.create_subscription(
             UInt8MultiArray, topics.CLASSIFIER, self._on_classifier, latched(depth=10)
         )
-        self.create_timer(1.0, self._acknowledge, clock=self.steady)
+        self.create_timer(1.0, self._acknowledge_all, clock=self.steady)
         # A controller that missed the first policy would wait for it, and the learner for data.
         self.create_timer(_POLICY_PERIOD, self._publish_policy, clock=self.steady)
         self._pack_policy(resumed=True)
         self._publish_policy()
-        self._acknowledge()
         self._thread = threading.Thread(target=self._run_training, name='training', daemon=True)
         self._thread.start()
 
-    def _keep_demonstrations(self, folder: Path | None) -> None:
-        """Copy the demonstrations used into the run folder."""
-        if folder is None or self.run_dir is None or (self.run_dir / 'demonstrations').exists():
-            return
-        beside = self.run_dir / '.demonstrations.tmp'
-        shutil.rmtree(beside, ignore_errors=True)
-        try:
-            shutil.copytree(folder, beside)
-        except shutil.Error as error:  # it lists each file, with the same reason
-            raise OSError(error.args[0][0][2]) from None
-        beside.rename(self.run_dir / 'demonstrations')
+    def _connect(self, robot: str) -> None:
+        """Receive the transitions of a robot, and acknowledge them."""
+        own = topics.private(topics.ACKNOWLEDGED)
+        topic = topics.of_robot(robot, topics.ACKNOWLEDGED) if robot else own
+        self._acknowledged[robot] = self.create_publisher(UInt8MultiArray, topic, LATCHED)
+        self.create_subscription(
+            UInt8MultiArray,
+            topics.of_robot(robot, topics.TRANSITIONS),
+            partial(self._on_transitions, robot),
+            KEEP_ALL,
+        )
+        self._acknowledge(robot)
 
     # --- storage -----------------------------------------------------------------------------
 
     def _resume(self) -> None:
         """Fill replay from the transition log and networks from the last good checkpoint."""
         self._trained = self._saved = 0
+        self._numbers = RobotNumbers(self.run_dir / ROBOTS_FILE if self.run_dir else None)
         if self.run_dir is None:
             return
         self._checkpoint = self.run_dir / 'checkpoint' / 'learner.safetensors'
@@ -159,6 +171,9 @@ class LearnerNode(BaseNode):
             self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn_bytes} bytes')
         stored = self._tracker.load_log(path, self.task, self.spec_hash)
         total = self._tracker.total
+        self._sessions[''] = self._tracker.last_session
+        numbers = zip(*np.unique(stored['robot'], return_counts=True), strict=True)
+        self._stored.update({self._numbers.name(robot): int(count) for robot, count in numbers})
         with contextlib.suppress(FileNotFoundError):
             arrays, meta = checkpoint.load(
                 self._checkpoint,
@@ -175,26 +190,31 @@ class LearnerNode(BaseNode):
             self._inbox.append(select(stored, slice(self._trained, None)))
             self.get_logger().info(f'resumed: {total} transitions, trained on {self._trained}')
 
-    def _on_transitions(self, message: UInt8MultiArray) -> None:
+    def _on_transitions(self, robot: str, message: UInt8MultiArray) -> None:
         self._traffic.count(RECEIVED, len(message.data))
-        received = self.read_transitions(message)
+        received = self.read_transitions(message, topics.of_robot(robot, topics.TRANSITIONS))
         if received is None:
             return
         rows, session, first = received
+        self._sessions[robot] = session
         sent = len(rows['sequence'])
         rows = self._tracker.new_rows(rows, session, first)
         count = 0 if rows is None else len(rows['sequence'])
         self._duplicates += 0 if rows is None else sent - count
-        if count and self._store(rows, session):
+        if count and self._store(rows, robot, session):
             self._tracker.record_received(session, count)
             self._imagined.start = rows['next_observation'][-1]
+            self._stored[robot] += count
             with self._changed:
                 self._inbox.append(rows)
                 self._changed.notify()
-        self._acknowledge()
+        self._acknowledge(robot)
 
-    def _store(self, rows: Transitions, session: str) -> bool:
+    def _store(self, rows: Transitions, robot: str, session: str) -> bool:
         """Write rows to the log; False: not possible, and the controller will send them again."""
+        if not self._written(ROBOTS_FILE, lambda: self._numbers.number(robot)):
+            return False
+        rows['robot'][:] = self._numbers.number(robot)
         if self._log is None:
             return True
         first = self._tracker.received.get(session, 0)
@@ -213,11 +233,15 @@ class LearnerNode(BaseNode):
             self._disk_problem = ''
         return True
 
-    def _acknowledge(self) -> None:
-        session = self._tracker.last_session
+    def _acknowledge_all(self) -> None:
+        for robot in self._robots.names:
+            self._acknowledge(robot)
+
+    def _acknowledge(self, robot: str) -> None:
+        session = self._sessions.get(robot, '')
         stored = self._tracker.received.get(session, 0)
         data = pack_acknowledgement(session, stored, self._tracker.total)
-        self._acknowledged.publish(bytes_message(data, 'acknowledged'))
+        self._acknowledged[robot].publish(bytes_message(data, 'acknowledged'))
         self._traffic.count(SENT, len(data))
 
     def _on_classifier(self, message: UInt8MultiArray) -> None:
@@ -284,18 +308,9 @@ class LearnerNode(BaseNode):
         self._pack_policy()
         self._publish_policy()
         self._imagined.publish_if_wanted(self._trained)
-        if self._board is not None:
-            self._write_curves(metrics)
+        self._curves.write(metrics, self._trained)
         if self._trained - self._saved >= _CHECKPOINT_EVERY:
             self._save()
-
-    def _write_curves(self, metrics: dict[str, float]) -> None:
-        try:
-            for name, value in metrics.items():
-                self._board.add_scalar(f'learner/{name}', value, self._trained)
-        except OSError as error:
-            self._board = None  # its thread has ended; the training goes on without curves
-            self.get_logger().error(f'{self.run_dir}: no more curves in tensorboard/: {error}')
 
     def _use_classifier(self, steps: int) -> None:
         """Use the classifier trained on exactly these steps; in real time the latest."""
@@ -336,13 +351,6 @@ class LearnerNode(BaseNode):
 
     # --- reporting and end -------------------------------------------------------------------
 
-    def _open_board(self) -> Any:
-        if self.run_dir is None:
-            return None
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(self.run_dir / 'tensorboard' / 'learner'))
-
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Training progress, model error and how many steps training is behind."""
         lag = self._waiting()
@@ -353,6 +361,7 @@ class LearnerNode(BaseNode):
             'duplicates': self._duplicates,
             'updates': self._learner.updates,
             **self._traffic.values(),
+            **{f'steps of {robot}': self._stored[robot] for robot in self._robots.names if robot},
             **{name: f'{value:.4g}' for name, value in self._metrics.items()},
         }
         error = f'training stopped: {self._failure!r}' if self._failure else self._disk_problem
@@ -372,8 +381,7 @@ class LearnerNode(BaseNode):
         self._thread.join(timeout=3.0)
         if not self._thread.is_alive() and self._failure is None:
             self._save()
-        if self._board is not None:
-            self._board.close()
+        self._curves.close()
         if self._log is not None:
             self._log.close()
 

@@ -11,6 +11,7 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 
 from mbarl_ros.nodes.support import runtime
+from mbarl_ros.nodes.support.fleet import SHARED
 from mbarl_ros.nodes.support.statuses import StatusListener
 from mbarl_ros.schema.exit_codes import BUDGET, RUN_ENDS, TARGET_REACHED
 from mbarl_ros.storage.history import HistoryWriter
@@ -22,7 +23,8 @@ class Monitor(runtime.BaseNode):
 
     Subscribes to ``/diagnostics``. Parameters: ``format`` (lines or json), ``period``, ``run_dir``
     (writes ``history.jsonl`` there), ``follows_end`` (ends, with the evaluator's exit code, when
-    the run has reached its target or budget on the other host).
+    the run has reached its target or budget on the other host), ``fleet`` (also robots in the
+    namespaces below).
     """
 
     def __init__(self) -> None:
@@ -32,10 +34,12 @@ class Monitor(runtime.BaseNode):
         period = self._declare('period', 10.0, 'Seconds between two reports')
         run_dir = str(self._declare('run_dir', '', 'Folder of the run; empty: no history'))
         self._follows_end = self._declare('follows_end', False, 'End when the evaluator does')
+        fleet = self._declare('fleet', *SHARED['fleet'])
         self._refuse_leftover_parameters()
         now = time.monotonic()
         self._history = HistoryWriter(Path(run_dir).expanduser(), now) if run_dir else None
-        self._status = StatusListener(self, self._follow_end).status
+        self._statuses = StatusListener(self, self._follow_end, fleet=fleet)
+        self._status = self._statuses.status
         self.create_timer(period, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _declare(self, name: str, default: str | float | bool, description: str) -> Any:
@@ -49,6 +53,7 @@ class Monitor(runtime.BaseNode):
             self.exit_code, self.finished = RUN_ENDS[ended], True
 
     def _report(self) -> None:
+        self._statuses.mark_silent_robots()
         text = json.dumps(self._status) if self._json else status_line(self._status)
         print(text, flush=True)
         self._keep()

@@ -23,8 +23,9 @@ from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.policy import read_policy
 from mbarl_ros.control.realtime_loop import RealtimeLoop
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
+from mbarl_ros.nodes.support.fleet import ROBOT
 from mbarl_ros.nodes.support.learner_link import LearnerLink
-from mbarl_ros.nodes.support.policy_keeper import KEEP_PERIOD, PolicyKeeper
+from mbarl_ros.nodes.support.policy_keeper import KEEP_PERIOD, PolicyKeeper, kept_policy
 from mbarl_ros.nodes.support.qos import ALIVE, LATCHED, RELIABLE, RELIABLE_STEPS
 from mbarl_ros.nodes.support.robot_topics import StateListener, command_message
 from mbarl_ros.nodes.support.runtime import BaseLifecycleNode, main_exit
@@ -54,8 +55,8 @@ class PolicyController(BaseLifecycleNode):
     ``learner/policy`` and ``learner/acknowledged``. Publishes ``~/command`` (JointState),
     ``~/phase`` (String, latched), ``~/transitions`` (safetensors, latched) and ``~/alive`` (Empty;
     never sent, its liveliness tells the gate that the process lives). Calls ``robot_sim/reset``.
-    Service ``~/turn`` (Trigger): the phase gives way to the next one, a truncation.
-    Parameters: ``autostart``, ``policy``, ``episodes``, ``keeps_policy``, ``learner_timeout``.
+    Service ``~/turn`` (Trigger): the phase gives way to the next one, a truncation. Parameters:
+    ``autostart``, ``policy``, ``episodes``, ``keeps_policy``, ``learner_timeout``, ``fleet``.
 
     ``configure`` makes what moves the robot: command and phase publishers, the control timer, the
     practice. ``cleanup`` destroys it. Two things live as long as the process. The subscriptions to
@@ -78,16 +79,18 @@ class PolicyController(BaseLifecycleNode):
                 'episodes': (0, 'Evaluation: attempts after which the node ends; 0: practise'),
                 'keeps_policy': (False, 'Keep the last policy in run_dir, where no learner does'),
                 'learner_timeout': (5.0, 'Seconds of silence after which the learner is lost'),
+                **ROBOT,
             }
         )
         self._episodes = self.value('episodes')
         self._command_names = list(self.task.robot.command_names)
         path = self.value('policy')
-        self._initial_policy = (
-            read_policy(path, self.task, self.agent)[0]
-            if path and path != 'random'
-            else self._last_good_policy()
-        )
+        if path and path != 'random':
+            self._initial_policy = read_policy(path, self.task, self.agent)[0]
+        elif path or self.lockstep:
+            self._initial_policy = None
+        else:  # the learner may be away just now
+            self._initial_policy = kept_policy(self)
         self._loop: ControlLoop | None = None  # while configured
         self._measured: tuple[np.ndarray, int] | None = None  # latest state [S], its stamp in ns
         self._gate_state = ''
@@ -123,17 +126,6 @@ class PolicyController(BaseLifecycleNode):
     def _cancel_autostart(self) -> None:
         if self._autostart_timer is not None:
             self._autostart_timer.cancel()
-
-    def _last_good_policy(self) -> dict[str, np.ndarray] | None:
-        """Real time: the last policy that this run kept; the learner may be away just now."""
-        file = self.run_dir / POLICY_FILE if self.run_dir else None
-        if self.lockstep or self.value('policy') or file is None or not file.exists():
-            return None
-        try:
-            return read_policy(file, self.task, self.agent)[0]
-        except ConfigError as error:
-            self.get_logger().warning(f'waiting for the learner: {error}')
-            return None
 
     # --- lifecycle ---------------------------------------------------------------------------
 
@@ -360,14 +352,18 @@ class PolicyController(BaseLifecycleNode):
                 self._missing_state(), throttle_duration_sec=10.0, skip_first=True
             )
         practice = loop.practice
-        steps = practice.steps if self._episodes else self._learner_link.steps
+        link = self._learner_link
+        steps = practice.steps if self._episodes else link.steps
+        own_steps = practice.steps if self._episodes else link.robot_steps
         values = {
             'lifecycle': 'active' if loop.active else 'inactive',
             'needs_learner': not self.value('policy'),
+            'fleet': self.value('fleet'),
             'phase': practice.phase_name,
-            **self._learner_link.values(),
+            **link.values(),
             'environment_steps': steps,
-            'robot_seconds': f'{steps / self.task.robot.control_rate:.1f}',
+            'robot_steps': own_steps,
+            'robot_seconds': f'{own_steps / self.task.robot.control_rate:.1f}',
             'attempts': practice.attempts,
             'successes': practice.successes,
             'refused': self.refused,

@@ -19,6 +19,7 @@ from mbarl_ros.control.planning_policy import Actor, deployed_policy
 from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
 from mbarl_ros.learning.evaluation import evaluate, evaluation_line, pool
 from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
+from mbarl_ros.nodes.support.fleet import SHARED, Robots
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, latched
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_bytes
 from mbarl_ros.schema import topics
@@ -50,7 +51,8 @@ class PolicyEvaluator(BaseNode):
     """Evaluates a policy every ``evaluation.every`` steps; ends the run at its target or budget.
 
     Subscribes to ``learner/policy`` and ``robot_sim/resets``. Publishes ``~/deployed_success``
-    (Float64). Parameters: ``demonstrations``, ``budget``, ``target``. Writes into ``run_dir``:
+    (Float64). Parameters: ``demonstrations``, ``budget``, ``target``, ``fleet`` (resets are
+    those of all robots in the namespaces below). Writes into ``run_dir``:
     ``evaluations.jsonl`` (a line for each evaluation), ``success.png``, TensorBoard curves, some
     of the policies (``policy_STEPS.safetensors``) and ``result.json``. Its exit code says why the
     run ended: see :mod:`mbarl_ros.schema.exit_codes`.
@@ -71,6 +73,7 @@ class PolicyEvaluator(BaseNode):
                 'demonstrations': ('', "Folder of demonstrations; empty: the task's own"),
                 'budget': (0, "Environment steps at which the run ends; 0: the task's"),
                 'target': (0.0, "Deployed success that ends the run; 0: the task's"),
+                **SHARED,
             }
         )
         self._budget, self._target = self.task.config.run_end(
@@ -85,7 +88,7 @@ class PolicyEvaluator(BaseNode):
         self._board_lock = threading.Lock()
         self._start = time.monotonic()
         self._resume()
-        self._resets = self._earlier_resets
+        self._resets: dict[str, int] = {}  # in this run, by robot
         self._queued = self._lines[-1]['environment_steps'] if self._lines else -1
         self._due: queue.SimpleQueue = queue.SimpleQueue()
         self._success = self.create_publisher(
@@ -97,7 +100,7 @@ class PolicyEvaluator(BaseNode):
             self._on_policy,
             latched(depth=_POLICIES_KEPT),
         )
-        self.create_subscription(UInt32, topics.SIM_RESETS, self._on_resets, LATCHED)
+        self._robots = Robots(self, topics.SIM_RESETS, self._connect)
         threading.Thread(target=self._work, name='evaluation', daemon=True).start()
 
     def _resume(self) -> None:
@@ -115,8 +118,12 @@ class PolicyEvaluator(BaseNode):
     def _file(self, name: str) -> Path:
         return self.run_dir / name
 
-    def _on_resets(self, message: UInt32) -> None:
-        self._resets = self._earlier_resets + message.data
+    def _connect(self, robot: str) -> None:
+        def receive(message: UInt32) -> None:
+            self._resets[robot] = message.data
+
+        topic = topics.of_robot(robot, topics.SIM_RESETS)
+        self.create_subscription(UInt32, topic, receive, LATCHED)
 
     def _on_policy(self, message: UInt8MultiArray) -> None:
         data = message_bytes(message)
@@ -186,7 +193,7 @@ class PolicyEvaluator(BaseNode):
             steps,
             outcome,
             episodes=episodes,
-            training_resets=self._resets,
+            training_resets=self._earlier_resets + sum([*self._resets.values()]),
             wall_seconds=round(time.monotonic() - self._start, 1),
             clone_success=self._clone_success,
         )

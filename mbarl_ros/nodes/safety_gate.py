@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE, TELEOP_SOURCE, Decision, SafetyGate
 from mbarl_ros.control.teleop import DeadmanSwitch, TeleopCommand, TeleopSource
+from mbarl_ros.nodes.support.fleet import ROBOT, in_fleet
 from mbarl_ros.nodes.support.qos import (
     LATCHED,
     RELIABLE,
@@ -58,13 +59,16 @@ class SafetyGateNode(BaseNode):
 
     When the controller is deactivated, or the middleware reports the death of its process, the
     gate stops the robot at once. Topic ``~/estop`` (Bool, true) and service ``~/stop`` latch an
-    e-stop, which only the service ``~/release`` ends. Parameter: ``real_time_factor``.
+    e-stop, which only the service ``~/release`` ends. Parameters: ``real_time_factor``, ``fleet``.
+    With ``fleet``, true on ``fleet/estop`` (Bool, remapped to the fleet's) latches it as well, and
+    until that topic says false nothing releases it.
     """
 
     def __init__(self) -> None:
         """Declare parameters and connect to the robot's topics."""
         super().__init__('safety_gate')
-        self.setup({'real_time_factor': (1.0, 'Simulation: robot seconds per second')})
+        factor = (1.0, 'Simulation: robot seconds per second')
+        self.setup({'real_time_factor': factor, **ROBOT})
         robot = self.task.robot
         self._names = list(robot.command_names)
         self._gate = SafetyGate(robot, self.lockstep, self.value('real_time_factor'))
@@ -76,6 +80,7 @@ class SafetyGateNode(BaseNode):
         # The policy's commands that wait until all states that have arrived are received.
         self._policy_commands: deque[JointState] = deque(maxlen=RELIABLE.depth)
         self._teleop_stamps: dict[str, int] = {}
+        self._fleet_stopped = False  # latest message of the fleet's e-stop topic
         self._published_state = ''
         self._robot = CommandPublisher(self, robot)
         self._executed = self.create_publisher(
@@ -103,9 +108,12 @@ class SafetyGateNode(BaseNode):
                 receive = partial(self._on_deadman, entry.topic)
                 subscribe(self, message_class(own.type), own.topic, receive, qos)
         # Accept any QoS of the button: best-effort ones, and latched before this node started.
-        estop = topics.private(topics.ESTOP)
-        for qos in (RELIABLE, SENSOR, LATCHED):
-            subscribe(self, Bool, estop, self._on_estop, qos, log_mismatch=False)
+        buttons = {topics.private(topics.ESTOP): self._on_estop}
+        if in_fleet(self):
+            buttons[topics.FLEET_ESTOP] = self._on_fleet_estop
+        for topic, receive in buttons.items():
+            for qos in (RELIABLE, SENSOR, LATCHED):
+                subscribe(self, Bool, topic, receive, qos, log_mismatch=False)
         self.create_service(Trigger, topics.private(topics.GATE_STOP), self._on_stop)
         self.create_service(Trigger, topics.private(topics.GATE_RELEASE), self._on_release)
         tick = _TICK_IN_LOCKSTEP if self.lockstep else _TICK
@@ -243,6 +251,12 @@ class SafetyGateNode(BaseNode):
         if decision is not None:
             self._engage_estop(decision)
 
+    def _on_fleet_estop(self, message: Bool) -> None:
+        """Stop with all robots; the silence of this topic, unlike that of our own, is no stop."""
+        self._fleet_stopped = message.data
+        if message.data:
+            self._engage_estop(self._gate.engage_estop('fleet', time.monotonic()))
+
     def _on_stop(self, _request: Any, response: Any) -> Any:
         self._engage_estop(self._gate.engage_estop('service', time.monotonic()))
         response.success, response.message = (
@@ -252,7 +266,10 @@ class SafetyGateNode(BaseNode):
         return response
 
     def _on_release(self, _request: Any, response: Any) -> Any:
-        refusal = self._gate.release(time.monotonic())
+        if self._fleet_stopped:
+            refusal = f'{topics.FLEET_ESTOP} still says true: it must say false first'
+        else:
+            refusal = self._gate.release(time.monotonic())
         self._publish_new_state()
         response.success, response.message = not refusal, refusal or 'released'
         return response

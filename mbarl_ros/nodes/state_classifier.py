@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from std_msgs.msg import Float64, UInt8MultiArray
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import ClassifierTrainer, logits, pack_classifier
 from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
+from mbarl_ros.nodes.support.fleet import SHARED, Robots
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, TRANSITIONS_HISTORY
 from mbarl_ros.nodes.support.runtime import BaseNode, bytes_message, main_exit, message_bytes
 from mbarl_ros.nodes.support.scheduling import give_way
@@ -41,7 +43,8 @@ class StateClassifierNode(BaseNode):
     Subscribes to ``policy_controller/transitions`` and ``learner/acknowledged``, by which it
     counts environment steps as the learner does. Publishes ``~/classifier`` (its weights after
     each chunk, latched safetensors) and ``~/score`` (Float64: C of the latest state). Parameters:
-    ``demonstrations``, ``gives_way``.
+    ``demonstrations``, ``gives_way``, ``fleet``. With ``fleet`` it subscribes to these two topics
+    of all robots in the namespaces below its own, and counts what it receives.
 
     On resume it continues from its last checkpoint in ``run_dir`` and trains on the transitions
     that the learner's log has since then, with as many gradient steps as it would have done.
@@ -57,6 +60,7 @@ class StateClassifierNode(BaseNode):
             {
                 'demonstrations': ('', "Folder of demonstrations; empty: the task's own"),
                 'gives_way': (True, 'Real time: to the nodes that control a robot'),
+                **SHARED,
             }
         )
         if not self.lockstep and self.value('gives_way'):
@@ -65,7 +69,7 @@ class StateClassifierNode(BaseNode):
         demonstrations = load_demonstrations(demonstrations_folder(self), self.task, self.run_dir)
         self._trainer = ClassifierTrainer(self.task, self.agent, demonstrations, self.seed)
         self._tracker = SequenceTracker()
-        self._acknowledged = ('', 0)  # session, transitions of it
+        self._acknowledged: dict[str, int] = {}  # session -> transitions
         self._on_disk = 0  # transitions that the learner has in its log
         self._save_due = False
         self._disk_problem = ''
@@ -79,39 +83,46 @@ class StateClassifierNode(BaseNode):
             UInt8MultiArray, topics.private(topics.CLASSIFIER), LATCHED
         )
         self._scores = self.create_publisher(Float64, topics.private(topics.SCORE), RELIABLE)
-        self.create_subscription(
-            UInt8MultiArray, topics.ACKNOWLEDGED, self._on_acknowledged, LATCHED
-        )
-        self.create_subscription(
-            UInt8MultiArray, topics.TRANSITIONS, self._on_transitions, TRANSITIONS_HISTORY
-        )
+        self._robots = Robots(self, topics.TRANSITIONS, self._connect)
         self._publish()
+
+    def _connect(self, robot: str) -> None:
+        for topic, receive, qos in (
+            (topics.ACKNOWLEDGED, self._on_acknowledged, LATCHED),
+            (topics.TRANSITIONS, self._on_transitions, TRANSITIONS_HISTORY),
+        ):
+            name = topics.of_robot(robot, topic)
+            self.create_subscription(UInt8MultiArray, name, partial(receive, name), qos)
 
     # --- transitions -------------------------------------------------------------------------
 
-    def _on_acknowledged(self, message: UInt8MultiArray) -> None:
-        """Count environment steps as the learner does, also after missed transitions."""
+    def _on_acknowledged(self, topic: str, message: UInt8MultiArray) -> None:
+        """Count environment steps as the learner does, also after missed transitions.
+
+        The learner's count in a fleet is of other robots, too, and of what is on its way from them.
+        """
         try:
             session, stored, total = unpack_acknowledgement(message_bytes(message))
         except wire.WireError as error:
-            self.refuse(error, topics.ACKNOWLEDGED)
+            self.refuse(error, topic)
             return
         self._on_disk = total
         if session:
-            self._acknowledged = session, stored
-            self._tracker.set_session_start(session, total - stored)
+            self._acknowledged[session] = stored
+            if not self.value('fleet'):
+                self._tracker.set_session_start(session, total - stored)
         self._save_if_due()
 
-    def _on_transitions(self, message: UInt8MultiArray) -> None:
+    def _on_transitions(self, topic: str, message: UInt8MultiArray) -> None:
         self._traffic.count(RECEIVED, len(message.data))
-        received = self.read_transitions(message)
+        received = self.read_transitions(message, topic)
         if received is None:
             return
         rows, session, first = received
-        stored = self._acknowledged[1] if session == self._acknowledged[0] else 0
+        stored = self._acknowledged.get(session, 0)
         if first > max(stored, self._tracker.received.get(session, 0)) + WINDOW:
             error = wire.WireError(f'number {first}, but only {stored} are acknowledged')
-            self.refuse(error, topics.TRANSITIONS)
+            self.refuse(error, topic)
             return
         missed = self._tracker.skip_missing(session, first)
         if missed:

@@ -11,6 +11,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from mbarl_ros.nodes.support.fleet import SHARED
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE_STEPS, SENSOR
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit
 from mbarl_ros.nodes.support.scheduling import give_way
@@ -37,7 +38,8 @@ class WebPage(BaseNode):
     Subscribes to ``/diagnostics``, ``/rosout``, ``policy_controller/phase``, and to
     ``camera/image_raw`` while a browser shows it. With parameter ``control`` it calls
     ``safety_gate/stop`` and ``release``, ``policy_controller/change_state`` and ``turn``, when
-    somebody presses a button. Parameters: ``graph``, ``budget``, ``target``, ``control``.
+    somebody presses a button. Parameters: ``graph``, ``budget``, ``target``, ``control``,
+    ``fleet`` (also shows the robots in the namespaces below).
     """
 
     def __init__(self) -> None:
@@ -52,6 +54,7 @@ class WebPage(BaseNode):
                 'budget': (0, 'Environment steps that end the run; 0: unlimited'),
                 'target': (0.0, 'Deployed success that ends the run; 0: none'),
                 'control': (False, 'The page has buttons'),
+                **SHARED,
             }
         )
         give_way()
@@ -69,7 +72,7 @@ class WebPage(BaseNode):
             self._page.everything,
             self._commands.request if self._commands else None,
         )
-        self._statuses = StatusListener(self)
+        self._statuses = StatusListener(self, fleet=self.value('fleet'))
         self._root = self.get_namespace().strip('/').replace('/', '.')
         self.create_subscription(Log, topics.LOG, self._on_log, RELIABLE_STEPS)
         self.create_subscription(String, topics.PHASE, self._on_phase, LATCHED)
@@ -103,6 +106,7 @@ class WebPage(BaseNode):
             self._commands.serve()
 
     def _update(self) -> None:
+        self._statuses.mark_silent_robots()
         self._page.receive_status(self._statuses.status, time.time(), self._statuses.ages())
         if self._server.watched:
             self._server.publish(*self._page.update())

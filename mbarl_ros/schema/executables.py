@@ -18,3 +18,7 @@ NODES = {
     'robot_sim': 'mbarl_sim.robot_sim:main',
     'scripted_operator': 'mbarl_sim.scripted_operator:main',
 }
+ROBOT_NODES = ('robot_sim', 'safety_gate', 'policy_controller')
+"""Those that each robot of a fleet has of its own."""
+SHARED_NODES = ('learner', 'state_classifier', 'policy_evaluator', 'monitor')
+"""Those that the robots of a fleet share."""

@@ -1,8 +1,9 @@
 """Names of the topics and services between the nodes, relative to the graph's namespace.
 
-Each begins with the name of the node that publishes or offers it, except the safety gate's e-stop
-topic, to which anybody may publish, and what the simulation publishes as a robot does: the pictures
-of its camera, its description and its frames have the names that drivers use.
+Each begins with the name of the node that publishes or offers it, except the e-stop topics of the
+safety gate and of the fleet, to which anybody may publish, and what the simulation publishes as a
+robot does: the pictures of its camera, its description and its frames have the names that drivers
+use.
 """
 
 COMMAND = 'policy_controller/command'
@@ -48,6 +49,8 @@ VALUE_FORWARD = 'visualizer/value_forward'
 VALUE_BACKWARD = 'visualizer/value_backward'
 LAG_STEPS = 'visualizer/lag_steps'
 
+FLEET_ESTOP = 'fleet/estop'
+
 SIM_RESET = 'robot_sim/reset'
 SIM_RESETS = 'robot_sim/resets'
 CAMERA_IMAGE = 'camera/image_raw'
@@ -59,6 +62,14 @@ TF_STATIC = '/tf_static'
 DIAGNOSTICS = '/diagnostics'
 LOG = '/rosout'
 CLOCK = '/clock'
+
+
+def of_robot(robot: str, name: str) -> str:
+    """A robot's topic, as a node that the robots of a fleet share uses it.
+
+    The only robot of a graph has the name ''.
+    """
+    return f'{robot}/{name}'.lstrip('/')
 
 
 def private(name: str) -> str:

@@ -31,6 +31,8 @@ POLICY_FILE = 'policy.safetensors'
 """The policy message that the learner published last."""
 KEPT_POLICY_FILE = 'policy_{}.safetensors'
 """An earlier one, after so many environment steps; :func:`keeps_policy` says which are kept."""
+ROBOTS_FILE = 'robots.json'
+"""Robot name -> number of the robots of a fleet."""
 TRANSITIONS_FILE = 'transitions.log'
 """All transitions that the learner has acknowledged."""
 DEMONSTRATIONS_FILE = 'demonstrations.safetensors'

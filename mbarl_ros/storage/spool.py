@@ -28,6 +28,7 @@ SPOOL_FOLDER = 'spool'
 """Name of the folder in a run folder."""
 _IN_MEMORY = 'transitions are in memory only'
 _MAX_WRITE_ROWS = 1000  # rows written at once after a disk was full; takes about 3 ms
+_VERSION = 2  # of a spool file
 _SEGMENT_ROWS = 1000  # rows per file; a file is deleted once all its rows are acknowledged
 
 
@@ -188,7 +189,12 @@ class Spool:
         self._end_segment()
         self._written = self._segment_start = max(self._written, self.own.acknowledged)
         log = RecordLog(self._folder / f'{self.own.name}-{self._written:012d}.log')
-        header = {'session': self.own.name, 'first': self._written, 'spec_hash': self._spec_hash}
+        header = {
+            'version': _VERSION,
+            'session': self.own.name,
+            'first': self._written,
+            'spec_hash': self._spec_hash,
+        }
         try:
             log.append(json.dumps(header).encode(), sync=False)
         except OSError:
@@ -217,8 +223,11 @@ class Spool:
             try:
                 meta = json.loads(header)
                 name, first, spec_hash = meta['session'], meta['first'], meta['spec_hash']
+                version = meta['version']
             except (ValueError, KeyError, TypeError):
-                raise ConfigError(f'{path}: is not a spool file; move it away') from None
+                version = None
+            if version != _VERSION:
+                raise ConfigError(f'{path}: is not a spool file of this version; move it away')
             if spec_hash != self._spec_hash:
                 raise ConfigError(
                     f"{path}: transitions of '{spec_hash}' are waiting here, this run is "

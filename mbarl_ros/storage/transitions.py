@@ -24,12 +24,14 @@ MAX_ROWS = 1000  # of one message
 WINDOW = 10 * MAX_ROWS
 _HEADER_BYTES = 4096  # upper bound for the names, shapes and metadata of a message
 _SESSION_CHARACTERS = 64
+_LOG_VERSION = 2
 
 # `action` is the executed one. `terminated`: the phase reached its goal (forward, that of the task;
 # backward, the state that it was to reach, if any), or the world has ended. `truncated`: the phase
 # ended without that, at its step limit or because it gave way to the next; values bootstrap through
 # it. A safety stop is neither: the phase goes on. `reward` is that of the task, for the goal in the
-# observation; the rewards of other objectives are recomputed from these rows.
+# observation; the rewards of other objectives are recomputed from these rows. `robot`: its number
+# in a fleet, which the learner writes; 0 where there is one robot, and in demonstrations.
 DTYPES = {
     'observation': np.float32,
     'action': np.float32,
@@ -41,6 +43,7 @@ DTYPES = {
     'source': np.uint8,
     'stamp': np.float64,
     'sequence': np.int64,
+    'robot': np.uint16,
 }
 
 
@@ -142,7 +145,8 @@ def pack_log_record(
     rows = np.empty(len(transitions['phase']), row_dtype(task))
     for name in DTYPES:
         rows[name] = transitions[name]
-    return json.dumps([spec_hash, session, first]).encode() + b'\n' + rows.tobytes()
+    head = [_LOG_VERSION, spec_hash, session, first]
+    return json.dumps(head).encode() + b'\n' + rows.tobytes()
 
 
 def unpack_log_record(record: bytes, dtype: np.dtype, spec_hash: str) -> tuple[bytes, str, int]:
@@ -152,9 +156,11 @@ def unpack_log_record(record: bytes, dtype: np.dtype, spec_hash: str) -> tuple[b
     """
     head, _, rows = record.partition(b'\n')
     try:
-        recorded_hash, session, first = json.loads(head)
+        version, recorded_hash, session, first = json.loads(head)
     except (ValueError, TypeError):
-        raise WireError('is not a transition log of this version') from None
+        version = None
+    if version != _LOG_VERSION:
+        raise WireError('is not a transition log of this version')
     if recorded_hash != spec_hash:
         raise WireError(f"is of '{recorded_hash}', this run is '{spec_hash}'")
     if not isinstance(session, str) or not whole_number(first) or len(rows) % dtype.itemsize:

@@ -25,6 +25,8 @@ from mbarl_ros.view.status import (
     graded_problems,
     largest_model_error,
     number,
+    steps_node,
+    total,
     value,
 )
 
@@ -163,20 +165,17 @@ class Page:
             self._phases.append((next(self._ids), time, shown))
 
     def _count_successes(self, time: float) -> None:
-        won = _number(_field(self._status, CONTROLLER, 'successes')) or 0.0
+        won = total(self._status, 'successes')
         if won > self._won:
             self._successes.append((next(self._ids), time, int(won - self._won)))
         self._won = won
 
     def _add_points(self) -> None:
-        steps = _number(_field(self._status, CONTROLLER, 'environment_steps'))
+        steps = _steps(self._status)
         if steps is None:
             return
-        attempts, won = (
-            _number(_field(self._status, CONTROLLER, key)) for key in ('attempts', 'successes')
-        )
-        if attempts is not None and won is not None:
-            self._add('practice', steps, self._practice.rate(attempts, won))
+        attempts, won = total(self._status, 'attempts'), total(self._status, 'successes')
+        self._add('practice', steps, self._practice.rate(attempts, won))
         worst = largest_model_error(self._status.get('learner', {}))
         self._add('model error', steps, worst[1] if worst else None)
         self._add('score', steps, _number(_field(self._status, 'state_classifier', 'score')))
@@ -233,7 +232,7 @@ class Page:
                 'age': clock.monotonic() - self._received_at,  # s; the node may hang
                 'rows': rows(self.run, status, self._rates),
                 'problems': problems,
-                'steps': _number(_field(status, CONTROLLER, 'environment_steps')),
+                'steps': _steps(status),
                 'budget': self.run.budget,
                 'target': self.run.target or None,
                 'clone': self._clone,
@@ -254,6 +253,10 @@ WEB_FILES = Path(__file__).parent / 'web'
 
 def _field(status: GraphStatus, node: str, key: str) -> str:
     return status.get(node, {}).get(key, '')
+
+
+def _steps(status: GraphStatus) -> float | None:
+    return _number(_field(status, steps_node(status), 'environment_steps'))
 
 
 def _number(text: str) -> float | None:

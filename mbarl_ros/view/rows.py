@@ -10,7 +10,10 @@ from mbarl_ros.view.status import (
     duration,
     kilobytes,
     model_error,
+    newest_policy,
+    robots,
     sparkline,
+    total,
     value,
 )
 
@@ -18,6 +21,7 @@ Row = tuple[str, str]
 """A label and its text."""
 CONTROLLER, EVALUATOR = 'policy_controller', 'policy_evaluator'
 _SPARKLINE = 40  # evaluations
+_ROBOTS = 20  # rows of a fleet; more would not fit on a screen
 
 
 def title(run: RunInfo) -> str:
@@ -39,7 +43,12 @@ def rows(run: RunInfo, status: GraphStatus, success_rates: Sequence[float]) -> l
     if run.graph == 'record':
         recorder = status.get('demo_recorder', {}).get('message') or '-'
         return [gate, ('recorder', recorder)]
-    simulation = _simulation(run, status, success_rates) if run.graph == 'sim' else []
+    if run.graph == 'fleet' or robots(status):
+        deployed = [_deployed(run, status, success_rates)] if run.graph == 'fleet' else []
+        return [*_fleet(run, status), *deployed, *_robots(run, status), *_learning(status)]
+    simulation = (
+        [_deployed(run, status, success_rates), _simulation(status)] if run.graph == 'sim' else []
+    )
     link = _link(status) if run.host != 'all' else []
     return [*_practice(run, status), *simulation, *_learning(status), *link, gate]
 
@@ -61,21 +70,58 @@ def _practice(run: RunInfo, status: GraphStatus) -> list[Row]:
     ]
 
 
-def _simulation(run: RunInfo, status: GraphStatus, success_rates: Sequence[float]) -> list[Row]:
-    target = f'   target {run.target:.2f}' if run.target else ''
+def _fleet(run: RunInfo, status: GraphStatus) -> list[Row]:
+    """What the robots have done together."""
+    budget = f' of {run.budget:,}' if run.budget else ''
     return [
         (
-            'deployed',
-            f'{value(status, EVALUATOR, "deployed_success", ".2f")} '
-            f'{sparkline(success_rates[-_SPARKLINE:])}{target}   clone of the demonstrations '
-            f'{value(status, EVALUATOR, "clone_success", ".2f")}',
-        ),
-        (
-            'simulation',
-            f'{value(status, "robot_sim", "steps_per_second", ".0f")} steps/s   resets '
-            f'{value(status, "robot_sim", "resets", ".0f")}',
-        ),
+            'fleet',
+            f'{len(robots(status))} robots   '
+            f'{value(status, "learner", "environment_steps", ",.0f")}{budget} steps   '
+            f'attempts {total(status, "attempts"):.0f}   '
+            f'successes {total(status, "successes"):.0f}',
+        )
     ]
+
+
+def _robots(run: RunInfo, status: GraphStatus) -> list[Row]:
+    """A row for each robot of a fleet."""
+    names = robots(status)
+    rows = [(name, _robot(run, status, name)) for name in names[:_ROBOTS]]
+    return rows if len(names) <= _ROBOTS else [*rows, ('', f'and {len(names) - _ROBOTS} more')]
+
+
+def _robot(run: RunInfo, status: GraphStatus, robot: str) -> str:
+    controller, gate = f'{robot}/{CONTROLLER}', f'{robot}/safety_gate'
+    link = (
+        f'   round trip {value(status, controller, "round_trip_ms", ".0f")} ms   waiting '
+        f'{value(status, controller, "unacknowledged", ",.0f")}'
+    )
+    return (
+        f'{value(status, controller, "phase"):8}   '
+        f'{value(status, "learner", f"steps of {robot}", ",.0f"):>7} steps   attempts '
+        f'{value(status, controller, "attempts", ".0f"):>3}   successes '
+        f'{value(status, controller, "successes", ".0f"):>3}   gate '
+        f'{value(status, gate, "state")}{link if run.host != "all" else ""}'
+    )
+
+
+def _deployed(run: RunInfo, status: GraphStatus, success_rates: Sequence[float]) -> Row:
+    target = f'   target {run.target:.2f}' if run.target else ''
+    return (
+        'deployed',
+        f'{value(status, EVALUATOR, "deployed_success", ".2f")} '
+        f'{sparkline(success_rates[-_SPARKLINE:])}{target}   clone of the demonstrations '
+        f'{value(status, EVALUATOR, "clone_success", ".2f")}',
+    )
+
+
+def _simulation(status: GraphStatus) -> Row:
+    return (
+        'simulation',
+        f'{value(status, "robot_sim", "steps_per_second", ".0f")} steps/s   resets '
+        f'{value(status, "robot_sim", "resets", ".0f")}',
+    )
 
 
 def _link(status: GraphStatus) -> list[Row]:
@@ -98,7 +144,7 @@ def _learning(status: GraphStatus) -> list[Row]:
             'learner',
             f'{value(status, "learner", "updates_per_second", ".0f")} updates/s   lag '
             f'{value(status, "learner", "lag_steps", ".0f")} steps   model error '
-            f'{model_error(status)}   policy {value(status, CONTROLLER, "policy_version")}',
+            f'{model_error(status)}   policy {newest_policy(status)}',
         ),
         (
             'classifier',

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mbarl_ros.view.rows import CONTROLLER, EVALUATOR, rows, title
+from mbarl_ros.view.rows import EVALUATOR, rows, title
 from mbarl_ros.view.status import (
     RunInfo,
     duration,
@@ -23,6 +23,7 @@ from mbarl_ros.view.status import (
     number,
     problems,
     status_line,
+    steps_node,
     value,
 )
 
@@ -139,7 +140,8 @@ class LiveScreen(LineScreen):
 
     def _print(self, node: str, text: str) -> None:
         self.console.print(
-            Text.assemble((f'[{node}]', _COLOURS.get(node, 'white')), ' ', text), soft_wrap=True
+            Text.assemble((f'[{node}]', _COLOURS.get(node.rpartition('/')[2], 'white')), ' ', text),
+            soft_wrap=True,
         )
 
     def panel(self) -> Panel:
@@ -152,7 +154,7 @@ class LiveScreen(LineScreen):
             table.add_row(label, text)
         parts: list[Any] = [table]
         if run.budget:
-            steps = number(value(self.status, CONTROLLER, 'environment_steps'))
+            steps = number(value(self.status, steps_node(self.status), 'environment_steps'))
             parts.append(ProgressBar(total=run.budget, completed=steps or 0.0))
         parts += [Text(text, style='bold red') for text in problems(self.status)]
         elapsed = duration(time.monotonic() - self.started)

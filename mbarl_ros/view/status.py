@@ -117,14 +117,46 @@ def model_error(status: GraphStatus) -> str:
     return f'{worst[1]:.2g} ({worst[0]})' if worst else '-'
 
 
+def robots(status: GraphStatus) -> list[str]:
+    """Names of the robots of a fleet, whose nodes are in the status as ``robot_1/safety_gate``."""
+    names = {node.partition('/')[0] for node in status if '/' in node}
+    return sorted(names, key=lambda name: (len(name), name))
+
+
+def total(status: GraphStatus, key: str) -> float:
+    """Sum of a value over the controllers of all robots; a robot that has not reported adds 0."""
+    controllers = [entry for node, entry in status.items() if node.endswith('policy_controller')]
+    return sum(number(entry.get(key, '')) or 0.0 for entry in controllers)
+
+
+def newest_policy(status: GraphStatus) -> str:
+    """Version of the newest policy with which a robot acts; ``-``: none has reported one."""
+    controllers = [entry for node, entry in status.items() if node.endswith('policy_controller')]
+    versions = [number(entry.get('policy_version', '')) for entry in controllers]
+    return f'{max((v for v in versions if v is not None), default="-")}'.removesuffix('.0')
+
+
+def steps_node(status: GraphStatus) -> str:
+    """The node that tells the environment steps of the run: in a fleet the learner."""
+    return 'learner' if robots(status) else 'policy_controller'
+
+
+def _practice(status: GraphStatus) -> list[str]:
+    if fleet := robots(status):
+        return [f'robots {len(fleet)}']
+    return [f'phase {value(status, "policy_controller", "phase")}']
+
+
 def status_line(status: GraphStatus) -> str:
     """The progress of a run, and the problems of its nodes, as one line."""
+    known = any(node.endswith('policy_controller') for node in status)
     parts = [
-        f'phase {value(status, "policy_controller", "phase")}',
-        f'steps {value(status, "policy_controller", "environment_steps", ",.0f")}',
-        f'robot {duration(value(status, "policy_controller", "robot_seconds"))}',
-        f'successes {value(status, "policy_controller", "successes", ".0f")}'
-        f'/{value(status, "policy_controller", "attempts", ".0f")}',
+        *_practice(status),
+        f'steps {value(status, steps_node(status), "environment_steps", ",.0f")}',
+        f'robot {duration(total(status, "robot_seconds") if known else None)}',
+        f'successes {total(status, "successes"):.0f}/{total(status, "attempts"):.0f}'
+        if known
+        else 'successes -/-',
         f'deployed {value(status, "policy_evaluator", "deployed_success", ".2f")}'
         f' (clone {value(status, "policy_evaluator", "clone_success", ".2f")})',
         f'updates/s {value(status, "learner", "updates_per_second", ".0f")}',

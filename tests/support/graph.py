@@ -24,6 +24,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from mbarl_ros.bringup.domain import take_domain
+from mbarl_ros.bringup.fleet import shared_remappings
 from mbarl_ros.demos.episodes import SUCCEEDED, episode
 from mbarl_ros.demos.imported import save_episode
 from mbarl_ros.schema.executables import NODES
@@ -86,24 +87,40 @@ class Graph:
             self.statuses[status.name] = {'message': status.message, **values}
 
     def start(
-        self, *names: str, alias: str = '', remap: dict[str, str] | None = None, **own: Any
+        self,
+        *names: str,
+        alias: str = '',
+        robot: str = '',
+        remap: dict[str, str] | None = None,
+        **own: Any,
     ) -> None:
-        """Start nodes. ``own`` parameters go to these alone, ``alias`` renames a single one."""
-        rules = [word for old, new in (remap or {}).items() for word in ('-r', f'{old}:={new}')]
+        """Start nodes. ``own`` parameters go to these alone, ``alias`` renames a single one.
+
+        ``robot``: they are of this robot of a fleet, in its namespace: ``/robot/node`` from now on.
+        """
+        remap = {**(remap or {}), **(dict(shared_remappings('')) if robot else {})}
+        rules = [word for old, new in remap.items() for word in ('-r', f'{old}:={new}')]
+        rules += ['-r', f'__ns:=/{robot}'] if robot else []
         for executable in names:
-            name = alias or executable
+            node = alias or executable
+            name = f'/{robot}/{node}' if robot else node
             running = name in self.processes and self.processes[name].poll() is None
             assert not running, f'{name} is running'  # the handle of that process would be lost
-            path = self.folder / f'{name}.yaml'
+            file = name.strip('/').replace('/', '.')
+            path = self.folder / f'{file}.yaml'
             values = {**self.parameters, **own}
+            if robot:
+                values['run_dir'] = str(self.folder / 'run' / 'robots' / robot)
+            if robot and executable != 'robot_sim':
+                values.setdefault('fleet', True)
             if executable == 'robot_sim' and self._is_real_time(values):
                 values.setdefault('publish_clock', False)
-            path.write_text(yaml.safe_dump({f'/**/{name}': {'ros__parameters': values}}))
+            path.write_text(yaml.safe_dump({f'/**/{node}': {'ros__parameters': values}}))
             self.processes[name] = _server().start(
                 NODES[executable],
-                ['--ros-args', '-r', f'__node:={name}', '--params-file', str(path), *rules],
+                ['--ros-args', '-r', f'__node:={node}', '--params-file', str(path), *rules],
                 self.environment,
-                self.folder / f'{name}.log',
+                self.folder / f'{file}.log',
             )
 
     def _is_real_time(self, values: dict[str, Any]) -> bool:

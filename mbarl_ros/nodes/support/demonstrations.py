@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,22 @@ def load_demonstrations(
         return stack([], task)
     with _as_config_error():
         return reader.load_demonstrations(folder, task, run_dir=run_dir, warn=warn)
+
+
+def keep_demonstrations(folder: Path, run_dir: Path) -> None:
+    """Copy the demonstrations used into the run folder, unless it has them.
+
+    :raises OSError: they cannot be read or written.
+    """
+    if (run_dir / 'demonstrations').exists():
+        return
+    beside = run_dir / '.demonstrations.tmp'
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        shutil.copytree(folder, beside)
+    except shutil.Error as error:  # it lists each file, with the same reason
+        raise OSError(error.args[0][0][2]) from None
+    beside.rename(run_dir / 'demonstrations')
 
 
 def load_replays(path: Path, task: Task) -> list[replay.Replay]:

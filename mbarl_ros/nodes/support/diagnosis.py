@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mbarl_ros.schema.findings import ERROR, WARNING, Finding
 
@@ -26,7 +26,8 @@ class NodeStatus:
 class GraphSnapshot:
     """A graph as seen from outside.
 
-    ``namespace`` is empty or begins with a slash; ``statuses`` by node; ``clock``: /clock has a
+    ``namespace`` is empty or begins with a slash; ``statuses`` by node, those of a
+    fleet's robots as ``robot_1/safety_gate``; ``clock``: /clock has a
     publisher; ``gate``: state of the safety gate; ``robot``: findings about the robot's topics;
     ``demonstrations``: why those in the task's folder cannot be used; ``running``: ROS domains in
     which graphs run on this machine.
@@ -46,14 +47,46 @@ def diagnose(graph: GraphSnapshot) -> list[Finding]:
     """What is wrong and how to correct it, a sentence each; the likeliest cause comes first."""
     if not graph.statuses:
         return [_no_node(graph)]
+    if robots := _robots(graph):
+        return _fleet(graph, robots)
     findings = [*_time(graph), *_missing(graph), *_gate(graph), *graph.robot]
     findings += [*_learning(graph), *_disagreement(graph), *_controller(graph)]
-    reported = {'policy_controller', 'safety_gate'}
-    for name, status in graph.statuses.items():
-        if status.level >= _WARN and name not in reported:
-            level = ERROR if status.level > _WARN else WARNING
-            findings.append(Finding(level, f'{name}: {status.message}'))
-    return findings
+    return findings + _reported(graph.statuses)
+
+
+def _reported(statuses: Mapping[str, NodeStatus]) -> list[Finding]:
+    """What other nodes than controllers and gates say of themselves."""
+    return [
+        Finding(ERROR if status.level > _WARN else WARNING, f'{name}: {status.message}')
+        for name, status in statuses.items()
+        if status.level >= _WARN and not name.endswith(_PRACTISING)
+    ]
+
+
+def _robots(graph: GraphSnapshot) -> list[str]:
+    return sorted({robot for name in graph.statuses if (robot := name.rpartition('/')[0])})
+
+
+def _fleet(graph: GraphSnapshot, robots: Sequence[str]) -> list[Finding]:
+    """What is wrong with each robot of a fleet, and with what they share."""
+    shared = {name: status for name, status in graph.statuses.items() if '/' not in name}
+    findings = []
+    if 'learner' not in shared:
+        text = 'no message from the learner: start it, or look into log/learner.log of the run'
+        findings.append(Finding(ERROR, text))
+    for robot in robots:
+        own = {
+            name.rpartition('/')[2]: status
+            for name, status in graph.statuses.items()
+            if name.startswith(f'{robot}/')
+        }
+        gate = own['safety_gate'].values.get('state', '') if 'safety_gate' in own else ''
+        one = replace(
+            graph, namespace=f'{graph.namespace}/{robot}', statuses={**shared, **own}, gate=gate
+        )
+        causes = [*_missing(one), *_gate(one), *_disagreement(one), *_controller(one)]
+        findings += [Finding(cause.level, f'{robot}: {cause.text}') for cause in causes]
+    return findings + _reported(graph.statuses)
 
 
 def _no_node(graph: GraphSnapshot) -> Finding:
@@ -92,11 +125,14 @@ def _gate(graph: GraphSnapshot) -> list[Finding]:
 
 
 def _learning(graph: GraphSnapshot) -> list[Finding]:
-    """A controller that waits for a learner; with a given or random policy it does not."""
+    """A controller that waits for a learner.
+
+    With a given or random policy it does not, and in a fleet its learner is elsewhere.
+    """
     controller = graph.statuses.get('policy_controller')
     if 'learner' in graph.statuses or controller is None:
         return []
-    if controller.values.get('needs_learner') != 'True':
+    if controller.values.get('needs_learner') != 'True' or controller.values.get('fleet') == 'True':
         return []
     text = 'no message from the learner: start it, or look into log/learner.log of the run'
     if graph.demonstrations:  # only a running learner could report which folder it was given

@@ -19,7 +19,7 @@ from mbarl_ros.nodes.support.robot_check import DISCOVERY, Listener
 from mbarl_ros.nodes.support.runtime import LOCKSTEP, node_of
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.executables import NODES
+from mbarl_ros.schema.executables import SHARED_NODES
 from mbarl_ros.schema.findings import ERROR, Finding
 from mbarl_ros.task import Task
 
@@ -64,8 +64,8 @@ class Doctor:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            name = node_of(status.name, self._listener.node.get_namespace())
-            if name in NODES:
+            name = node_of(status.name, self._listener.node.get_namespace(), fleet=True)
+            if name:
                 values = {item.key: item.value for item in status.values}
                 level = int.from_bytes(status.level, 'little')
                 node_status = NodeStatus(level, status.message, values)
@@ -75,9 +75,15 @@ class Doctor:
         self._gate = message.data
 
     def _statuses(self) -> dict[str, NodeStatus]:
-        """Recent statuses; a node without one is gone."""
+        """Recent statuses; a node without one is gone.
+
+        Robots in the namespaces below are of this graph if it has none itself.
+        """
         since = time.monotonic() - _STATUS_AGE
-        return {name: status for name, (when, status) in self._received.items() if when > since}
+        recent = {name: status for name, (when, status) in self._received.items() if when > since}
+        own = {name: status for name, status in recent.items() if '/' not in name}
+        is_fleet = own.keys() and own.keys() <= {*SHARED_NODES}
+        return recent if is_fleet else own
 
 
 def _task(statuses: dict[str, NodeStatus]) -> tuple[Task | None, list[Finding]]:

@@ -56,8 +56,8 @@ def check_graph(node: Any, robot: RobotConfig) -> list[Finding]:
 
 
 def simulated(node: Any) -> bool:
-    """Whether /clock has a publisher."""
-    return node.count_publishers(topics.CLOCK) > 0
+    """Whether /clock, which the node may have remapped, has a publisher."""
+    return node.count_publishers(node.resolve_topic_name(topics.CLOCK)) > 0
 
 
 def _state(topic: TopicMap, publishers: Sequence[Any]) -> list[Finding]:

@@ -11,6 +11,7 @@ import numpy as np
 from std_msgs.msg import UInt8MultiArray
 
 from mbarl_ros.control.policy import unpack_policy
+from mbarl_ros.nodes.support.fleet import in_fleet
 from mbarl_ros.nodes.support.qos import LATCHED, TRANSITIONS_HISTORY
 from mbarl_ros.nodes.support.runtime import BaseLifecycleNode, bytes_message, message_bytes
 from mbarl_ros.nodes.support.traffic import RECEIVED, SENT, RoundTrip, Traffic
@@ -28,6 +29,9 @@ class LearnerLink:
     What a killed controller left in the run folder is sent first. Refused are acknowledgements of
     transitions that were never sent, and policies of another layout or trained on more
     transitions than there are. Older policies are dropped.
+
+    In a fleet, ``steps`` are those of all its robots, as far as the learner has acknowledged them.
+    A policy that was trained on more waits for the next acknowledgement.
     """
 
     def __init__(self, node: BaseLifecycleNode, on_change: Callable[[], None]) -> None:
@@ -38,6 +42,7 @@ class LearnerLink:
         """
         self._node = node
         self._on_change = on_change
+        self._fleet = in_fleet(node)
         keeps = node.run_dir and not node.value('episodes')
         folder = node.run_dir / SPOOL_FOLDER if keeps else None
         self._spool = Spool(node.task, node.spec_hash, folder)
@@ -75,6 +80,11 @@ class LearnerLink:
     def steps(self) -> int:
         """Environment steps of the run, as far as is known."""
         return (self.session_start or 0) + self._spool.own.end
+
+    @property
+    def robot_steps(self) -> int:
+        """Environment steps of this robot, in a fleet since the start of this process."""
+        return self._spool.own.end if self._fleet else self.steps
 
     @property
     def _unsent(self) -> int:
@@ -181,8 +191,10 @@ class LearnerLink:
 
     def _set_session_start(self, steps: int) -> None:
         self.session_start = steps
-        while self._unchecked:
-            self._accept(self._unchecked.popleft())
+        waiting = list(self._unchecked)
+        self._unchecked.clear()
+        for message in waiting:
+            self._accept(message)
 
     def _on_policy(self, message: UInt8MultiArray) -> None:
         if self._node.value('policy'):
@@ -200,6 +212,9 @@ class LearnerLink:
         try:
             arrays, meta = unpack_policy(data, node.task, node.agent)
             version = meta['version']
+            if version > self.steps and self._fleet:
+                self._unchecked.append(message)  # other robots may have executed them
+                return
             if version > self.steps:
                 raise wire.WireError(
                     f'policy: trained on {version} transitions, but only {self.steps} were executed'

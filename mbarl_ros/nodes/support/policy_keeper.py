@@ -7,7 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from mbarl_ros.control.policy import read_policy
+from mbarl_ros.nodes.support.runtime import NodeMixin
+from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.files import unwritable, write_file
+from mbarl_ros.storage.run_files import POLICY_FILE
 
 KEEP_PERIOD = 10.0  # s
 
@@ -16,6 +22,18 @@ class PolicySource(Protocol):
     """Where policies come from; ``policy_message``: the last one, empty before the first."""
 
     policy_message: bytes
+
+
+def kept_policy(node: NodeMixin) -> dict[str, np.ndarray] | None:
+    """The last policy that a run has kept; None: it has none that can be used."""
+    file = node.run_dir / POLICY_FILE if node.run_dir else None
+    if file is None or not file.exists():
+        return None
+    try:
+        return read_policy(file, node.task, node.agent)[0]
+    except ConfigError as error:
+        node.get_logger().warning(f'waiting for the learner: {error}')
+        return None
 
 
 class PolicyKeeper:

@@ -33,6 +33,7 @@ from mbarl_ros.nodes.support.transport import without_shared_memory
 from mbarl_ros.schema import message_fields, topics
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError, SimulatorError
+from mbarl_ros.schema.executables import NODES, ROBOT_NODES
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_SUCCESS, EXIT_USAGE
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage import lifeline
@@ -132,12 +133,14 @@ class NodeMixin:
         self._logged_at[subject] = now
         return True
 
-    def read_transitions(self, message: UInt8MultiArray) -> tuple[Transitions, str, int] | None:
-        """Transitions, session and first number of a message; None: it was refused."""
+    def read_transitions(
+        self, message: UInt8MultiArray, topic: str
+    ) -> tuple[Transitions, str, int] | None:
+        """Transitions, session and first number of a message of ``topic``; None: it was refused."""
         try:
             return unpack_transitions(message_bytes(message), self.task, self.spec_hash)
         except WireError as error:
-            self.refuse(error, topics.TRANSITIONS)
+            self.refuse(error, topic)
             return None
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
@@ -295,15 +298,22 @@ def bytes_message(data: bytes, label: str) -> UInt8MultiArray:
     return message
 
 
-def node_of(status_name: str, namespace: str) -> str:
-    """Name of the node that published a status; empty: it is not in ``namespace``.
+def node_of(status_name: str, namespace: str, *, fleet: bool = False) -> str:
+    """Name of the node that published a status; empty: it is none of ours in ``namespace``.
 
     /diagnostics is shared by all namespaces; outside the root, nodes publish their qualified name.
+
+    :param fleet: also the nodes of robots in the namespaces below: ``robot_1/safety_gate``
     """
     prefix = namespace.rstrip('/') + '/'
-    if prefix == '/':
-        return '' if status_name.startswith('/') else status_name
-    return status_name.removeprefix(prefix) if status_name.startswith(prefix) else ''
+    qualified = status_name if status_name.startswith('/') else f'/{status_name}'
+    if not qualified.startswith(prefix):
+        return ''
+    label = qualified.removeprefix(prefix)
+    robot, _, node = label.rpartition('/')
+    if robot and (not fleet or '/' in robot or node not in ROBOT_NODES):
+        return ''
+    return label if node in NODES else ''
 
 
 def message_bytes(message: UInt8MultiArray) -> bytes:

@@ -27,6 +27,7 @@ COMMANDS = {
     'evaluate': (*_GATE, *_PRACTICE),
     'record': _GATE,
     'replay': _GATE,
+    'fleet': (),  # each robot has its own gate and controller
 }
 """Graph -> the commands that make sense in it."""
 
