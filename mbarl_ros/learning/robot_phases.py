@@ -54,6 +54,10 @@ class RobotPhases:
         is_end[ends] = True
         return select(rows, due), is_end
 
+    def rest(self) -> Transitions:
+        """The rows that wait, robot by robot."""
+        return select(self._held, np.argsort(self._held['robot'], kind='stable'))
+
 
 def _ended(rows: Transitions) -> np.ndarray:
     return (np.asarray(rows['terminated']) | np.asarray(rows['truncated'])).astype(bool)

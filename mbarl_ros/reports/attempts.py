@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mbarl_ros.learning.holdout import episode_numbers
+from mbarl_ros.learning.robot_phases import RobotPhases
 from mbarl_ros.reports.run_data import RunData
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.transitions import FORWARD, HUMAN, Transitions
@@ -50,7 +51,7 @@ def ends(transitions: Transitions) -> np.ndarray:
 
 def phases(task: Task, transitions: Transitions) -> Phases:
     """The phases that have ended; one that was going on when the run ended is left out."""
-    ended = ends(transitions)
+    transitions, ended = RobotPhases(task).add(transitions)
     last = np.flatnonzero(ended)
     first = np.append(0, last[:-1] + 1)[: len(last)]
     kind = transitions['phase'][last]
@@ -63,4 +64,6 @@ def phases(task: Task, transitions: Transitions) -> Phases:
     driven = transitions['source'][: last[-1] + 1 if len(last) else 0] == HUMAN
     human = np.bincount(episode_numbers(ended)[: len(driven)], driven, len(last)).astype(int)
     limits = np.array([*task.config.phases.limits])
-    return Phases(kind, first, steps, success, steps < limits[kind], human)
+    early = steps < limits[kind]
+    whole = ends(transitions)[last]  # of several robots, one may have been cut by a crash
+    return Phases(*(each[whole] for each in (kind, first, steps, success, early, human)))

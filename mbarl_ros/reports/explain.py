@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from mbarl_ros.reports.explain_demonstrations import (
@@ -33,10 +33,11 @@ from mbarl_ros.reports.explain_sensors import frozen_sensor, out_of_range, units
 from mbarl_ros.reports.facts import Cause, Facts
 from mbarl_ros.reports.run_data import RunData
 
+Test = Callable[[Facts], Cause | None]
 _SENTENCES = 5  # of evidence for a cause
 # Each explains those below it: a sensor that stands still makes the model poor and success rare,
 # and not the other way round.
-TESTS: tuple[Callable[[Facts], Cause | None], ...] = (
+TESTS: tuple[Test, ...] = (
     frozen_sensor,
     units,
     demonstrations_disagree,
@@ -66,15 +67,29 @@ TESTS: tuple[Callable[[Facts], Cause | None], ...] = (
 def explain(run: RunData) -> list[Cause]:
     """Causes that the data of a run show, likeliest first; none: nothing is known to be wrong.
 
-    A short run shows less: tests without enough steps say nothing.
+    A short run shows less: tests without enough steps say nothing. Of several robots, a cause that
+    shows only in the data of some of them names these.
     """
     facts = Facts(run)
-    causes = [cause for test in TESTS if (cause := test(facts)) is not None]
+    each = {name: Facts(own) for name, own in run.by_robot().items()}
+    causes = [cause for test in TESTS if (cause := _cause(test, facts, each)) is not None]
     names = {cause.name for cause in causes}
     if 'other_demonstrations' in names and not opposite_motion(facts):
         # Demonstrations of another task may well disagree about the goals of this one.
         causes.sort(key=lambda cause: cause.name == 'demonstrations_disagree')
     return [replace(cause, evidence=_shortened(cause.evidence)) for cause in causes]
+
+
+def _cause(test: Test, facts: Facts, robots: Mapping[str, Facts]) -> Cause | None:
+    """What a test finds in all the data, or else in those of some robots."""
+    if (cause := test(facts)) is not None:
+        return cause
+    found = {name: cause for name, own in robots.items() if (cause := test(own)) is not None}
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    evidence = [f'{name}: {text}' for name, cause in found.items() for text in cause.evidence]
+    return replace(first, title=f'{", ".join(found)}: {first.title}', evidence=evidence)
 
 
 def _shortened(evidence: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from mbarl_ros.reports.attempts import phases
 from mbarl_ros.reports.responses import FEWEST, Responses, responses
 from mbarl_ros.reports.run_data import RunData
 from mbarl_ros.storage.transitions import BACKWARD, FORWARD, SAFETY, Transitions, select
@@ -110,10 +111,10 @@ class Facts:
     @cached_property
     def phases(self) -> list[Transitions]:
         """Finished phases of practice, in their order."""
-        rows = self.practice
-        ends = np.flatnonzero(rows['terminated'] | rows['truncated']) + 1
+        found = phases(self.task, self.practice)
         return [
-            select(rows, slice(first, end)) for first, end in zip([0, *ends], ends, strict=False)
+            select(self.practice, slice(first, first + steps))
+            for first, steps in zip(found.first, found.steps, strict=True)
         ]
 
     @property

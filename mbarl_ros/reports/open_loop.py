@@ -13,7 +13,8 @@ import numpy as np
 from mbarl_ros.control.model import LearnedModel
 from mbarl_ros.learning.dynamics import Ensemble
 from mbarl_ros.learning.holdout import episode_holdout_mask
-from mbarl_ros.reports.attempts import ends, practised
+from mbarl_ros.learning.robot_phases import RobotPhases
+from mbarl_ros.reports.attempts import practised
 from mbarl_ros.reports.run_data import RunData
 from mbarl_ros.reports.saved_state import from_checkpoint
 from mbarl_ros.schema.base import ConfigError
@@ -77,8 +78,8 @@ def check_model(run: RunData) -> ModelCheck:
     :raises ConfigError: there is no model, or nothing to compare it with; says why.
     """
     model, trained = load_model(run)
-    rows = practised(run)
-    held_out = episode_holdout_mask(ends(rows), 0)
+    rows, ended = RobotPhases(run.task).add(practised(run))
+    held_out = episode_holdout_mask(ended, 0)
     unseen = held_out | (np.arange(len(held_out)) >= trained)
     horizon, starts = windows(run.task, rows, unseen)
     predicted = predict(model, run.task, rows, starts, horizon)
@@ -114,7 +115,8 @@ def windows(task: Task, rows: Transitions, unseen: np.ndarray) -> tuple[int, np.
     """
     dim = task.state_dim
     after = rows['observation'][1:, :dim] == rows['next_observation'][:-1, :dim]
-    broken = ~np.append(after.all(-1), False) | ~unseen | ~np.append(unseen[1:], False)
+    same = rows['robot'][1:] == rows['robot'][:-1]
+    broken = ~np.append(after.all(-1) & same, False) | ~unseen | ~np.append(unseen[1:], False)
     bounds = np.append(0, np.flatnonzero(broken) + 1)
     late = LATE * len(unseen)
     for enough, horizon in [(ENOUGH, h) for h in HORIZONS] + [(1, h) for h in HORIZONS]:

@@ -72,6 +72,7 @@ def steps_before(rows: Transitions, state_dim: int) -> np.ndarray:
     after = rows['next_observation'][:-1, :state_dim]
     joined = (np.abs(before - after) <= _SAME * (1.0 + np.abs(after))).all(1)
     number = np.arange(len(rows['observation']))
+    joined &= rows['robot'][1:] == rows['robot'][:-1]
     starts = np.where(np.append(False, joined)[: len(number)], 0, number)
     return number - np.maximum.accumulate(starts) if len(number) else number
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections import Counter
 from collections.abc import Iterator
@@ -37,18 +38,26 @@ def source_section(run: RunData) -> Html:
         ('action', ', '.join(entry.name for entry in task.config.action)),
         ('goals', f'{len(task.goals)}' if task.goal_conditioned else 'one, the same always'),
         ('environment steps', f'{steps:,}, which are {duration(steps / rate)} of robot time'),
+        *_robots(run),
         ('resets in training', _resets(run)),
     ]
     return join(facts(known), tag('h3', 'Demonstrations'), _demonstrations(run))
+
+
+def _robots(run: RunData) -> list[tuple[str, str]]:
+    """Of several robots, the steps of each."""
+    counts = [f'{name} {(run.transitions["robot"] == n).sum():,}' for name, n in run.robots.items()]
+    return [('steps of each robot', ', '.join(counts))] if counts else []
 
 
 def _resets(run: RunData) -> str:
     for line in reversed(run.evaluations):
         if isinstance(line.get('training_resets'), int):
             return f'{line["training_resets"]}'
-    counted = history_data.series(run.history, 'robot_sim', 'resets')
-    if np.isfinite(counted).any():
-        return f'{history_data.total(counted):.0f}'
+    robots = run.by_robot().values() or [run]
+    counted = [history_data.series(each.history, 'robot_sim', 'resets') for each in robots]
+    if np.isfinite(np.concatenate(counted)).any():
+        return f'{sum(history_data.total(each) for each in counted):.0f}'
     return 'not counted'
 
 
@@ -97,10 +106,17 @@ def _recorded(folder: Path) -> Iterator[Metadata]:
 
 
 def gate_section(run: RunData) -> Html:
-    """What the safety gate did.
+    """What the safety gate did, of several robots each of theirs.
 
     :raises ConfigError: the history has nothing of it.
     """
+    robots = run.by_robot()
+    if not robots:
+        return _gate(run)
+    return join(*(join(tag('h3', name), _gate(each)) for name, each in robots.items()))
+
+
+def _gate(run: RunData) -> Html:
     history, gate = run.history, 'safety_gate'
     if not (keys := history_data.keys(history, gate)):
         raise ConfigError(
@@ -199,10 +215,17 @@ def human_section(run: RunData) -> Html:
     """
     rows = practised(run)
     human = rows['source'] == HUMAN
+    change = np.flatnonzero(np.diff(rows['robot'])) + 1  # a stretch is of one robot
     if not human.any():
         return paragraph('No person drove the robot during practice.')
     edges = np.flatnonzero(np.diff(np.concatenate([[0], human.astype(int), [0]])))
-    spans = list(zip(edges[::2], edges[1::2], strict=True))
+    spans = [
+        (int(begin), int(end))
+        for first, last in zip(edges[::2], edges[1::2], strict=True)
+        for begin, end in itertools.pairwise(
+            [first, *change[(change > first) & (change < last)], last]
+        )
+    ]
     rate = run.task.robot.control_rate
     text = (
         f'A person drove {human.sum():,} of {len(human):,} steps ({100 * human.mean():.1f} %), in '

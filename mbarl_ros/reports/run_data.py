@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.demos.reader import load_demonstrations
+from mbarl_ros.learning.robot_phases import RobotPhases
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage.history import Sample, read_history
+from mbarl_ros.storage.robot_numbers import RobotNumbers
 from mbarl_ros.storage.run_files import (
     ARGUMENTS_FILE,
     EVALUATIONS_FILE,
     RESULT_FILE,
+    ROBOTS_FILE,
     TRANSITIONS_FILE,
     read_json_lines,
 )
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
-from mbarl_ros.storage.transitions import Transitions, stack
+from mbarl_ros.storage.transitions import Transitions, concatenate, select, stack
 from mbarl_ros.task import Task
 
 Part = TypeVar('Part')
@@ -32,9 +35,11 @@ Part = TypeVar('Part')
 class RunData:
     """A run as it lies on disk.
 
-    ``transitions``: all that were executed, in their order; ``demonstrations``: of the copy in the
-    run folder, no rows where there were none; ``evaluations``: lines of ``evaluations.jsonl``;
-    ``history``: what the nodes reported; ``result``: how it ended, empty while it runs.
+    ``transitions``: all that were executed, in their order; those of several robots phase by phase,
+    as the learner uses them, at last the phases that have not ended; ``demonstrations``: of the
+    copy in the run folder, no rows where there were none; ``evaluations``: lines of
+    ``evaluations.jsonl``; ``history``: what the nodes reported; ``result``: how it ended, empty
+    while it runs. ``robots``: of several robots, name -> number in ``transitions``.
     ``damaged``: name of a part that could not be read, and is empty here -> a sentence about it.
     """
 
@@ -48,13 +53,28 @@ class RunData:
     history: list[Sample]
     result: Mapping[str, Any]
     damaged: Mapping[str, str] = field(default_factory=dict)
+    robots: Mapping[str, int] = field(default_factory=dict)
+
+    def by_robot(self) -> dict[str, RunData]:
+        """What each of several robots did: its transitions, and its nodes and the shared ones."""
+        return {name: self._of(name, number) for name, number in self.robots.items()}
+
+    def _of(self, name: str, number: int) -> RunData:
+        own = select(self.transitions, self.transitions['robot'] == number)
+        history = [Sample(sample.time, _status_of(name, sample.status)) for sample in self.history]
+        return replace(self, transitions=own, history=history, robots={})
+
+
+def _status_of(robot: str, status: Mapping[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    labels = {node: node.removeprefix(f'{robot}/') for node in status}
+    return {label: status[node] for node, label in labels.items() if '/' not in label}
 
 
 def read_run(folder: Path, *, tolerant: bool = False) -> RunData:
-    """Read a run folder of ``mbarl up sim`` or ``hardware``; the run may still go on.
+    """Read a run folder of ``mbarl up sim``, ``fleet`` or ``hardware``; the run may still go on.
 
-    :param tolerant: leave out ``transitions``, ``demonstrations`` or ``result`` where they are
-        damaged; without its task, agent and arguments nothing can be told of a run
+    :param tolerant: leave out ``transitions``, ``demonstrations``, ``result`` or ``robots``
+        where they are damaged; without its task, agent and arguments nothing can be told of a run
     :raises ConfigError: it is none, or a file in it is damaged; names folder or file.
     """
     folder = folder.expanduser()
@@ -89,6 +109,7 @@ def read_run(folder: Path, *, tolerant: bool = False) -> RunData:
         history=read_history(folder),
         result=part('result', lambda: _result(folder), {}),
         damaged=damaged,
+        robots=part('robots', lambda: _robots(folder), {}),
     )
 
 
@@ -97,9 +118,20 @@ def _transitions(folder: Path, task: Task, agent: AgentConfig) -> Transitions:
     if not log.exists():
         return stack([], task)
     try:
-        return SequenceTracker().load_log(log, task, task.spec_hash(agent))
+        rows = SequenceTracker().load_log(log, task, task.spec_hash(agent))
     except OSError as error:
         raise ConfigError(f'{log}: cannot be read: {error.strerror}') from None
+    phases = RobotPhases(task)
+    due, _ = phases.add(rows)
+    return concatenate([due, phases.rest()])
+
+
+def _robots(folder: Path) -> dict[str, int]:
+    path = folder / ROBOTS_FILE
+    try:
+        return RobotNumbers(path).names
+    except OSError as error:
+        raise ConfigError(f'{path}: cannot be read: {error.strerror}') from None
 
 
 def _demonstrations(folder: Path, task: Task) -> Transitions:
