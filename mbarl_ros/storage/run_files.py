@@ -29,8 +29,8 @@ DEMONSTRATIONS_FILE = 'demonstrations.safetensors'
 """The demonstrations as transitions, so that each process need not decode the bags again."""
 
 
-# These paths may change; demonstrations and robot profile are checked by their content.
-PATHS = ('demonstrations', 'robot')
+# These may change: paths, whose content is checked, and the device, on which no file depends.
+PATHS = ('demonstrations', 'robot', 'device')
 
 
 def check_same(
