@@ -22,6 +22,7 @@ from mbarl_ros.control.model import MODEL, ModelLayout
 from mbarl_ros.learning.networks import (
     CPU,
     Tape,
+    generator_on,
     mlp,
     mlp_gradients,
     stack_arrays,
@@ -115,9 +116,7 @@ class Ensemble:
         self._pairwise_differences = self._tensor(layout.pairwise_differences)
         generator = torch.Generator().manual_seed(seed)  # the same networks on any device
         self._parameters = stacked_mlp(config.members, layout.sizes, generator, device=device)
-        self.generator = generator
-        if device != CPU:
-            self.generator = torch.Generator(device).manual_seed(seed)
+        self.generator = generator_on(device, seed, generator)
         self._optimiser = Adam(self._parameters, config.learning_rate, weight_decay=1e-5)
         entries = len(self._binary)
         self._change_scale = torch.ones(entries, device=device)

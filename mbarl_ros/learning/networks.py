@@ -180,6 +180,11 @@ def squashed_gaussian(output: Tensor, generator: Generators) -> Sample:
     return Sample(torch.tanh(raw), log_prob.sum(-1), log_std, noise)
 
 
+def generator_on(device: torch.device, seed: int, generator: torch.Generator) -> torch.Generator:
+    """A seeded generator of a device; ``generator`` itself where that is the processor."""
+    return generator if device == CPU else torch.Generator(device).manual_seed(seed)
+
+
 def standard_normal(shape: torch.Size, generators: Generators) -> Tensor:
     """Standard normal numbers [stack, ...], on the device of the generators.
 

@@ -24,6 +24,7 @@ from mbarl_ros.learning.networks import (
     CPU,
     Generators,
     Tape,
+    generator_on,
     layer_arrays,
     mlp,
     mlp_gradients,
@@ -94,9 +95,7 @@ class Sac:
         self.target_critic = [p.detach().clone() for p in self.critic]
         sizes = [entries, *config.hidden, 2 * action_dim]
         self.actor = stacked_mlp(count, sizes, generator, last_scale=0.01, device=device)
-        self.generator: Generators = generator
-        if device != CPU:
-            self.generator = torch.Generator(device).manual_seed(seed)
+        self.generator: Generators = generator_on(device, seed, generator)
         self.clones = clones
         if clones is not None:
             self._begin_as(clones)
