@@ -219,8 +219,17 @@ class Task:
     def distance(self, observation: np.ndarray) -> np.ndarray:
         """Distance to success [...] of observations [..., observation_dim]."""
         observation = np.asarray(observation)
-        target = observation[..., self.goal_index] if self._target is None else self._target
-        return np.linalg.norm(observation[..., self._success_index] - target, axis=-1)
+        values = observation[..., self._success_index]
+        return np.linalg.norm(values - self.target(observation), axis=-1)
+
+    @property
+    def success_index(self) -> list[int]:
+        """Entries of the state that define success, those of :meth:`target`."""
+        return list(self._success_index)
+
+    def target(self, observation: np.ndarray) -> np.ndarray:
+        """Values [..., success entries] that task or goal in observations [..., O] ask for."""
+        return observation[..., self.goal_index] if self._target is None else self._target
 
     def state_distance(self, state: np.ndarray, other: np.ndarray) -> np.ndarray:
         """Distance [...] of two states [..., state_dim], by the entries that define success."""

@@ -167,6 +167,14 @@ class Base(Kinematic):
         self._yaw = np.remainder(self._yaw + turning * self._period + np.pi, 2 * np.pi) - np.pi
         return self._state()
 
+    def frames(self) -> dict[str, np.ndarray]:
+        """The base, and the frame of its odometry, which does not drift."""
+        turn = [0.0, 0.0, np.sin(self._yaw / 2), np.cos(self._yaw / 2)]
+        return {
+            'odom': np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]),
+            'base_link': np.array([*self._pose, 0.0, *turn]),
+        }
+
     def _parts(self) -> list[np.ndarray]:
         nose = 0.15 * np.array([np.cos(self._yaw), np.sin(self._yaw)])
         return [self._pose, self._pose + nose, BASE_GOAL]

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pybullet
 
+from mbarl_sim import panda
 from mbarl_sim.panda import OPEN, REST, Panda, inverse
 from mbarl_sim.tracker import Tracker
 from mbarl_sim.worlds import SimulatorError, World, connect, picture
@@ -221,6 +222,14 @@ class Manipulation(World):
     def render(self, width: int = 480, height: int = 480) -> np.ndarray:
         """Render the arm and what it moves."""
         return picture(self._client, self.eye, 32, width, height, at=self.look_at, up=(0, 0, 1))
+
+    def frames(self) -> dict[str, np.ndarray]:
+        """The links of the arm, and the object."""
+        return {**self.arm.frames(), 'object': self._pose()}
+
+    def description(self) -> str:
+        """The arm as URDF."""
+        return panda.description()
 
     def close(self) -> None:
         """Disconnect the PyBullet client."""

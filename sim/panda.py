@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pybullet
@@ -10,6 +11,7 @@ import pybullet_data
 
 from mbarl_sim.worlds import load_urdf
 
+_FOLDER = Path(pybullet_data.getDataPath()) / 'franka_panda'
 # Franka's data sheet (Denavit-Hartenberg, Craig's convention): a, alpha of the link before, d.
 _A = (0.0, 0.0, 0.0, 0.0825, -0.0825, 0.0, 0.088)
 _ALPHA = (0.0, -np.pi / 2, np.pi / 2, np.pi / 2, -np.pi / 2, np.pi / 2, np.pi / 2)
@@ -26,6 +28,7 @@ AT_REST = np.zeros(7)
 # N m, beside what carries the arm: in libfranka's examples the arm stops itself above these.
 _TORQUE = np.array([20.0, 20.0, 18.0, 18.0, 16.0, 14.0, 12.0])
 _FINGER_SPEED, _FINGER_FORCE = 0.1, 30.0  # m/s and N of a finger
+_BASE = 'panda_link0'
 _JOINTS, _FINGERS, _HAND = tuple(range(7)), (9, 10), 11
 # Half turn about x: the hand points down. Its fingers open along y.
 _DOWN = np.diag([1.0, -1.0, -1.0])
@@ -56,7 +59,7 @@ class Panda:
         self._finger_force = [_FINGER_FORCE / substeps] * 2
         self.body = load_urdf(
             client,
-            pybullet_data.getDataPath() + '/franka_panda/panda.urdf',
+            str(_FOLDER / 'panda.urdf'),
             useFixedBase=True,
             flags=pybullet.URDF_ENABLE_CACHED_GRAPHICS_SHAPES,
         )
@@ -94,6 +97,22 @@ class Panda:
             self.body, _HAND, computeForwardKinematics=1, physicsClientId=self._client
         )
         self.hand = np.array(link[4])
+
+    def frames(self) -> dict[str, np.ndarray]:
+        """Pose [7] of each link by its name in the URDF: position (m), quaternion."""
+        links = range(pybullet.getNumJoints(self.body, physicsClientId=self._client))
+        names = [
+            pybullet.getJointInfo(self.body, link, physicsClientId=self._client)[12].decode()
+            for link in links
+        ]
+        states = pybullet.getLinkStates(
+            self.body, links, computeForwardKinematics=1, physicsClientId=self._client
+        )
+        poses = {
+            name: np.array([*state[4], *state[5]])
+            for name, state in zip(names, states, strict=True)
+        }
+        return {_BASE: np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]), **poses}
 
     def move_hand(self, velocity: np.ndarray, box: np.ndarray) -> None:
         """Move the target of the hand with ``velocity`` [3] (m/s) inside ``box`` [2, 3] (m).
@@ -167,6 +186,12 @@ class Panda:
             forces=self._finger_force,
             physicsClientId=self._client,
         )
+
+
+def description() -> str:
+    """URDF of the arm; its meshes are named by absolute paths, so that RViz finds them."""
+    text = (_FOLDER / 'panda.urdf').read_text()
+    return text.replace('package://meshes', f'{_FOLDER.as_uri()}/meshes')
 
 
 def _clip(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -94,6 +94,11 @@ class PointMass(World):
         """Render the room from above, at a slight angle."""
         return picture(self._client, (0, -2.6, 6.4), 42, width, height)
 
+    def frames(self) -> dict[str, np.ndarray]:
+        """The disc, as the base of a robot."""
+        x, y, *_ = self._state()
+        return {'base_link': np.array([x, y, 0.0, 0.0, 0.0, 0.0, 1.0])}
+
     def close(self) -> None:
         """Disconnect the PyBullet client."""
         if pybullet.isConnected(self._client):

@@ -30,6 +30,7 @@ from mbarl_ros.schema.message_fields import TopicCodec, set_stamp
 from mbarl_ros.storage.files import unwritable
 from mbarl_sim import camera
 from mbarl_sim.camera import SimulatedCamera
+from mbarl_sim.frames import SimulatedFrames
 from mbarl_sim.request_servers import serve
 
 # Lockstep: time (s, steady clock) without a command after which the state is published again, so
@@ -58,7 +59,8 @@ class RobotSim(BaseNode):
     stands still: it never takes two steps at once, the second without an answer to the first.
 
     With parameter ``camera`` it is also a camera that looks at the world: see
-    :class:`~mbarl_sim.camera.SimulatedCamera`.
+    :class:`~mbarl_sim.camera.SimulatedCamera`. With parameter ``frames`` it publishes what RViz
+    needs to draw the robot: see :class:`~mbarl_sim.frames.SimulatedFrames`.
 
     Parameters: ``real_time_factor``, ``demonstrations`` (reset to their starts, in turn),
     ``wide_starts`` (reset to the world's wide starts, in turn), ``publish_clock`` (false: stamps by
@@ -79,6 +81,7 @@ class RobotSim(BaseNode):
                 'wide_starts': (False, 'Reset to the wide starts of the world, one after another'),
                 'publish_clock': (True, 'False: stamps by the system clock and no /clock'),
                 'step_log': ('', 'File that gets a JSON line for each executed step; empty: none'),
+                'frames': (False, 'Publish the frames and the description of the robot'),
                 **camera.PARAMETERS,
             }
         )
@@ -146,6 +149,7 @@ class RobotSim(BaseNode):
         self._starts = self._load_starts()
         state = self._reset_world()
         self._camera = SimulatedCamera(self, self._world) if self.value('camera') else None
+        self._frames = SimulatedFrames(self, self._world) if self.value('frames') else None
         self._publish(state)
 
     def _load_starts(self) -> list[Replay]:
@@ -278,6 +282,8 @@ class RobotSim(BaseNode):
             self._clock_publisher.publish(self._clock_message)
         if self._camera is not None:
             self._camera.publish(self._time_ns, stamp)
+        if self._frames is not None:
+            self._frames.publish(stamp)
         self._last_publication = time.monotonic()
 
     def _repeat(self) -> None:

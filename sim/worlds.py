@@ -58,6 +58,17 @@ class World(ABC):
         A :class:`Picture` also says which camera took it.
         """
 
+    def frames(self) -> dict[str, np.ndarray]:
+        """Pose [7] in the frame ``world`` of each frame that can be drawn: x, y, z (m), quaternion.
+
+        The quaternion ends with w. By default there are none.
+        """
+        return {}
+
+    def description(self) -> str:
+        """The robot as URDF, whose links are among :meth:`frames`; empty: there is none."""
+        return ''
+
     def close(self) -> None:  # noqa: B027 (a world may have nothing to free)
         """Release the simulator; the world cannot be used afterwards."""
 

@@ -49,6 +49,17 @@ def test_sim_has_every_node_as_a_process_of_its_own():
             assert 'use_sim_time' not in spec.parameters
 
 
+@pytest.mark.parametrize('graph', ['sim', 'hardware', 'record'])
+def test_markers_are_published_where_they_are_asked_for(graph, tmp_path):
+    given = {'demos': str(tmp_path)} if graph == 'record' else {}
+    assert 'visualizer' not in nodes(graph, **given)
+    asked = nodes(graph, visualizer='true', **given)
+    assert asked['visualizer'].optional and asked['visualizer'].respawn
+    if graph != 'hardware':
+        assert asked['robot_sim'].parameters['frames'] is True
+        assert 'frames' not in nodes(graph, **given)['robot_sim'].parameters
+
+
 def test_the_tasks_budget_and_target_can_be_overridden():
     evaluation = load_task('pointmass').evaluation
     assert graphs.plan('sim', {}).run_end == (evaluation.budget, evaluation.target)
@@ -89,6 +100,21 @@ def test_hardware_may_be_a_simulator_that_keeps_its_own_time():
         assert graph[name].parameters['use_sim_time'] is True
     graph = nodes('record', simulated='false', operator='none', use_sim_time='true')
     assert graph['demo_recorder'].parameters['use_sim_time'] is True
+
+
+def test_watchers_run_on_request_only_and_never_end_a_run(tmp_path):
+    pytest.importorskip('mlflow')
+    policy = str(run_folder(tmp_path / 'run'))
+    for graph, given, tracker in (
+        ('sim', {}, {'tracker': 'mlflow'}),
+        ('hardware', {}, {'tracker': 'mlflow'}),
+        ('evaluate', {'policy': policy}, {}),
+    ):
+        asked = nodes(graph, record_run='true', **given, **tracker)
+        added = set(asked) - set(nodes(graph, **given))
+        assert added == {'run_recorder', *tracker}
+        assert all(asked[name].respawn and asked[name].optional for name in added)
+    assert nodes('sim', record_run='true', camera='true')['run_recorder'].parameters['camera']
 
 
 def test_record_drives_through_the_teleop_topics(tmp_path):

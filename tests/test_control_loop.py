@@ -9,7 +9,7 @@ from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.realtime_loop import RealtimeLoop
 from mbarl_ros.control.watchdog import GIVE_UP_AFTER
 from mbarl_ros.schema.load import load_agent
-from mbarl_ros.storage.transitions import HUMAN, POLICY
+from mbarl_ros.storage.transitions import BACKWARD, FORWARD, HUMAN, POLICY
 from mbarl_ros.task import Task
 
 TASK = Task.load('pointmass')
@@ -193,6 +193,32 @@ def test_in_real_time_an_estop_pauses_practice():
     robot.state(2, seconds=0.1)
     robot.loop.tick()
     assert robot.answered == [0, 2] and not robot.rows
+
+
+def test_a_turn_ends_the_phase_with_the_next_step_in_both_modes():
+    robot = lockstep()
+    for number in range(2):
+        robot.state(number)
+        robot.executed(number)
+    assert robot.loop.turn() == ''
+    robot.state(2)
+    robot.executed(2)
+    robot.state(3)
+    assert [row['truncated'] for row in robot.rows] == [False, True, False]
+    assert [row['phase'] for row in robot.rows] == [FORWARD, FORWARD, BACKWARD]
+
+    robot = realtime()
+    assert robot.loop.turn().startswith('the controller is not active')
+    robot.loop.activate()
+    for number in range(4):
+        robot.state(number, seconds=0.1)
+        robot.loop.tick()
+        robot.executed(number)
+        if number == 1:
+            assert robot.loop.turn() == ''
+    assert [row['truncated'] for row in robot.rows] == [False, True, False]
+    robot.loop.receive_gate_state('e-stop')
+    assert robot.loop.turn().startswith('the e-stop is latched')
 
 
 def test_in_real_time_no_step_begins_or_ends_with_a_late_part_of_the_state():

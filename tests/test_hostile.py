@@ -21,6 +21,7 @@ from mbarl_ros.learning.classifier import unpack_classifier
 from mbarl_ros.nodes.support.runtime import bytes_message, message_bytes
 from mbarl_ros.schema.load import load_agent
 from mbarl_ros.storage import wire
+from mbarl_ros.storage.imagined import unpack_imagined
 from mbarl_ros.storage.transitions import (
     MAX_ROWS,
     pack_acknowledgement,
@@ -143,6 +144,29 @@ def bad_classifiers(agent):
     ]
 
 
+def bad_imagined(agent):
+    start, states = np.zeros(TASK.observation_dim, np.float32), np.zeros((5, 4), np.float32)
+    good = {'start': start, 'forward/states': states, 'forward/steps': np.array([2, 3], np.int32)}
+    return [
+        b'',
+        message(agent, 'imagined', good),
+        wire.pack(good, {'spec_hash': 'other/agent:1', 'environment_steps': 1}, 'imagined'),
+        *(
+            message(agent, 'imagined', good | changes, environment_steps=1)
+            for changes in (
+                {'start': start[1:]},
+                {'forward/states': states + np.nan},
+                {'forward/steps': np.array([2, 4], np.int32)},
+                {'forward/steps': np.array([5, 0], np.int32)},
+                {'forward/steps': np.array([2.0, 3.0])},
+                {'forward/steps': np.array(5, np.int32)},
+                {'backward/states': states},
+                {'forward/states': np.zeros((2**20, 4), np.float32)},
+            )
+        ),
+    ]
+
+
 def bad_everywhere(agent):
     """What no topic takes: no message at all, a torn one, one of another kind."""
     good = wire.pack({}, {'session': 'x', 'stored': 10**9, 'total': 10**9}, 'acknowledged')
@@ -169,6 +193,7 @@ def test_no_malformed_message_gets_past_its_reader():
         (bad_transitions(agent), lambda data: unpack_transitions(data, TASK, spec)),
         (bad_acknowledgements(), unpack_acknowledgement),
         (bad_classifiers(agent), lambda data: unpack_classifier(data, TASK, agent)),
+        (bad_imagined(agent), lambda data: unpack_imagined(data, TASK, spec)),
     ):
         for number, data in enumerate(bad):
             with pytest.raises(wire.WireError):

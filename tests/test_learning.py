@@ -108,6 +108,25 @@ def test_a_resumed_learner_continues_as_if_never_stopped(task: Task) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_imagined_to_be_looked_at_changes_nothing_that_is_learned(task: Task) -> None:
+    learner, classifier = practised(task, 0, 2)
+    unseen, same = practised(task, 0, 2)
+    start = stream(task, 1, seed=9)['observation'][0]
+    for chunk in (2, 3):
+        fans = learner.imagine(start, count=4, length=5)
+        assert set(fans) == {'forward', 'backward'}
+        assert sum(map(len, fans.values())) and all(
+            0 < len(states) <= 5 and states.shape[1] == task.state_dim
+            for rollouts in fans.values()
+            for states in rollouts
+        )
+        practise(learner, classifier, chunk)
+        practise(unseen, same, chunk)
+    (seen, seen_meta), (expected, meta) = learner.state_dict(), unseen.state_dict()
+    assert seen_meta == meta
+    assert all(np.array_equal(seen[name], expected[name]) for name in expected)
+
+
 def test_what_a_person_does_in_forward_phases_is_imitated(task: Task) -> None:
     errors = {}
     for source in (POLICY, HUMAN):

@@ -22,7 +22,7 @@ from mbarl_ros.schema.load import available, load_robot
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(
     path.relative_to(ROOT)
-    for pattern in ('launch/*.launch.py', 'config/**/*.yaml', 'demos/**/*.*', 'package.xml')
+    for pattern in ('launch/*.launch.py', 'config/*/*.*', 'demos/**/*.*', 'package.xml')
     for path in ROOT.glob(pattern)
     if not any(part.startswith('.') for part in path.relative_to(ROOT).parts)
 )
@@ -206,6 +206,13 @@ def test_the_wheel_has_every_launch_configuration_and_demonstration_file(install
     assert len(SHIPPED) > 10
     for path in SHIPPED:
         assert (share / 'mbarl_ros' / path).read_bytes() == (ROOT / path).read_bytes()
+
+
+def test_the_wheel_has_the_files_of_the_page(installed):
+    files = [path.relative_to(ROOT) for path in (ROOT / 'mbarl_ros/view/web').iterdir()]
+    assert len(files) >= 4
+    for path in files:
+        assert (installed / 'site' / path).read_bytes() == (ROOT / path).read_bytes()
 
 
 def test_the_wheel_has_the_simulation_with_its_assets(installed):

@@ -44,6 +44,25 @@ def test_a_phase_limit_is_a_truncation_and_never_a_termination():
     assert rows[-1]['truncated'] and practice.phase == FORWARD
 
 
+def test_a_turn_truncates_the_phase_with_the_next_step_and_no_other():
+    practice = Practice(TASK, AGENT, seed=0)
+    step(practice, CORNER, CORNER)
+    practice.turn()
+    row = step(practice, CORNER, CORNER)
+    assert (row['terminated'], row['truncated'], row['phase']) == (False, True, FORWARD)
+    assert practice.phase == BACKWARD and (practice.attempts, practice.successes) == (1, 0)
+    row = step(practice, CORNER, CORNER)
+    assert (row['truncated'], row['phase']) == (False, BACKWARD)
+
+
+def test_a_success_in_the_step_of_a_turn_is_a_success_and_the_turn_is_used_up():
+    practice = Practice(TASK, AGENT, seed=0)
+    practice.turn()
+    row = step(practice, CORNER, GOAL)
+    assert (row['terminated'], row['truncated']) == (True, False) and practice.successes == 1
+    assert not step(practice, CORNER, CORNER)['truncated'] and practice.phase == BACKWARD
+
+
 def test_passing_the_goal_in_a_backward_phase_does_not_end_it():
     practice = Practice(TASK, AGENT, seed=0)
     step(practice, CORNER, GOAL)

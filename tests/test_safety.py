@@ -331,7 +331,9 @@ def test_a_decision_says_what_was_clipped_and_by_how_much():
     decision = gate.request('teleop', [0.0, 3.0, 0.3, 0.5], now=0.0)
     assert decision.clipped == pytest.approx({'vy': 3.0 - 8.0 * 0.05, 'grip': 0.3})
     gate.request('teleop', [math.nan] * 4, now=0.1)
-    assert gate.counts == {'teleop clipped': 1, 'teleop refused': 1}
+    by_entry = {'clipped entry vy': 1, 'clipped entry grip': 1}
+    assert gate.counts == {'teleop clipped': 1, 'teleop refused': 1, **by_entry}
+    assert gate.clipped == 1
 
 
 def test_a_release_is_refused_while_the_cause_persists():

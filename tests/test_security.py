@@ -6,11 +6,18 @@ import pytest
 
 from mbarl_ros.bringup.sros2 import OPERATOR, sros2_policy
 from mbarl_ros.schema.load import load_robot
+from mbarl_ros.storage.web_address import keep_address
 from support.graph import Graph, small_agent
+from support.marker_picture import MarkerView
 
 pytestmark = pytest.mark.together
 
-RUNNING = ('safety_gate', 'policy_controller', 'learner', 'state_classifier', 'demo_recorder')
+RUNNING = (
+    'safety_gate', 'policy_controller', 'learner', 'state_classifier', 'demo_recorder',
+    'visualizer',
+    'run_recorder', 'tracker',
+)  # fmt: skip
+PAGE = 'web_page'
 
 
 def allowed(node, robot='pointmass'):
@@ -60,11 +67,18 @@ def test_a_person_may_drive_activate_stop_and_release_and_nothing_that_a_node_sa
 def test_each_node_opens_what_its_policy_allows_and_nothing_else(tmp_path):
     agent = small_agent(tmp_path)
     with Graph(tmp_path, task='pointmass', agent=agent, mode='realtime') as graph:
-        graph.start('safety_gate', 'learner', 'state_classifier')
+        graph.start('safety_gate', 'learner', 'state_classifier', 'run_recorder', 'tracker')
         graph.start('policy_controller', autostart=False)
         graph.start('demo_recorder', demonstrations=str(tmp_path / 'demos'))
+        MarkerView(graph.node)  # for which the visualizer opens the rest
+        graph.start('visualizer')
         graph.wait_for('nodes', lambda: set(RUNNING) <= set(graph.statuses))
         assert graph.change('configure')
         for node in RUNNING:
             wanted = allowed(node) - {('subscribe', 'clock')}  # only where simulated time is used
             graph.wait_for(node, lambda: opened(graph.node, node) == wanted)  # noqa: B023
+        keep_address(tmp_path / 'run')
+        graph.start(PAGE, control=True)
+        graph.wait_for('the page', lambda: PAGE in graph.statuses)
+        seen = {('subscribe', 'clock'), ('subscribe', 'camera/image_raw')}  # while somebody looks
+        graph.wait_for(PAGE, lambda: opened(graph.node, PAGE) == allowed(PAGE) - seen)

@@ -436,11 +436,11 @@ def test_a_node_starts_where_no_log_can_be_written(tmp_path):
 
 
 def test_what_the_person_has_set_in_the_environment_stays(tmp_path):
-    plain = node_environment({}, 23, tmp_path)
+    plain = node_environment({}, 23, tmp_path, {})
     assert plain['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
     assert plain['OMP_NUM_THREADS'] == '1' and plain['ROS_DOMAIN_ID'] == '23'
     own = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET', 'OMP_NUM_THREADS': '4'}
-    assert own.items() <= node_environment(own, 23, tmp_path).items()
+    assert own.items() <= node_environment(own, 23, tmp_path, {}).items()
 
 
 # --- domains ---------------------------------------------------------------------------------

@@ -5,13 +5,16 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace as Of
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import yaml
 from geometry_msgs.msg import Twist
 from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from mbarl_ros.demos.reader import read_demonstration
@@ -20,9 +23,11 @@ from mbarl_ros.nodes.support.qos import latched
 from mbarl_ros.nodes.support.robot_check import Listener
 from mbarl_ros.nodes.support.robot_topics import StateListener
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.executables import NODES
 from mbarl_ros.schema.findings import ERROR
 from mbarl_ros.schema.message_fields import set_stamp
 from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.task import Task
 from support.frames import (
     PERIOD,
     START,
@@ -190,16 +195,20 @@ def test_the_recorder_writes_the_frames_that_it_had_when_it_began(tmp_path, task
 
 
 def start_recorder(graph, folder):
-    """In an interpreter of its own, which finds the messages that were built."""
     values = {
         'task': str(folder / 'task.yaml'),
         'demonstrations': str(folder / 'demos'),
         'mode': 'realtime',
     }
-    path = folder / 'recorder.yaml'
-    path.write_text(yaml.safe_dump({'/**/demo_recorder': {'ros__parameters': values}}))
-    module = 'mbarl_ros.nodes.demo_recorder'
-    graph.processes['demo_recorder'] = subprocess.Popen(
+    start(graph, 'demo_recorder', values)
+
+
+def start(graph, name, values):
+    """Start a node in an interpreter of its own, which finds the messages that were built."""
+    path = graph.folder / f'{name}.yaml'
+    path.write_text(yaml.safe_dump({f'/**/{name}': {'ros__parameters': values}}))
+    module = NODES[name].partition(':')[0]
+    graph.processes[name] = subprocess.Popen(
         [sys.executable, '-m', module, '--ros-args', '--params-file', str(path)],
         env={**graph.environment, 'PYTHONPATH': os.pathsep.join(sys.path)},
     )
@@ -253,3 +262,28 @@ def test_a_static_broadcaster_that_does_not_latch_is_named(tmp_path, tf2):
         graph.node.create_publisher(tf2.TFMessage, TF_STATIC, 10)
         texts = [str(finding) for finding in check_graph(graph.node, robot())]
     assert any(text.startswith('/tf_static: QoS of /test does not fit ours') for text in texts)
+
+
+def test_the_simulated_arm_publishes_its_frames_and_its_description(tmp_path, tf2):
+    frames, descriptions = {}, []
+    with Graph(tmp_path, task='push') as graph:
+
+        def receive(message):
+            frames.update({t.child_frame_id: t for t in message.transforms})
+
+        create = graph.node.create_subscription
+        create(tf2.TFMessage, TF, receive, 100)  # reliable, as tf2's listener
+        create(String, 'robot_description', descriptions.append, latched(1))
+        start(graph, 'robot_sim', {'task': 'push', 'frames': True})
+        graph.wait_for('frames', lambda: frames and descriptions)
+    robot = ElementTree.fromstring(descriptions[0].data)
+    assert {link.get('name') for link in robot.iter('link')} | {'object'} == set(frames)
+    assert {transform.header.frame_id for transform in frames.values()} == {'world'}
+    meshes = [Path(mesh.get('filename').removeprefix('file://')) for mesh in robot.iter('mesh')]
+    assert meshes and all(path.is_absolute() and path.is_file() for path in meshes)
+    world = Task.load('push').load_world(seed=0)
+    state = dict(zip(world.state_names, world.reset(), strict=True))
+    for frame, what in (('panda_grasptarget', 'hand'), ('object', 'object')):
+        place = frames[frame].transform.translation
+        expected = [state[f'{what}_{axis}'] for axis in 'xyz']
+        np.testing.assert_allclose([place.x, place.y, place.z], expected, atol=2e-3)

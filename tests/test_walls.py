@@ -75,6 +75,7 @@ SIM_NODES = (
     'mbarl_sim.request_servers',
     'mbarl_sim.scripted_operator',
     'mbarl_sim.camera',
+    'mbarl_sim.frames',
 )
 
 

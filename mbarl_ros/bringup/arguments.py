@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -96,8 +97,17 @@ VIEW = Argument(
     'view',
     'auto',
     'what `mbarl up` shows beside the output of the nodes: live (a panel), lines (a status line '
-    'every 10 s) or none; auto: live on a terminal, else lines',
-    choices=('auto', 'live', 'lines', 'none'),
+    'every 10 s) or none; auto: live on a terminal, else lines; web: as auto, and a page for the '
+    'browser on this machine',
+    choices=('auto', 'live', 'lines', 'none', 'web'),
+)
+WEB_PORT = Argument('web_port', '0', 'view:=web: port of the page; 0: a free one', kind=int)
+WEB_CONTROL = Argument(
+    'web_control',
+    'false',
+    'view:=web: the page has buttons for e-stop, release, pause and turn of phase; false: it only '
+    'shows',
+    kind=bool,
 )
 SIMULATED = Argument(
     'simulated', 'true', "true: use the task's simulated world; false: the robot", kind=bool
@@ -143,12 +153,49 @@ CAMERA = (
     Argument('camera_height', '240', 'pixels of a picture', kind=int),
 )
 
+VISUALIZER = Argument(
+    'visualizer',
+    'false',
+    'publish markers for RViz and Foxglove, numbers to plot and, in simulation, the frames of the '
+    'robot',
+    kind=bool,
+)
+RECORD_RUN = Argument(
+    'record_run',
+    'false',
+    'record the topics of the run into run_dir/recording, as MCAP files for Foxglove',
+    kind=bool,
+)
+TRACKER = Argument(
+    'tracker',
+    'none',
+    'log the numbers of the run to Weights & Biases or MLflow; without an account or a server: '
+    'into run_dir',
+    choices=('none', 'wandb', 'mlflow'),
+)
+
 DEMO = Argument('demo', '', 'demonstration to replay, or a folder of demonstrations')
 TOLERANCE = Argument(
     'tolerance', '0.01', "largest accepted deviation, as a share of an entry's range", kind=float
 )
 
-_COMMON = (NAMESPACE, LOG_LEVEL, VIEW)
+HOST = Argument(
+    'host',
+    'all',
+    'all: every node on this computer; robot: what moves the robot (gate, controller, simulation); '
+    'learner: what learns (learner, classifier, evaluator), on another computer. Start both sides '
+    'with the same task, robot, agent and namespace',
+    choices=('all', 'robot', 'learner'),
+)
+DISCOVERY = Argument(
+    'discovery',
+    '',
+    'how the two hosts find each other; empty: multicast in the subnet; serve:PORT (host:=robot '
+    'only): by a Fast DDS discovery server that is started here; HOST:PORT: by the server there',
+)
+
+
+_COMMON = (NAMESPACE, LOG_LEVEL, VIEW, WEB_PORT, WEB_CONTROL)
 
 
 def _with_default(argument: Argument, default: str) -> Argument:
@@ -171,7 +218,12 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             DEMOS,
             AUTOSTART,
             USE_RESPAWN,
+            VISUALIZER,
+            HOST,
+            DISCOVERY,
             *CAMERA,
+            RECORD_RUN,
+            TRACKER,
             *_COMMON,
         ),
     ),
@@ -186,7 +238,12 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             DEMOS,
             _with_default(AUTOSTART, 'false'),
             USE_RESPAWN,
+            HOST,
+            DISCOVERY,
             USE_SIM_TIME,
+            VISUALIZER,
+            RECORD_RUN,
+            TRACKER,
             *_COMMON,
         ),
     ),
@@ -206,6 +263,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             WIDE_STARTS,
             SIMULATED,
             USE_SIM_TIME,
+            VISUALIZER,
             *CAMERA,
             *_COMMON,
         ),
@@ -225,7 +283,9 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             SIMULATED,
             USE_SIM_TIME,
             AUTOSTART_SIMULATED,
+            VISUALIZER,
             *CAMERA,
+            RECORD_RUN,
             *_COMMON,
         ),
     ),
@@ -279,13 +339,27 @@ def parse(graph: str, given: Mapping[str, str]) -> dict[str, Value]:
     for name in ('steps', 'seed', 'episodes'):
         if int(values.get(name, 0)) < 0:
             raise ConfigError(f"argument '{name}' must be 0 or more, got {values[name]}")
+    if not 0 <= int(values['web_port']) <= 65535:
+        raise ConfigError(f"argument 'web_port' must be 0 to 65535, got {values['web_port']}")
     if not 0 <= float(values.get('target', 0)) <= 1:
         raise ConfigError(f"argument 'target' must be a rate from 0 to 1, got {values['target']}")
     if float(values.get('real_time_factor', 1)) <= 0:
         raise ConfigError(
             f"argument 'real_time_factor' must be greater than 0, got {values['real_time_factor']}"
         )
+    _check_web(values, given)
     return values
+
+
+def _check_web(values: Mapping[str, Value], given: Mapping[str, str]) -> None:
+    if values['view'] != 'web':
+        for name in ('web_port', 'web_control'):
+            if name in given:
+                raise ConfigError(f"argument '{name}' is for the page; give view:=web as well")
+    elif importlib.util.find_spec('aiohttp') is None:
+        raise ConfigError(
+            "view:=web needs aiohttp: pip install 'aiohttp>=3.9', or apt install python3-aiohttp"
+        )
 
 
 def _value(argument: Argument, text: str) -> Value:

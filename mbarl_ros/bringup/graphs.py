@@ -10,10 +10,12 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mbarl_ros.bringup import hosts
 from mbarl_ros.bringup.arguments import CAMERA, Value, parse
+from mbarl_ros.bringup.sources import resolve_demo, resolve_policy
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.executables import NODES
@@ -28,7 +30,6 @@ from mbarl_ros.schema.load import (
 )
 from mbarl_ros.schema.robot import RobotConfig
 from mbarl_ros.schema.task import TaskConfig
-from mbarl_ros.storage.run_files import POLICY_FILE
 from mbarl_ros.task import Task
 
 
@@ -73,6 +74,11 @@ class Plan:
         return Path(str(self.arguments['run_dir']))
 
     @property
+    def host(self) -> str:
+        """Which side of the graph this is: ``all``, ``robot`` or ``learner``."""
+        return str(self.arguments.get('host', hosts.ALL))
+
+    @property
     def run_end(self) -> tuple[int, float]:
         """Budget (environment steps) and target (success rate) that end the run; 0: unlimited."""
         if 'steps' not in self.arguments:
@@ -91,7 +97,7 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     if graph == 'evaluate':
         resolve_policy(values)
     if graph == 'replay':
-        _resolve_demo(values)
+        resolve_demo(values)
     task_config = load_task(str(values['task']))
     robot_name = str(values.get('robot') or task_config.robot)
     robot = load_robot(robot_name)
@@ -102,7 +108,10 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
         _check_world(task_config)
     if values.get('camera') and not simulated:
         raise ConfigError('camera:=true is the camera of the simulation; start the driver of yours')
+    _check_tracker(str(values.get('tracker', 'none')))
     _resolve_mode(values, given, simulated)
+    hosts.check_discovery(values)
+    host = str(values.get('host', hosts.ALL))
     if graph in ('sim', 'hardware'):
         task.check_agent(agent)
     if task_config.ended and graph in ('sim', 'hardware', 'evaluate') and not simulated:
@@ -116,7 +125,8 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
             "agent, or a copy of this one's file with 'resets: false'"
         )
     _resolve_demonstrations(graph, values, task_config)
-    if graph in ('sim', 'hardware') and not values['demos']:
+    learns = graph in ('sim', 'hardware') and host != hosts.ROBOT
+    if learns and not values['demos']:
         agent = without_demonstrations(agent, task_config)
     generated = [
         key
@@ -128,13 +138,17 @@ def plan(graph: str, given: Mapping[str, str]) -> Plan:
     values['robot'] = _absolute(robot_name)
     if not values['run_dir']:
         prefix = '' if graph in ('sim', 'hardware') else f'{graph}-'
+        prefix += '' if host == hosts.ALL else f'{host}-'
         stamp = time.strftime('%Y%m%d-%H%M%S')
         values['run_dir'] = f'runs/{prefix}{task_config.name}-{agent.name}-{values["seed"]}-{stamp}'
     values['run_dir'] = str(Path(str(values['run_dir'])).expanduser().absolute())
     # The nodes need not generate it again: the run folder has task and robot as files.
     files = {key: str(Path(str(values['run_dir'])) / f'{key}.yaml') for key in generated}
     nodes = _BUILDERS[graph]({**values, **files}, agent, simulated)
-    return Plan(graph, values, task_config, robot, agent, nodes, private_domain=simulated)
+    if values['view'] == 'web':
+        nodes += (_web_page(graph, {**values, **files}, task_config),)
+    private_domain = simulated and host == hosts.ALL
+    return Plan(graph, values, task_config, robot, agent, nodes, private_domain)
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -173,8 +187,22 @@ def _check_world(task: TaskConfig) -> None:
         )
 
 
+def _check_tracker(library: str) -> None:
+    if library == 'none':
+        return
+    spec = importlib.util.find_spec(library)
+    if spec is None or spec.origin is None:  # a folder of this name, as trackers make it
+        raise ConfigError(
+            f'tracker:={library}: the package {library} is not installed; pip install '
+            "'mbarl_ros[track]'"
+        )
+
+
 def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConfig) -> None:
     if 'demos' not in values:
+        return
+    if values.get('host') == hosts.ROBOT:  # the learner's side has them
+        values['demos'] = ''
         return
     folder = str(values['demos'] or task.demonstrations or '')
     if not folder:
@@ -192,48 +220,6 @@ def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConf
         raise ConfigError(f'{path}: no such folder of demonstrations; {remedy}')
     if not any(path.iterdir()):
         raise ConfigError(f'{path}: no demonstration in this folder; {remedy}')
-
-
-def resolve_policy(values: dict[str, Value]) -> None:
-    """Make ``policy`` a file; unset ``task``, ``agent`` and ``robot`` become those beside it.
-
-    :raises ConfigError: no policy, or nothing that says its task and agent.
-    """
-    if not values['policy']:
-        raise ConfigError("argument 'policy' is required: a run folder, like policy:=runs/NAME")
-    path = Path(str(values['policy'])).expanduser().absolute()
-    if path.is_dir():
-        path = path / POLICY_FILE
-    if not path.is_file():
-        raise ConfigError(f'{path}: no such file; a run writes it after its first policy update')
-    values['policy'] = str(path)
-    for key in ('task', 'agent', 'robot'):  # a run folder holds the configuration as used
-        used = path.parent / f'{key}.yaml'
-        if not values[key]:
-            if not used.is_file() and key != 'robot':
-                raise ConfigError(f"argument '{key}' is required: there is no {used}")
-            values[key] = str(used) if used.is_file() else ''
-
-
-def _resolve_demo(values: dict[str, Value]) -> None:
-    """Set lockstep mode, and the task of the demonstration unless a task is given."""
-    values['mode'] = 'lockstep'
-    if not values['demo']:
-        raise ConfigError("argument 'demo' is required: a demonstration or a folder of them")
-    path = Path(str(values['demo'])).expanduser().absolute()
-    values['demo'] = str(path)
-    if values['task']:
-        return
-    from mbarl_ros.demos.metadata import METADATA_FILE, DemonstrationError, folders, task_and_robot
-
-    demonstrations = [path] if (path / METADATA_FILE).exists() else folders(path)
-    if not demonstrations:
-        raise ConfigError(f'{path}: no demonstration in this folder')
-    try:
-        values['task'], robot = task_and_robot(demonstrations[0])
-        values['robot'] = values['robot'] or robot
-    except DemonstrationError as error:
-        raise ConfigError(str(error)) from None
 
 
 # --- graphs ----------------------------------------------------------------------------------
@@ -267,10 +253,11 @@ class _Builder:
         )
 
     def robot_sim(self, **own: Value) -> NodeSpec:
-        """The simulated robot, with its pace where it has one, and its camera."""
+        """The simulated robot, with its pace where it has one, its camera and its frames."""
         names = ('real_time_factor', *(argument.name for argument in CAMERA))
         chosen = {name: self.values[name] for name in names if name in self.values}
-        return self.node('robot_sim', **chosen, **own)
+        frames = {'frames': True} if self.values.get('visualizer') else {}
+        return self.node('robot_sim', **chosen, **frames, **own)
 
     def gate(self, simulated: bool) -> NodeSpec:
         """The safety gate; its time-outs depend on the real-time factor of a simulation."""
@@ -284,7 +271,8 @@ class _Builder:
         follows_clock = requested and self.common['mode'] == 'realtime'
         return {'use_sim_time': True} if follows_clock else {}
 
-    def monitor(self) -> NodeSpec:
+    def monitor(self, **own: Value) -> NodeSpec:
+        """The monitor; with ``follows_end`` its exit ends the run."""
         return NodeSpec(
             executable='monitor',
             name='monitor',
@@ -292,19 +280,48 @@ class _Builder:
                 'format': 'lines',
                 'period': 10.0,
                 'run_dir': self.values['run_dir'],
+                **own,
             },
             namespace=str(self.values['namespace']).strip('/'),
+            required='follows_end' in own,
             respawn=True,
             optional=True,
         )
+
+    def watchers(self, simulated: bool) -> list[NodeSpec]:
+        """Nodes that watch the run, on request; the run goes on without them."""
+        values, time, nodes = self.values, self.sim_time(simulated), []
+        if values.get('visualizer'):
+            demos = values.get('demos', '')
+            nodes.append(self.node('visualizer', demonstrations=demos, **time))
+        if values.get('record_run'):
+            camera = bool(values.get('camera', False))
+            nodes.append(self.node('run_recorder', camera=camera, **time))
+        if values.get('tracker', 'none') != 'none':
+            nodes.append(self.node('tracker', library=values['tracker']))
+        return [replace(node, respawn=True, optional=True) for node in nodes]
 
 
 def _learning(
     values: Mapping[str, Value], agent: AgentConfig, simulated: bool
 ) -> tuple[NodeSpec, ...]:
-    """The graphs ``sim`` and ``hardware``; ``sim`` adds simulated robot and evaluator."""
+    """The graphs ``sim`` and ``hardware``, or the part of them that ``host`` names."""
     build = _Builder(values)
-    demos = values['demos']
+    host = values['host']
+    nodes = []
+    if host != hosts.LEARNER:
+        nodes += _robot_side(build, simulated)
+    if host != hosts.ROBOT:
+        nodes += _learner_side(build, agent, simulated)
+    # The learner's side knows when a simulation is over, the robot's learns it from /diagnostics.
+    follows = host == hosts.ROBOT and simulated
+    monitor = build.monitor(follows_end=True) if follows else build.monitor()
+    return (*nodes, monitor, *build.watchers(simulated))
+
+
+def _robot_side(build: _Builder, simulated: bool) -> list[NodeSpec]:
+    values = build.values
+    keeps_policy = values['host'] == hosts.ROBOT
     nodes = [
         build.gate(simulated),
         build.node(
@@ -312,15 +329,25 @@ def _learning(
             # A real robot must not start moving by itself after a crash.
             respawn=simulated or not values['autostart'],
             autostart=values['autostart'],
+            **({'keeps_policy': True} if keeps_policy else {}),
             **build.sim_time(simulated),
         ),
-        build.node('learner', respawn=True, demonstrations=demos),
-        build.monitor(),
     ]
-    if agent.backward == 'classifier':
-        nodes.append(build.node('state_classifier', respawn=True, demonstrations=demos))
     if simulated:
         nodes.insert(0, build.robot_sim())
+    if hosts.serves(str(values['discovery'])):
+        nodes.insert(0, build.node('discovery_server', respawn=True))
+    return nodes
+
+
+def _learner_side(build: _Builder, agent: AgentConfig, simulated: bool) -> list[NodeSpec]:
+    values, demos = build.values, build.values['demos']
+    # On a host of its own there is no control loop to give way to.
+    alone = {'gives_way': False} if values['host'] == hosts.LEARNER else {}
+    nodes = [build.node('learner', respawn=True, demonstrations=demos, **alone)]
+    if agent.backward == 'classifier':
+        nodes.append(build.node('state_classifier', respawn=True, demonstrations=demos, **alone))
+    if simulated:
         nodes.append(
             build.node(
                 'policy_evaluator',
@@ -330,7 +357,7 @@ def _learning(
                 target=values['target'],
             )
         )
-    return tuple(nodes)
+    return nodes
 
 
 def _record(
@@ -341,6 +368,7 @@ def _record(
         build.gate(simulated),
         build.node('demo_recorder', demonstrations=values['demos'], **build.sim_time(simulated)),
         build.monitor(),
+        *build.watchers(simulated),
     ]
     wide = {'wide_starts': values['wide_starts']}
     if simulated:
@@ -373,6 +401,7 @@ def _evaluate(
             **build.sim_time(simulated),
         ),
         build.monitor(),
+        *build.watchers(simulated),
     ]
     if simulated:
         nodes.insert(0, build.robot_sim())
@@ -392,6 +421,16 @@ def _replay(
         ),
         build.monitor(),
     )
+
+
+def _web_page(graph: str, values: Mapping[str, Value], task: TaskConfig) -> NodeSpec:
+    budget, target = (
+        task.run_end(int(values['steps']), float(values['target'])) if graph == 'sim' else (0, 0.0)
+    )
+    page = _Builder(values).node(
+        'web_page', graph=graph, budget=budget, target=target, control=values['web_control']
+    )
+    return replace(page, respawn=True, optional=True)
 
 
 _BUILDERS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import IO, Any
 
 from launch import LaunchDescription
@@ -18,8 +19,8 @@ from launch.event_handlers import OnProcessExit
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from mbarl_ros.bringup import graphs
-from mbarl_ros.bringup.arguments import Argument, arguments_of
+from mbarl_ros.bringup import graphs, hosts
+from mbarl_ros.bringup.arguments import VIEW, Argument, arguments_of
 from mbarl_ros.bringup.domain import take_domain
 from mbarl_ros.bringup.node_process import default_environment
 from mbarl_ros.bringup.run_folder import RunFolder
@@ -27,6 +28,12 @@ from mbarl_ros.bringup.sros2 import enclave
 from mbarl_ros.bringup.up import check_demonstrations
 from mbarl_ros.storage import lifeline
 
+_VIEW = replace(
+    VIEW,
+    default='lines',
+    description='lines: a status line every 10 s; web: also a page for the browser on this machine',
+    choices=('lines', 'web'),
+)
 # Locks and lifelines are held until the launch process exits.
 _held_open: list[RunFolder | IO[str] | int] = []
 
@@ -34,7 +41,7 @@ _held_open: list[RunFolder | IO[str] | int] = []
 def launch_description(graph: str) -> LaunchDescription:
     """Launch description of a graph: its arguments and, once they are known, its nodes."""
     # The screens belong to `mbarl up`; here the monitor node prints the status lines.
-    arguments = [argument for argument in arguments_of(graph) if argument.name != 'view']
+    arguments = [_VIEW if each.name == _VIEW.name else each for each in arguments_of(graph)]
     return LaunchDescription(
         [
             *(_declare(argument) for argument in arguments),
@@ -61,6 +68,7 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     }
     unknown = set(context.launch_configurations) - set(texts)
     plan = graphs.plan(graph, given)
+    network = hosts.network(plan.arguments, os.environ)
     demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)
     _held_open.append(run_dir)
@@ -68,6 +76,8 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     # `ros2 topic` and other tools use the domain of the environment, so the graph does, too.
     environ = {'ROS_DOMAIN_ID': '0', **os.environ}
     _held_open.append(take_domain(environ, str(plan.arguments['namespace']))[1])
+    if url := run_dir.web_url():
+        print(f'page: {url}', flush=True)  # not LogInfo: the URL has the token, and logs are public
     defaults = default_environment(run_dir.path / 'log', private=plan.private_domain)
     # After a SIGTERM `ros2 launch` leaves its nodes running, and the robot moving.
     lifeline_path = run_dir.path / '.lifeline'
@@ -77,6 +87,7 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
         for name, value in {lifeline.VARIABLE: str(lifeline_path), **defaults}.items()
         if name not in os.environ
     ]
+    actions += [SetEnvironmentVariable(name, value) for name, value in network.items()]
     if unknown:  # not an error, since a launch file that includes this one has its own arguments
         actions.append(
             LogInfo(

@@ -54,14 +54,17 @@ def node_command(spec: NodeSpec, params_dir: Path, log_level: str) -> list[str]:
     return command
 
 
-def node_environment(environ: Mapping[str, str], domain: int, log_dir: Path) -> dict[str, str]:
-    """Environment of the nodes: of this machine only, in ``domain``; variables in ``environ`` win.
+def node_environment(
+    environ: Mapping[str, str], domain: int, log_dir: Path, network: Mapping[str, str]
+) -> dict[str, str]:
+    """Environment of the nodes, in ``domain``: of this machine only, unless ``network`` says more.
 
-    :param environ: environment of the ``mbarl`` command
+    :param environ: environment of the ``mbarl`` command; wins over the defaults
+    :param network: of :func:`mbarl_ros.bringup.hosts.network`
     """
     defaults = default_environment(log_dir, private=True)
     defaults['RCUTILS_CONSOLE_OUTPUT_FORMAT'] = '{severity} {message}'
-    return {**defaults, **environ, 'ROS_DOMAIN_ID': str(domain)}
+    return {**defaults, **environ, **network, 'ROS_DOMAIN_ID': str(domain)}
 
 
 def default_environment(log_dir: Path, *, private: bool) -> dict[str, str]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mbarl_ros import __version__
+from mbarl_ros.bringup import hosts
 from mbarl_ros.bringup.graphs import Plan
+from mbarl_ros.bringup.software import software
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.files import lock_file, unwritable, write_file
 from mbarl_ros.storage.run_files import (
@@ -18,11 +20,13 @@ from mbarl_ros.storage.run_files import (
     EVALUATIONS_FILE,
     LOCK_FILE,
     RESULT_FILE,
+    SOFTWARE,
     check_same,
     read_json_lines,
     write_config,
     write_text,
 )
+from mbarl_ros.storage.web_address import keep_address
 
 
 class RunFolder:
@@ -60,6 +64,15 @@ class RunFolder:
     def log_file(self, node: str) -> Path:
         """Path of the log of a node's output."""
         return self.path / 'log' / f'{node}.log'
+
+    def web_url(self) -> str:
+        """URL of the page, kept in a file that only its owner may read; empty: there is no page.
+
+        :raises ConfigError: the port is in use, or the file cannot be written.
+        """
+        if self._plan.arguments['view'] != 'web':
+            return ''
+        return keep_address(self.path, int(self._plan.arguments['web_port'])).url
 
     def keep_decoded(self, demonstrations: bytes) -> None:
         """Write the decoded demonstrations, so that the nodes need not decode them again."""
@@ -126,6 +139,8 @@ class RunFolder:
             raise ConfigError(f'{record}: cannot be read: {error}; give a new run_dir') from None
         remedy = 'give the same to resume it, or a new run_dir'
         now = {'graph': self._plan.graph, 'seed': self._plan.arguments['seed']}
+        before.setdefault('host', hosts.ALL)
+        now['host'] = self._plan.host
         for key, value in now.items():
             if before.get(key) != value:
                 raise ConfigError(
@@ -141,6 +156,7 @@ class RunFolder:
             write_config(self.path / name, config)
         arguments = {'graph': self._plan.graph, 'version': __version__, **self._plan.arguments}
         arguments['started'] = time.strftime('%Y-%m-%dT%H:%M:%S%z')
+        arguments[SOFTWARE] = software()
         write_text(self.path / ARGUMENTS_FILE, json.dumps(arguments, indent=2) + '\n')
         result = self.path / RESULT_FILE  # a resumed run has not ended yet
         try:

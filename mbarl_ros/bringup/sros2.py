@@ -13,7 +13,9 @@ from xml.etree import ElementTree
 
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.field_maps import ActionCommand, ServiceCommand
+from mbarl_ros.schema.recorded import recorded_topics
 from mbarl_ros.schema.robot import RobotConfig
+from mbarl_ros.view.measures import MEASURES
 
 _PARAMETERS = (
     'describe_parameters',
@@ -33,6 +35,9 @@ _LIFECYCLE = (
     'get_state',
     'get_transition_graph',
 )
+
+
+_VISUALIZED = (topics.MARKERS, topics.STATIC_MARKERS, topics.SHOWN_STATE, *MEASURES)
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,10 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
                 topics.POLICY,
                 topics.ACKNOWLEDGED,
             ),
-            reply=tuple(f'~/{name}' for name in _LIFECYCLE),
+            reply=('~/turn', *(f'~/{name}' for name in _LIFECYCLE)),
         ),
         'learner': Permissions(
-            publish=('~/policy', '~/acknowledged'),
+            publish=('~/policy', '~/acknowledged', '~/imagined'),
             subscribe=(topics.TRANSITIONS, topics.CLASSIFIER),
         ),
         'state_classifier': Permissions(
@@ -93,6 +98,23 @@ def node_permissions(robot: RobotConfig) -> dict[str, Permissions]:
             reply=('~/start', '~/stop', '~/success', '~/discard'),
         ),
         'monitor': Permissions(subscribe=(topics.DIAGNOSTICS,)),
+        'visualizer': Permissions(
+            publish=tuple(topics.private(name) for name in _VISUALIZED),
+            subscribe=(
+                *state,
+                topics.PHASE,
+                topics.RECORDER_PHASE,
+                topics.DIAGNOSTICS,
+                topics.IMAGINED,
+                topics.CLASSIFIER,
+            ),
+        ),
+        'run_recorder': Permissions(subscribe=(*recorded_topics(robot), topics.TRANSITIONS)),
+        'tracker': Permissions(subscribe=(topics.DIAGNOSTICS,)),
+        'web_page': Permissions(
+            subscribe=(topics.DIAGNOSTICS, topics.LOG, topics.PHASE, topics.CAMERA_IMAGE),
+            request=(topics.GATE_STOP, topics.GATE_RELEASE, topics.TURN, topics.CHANGE_STATE),
+        ),
     }
 
 

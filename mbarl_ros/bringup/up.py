@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mbarl_ros import __version__
-from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup import graphs, hosts
 from mbarl_ros.bringup.domain import take_domain
 from mbarl_ros.bringup.node_process import node_command, node_environment
 from mbarl_ros.bringup.run_folder import RunFolder
@@ -33,18 +33,20 @@ def up(graph: str, given: Mapping[str, str]) -> int:
         domain that is in use or not writable; ROS 2 or a message package is missing.
     """
     plan = graphs.plan(graph, given)
+    network = hosts.network(plan.arguments, os.environ)
     check_ros(plan)
     demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)
     try:
         run_dir.keep_decoded(demonstrations)
+        url = run_dir.web_url()
         environ = os.environ if plan.private_domain else {'ROS_DOMAIN_ID': '0', **os.environ}
         try:
             domain, domain_lock = take_domain(environ, str(plan.arguments['namespace']))
         except OSError as error:
             raise unwritable(error.filename, error) from None
         with domain_lock:
-            return _run(plan, run_dir, domain, given)
+            return _run(plan, run_dir, domain, network, given, url)
     finally:
         run_dir.close()
 
@@ -101,7 +103,14 @@ def _teleop_source(source: TeleopMap) -> str:
     return source.topic
 
 
-def _run(plan: graphs.Plan, run_dir: RunFolder, domain: int, given: Mapping[str, str]) -> int:
+def _run(
+    plan: graphs.Plan,
+    run_dir: RunFolder,
+    domain: int,
+    network: Mapping[str, str],
+    given: Mapping[str, str],
+    url: str,
+) -> int:
     run = _run_info(plan)
     view = screen(str(plan.arguments['view']), run)
     log_level = str(plan.arguments['log_level'])
@@ -109,10 +118,17 @@ def _run(plan: graphs.Plan, run_dir: RunFolder, domain: int, given: Mapping[str,
         _supervised_nodes(plan),
         lambda spec: node_command(spec, run_dir.path / 'params', log_level),
         view,
-        environment=node_environment(os.environ, domain, run_dir.path / 'log'),
+        environment=node_environment(os.environ, domain, run_dir.path / 'log', network),
         log_file=run_dir.log_file,
     )
     _introduce(plan, run_dir, domain, view)
+    if url:
+        buttons = (
+            '' if plan.arguments['web_control'] else ' (read-only; buttons: web_control:=true)'
+        )
+        view.message(f'page {url}{buttons}')
+    if plan.host != hosts.ALL:
+        view.message(hosts.how_to_start_the_other(plan.graph, given, plan.host, domain))
     started = time.monotonic()
     with view:
         code = supervisor.run()
@@ -141,6 +157,7 @@ def _run_info(plan: graphs.Plan) -> RunInfo:
         run_dir=plan.run_dir,
         budget=budget,
         target=target,
+        host=plan.host,
     )
 
 
@@ -163,7 +180,8 @@ def _introduce(plan: graphs.Plan, run_dir: RunFolder, domain: int, view: LineScr
     )
     view.message(f'run folder {run_dir.path}{" (resumed)" if run_dir.resumed else ""}')
     view.message(f'ROS_DOMAIN_ID={domain} (export it for ros2 topic list and other tools)')
-    if not plan.private_domain and DISCOVERY_RANGE not in os.environ:
+    local = plan.host == hosts.ALL and DISCOVERY_RANGE not in os.environ
+    if local and not plan.private_domain:
         view.message(
             f'this machine only; for a robot on another machine: export {DISCOVERY_RANGE}=SUBNET'
         )

@@ -25,6 +25,8 @@ examples:
   mbarl doctor                          why does nothing move?
   mbarl demos show demos/pointmass      plot demonstrations in the terminal
   mbarl render runs/mine --output a.gif film a policy, or a demonstration
+  mbarl report runs/mine --output a.html write a report of a run, or compare several
+  mbarl explain runs/mine               why does it not learn?
   mbarl bench --agents mbarl,bc         compare agents over seeds on the tabletop task
   mbarl study dyna-maze                 Dyna-Q on the maze of Sutton and Barto, as figures
   mbarl up sim --help                   all arguments of the graph
@@ -47,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mbarl_ros.cli import render
 
         return render.main(rest)
+    if command == 'report':
+        from mbarl_ros.cli import report
+
+        return report.main(rest)
+    if command == 'explain':
+        from mbarl_ros.cli import explain
+
+        return explain.main(rest)
     if command == 'bench':
         from mbarl_ros.cli import bench
 
@@ -86,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         'demos', help='list, check, show, replay, convert and import demonstrations'
     )
     commands.add_parser('render', help='film policies and demonstrations: GIF, MP4, PNG')
+    commands.add_parser('report', help='write a report of runs: HTML, PDF')
+    commands.add_parser('explain', help='explain why a run does not learn')
     commands.add_parser('bench', help='compare agents over seeds, without ROS')
     commands.add_parser('study', help='run a study of the literature: figures and verdicts')
     commands.add_parser(

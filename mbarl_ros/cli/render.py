@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbarl_ros.bringup.arguments import Value
-from mbarl_ros.bringup.graphs import resolve_policy
+from mbarl_ros.bringup.sources import resolve_policy
 from mbarl_ros.cli.demos import selected
 from mbarl_ros.cli.run import run_command
 from mbarl_ros.control.policy import read_policy

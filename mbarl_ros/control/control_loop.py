@@ -21,6 +21,7 @@ from mbarl_ros.schema import topics
 from mbarl_ros.storage.transitions import HUMAN, POLICY, SAFETY
 
 ESTOP = 'e-stop'  # state of the safety gate
+ESTOP_IS_LATCHED = f'the e-stop is latched; release it with the service {topics.GATE_RELEASE}'
 _SOURCES = {POLICY_SOURCE: POLICY, STOP_SOURCE: SAFETY}
 
 
@@ -122,6 +123,15 @@ class ControlLoop(ABC):
         """The safety gate published its state."""
         self.gate_state = gate_state
         self.proceed()
+
+    def turn(self) -> str:
+        """End the phase with the next step; returns why that cannot be, empty: it will."""
+        if not self.active:
+            return 'the controller is not active; activate it first'
+        if self.gate_state == ESTOP:
+            return ESTOP_IS_LATCHED
+        self.practice.turn()
+        return ''
 
     @abstractmethod
     def proceed(self) -> None:

@@ -73,6 +73,7 @@ class Practice:
         self.steps = self.attempts = self.successes = 0
         self.phase = FORWARD
         self.phase_steps = 0
+        self._turning = False  # the next step ends the phase
         self._choose_goal()
         self.goal = self._task_goal
 
@@ -97,6 +98,10 @@ class Practice:
     def has_policies(self) -> bool:
         """Whether weights have been set; without them actions are uniformly random."""
         return bool(self._policies)
+
+    def turn(self) -> None:
+        """Give way to the next phase: the next step ends this one, truncated unless it succeeds."""
+        self._turning = True
 
     def observe(self, robot_state: np.ndarray) -> np.ndarray:
         """Observation [O] of a robot state [S] with the goal of the current phase."""
@@ -135,7 +140,9 @@ class Practice:
         terminated = reached or ended
         self.phase_steps += 1
         over = not terminated and (
-            self.phase_steps >= self._limits[self.phase] or self._switches_early(next_observation)
+            self._turning
+            or self.phase_steps >= self._limits[self.phase]
+            or self._switches_early(next_observation)
         )
         row = {
             'observation': observation,
@@ -188,7 +195,7 @@ class Practice:
         self.phase = self._phases[(self._phases.index(self.phase) + 1) % len(self._phases)]
         if ended:
             self.phase, self.reset_due = FORWARD, True
-        self.phase_steps = 0
+        self.phase_steps, self._turning = 0, False
         if self.planning is not None:
             self.planning.begin(1)
         self.goal, self._reach_states = self._task_goal, None

@@ -8,13 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mbarl_ros.control.control_loop import ESTOP, Connections, ControlLoop
+from mbarl_ros.control.control_loop import ESTOP, ESTOP_IS_LATCHED, Connections, ControlLoop
 from mbarl_ros.control.loop_timing import LoopTiming
 from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.safety import STOP_SOURCE
 from mbarl_ros.control.step_pairing import RealtimePairing
 from mbarl_ros.control.watchdog import ControlWatchdog
-from mbarl_ros.schema import topics
 
 # Share of the control period in which a plan must be ready; the rest is for states and commands.
 PLANNING_SHARE = 0.5
@@ -82,7 +81,7 @@ class RealtimeLoop(ControlLoop):
         if not self.gate_state:
             return ['no message from safety_gate; start it']
         if self.gate_state == ESTOP:
-            return [f'the e-stop is latched; release it with the service {topics.GATE_RELEASE}']
+            return [ESTOP_IS_LATCHED]
         return self._robot_errors()
 
     def reason_to_give_up(self) -> str:

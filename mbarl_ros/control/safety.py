@@ -371,6 +371,7 @@ class SafetyGate:
             value = requested if nan else entry.limit(requested, elapsed, paused)
             if value is None:
                 self.counts[f'{source} refused'] += 1
+                self.counts[f'refused entry {name}'] += 1
                 return self._stop_at_bound(source, name, command, now)
             values.append(value)
         clipped = {}
@@ -381,6 +382,7 @@ class SafetyGate:
                 entry.accept(value, elapsed)
             if abs(requested - value) > _ROUNDING:
                 clipped[name] = requested - value
+                self.counts[f'clipped entry {name}'] += 1
         self._last_time, self._last_source, self.state = now, source, 'ok'
         self.counts[f'{source} clipped' if clipped else f'{source} passed'] += 1
         reason = f'clipped {", ".join(clipped)}' if clipped else ''

@@ -66,7 +66,7 @@ class Recording:
         :raises DemonstrationError: the definition of a message type is unknown.
         :raises OSError: the folder cannot be written.
         """
-        topics = {name: _topic(metadata.topics[name], kind) for name, kind in types.items()}
+        topics = {name: topic_of(metadata.topics[name], kind) for name, kind in types.items()}
         self._folder, self._metadata = folder, metadata
         folder.mkdir(parents=True, exist_ok=True)
         self.name = free_name(folder, metadata.direction)  # publish() may have to take another
@@ -78,7 +78,7 @@ class Recording:
             self._file, compression=CompressionType.NONE, use_chunking=False, enable_crcs=False
         )
         self._writer.start(profile='ros2', library='mbarl_ros')
-        self._channels = {name: _register(self._writer, topic) for name, topic in topics.items()}
+        self._channels = {name: register(self._writer, topic) for name, topic in topics.items()}
         self._file.flush()
         write_metadata(self._hidden, replace(metadata, interrupted=True))
         self.counts = dict.fromkeys(types, 0)
@@ -231,7 +231,11 @@ def _locked(hidden: Path) -> IO[bytes] | None:
     return None
 
 
-def _topic(name: str, kind: str) -> Topic:
+def topic_of(name: str, kind: str) -> Topic:
+    """A topic with the definition of its message type.
+
+    :raises DemonstrationError: the definition is unknown; names the topic.
+    """
     store = typestore()
     if kind in store.types:
         return Topic(name, kind, store.generate_msgdef(kind, ros_version=2)[0])
@@ -241,6 +245,7 @@ def _topic(name: str, kind: str) -> Topic:
         raise DemonstrationError(f"topic '{name}': {error}") from error
 
 
-def _register(writer: McapWriter, topic: Topic) -> int:
+def register(writer: McapWriter, topic: Topic) -> int:
+    """Declare a topic in an MCAP file; the number of its channel."""
     schema = writer.register_schema(topic.type, 'ros2msg', topic.definition.encode())
     return writer.register_channel(topic.name, 'cdr', schema)

@@ -13,6 +13,7 @@ from mbarl_ros.learning.relations import Relations
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state_arrays import Arrays
+from mbarl_ros.learning.torch_setup import random_streams_kept
 from mbarl_ros.schema.model import ModelConfig
 from mbarl_ros.storage.transitions import FORWARD
 from mbarl_ros.task import Task
@@ -149,6 +150,27 @@ class Imagination:
             buffer.add(rows, ends)
         return sum(len(ends) for _, ends in chains) / np.prod(observation.shape[:2])
 
+    def fan(self, sac: Sac, observation: np.ndarray, count: int, length: int) -> list[Chains]:
+        """Rollouts of each policy from one observation [observation_dim], to be looked at.
+
+        They end as those for training do, and leave model, buffers and random streams alone.
+
+        :param count: rollouts of each policy
+        :param length: most steps of one
+        """
+        shape = len(self.buffers), count
+        goal = observation[self.task.state_dim :]
+        with random_streams_kept(sac.generator, self.ensemble.generator):
+            return rollout(
+                self.task,
+                self.ensemble,
+                sac,
+                np.broadcast_to(observation, (*shape, len(observation))).copy(),
+                length,
+                lambda drawn: np.broadcast_to(goal, (*drawn, len(goal))),
+                MAX_SURPRISE,
+            )
+
     def state_dict(self) -> tuple[Arrays, dict]:
         """Arrays and metadata for an exact resume, imagined rows included."""
         arrays = self.ensemble.state_arrays() | self.relations.state_arrays()
@@ -175,6 +197,7 @@ class Imagination:
 
 
 Chains = tuple[dict[str, np.ndarray], np.ndarray]
+"""Transitions of rollouts, rollout after rollout, and which of them is the last of one."""
 
 
 def rollout(
@@ -224,6 +247,13 @@ def rollout(
         )
         for phase in range(len(observation))
     ]
+
+
+def rollout_states(chains: Chains, state_dim: int) -> list[np.ndarray]:
+    """States [steps, state_dim] that each rollout passes after its start."""
+    rows, ends = chains
+    states = rows['next_observation'][:, :state_dim]
+    return np.split(states, np.flatnonzero(ends) + 1)[:-1]
 
 
 def imagined_step(

@@ -13,7 +13,7 @@ from mbarl_ros.learning.batch import joined
 from mbarl_ros.learning.batches import BatchSampler
 from mbarl_ros.learning.clones import Clones
 from mbarl_ros.learning.holdout import demonstration_holdout_mask, episode_holdout_mask
-from mbarl_ros.learning.imagination import Imagination
+from mbarl_ros.learning.imagination import Imagination, rollout_states
 from mbarl_ros.learning.objective import start_arrays
 from mbarl_ros.learning.objectives import objectives
 from mbarl_ros.learning.replay import Demonstrations, Replay
@@ -180,6 +180,26 @@ class Learner:
             return {}
         arrays = self.policy_arrays() | self._planning_arrays()
         return self._warm_start.imitate(self.sac, self._replay, arrays)
+
+    def imagine(
+        self, observation: np.ndarray, count: int, length: int
+    ) -> dict[str, list[np.ndarray]]:
+        """Policy -> states [steps, state_dim] of its imagined rollouts from an observation.
+
+        Nothing that is learned or drawn later depends on it.
+
+        :param count: rollouts of each policy; one that the model distrusts at once is left out
+        :param length: most steps of one
+        :returns: empty without a model, or before its first fit
+        """
+        if self._imagination is None or not self._imagination.ensemble.fits:
+            return {}
+        set_up_torch()
+        fans = self._imagination.fan(self.sac, observation, count, length)
+        return {
+            policy: rollout_states(chains, self.task.state_dim)
+            for policy, chains in zip(self.policies, fans, strict=True)
+        }
 
     def policy_arrays(self) -> Arrays:
         """Arrays of the policy message: ``offset``, ``scale``, each policy and ``deployed``.

@@ -21,9 +21,11 @@ from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import unpack_classifier
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
+from mbarl_ros.nodes.support.imagined_rollouts import ImaginedRollouts
 from mbarl_ros.nodes.support.qos import KEEP_ALL, LATCHED, latched
 from mbarl_ros.nodes.support.runtime import BaseNode, bytes_message, main_exit, message_bytes
 from mbarl_ros.nodes.support.scheduling import give_way
+from mbarl_ros.nodes.support.traffic import RECEIVED, SENT, Traffic
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE
@@ -52,9 +54,10 @@ class LearnerNode(BaseNode):
 
     Subscribes to ``policy_controller/transitions`` and ``state_classifier/classifier``. Publishes
     ``~/acknowledged`` (how many transitions of which session are on disk) and ``~/policy``, both
-    latched safetensors. Parameters: ``demonstrations``, ``threads``. In ``run_dir`` it keeps the
-    transition log, checkpoints, the last policy, TensorBoard curves and a copy of the
-    demonstrations; a restarted learner resumes from there.
+    latched safetensors, and, while somebody subscribes, ``~/imagined``. Parameters:
+    ``demonstrations``, ``gives_way``, ``threads``. In ``run_dir`` it keeps the transition log,
+    checkpoints, the last policy, TensorBoard curves and a copy of the demonstrations; a restarted
+    learner resumes from there.
 
     Callbacks run in the main thread, gradient steps in a thread of their own. A policy trained on
     chunks up to c is valid for chunk c + 2: collecting and training overlap, and in lockstep the
@@ -70,10 +73,11 @@ class LearnerNode(BaseNode):
         self.setup(
             {
                 'demonstrations': ('', "Folder of demonstrations; empty: the task's own"),
+                'gives_way': (True, 'Real time: to the nodes that control a robot'),
                 'threads': (1, 'Torch threads; more than the free cores makes it far slower'),
             }
         )
-        if not self.lockstep:
+        if not self.lockstep and self.value('gives_way'):
             give_way()
         torch.set_num_threads(self.value('threads'))
         folder = demonstrations_folder(self)
@@ -97,6 +101,7 @@ class LearnerNode(BaseNode):
         self._metrics: dict[str, float] = {}
         self._disk_problem = ''  # the controller keeps transitions that could not be written
         self._duplicates = 0
+        self._traffic = Traffic()
         try:
             self._resume()
             self._keep_demonstrations(folder)
@@ -112,6 +117,7 @@ class LearnerNode(BaseNode):
         self._acknowledged = self.create_publisher(
             UInt8MultiArray, topics.private(topics.ACKNOWLEDGED), LATCHED
         )
+        self._imagined = ImaginedRollouts(self, self._learner)
         self.create_subscription(
             UInt8MultiArray, topics.TRANSITIONS, self._on_transitions, KEEP_ALL
         )
@@ -170,6 +176,7 @@ class LearnerNode(BaseNode):
             self.get_logger().info(f'resumed: {total} transitions, trained on {self._trained}')
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
+        self._traffic.count(RECEIVED, len(message.data))
         received = self.read_transitions(message)
         if received is None:
             return
@@ -180,6 +187,7 @@ class LearnerNode(BaseNode):
         self._duplicates += 0 if rows is None else sent - count
         if count and self._store(rows, session):
             self._tracker.record_received(session, count)
+            self._imagined.start = rows['next_observation'][-1]
             with self._changed:
                 self._inbox.append(rows)
                 self._changed.notify()
@@ -210,6 +218,7 @@ class LearnerNode(BaseNode):
         stored = self._tracker.received.get(session, 0)
         data = pack_acknowledgement(session, stored, self._tracker.total)
         self._acknowledged.publish(bytes_message(data, 'acknowledged'))
+        self._traffic.count(SENT, len(data))
 
     def _on_classifier(self, message: UInt8MultiArray) -> None:
         try:
@@ -274,6 +283,7 @@ class LearnerNode(BaseNode):
         self._metrics = metrics
         self._pack_policy()
         self._publish_policy()
+        self._imagined.publish_if_wanted(self._trained)
         if self._board is not None:
             self._write_curves(metrics)
         if self._trained - self._saved >= _CHECKPOINT_EVERY:
@@ -313,6 +323,7 @@ class LearnerNode(BaseNode):
 
     def _publish_policy(self) -> None:
         self._policies.publish(bytes_message(self._message, 'policy'))
+        self._traffic.count(SENT, len(self._message))
 
     def _save(self) -> None:
         if self.run_dir is None:
@@ -341,6 +352,7 @@ class LearnerNode(BaseNode):
             'refused': self.refused,
             'duplicates': self._duplicates,
             'updates': self._learner.updates,
+            **self._traffic.values(),
             **{name: f'{value:.4g}' for name, value in self._metrics.items()},
         }
         error = f'training stopped: {self._failure!r}' if self._failure else self._disk_problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from rclpy.lifecycle import State, TransitionCallbackReturn
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty, String
+from std_srvs.srv import Trigger
 
 from mbarl_ros.control.control_loop import Connections, ControlLoop
 from mbarl_ros.control.lockstep_loop import LockstepLoop
@@ -22,6 +24,7 @@ from mbarl_ros.control.policy import read_policy
 from mbarl_ros.control.realtime_loop import RealtimeLoop
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
 from mbarl_ros.nodes.support.learner_link import LearnerLink
+from mbarl_ros.nodes.support.policy_keeper import KEEP_PERIOD, PolicyKeeper
 from mbarl_ros.nodes.support.qos import ALIVE, LATCHED, RELIABLE, RELIABLE_STEPS
 from mbarl_ros.nodes.support.robot_topics import StateListener, command_message
 from mbarl_ros.nodes.support.runtime import BaseLifecycleNode, main_exit
@@ -51,7 +54,8 @@ class PolicyController(BaseLifecycleNode):
     ``learner/policy`` and ``learner/acknowledged``. Publishes ``~/command`` (JointState),
     ``~/phase`` (String, latched), ``~/transitions`` (safetensors, latched) and ``~/alive`` (Empty;
     never sent, its liveliness tells the gate that the process lives). Calls ``robot_sim/reset``.
-    Parameters: ``autostart``, ``policy``, ``episodes``, ``learner_timeout``.
+    Service ``~/turn`` (Trigger): the phase gives way to the next one, a truncation.
+    Parameters: ``autostart``, ``policy``, ``episodes``, ``keeps_policy``, ``learner_timeout``.
 
     ``configure`` makes what moves the robot: command and phase publishers, the control timer, the
     practice. ``cleanup`` destroys it. Two things live as long as the process. The subscriptions to
@@ -72,6 +76,7 @@ class PolicyController(BaseLifecycleNode):
                 'autostart': (True, 'Configure and activate by itself'),
                 'policy': ('', 'Policy file to act with, or "random"; empty: from the learner'),
                 'episodes': (0, 'Evaluation: attempts after which the node ends; 0: practise'),
+                'keeps_policy': (False, 'Keep the last policy in run_dir, where no learner does'),
                 'learner_timeout': (5.0, 'Seconds of silence after which the learner is lost'),
             }
         )
@@ -92,10 +97,15 @@ class PolicyController(BaseLifecycleNode):
         self._configure_error: Exception | None = None
         self._alive = self.create_publisher(Empty, topics.private(topics.CONTROLLER_ALIVE), ALIVE)
         self._learner_link = LearnerLink(self, self._proceed)
+        if self.value('keeps_policy') and self.run_dir:
+            keeper = PolicyKeeper(self.run_dir / POLICY_FILE, self.get_logger().error)
+            keep = partial(keeper.keep, self._learner_link)
+            self.create_timer(KEEP_PERIOD, keep, clock=self.steady)
         # In this order: whoever receives the gate's state receives executed commands as well.
         self.create_subscription(JointState, topics.EXECUTED, self._on_executed, RELIABLE_STEPS)
         self.create_subscription(String, topics.GATE_STATE, self._on_gate_state, LATCHED)
         self._states = StateListener(self, self.task.robot, self.lockstep, self._on_state)
+        self.create_service(Trigger, topics.private(topics.TURN), self._on_turn)
         self.request_real_time(CONTROLLER_PRIORITY)
         self._autostart_timer: Timer | None = None
         if self.value('autostart'):
@@ -115,7 +125,7 @@ class PolicyController(BaseLifecycleNode):
             self._autostart_timer.cancel()
 
     def _last_good_policy(self) -> dict[str, np.ndarray] | None:
-        """Real time: what the learner of this run last wrote; it may be away just now."""
+        """Real time: the last policy that this run kept; the learner may be away just now."""
         file = self.run_dir / POLICY_FILE if self.run_dir else None
         if self.lockstep or self.value('policy') or file is None or not file.exists():
             return None
@@ -278,6 +288,18 @@ class PolicyController(BaseLifecycleNode):
         self._gate_state = message.data
         if self._loop is not None:
             self._loop.receive_gate_state(message.data)
+
+    def _on_turn(self, _request: Any, response: Any) -> Any:
+        phase = self._loop.practice.phase_name if self._loop is not None else ''
+        if self._episodes:
+            refusal = 'an evaluation runs each attempt to its end'
+        else:
+            refusal = (
+                self._loop.turn() if self._loop is not None else 'the controller is not configured'
+            )
+        response.success = not refusal
+        response.message = refusal or f'the {phase} phase ends with the next step'
+        return response
 
     def _proceed(self) -> None:
         """The learner or the simulated world has answered."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.duration import Duration
 from std_msgs.msg import Float64, UInt8MultiArray, UInt32
 
 from mbarl_ros import __version__
@@ -22,7 +23,13 @@ from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, latched
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_bytes
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError, SimulatorError
-from mbarl_ros.schema.exit_codes import EXIT_BUDGET, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SUCCESS
+from mbarl_ros.schema.exit_codes import (
+    BUDGET,
+    EXIT_FAILURE,
+    INTERRUPTED,
+    RUN_ENDS,
+    TARGET_REACHED,
+)
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import unwritable, write_file
 from mbarl_ros.storage.run_files import (
@@ -34,9 +41,8 @@ from mbarl_ros.storage.run_files import (
     read_json_lines,
 )
 
-TARGET_REACHED, BUDGET, INTERRUPTED = 'target_reached', 'budget', 'interrupted'
-EXIT_CODES = {TARGET_REACHED: EXIT_SUCCESS, BUDGET: EXIT_BUDGET, INTERRUPTED: EXIT_INTERRUPTED}
 _LINE_KEYS = {'environment_steps', 'wall_seconds', 'training_resets', 'deployed_success'}
+_FAREWELL = 2.0  # s that the last diagnostics may take to the robot's side
 _POLICIES_KEPT = 20  # of the learner; an evaluation may take longer than training a chunk
 
 
@@ -71,6 +77,7 @@ class PolicyEvaluator(BaseNode):
             self.value('budget'), self.value('target')
         )
         self._lines: list[dict[str, Any]] = []
+        self._ended = ''  # why
         self._disk_problem = ''  # lines that could not be written stay in _lines
         self._clone_success: float | None = None
         self._earlier_resets = 0
@@ -258,7 +265,8 @@ class PolicyEvaluator(BaseNode):
 
     def _end(self, reason: str) -> None:
         self._write_result(reason)
-        self.exit_code = EXIT_CODES[reason]
+        self._ended = reason
+        self.exit_code = RUN_ENDS[reason]
         self.finished = True
 
     def _write_result(self, reason: str) -> None:
@@ -275,6 +283,8 @@ class PolicyEvaluator(BaseNode):
             'target': self._target,
             'budget': self._budget,
         }
+        if self._ended:
+            values['ended'] = self._ended
         if self._clone_success is not None:
             values['clone_success'] = f'{self._clone_success:.2f}'
         if not self._lines:
@@ -285,9 +295,12 @@ class PolicyEvaluator(BaseNode):
         return level, self._disk_problem, values
 
     def close(self) -> None:
-        """Write the result of an interrupted run, and close the curves."""
+        """Write the result of an interrupted run; tell the robot's side of an end; close curves."""
         if not self.finished:
             self._end(INTERRUPTED)
+        elif self._ended:
+            self.publish_diagnostics()
+            self._diagnostics.wait_for_all_acked(Duration(seconds=_FAREWELL))
         self._close_board()
 
 

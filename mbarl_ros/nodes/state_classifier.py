@@ -18,6 +18,7 @@ from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_d
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, TRANSITIONS_HISTORY
 from mbarl_ros.nodes.support.runtime import BaseNode, bytes_message, main_exit, message_bytes
 from mbarl_ros.nodes.support.scheduling import give_way
+from mbarl_ros.nodes.support.traffic import RECEIVED, SENT, Traffic
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage import wire
@@ -39,8 +40,8 @@ class StateClassifierNode(BaseNode):
 
     Subscribes to ``policy_controller/transitions`` and ``learner/acknowledged``, by which it
     counts environment steps as the learner does. Publishes ``~/classifier`` (its weights after
-    each chunk, latched safetensors) and ``~/score`` (Float64: C of the latest state). Parameter:
-    ``demonstrations``.
+    each chunk, latched safetensors) and ``~/score`` (Float64: C of the latest state). Parameters:
+    ``demonstrations``, ``gives_way``.
 
     On resume it continues from its last checkpoint in ``run_dir`` and trains on the transitions
     that the learner's log has since then, with as many gradient steps as it would have done.
@@ -52,8 +53,13 @@ class StateClassifierNode(BaseNode):
         :raises ConfigError: demonstrations, log or checkpoint cannot be used.
         """
         super().__init__('state_classifier')
-        self.setup({'demonstrations': ('', "Folder of demonstrations; empty: the task's own")})
-        if not self.lockstep:
+        self.setup(
+            {
+                'demonstrations': ('', "Folder of demonstrations; empty: the task's own"),
+                'gives_way': (True, 'Real time: to the nodes that control a robot'),
+            }
+        )
+        if not self.lockstep and self.value('gives_way'):
             give_way()
         torch.set_num_threads(1)
         demonstrations = load_demonstrations(demonstrations_folder(self), self.task, self.run_dir)
@@ -67,6 +73,7 @@ class StateClassifierNode(BaseNode):
         self._trained = 0  # environment steps
         self._metrics: dict[str, float] = {}
         self._score = float('nan')
+        self._traffic = Traffic()
         self._resume()
         self._weights = self.create_publisher(
             UInt8MultiArray, topics.private(topics.CLASSIFIER), LATCHED
@@ -96,6 +103,7 @@ class StateClassifierNode(BaseNode):
         self._save_if_due()
 
     def _on_transitions(self, message: UInt8MultiArray) -> None:
+        self._traffic.count(RECEIVED, len(message.data))
         received = self.read_transitions(message)
         if received is None:
             return
@@ -136,6 +144,7 @@ class StateClassifierNode(BaseNode):
     def _publish(self) -> None:
         data = pack_classifier(self._trainer.arrays(), self.spec_hash, self._trained)
         self._weights.publish(bytes_message(data, 'classifier'))
+        self._traffic.count(SENT, len(data))
 
     # --- run folder --------------------------------------------------------------------------
 
@@ -194,6 +203,7 @@ class StateClassifierNode(BaseNode):
             'score': f'{self._score:.3f}',
             'environment_steps': self._trained,
             'refused': self.refused,
+            **self._traffic.values(),
         }
         values |= {name: f'{value:.4g}' for name, value in self._metrics.items()}
         if self._disk_problem:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.demos.reader import load_demonstrations
@@ -25,6 +25,8 @@ from mbarl_ros.storage.sequence_tracker import SequenceTracker
 from mbarl_ros.storage.transitions import Transitions, stack
 from mbarl_ros.task import Task
 
+Part = TypeVar('Part')
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -33,6 +35,7 @@ class RunData:
     ``transitions``: all that were executed, in their order; ``demonstrations``: of the copy in the
     run folder, no rows where there were none; ``evaluations``: lines of ``evaluations.jsonl``;
     ``history``: what the nodes reported; ``result``: how it ended, empty while it runs.
+    ``damaged``: name of a part that could not be read, and is empty here -> a sentence about it.
     """
 
     folder: Path
@@ -44,11 +47,14 @@ class RunData:
     evaluations: list[dict[str, Any]]
     history: list[Sample]
     result: Mapping[str, Any]
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_run(folder: Path) -> RunData:
+def read_run(folder: Path, *, tolerant: bool = False) -> RunData:
     """Read a run folder of ``mbarl up sim`` or ``hardware``; the run may still go on.
 
+    :param tolerant: leave out ``transitions``, ``demonstrations`` or ``result`` where they are
+        damaged; without its task, agent and arguments nothing can be told of a run
     :raises ConfigError: it is none, or a file in it is damaged; names folder or file.
     """
     folder = folder.expanduser()
@@ -59,21 +65,41 @@ def read_run(folder: Path) -> RunData:
         )
     task = Task.load(str(folder / 'task.yaml'), str(folder / 'robot.yaml'))
     agent = load_agent(str(folder / 'agent.yaml'))
-    log = folder / TRANSITIONS_FILE
-    transitions = stack([], task)
-    if log.exists():
-        transitions = SequenceTracker().load_log(log, task, task.spec_hash(agent))
+    damaged: dict[str, str] = {}
+
+    def part(name: str, read: Callable[[], Part], empty: Part) -> Part:
+        try:
+            return read()
+        except ConfigError as error:
+            if not tolerant:
+                raise
+            damaged[name] = str(error)
+            return empty
+
     return RunData(
         folder=folder,
         task=task,
         agent=agent,
         arguments=_json(folder / ARGUMENTS_FILE),
-        transitions=transitions,
-        demonstrations=_demonstrations(folder, task),
+        transitions=part('transitions', lambda: _transitions(folder, task, agent), stack([], task)),
+        demonstrations=part(
+            'demonstrations', lambda: _demonstrations(folder, task), stack([], task)
+        ),
         evaluations=read_json_lines(folder / EVALUATIONS_FILE, skip_damaged=True),
         history=read_history(folder),
-        result=_json(folder / RESULT_FILE) if (folder / RESULT_FILE).exists() else {},
+        result=part('result', lambda: _result(folder), {}),
+        damaged=damaged,
     )
+
+
+def _transitions(folder: Path, task: Task, agent: AgentConfig) -> Transitions:
+    log = folder / TRANSITIONS_FILE
+    if not log.exists():
+        return stack([], task)
+    try:
+        return SequenceTracker().load_log(log, task, task.spec_hash(agent))
+    except OSError as error:
+        raise ConfigError(f'{log}: cannot be read: {error.strerror}') from None
 
 
 def _demonstrations(folder: Path, task: Task) -> Transitions:
@@ -84,6 +110,11 @@ def _demonstrations(folder: Path, task: Task) -> Transitions:
         return load_demonstrations(copy, task, run_dir=folder)
     except DemonstrationError as error:
         raise ConfigError(str(error)) from None
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    path = folder / RESULT_FILE
+    return _json(path) if path.exists() else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,11 @@ NODES = {
     'demo_replayer': 'mbarl_ros.nodes.demo_replayer:main',
     'keyboard_teleop': 'mbarl_ros.nodes.keyboard_teleop:main',
     'monitor': 'mbarl_ros.nodes.monitor:main',
+    'visualizer': 'mbarl_ros.nodes.visualizer:main',
+    'run_recorder': 'mbarl_ros.nodes.run_recorder:main',
+    'tracker': 'mbarl_ros.nodes.tracker:main',
+    'web_page': 'mbarl_ros.nodes.web_page:main',
+    'discovery_server': 'mbarl_ros.nodes.discovery_server:main',
     'robot_sim': 'mbarl_sim.robot_sim:main',
     'scripted_operator': 'mbarl_sim.scripted_operator:main',
 }

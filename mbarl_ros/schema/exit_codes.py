@@ -8,3 +8,7 @@ EXIT_USAGE = 2
 EXIT_BUDGET = 3
 """The step budget of a run is used up."""
 EXIT_INTERRUPTED = 130
+
+TARGET_REACHED, BUDGET, INTERRUPTED = 'target_reached', 'budget', 'interrupted'
+RUN_ENDS = {TARGET_REACHED: EXIT_SUCCESS, BUDGET: EXIT_BUDGET, INTERRUPTED: EXIT_INTERRUPTED}
+"""Why a run ended, as in its ``result.json`` -> exit code."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mbarl_ros.schema.base import Strict, check_known, check_unique
+from mbarl_ros.schema.show import ShownPoint, point_on_axes
 
 
 class Entry(Strict):
@@ -175,6 +176,17 @@ class TaskConfig(Strict):
         default=None,
         description='Folder of demonstrations, relative to the task file; null: none.',
     )
+    show: list[ShownPoint] = Field(
+        default=[],
+        max_length=3,
+        description='Points that `visualizer:=true` draws: one, as `{x: mug_x, y: mug_y}`, or a '
+        'list of at most three. Default: what the success entries on the axes x, y and z tell.',
+    )
+
+    @field_validator('show', mode='before')
+    @classmethod
+    def _one_or_several(cls, show: Any) -> Any:
+        return [show] if isinstance(show, Mapping) else show
 
     @model_validator(mode='after')
     def _consistent(self) -> TaskConfig:
@@ -189,6 +201,7 @@ class TaskConfig(Strict):
             if not self.observation[names.index(self.ended)].binary:
                 raise ValueError(f"ended: observation entry {self.ended} needs 'binary: true'")
         self._check_success(names)
+        self._check_show(names)
         if self.evaluation.wide:
             check_known('evaluation.wide.ranges', self.evaluation.wide.ranges, 'observation', names)
         for goal in self.goals:
@@ -231,6 +244,13 @@ class TaskConfig(Strict):
         if len(success.goal_entries) != len(success.entries):
             raise ValueError('success.goal_entries: needs one entry for each of success.entries')
 
+    def _check_show(self, names: list[str]) -> None:
+        for point in self.show:
+            check_known('show', point.entries, 'observation', names)
+            for name in point.entries:
+                if self.observation[names.index(name)].angle:
+                    raise ValueError(f'show: {name} is an angle; give entries that are positions')
+
     def out_of_reach(self, bounds: Mapping[str, tuple[float, float]]) -> str:
         """Key and value of a target that no state within ``bounds`` reaches; empty: there is none.
 
@@ -254,6 +274,14 @@ class TaskConfig(Strict):
                 name, value, low, high = max(outside, key=lambda entry: outside[entry])
                 return f'{key}: {name} {value:g} is out of reach: outside {low:g} to {high:g}'
         return ''
+
+    @property
+    def shown(self) -> list[ShownPoint]:
+        """Points to draw: those of ``show``, else that of the success entries, if any."""
+        axes = {entry.name: entry.axis for entry in self.observation}
+        entries = self.success.entries
+        found = point_on_axes(entries, [axes[name] for name in entries])
+        return self.show or ([found] if found else [])
 
     @property
     def columns(self) -> tuple[Entry, ...]:

@@ -9,8 +9,8 @@ from typing import IO, NamedTuple
 
 from mbarl_ros.storage.run_files import HISTORY_FILE, read_json_lines
 
-PERIOD = 2.0  # s between two lines at the start of a run
-_SHARE = 0.002  # of the time since then, between two lines: a run of a day has about 2,000
+PERIOD = 2.0  # s between two samples at the start of a run
+_SHARE = 0.002  # of the time since then, between two samples: a run of a day has about 2,000
 
 
 class Sample(NamedTuple):
@@ -20,13 +20,28 @@ class Sample(NamedTuple):
     status: dict[str, dict[str, str]]
 
 
+class Schedule:
+    """Tells when a sample is due: ever more rarely, so that a long run has a short history."""
+
+    def __init__(self, now: float) -> None:
+        """``now``: s of a steady clock, as in :meth:`due`."""
+        self._started, self._due = now, now
+
+    def due(self, now: float) -> bool:
+        """Whether a sample is due; if so, the next one is due later."""
+        if now < self._due:
+            return False
+        self._due = now + max(PERIOD, _SHARE * (now - self._started))
+        return True
+
+
 class HistoryWriter:
-    """Appends samples, ever more rarely, so that a long run has a short history."""
+    """Appends samples to the history of a run."""
 
     def __init__(self, run_dir: Path, now: float) -> None:
         """``now``: s of a steady clock, as in :meth:`add`."""
         self.path = run_dir / HISTORY_FILE
-        self._started, self._due = now, now
+        self._schedule = Schedule(now)
 
     def add(
         self,
@@ -42,9 +57,8 @@ class HistoryWriter:
         :param last: the line is due in any case
         :raises OSError: the disk is full or read-only; what was written stays.
         """
-        if (now < self._due and not last) or not status:
+        if not status or not (self._schedule.due(now) or last):
             return
-        self._due = now + max(PERIOD, _SHARE * (now - self._started))
         line = json.dumps({'time': round(time, 3), 'status': status})
         with self.path.open('a+b') as file:
             if file.tell() and not _ends_line(file):  # torn by a crash or a full disk

@@ -14,11 +14,19 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.files import unwritable, write_file
 
 ARGUMENTS_FILE = 'arguments.json'
+SOFTWARE = 'software'
+"""Its key that holds the versions that a run was made with."""
 EVALUATIONS_FILE = 'evaluations.jsonl'
 RESULT_FILE = 'result.json'
 HISTORY_FILE = 'history.jsonl'
 """What the nodes reported on /diagnostics, sampled by the monitor."""
+RECORDING_FOLDER = 'recording'
+"""MCAP files of run_recorder."""
+TRACKER_FILE = 'tracker.json'
+"""Which run of a tracker this run is, so that a resumed run continues it."""
 LOCK_FILE = '.lock'
+WEB_URL_FILE = 'web_url'
+"""URL of the run's page, with its token: only its owner may read it."""
 POLICY_FILE = 'policy.safetensors'
 """The policy message that the learner published last."""
 KEPT_POLICY_FILE = 'policy_{}.safetensors'
@@ -29,8 +37,8 @@ DEMONSTRATIONS_FILE = 'demonstrations.safetensors'
 """The demonstrations as transitions, so that each process need not decode the bags again."""
 
 
-# These may change: paths, whose content is checked, and the device, on which no file depends.
-PATHS = ('demonstrations', 'robot', 'device')
+# Two paths, whose content is checked, what is only drawn, and the device, on which no file depends.
+MAY_DIFFER = ('demonstrations', 'robot', 'show', 'device')
 
 
 def check_same(
@@ -38,7 +46,7 @@ def check_same(
     config: Mapping[str, Any],
     folder: str,
     remedy: str,
-    may_differ: Collection[str] = PATHS,
+    may_differ: Collection[str] = MAY_DIFFER,
 ) -> None:
     """Refuse to resume in a folder whose configuration file ``path`` holds other settings.
 
@@ -48,13 +56,10 @@ def check_same(
     :raises ConfigError: names ``folder``, the first key that differs, and ``remedy``; or the file,
         if it is damaged.
     """
-    try:
-        before = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         return
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        before = None
-    if not isinstance(before, dict):
+    before = read_config(path)
+    if not before:
         raise ConfigError(
             f'{path}: is empty or damaged; remove this file (the next start writes it again), or '
             'use a new folder'
@@ -111,6 +116,15 @@ def read_json_lines(
             )
         records.append(record)
     return records
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration file that :func:`write_config` has written; empty if there is none."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:

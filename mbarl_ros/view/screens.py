@@ -15,14 +15,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mbarl_ros.view.rows import CONTROLLER, EVALUATOR, rows, title
 from mbarl_ros.view.status import (
     RunInfo,
     duration,
     is_status,
-    model_error,
     number,
     problems,
-    sparkline,
     status_line,
     value,
 )
@@ -86,7 +85,7 @@ class LineScreen:
             self.status = json.loads(text)
         except ValueError:
             return
-        evaluator = self.status.get('policy_evaluator', {})
+        evaluator = self.status.get(EVALUATOR, {})
         rate = number(evaluator.get('deployed_success', ''))
         if rate is not None and evaluator.get('evaluations') != self._evaluations:
             self._evaluations = evaluator.get('evaluations', '')
@@ -149,89 +148,24 @@ class LiveScreen(LineScreen):
         table = Table.grid(padding=(0, 2))
         table.add_column(style='bold')
         table.add_column()
-        for label, text in self._rows():
+        for label, text in rows(run, self.status, self.success_rates):
             table.add_row(label, text)
         parts: list[Any] = [table]
         if run.budget:
-            steps = number(self._value('policy_controller', 'environment_steps'))
+            steps = number(value(self.status, CONTROLLER, 'environment_steps'))
             parts.append(ProgressBar(total=run.budget, completed=steps or 0.0))
         parts += [Text(text, style='bold red') for text in problems(self.status)]
         elapsed = duration(time.monotonic() - self.started)
         return Panel(
             Group(*parts),
-            title=f'{run.graph}: {run.task}, {run.agent}, seed {run.seed}',
+            title=title(run),
             subtitle=f'{elapsed} — Ctrl-C stops the run; it can be resumed',
         )
 
-    def _value(self, node: str, key: str, form: str = '') -> str:
-        return value(self.status, node, key, form)
-
-    def _rows(self) -> list[tuple[str, str]]:
-        gate = (
-            'safety gate',
-            f'{self._value("safety_gate", "state")}   clipped '
-            f'{self._value("safety_gate", "clipped", ".0f")}',
-        )
-        if self.run.graph == 'record':
-            recorder = self.status.get('demo_recorder', {}).get('message') or '-'
-            return [gate, ('recorder', recorder)]
-        rows = [*self._practice_rows()]
-        if self.run.graph == 'sim':
-            rows += self._simulation_rows()
-        return [*rows, *self._learning_rows(), gate]
-
-    def _practice_rows(self) -> list[tuple[str, str]]:
-        budget = f' of {self.run.budget:,}' if self.run.budget else ''
-        return [
-            (
-                'robot',
-                f'{self._value("policy_controller", "phase")} phase   '
-                f'{self._value("policy_controller", "environment_steps", ",.0f")}{budget} steps   '
-                f'{duration(self._value("policy_controller", "robot_seconds"))}',
-            ),
-            (
-                'attempts',
-                f'{self._value("policy_controller", "attempts", ".0f")}   successes '
-                f'{self._value("policy_controller", "successes", ".0f")}',
-            ),
-        ]
-
-    def _simulation_rows(self) -> list[tuple[str, str]]:
-        target = f'   target {self.run.target:.2f}' if self.run.target else ''
-        return [
-            (
-                'deployed',
-                f'{self._value("policy_evaluator", "deployed_success", ".2f")} '
-                f'{sparkline(self.success_rates[-40:])}{target}   clone of the demonstrations '
-                f'{self._value("policy_evaluator", "clone_success", ".2f")}',
-            ),
-            (
-                'simulation',
-                f'{self._value("robot_sim", "steps_per_second", ".0f")} steps/s   resets '
-                f'{self._value("robot_sim", "resets", ".0f")}',
-            ),
-        ]
-
-    def _learning_rows(self) -> list[tuple[str, str]]:
-        return [
-            (
-                'learner',
-                f'{self._value("learner", "updates_per_second", ".0f")} updates/s   lag '
-                f'{self._value("learner", "lag_steps", ".0f")} steps   model error '
-                f'{model_error(self.status)}   policy '
-                f'{self._value("policy_controller", "policy_version")}',
-            ),
-            (
-                'classifier',
-                f'score {self._value("state_classifier", "score", ".2f")}   accuracy '
-                f'{self._value("state_classifier", "classifier/accuracy", ".2f")}',
-            ),
-        ]
-
 
 def screen(kind: str, run: RunInfo) -> LineScreen:
-    """The screen for ``live``, ``lines``, ``none`` or ``auto`` (live on a terminal)."""
-    if kind == 'auto':
+    """The screen for ``live``, ``lines`` or ``none``; ``auto`` and ``web``: live on a terminal."""
+    if kind in ('auto', 'web'):
         kind = 'live' if sys.stdout.isatty() else 'lines'
     if kind == 'live':
         return LiveScreen(run)

@@ -6,7 +6,7 @@ collects it. ROS-free.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,10 @@ _MODEL_ERROR = 'model/error/'
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a run is; ``budget`` (environment steps) and ``target`` (rate) are 0 where unlimited."""
+    """What a run is; ``budget`` (environment steps) and ``target`` (rate) are 0 where unlimited.
+
+    ``host``: which side of the graph runs here: ``all``, ``robot`` or ``learner``.
+    """
 
     graph: str
     task: str
@@ -30,6 +33,7 @@ class RunInfo:
     run_dir: Path
     budget: int = 0
     target: float = 0.0
+    host: str = 'all'
 
 
 def is_status(node: str, line: str) -> bool:
@@ -68,31 +72,49 @@ def duration(seconds: float | str | None) -> str:
     return f'{whole} s'
 
 
-def sparkline(rates: list[float]) -> str:
+def kilobytes(rate: str) -> str:
+    """A number of bytes in kilobytes, as ``4.2``."""
+    parsed = number(rate)
+    return '-' if parsed is None else f'{parsed / 1000:,.1f}'
+
+
+def sparkline(rates: Sequence[float]) -> str:
     """Success rates in [0, 1] as a row of bars."""
     return ''.join(BARS[round(min(max(rate, 0.0), 1.0) * (len(BARS) - 1))] for rate in rates)
 
 
 def problems(status: GraphStatus) -> list[str]:
     """One sentence for each node that reports a warning or an error."""
+    return [text for text, _ in graded_problems(status)]
+
+
+def graded_problems(status: GraphStatus) -> list[tuple[str, bool]]:
+    """As :func:`problems`, each with whether it is an error."""
     return [
-        f'{node}: {entry.get("message") or "warning"}'
+        (f'{node}: {entry.get("message") or "warning"}', entry['level'] not in ('', '0', '1'))
         for node, entry in sorted(status.items())
         if entry.get('level', '0') not in ('0', '')
     ]
 
 
-def model_error(status: GraphStatus) -> str:
-    """Largest held-out error of an entry of the dynamics model, and the name of that entry."""
+def largest_model_error(values: Mapping[str, str]) -> tuple[str, float] | None:
+    """Entry with the largest held-out error of the dynamics model, and that error.
+
+    :param values: what the learner reports
+    :returns: None before the first fit
+    """
     errors = {
         key.removeprefix(_MODEL_ERROR): parsed
-        for key, text in status.get('learner', {}).items()
+        for key, text in values.items()
         if key.startswith(_MODEL_ERROR) and (parsed := number(text)) is not None
     }
-    if not errors:
-        return '-'
-    worst = max(errors, key=lambda name: errors[name])
-    return f'{errors[worst]:.2g} ({worst})'
+    return max(errors.items(), key=lambda item: item[1]) if errors else None
+
+
+def model_error(status: GraphStatus) -> str:
+    """Largest held-out error of an entry of the dynamics model, and the name of that entry."""
+    worst = largest_model_error(status.get('learner', {}))
+    return f'{worst[1]:.2g} ({worst[0]})' if worst else '-'
 
 
 def status_line(status: GraphStatus) -> str:

@@ -13,6 +13,7 @@ from std_msgs.msg import UInt8MultiArray
 from mbarl_ros.control.policy import unpack_policy
 from mbarl_ros.nodes.support.qos import LATCHED, TRANSITIONS_HISTORY
 from mbarl_ros.nodes.support.runtime import BaseLifecycleNode, bytes_message, message_bytes
+from mbarl_ros.nodes.support.traffic import RECEIVED, SENT, RoundTrip, Traffic
 from mbarl_ros.schema import topics
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.spool import SPOOL_FOLDER, Spool
@@ -52,6 +53,8 @@ class LearnerLink:
         self._head_known = False
         self._stored_before = -1
         self._rejection = ''
+        self.policy_message = b''  # of the policies accepted, the newest
+        self._traffic, self._round_trip = Traffic(), RoundTrip()
         self._transitions = node.create_publisher(
             UInt8MultiArray, topics.private(topics.TRANSITIONS), TRANSITIONS_HISTORY
         )
@@ -109,9 +112,15 @@ class LearnerLink:
     def flush(self) -> None:
         """Publish transitions that were not sent, at most one message of them."""
         head = self._spool.head
-        # Only the learner knows how much it has of a session that was cut short.
+        # Only the learner knows how much it has of a session that was cut short. While the line is
+        # cut nothing is sent: the middleware would drop what it cannot keep for the classifier.
         answered = self._head_known or head is self._spool.own
-        if answered and head.sent < head.end and head.sent - head.acknowledged < WINDOW:
+        if (
+            self.alive
+            and answered
+            and head.sent < head.end
+            and head.sent - head.acknowledged < WINDOW
+        ):
             self._publish(*self._spool.next_rows())
 
     def close(self) -> None:
@@ -128,6 +137,9 @@ class LearnerLink:
             'recovered': self._spool.recovered,
             'policy_version': self._weights_version,
             'old_policies': self._old_policies,
+            'policy_age_steps': self.steps - self._weights_version if self.weights else -1,
+            **self._traffic.values(),
+            **self._round_trip.values(),
         }
 
     @property
@@ -141,8 +153,10 @@ class LearnerLink:
         spool = self._spool
         head = spool.head
         session = None
+        data = message_bytes(message)
+        self._traffic.count(RECEIVED, len(data))
         try:
-            session, stored, total = unpack_acknowledgement(message_bytes(message))
+            session, stored, total = unpack_acknowledgement(data)
             if session == head.name:
                 spool.acknowledge(stored)
         except ValueError as error:
@@ -155,6 +169,7 @@ class LearnerLink:
             return
         self._rejection = ''
         if head is spool.own:
+            self._round_trip.acknowledged(stored)
             self._set_session_start(total - stored)
         elif head is spool.head:
             self._head_known = True
@@ -172,6 +187,7 @@ class LearnerLink:
     def _on_policy(self, message: UInt8MultiArray) -> None:
         if self._node.value('policy'):
             return  # the controller acts with a given policy
+        self._traffic.count(RECEIVED, len(message.data))
         if self.session_start is None:  # and so on how many it can have been trained
             self._unchecked.append(message)
         else:
@@ -180,8 +196,9 @@ class LearnerLink:
 
     def _accept(self, message: UInt8MultiArray) -> None:
         node = self._node
+        data = message_bytes(message)
         try:
-            arrays, meta = unpack_policy(message_bytes(message), node.task, node.agent)
+            arrays, meta = unpack_policy(data, node.task, node.agent)
             version = meta['version']
             if version > self.steps:
                 raise wire.WireError(
@@ -199,12 +216,16 @@ class LearnerLink:
         self._newest_version = version
         self._policies.append((meta['applies_from'], arrays, version))
         self.valid_until = meta['valid_until']
+        self.policy_message = data
 
     # --- transitions -------------------------------------------------------------------------
 
     def _publish(self, rows: Mapping[str, np.ndarray], first: int) -> None:
         data = pack_transitions(rows, self._node.spec_hash, self._spool.head.name, first)
         self._transitions.publish(bytes_message(data, 'transitions'))
+        self._traffic.count(SENT, len(data))
+        if self._spool.head is self._spool.own and len(rows['phase']):
+            self._round_trip.sent(first + len(rows['phase']))
 
     def _request_acknowledgement(self) -> None:
         """Ask the learner how many rows of the head session it has: by a message without rows."""
@@ -218,7 +239,9 @@ class LearnerLink:
             spool.retry()
         if self.session_start is None and not self._node.value('episodes'):
             self._request_acknowledgement()
-        if self.alive:
+        if not self.alive:
+            self._round_trip.reset()
+        else:
             if head.acknowledged < head.sent and head.acknowledged == self._stored_before:
                 head.sent = head.acknowledged
             self.flush()

@@ -14,6 +14,7 @@ from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import JointState
 
 from mbarl_ros.control.jump_watch import JumpWatch
@@ -48,7 +49,7 @@ def subscribe(
     callback: Callable[[Any], None],
     qos: QoSProfile,
     log_mismatch: bool = True,
-) -> None:
+) -> Subscription:
     """Subscribe; refuse messages that are too large or cannot be deserialised.
 
     :param log_mismatch: log publishers whose QoS is incompatible
@@ -65,7 +66,7 @@ def subscribe(
         callback(message)
 
     events = SubscriptionEventCallbacks(use_default_callbacks=log_mismatch)
-    node.create_subscription(kind, topic, take, qos, raw=True, event_callbacks=events)
+    return node.create_subscription(kind, topic, take, qos, raw=True, event_callbacks=events)
 
 
 class StateListener:
@@ -122,6 +123,7 @@ class StateListener:
         # In lockstep a lost state would stall the run; in real time a late one is of no use.
         qos: QoSProfile = RELIABLE_STEPS if lockstep else STATES
         start = 0
+        self._subscriptions: list[Subscription] = []
         self._transforms: list[StateTransform] = []
         self._tree = TransformTree()
         for kind, topic in zip(kinds, robot.state, strict=True):
@@ -132,11 +134,18 @@ class StateListener:
                 continue
             self._topics.append(StatePart(topic, robot, where, lockstep))
             receive = partial(self._receive, self._topics[-1])
-            subscribe(node, kind, topic.topic, receive, qos)
+            self._subscriptions.append(subscribe(node, kind, topic.topic, receive, qos))
         for name, static in robot.tf_topics.items():
             receive = partial(self._receive_transforms, static=static)
             qos = STATIC_TRANSFORMS if static else TRANSFORMS
-            subscribe(node, message_class(TF_TYPE), name, receive, qos)
+            kind = message_class(TF_TYPE)
+            self._subscriptions.append(subscribe(node, kind, name, receive, qos))
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
 
     @property
     def since(self) -> float:

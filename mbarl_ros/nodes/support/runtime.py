@@ -93,7 +93,7 @@ class NodeMixin:
         self.run_dir = Path(self.value('run_dir')).expanduser() if self.value('run_dir') else None
         self.steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, RELIABLE)
-        self.create_timer(1.0, self._publish_diagnostics, clock=self.steady)
+        self.create_timer(1.0, self.publish_diagnostics, clock=self.steady)
 
     def request_real_time(self, priority: int) -> None:
         """In real time: ask for real-time scheduling; for nodes that move the robot."""
@@ -153,7 +153,8 @@ class NodeMixin:
     def close(self) -> None:
         """Called before the node is destroyed, while it can still publish."""
 
-    def _publish_diagnostics(self) -> None:
+    def publish_diagnostics(self) -> None:
+        """Publish what :meth:`report` says; also called once a second."""
         level, message, values = self.report()
         values = {**values, **self._identity()}
         if self._scheduling:

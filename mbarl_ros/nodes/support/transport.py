@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mbarl_ros.schema.environment import DISCOVERY_RANGE
+from mbarl_ros.schema.environment import DISCOVERY_RANGE, PROFILES, TRANSPORTS
 from mbarl_ros.schema.load import config_dir
 
-# Fast DDS 2 (Jazzy) and 3 (Kilted).
-_PROFILES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 _FAST = 'rmw_fastrtps'  # the default of Jazzy and Kilted
-_TRANSPORTS, _PEERS = 'FASTDDS_BUILTIN_TRANSPORTS', 'ROS_STATIC_PEERS'
+_PEERS = 'ROS_STATIC_PEERS'
 
 
 def without_shared_memory(environ: Mapping[str, str]) -> dict[str, str]:
@@ -27,11 +25,11 @@ def without_shared_memory(environ: Mapping[str, str]) -> dict[str, str]:
     """
     if not environ.get('RMW_IMPLEMENTATION', _FAST).startswith(_FAST):
         return {}  # another middleware ignores the profile, and would then leave this machine
-    if any(environ.get(name) for name in (*_PROFILES, _TRANSPORTS)):
+    if any(environ.get(name) for name in (*PROFILES, TRANSPORTS)):
         return {}
     if environ.get(DISCOVERY_RANGE) != 'LOCALHOST':
-        return {_TRANSPORTS: 'UDPv4'}
+        return {TRANSPORTS: 'UDPv4'}
     if environ.get(_PEERS):
         return {}
     profile = str(config_dir() / 'fastdds' / 'localhost.xml')
-    return {DISCOVERY_RANGE: 'SYSTEM_DEFAULT', **dict.fromkeys(_PROFILES, profile)}
+    return {DISCOVERY_RANGE: 'SYSTEM_DEFAULT', **dict.fromkeys(PROFILES, profile)}

@@ -1,0 +1,190 @@
+"""One graph on two hosts: network namespaces with a line of 5 ms and 1 % loss between them.
+
+``python benchmarks/hosts.py`` measures the same for longer.
+"""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mbarl_ros.bringup import graphs, hosts
+from mbarl_ros.bringup.run_folder import RunFolder
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.environment import DISCOVERY_RANGE, DISCOVERY_SERVER, PROFILES, SUPER_CLIENT
+from mbarl_ros.view.screens import LiveScreen
+from mbarl_ros.view.status import RunInfo
+from support.graph import small_agent
+from support.host_runs import HostRun, bare_values, wait_for
+from support.two_hosts import ADDRESSES, LEARNER, ROBOT, TwoHosts, obstacle
+
+CUT = 8.0  # s; longer than the time after which the learner counts as lost
+HOUR = 3600
+
+needs_two_hosts = pytest.mark.skipif(bool(obstacle()), reason=f'no two hosts here: {obstacle()}')
+
+
+def names(graph: str, **given: str) -> set[str]:
+    return {spec.name for spec in graphs.plan(graph, given).nodes}
+
+
+# --- what is started where -------------------------------------------------------------------
+
+
+def test_the_two_sides_together_are_the_graph():
+    for graph in ('sim', 'hardware'):
+        robot, learner = (names(graph, host=host) for host in (ROBOT, LEARNER))
+        assert robot | learner == names(graph)
+        assert robot & learner == {'monitor'}
+        assert {'safety_gate', 'policy_controller'} <= robot
+        assert {'learner', 'state_classifier'} <= learner
+    assert 'robot_sim' in names('sim', host=ROBOT)
+    assert 'policy_evaluator' in names('sim', host=LEARNER)
+    assert 'discovery_server' in names('sim', host=ROBOT, discovery='serve:11811')
+
+
+def test_the_robot_needs_no_demonstrations(tmp_path):
+    given = {'host': ROBOT, 'demos': str(tmp_path / 'nowhere')}
+    assert graphs.plan('hardware', given).arguments['demos'] == ''
+    with pytest.raises(ConfigError, match='no such folder of demonstrations'):
+        graphs.plan('hardware', {**given, 'host': LEARNER})
+
+
+def test_a_run_folder_belongs_to_one_side(tmp_path):
+    given = {'run_dir': str(tmp_path / 'run')}
+    RunFolder(graphs.plan('sim', {**given, 'host': ROBOT})).close()
+    with pytest.raises(ConfigError, match="was made with host 'robot', not 'learner'"):
+        RunFolder(graphs.plan('sim', {**given, 'host': LEARNER}))
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        ({'host': 'moon'}, "argument 'host' must be one of all, robot, learner, got 'moon'"),
+        ({'discovery': 'serve:11811'}, 'discovery:=serve:11811: all nodes are on this computer'),
+        ({'host': ROBOT, 'discovery': '10.0.0.1'}, 'must be serve:PORT or HOST:PORT'),
+        ({'host': ROBOT, 'discovery': 'serve:0'}, 'must be serve:PORT or HOST:PORT'),
+        ({'host': ROBOT, 'discovery': 'nuc:70000'}, 'must be serve:PORT or HOST:PORT'),
+        ({'host': ROBOT, 'discovery': 'my nuc:7'}, 'must be serve:PORT or HOST:PORT'),
+        ({'host': LEARNER, 'discovery': 'serve:7'}, 'give discovery:=ROBOT:7 here'),
+    ],
+)
+def test_nonsense_is_answered_with_one_sentence(given, message):
+    with pytest.raises(ConfigError) as caught:
+        graphs.plan('sim', given)
+    assert message in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_the_nodes_look_for_the_other_host_and_only_then():
+    assert hosts.network({'host': 'all'}, {}) == {}
+    reach = hosts.network({'host': ROBOT, 'discovery': ''}, {})
+    assert reach[DISCOVERY_RANGE] == 'SUBNET' and DISCOVERY_SERVER not in reach
+    assert all(Path(reach[name]).is_file() for name in PROFILES)
+    own = {PROFILES[0]: '/my.xml'}
+    assert not {*PROFILES} & hosts.network({'host': ROBOT, 'discovery': ''}, own).keys()
+    there = {'host': LEARNER, 'discovery': '10.0.0.1:7'}
+    assert hosts.network(there, {})[DISCOVERY_SERVER] == '10.0.0.1:7'
+    # The controller looks at topics that are not its own.
+    here = hosts.network({'host': ROBOT, 'discovery': 'serve:7'}, {})
+    assert (here[DISCOVERY_SERVER], here[SUPER_CLIENT]) == ('127.0.0.1:7', 'TRUE')
+    with pytest.raises(ConfigError, match='LOCALHOST keeps the nodes on this computer; unset it'):
+        hosts.network(there, {DISCOVERY_RANGE: 'LOCALHOST'})
+    with pytest.raises(ConfigError, match='names another server; unset it'):
+        hosts.network(there, {DISCOVERY_SERVER: '10.0.0.9:7'})
+
+
+def test_a_side_says_how_to_start_the_other():
+    given = {'task': 'push', 'host': ROBOT, 'discovery': 'serve:7', 'run_dir': '/x'}
+    text = hosts.how_to_start_the_other('sim', given, ROBOT, 4)
+    assert text == (
+        'on the other computer: ROS_DOMAIN_ID=4 mbarl up sim task:=push host:=learner '
+        'discovery:=ADDRESS_OF_THIS_HOST:7'
+    )
+
+
+def test_the_panel_has_the_link_where_there_is_one():
+    controller = {
+        'sent_bytes_per_second': '4791',
+        'received_bytes_per_second': '86940',
+        'round_trip_ms': '31.4',
+        'policy_age_steps': '100',
+        'unacknowledged': '2',
+    }
+    for host, shown in (('robot', True), ('all', False)):
+        console = Console(record=True, width=100, file=io.StringIO())
+        screen = LiveScreen(RunInfo('sim', 'push', 'mbarl', 0, Path('/x'), host=host), console)
+        screen.status = {'policy_controller': controller}
+        console.print(screen.panel())
+        row = 'out 4.8, in 86.9 kB/s   round trip 31 ms   policy age 100   waiting 2'
+        assert (row in console.export_text()) == shown
+
+
+# --- two hosts -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def line(tmp_path):
+    with TwoHosts(tmp_path) as two:
+        two.line(delay=0.005, loss=0.01)
+        yield two
+
+
+@needs_two_hosts
+@pytest.mark.graph
+@pytest.mark.slow
+def test_a_cut_line_costs_no_transition_and_a_killed_learner_resumes(line, tmp_path):
+    """In real time, with a robot of its own clock; the clocks of the learner's host are off."""
+    run = HostRun(line, tmp_path, 'hardware', agent=small_agent(tmp_path))
+    line.shift_clocks(LEARNER, HOUR)
+    run.start_robot()
+    run.start(ROBOT, autostart='true')
+    run.start(LEARNER)
+    bare = run.start_bare_timer(10.0)
+    wait_for(lambda: run.value('policy_controller', 'policy_version') > 0, 'a policy', 300)
+
+    before = run.value('policy_controller', 'environment_steps')
+    line.line(cut=True)
+    wait_for(
+        lambda: run.value('policy_controller', 'environment_steps') > before + 10 * CUT, 'the cut'
+    )
+    assert run.value('policy_controller', 'unacknowledged') >= 0.7 * 10 * CUT
+    line.line(cut=False)
+    wait_for(lambda: run.value('policy_controller', 'unacknowledged') < 0.5 * 10 * CUT, 'the rest')
+    missed = run.value('policy_controller', 'missed_periods')
+    assert missed <= bare_values(bare)[-1]['missed_periods'], (missed, bare_values(bare)[-1])
+
+    run.kill_side(LEARNER)
+    stored = run.stored().rows
+    run.start(LEARNER)
+    wait_for(lambda: run.stored().rows > stored + 20, 'the learner to resume', 300)
+    assert run.stored().gaps <= missed, run.stored()
+
+    run.kill_side(ROBOT)  # it acts with the policy on its own disk until the line is back
+    line.line(cut=True)
+    stored = run.stored().rows
+    run.start(ROBOT, autostart='true')
+    wait_for(lambda: run.value('policy_controller', 'unacknowledged') > 20, 'practice', 300)
+    line.line(cut=False)
+    wait_for(lambda: run.stored().rows > stored + 20, 'both sessions', 300)
+    wait_for(lambda: run.value('policy_controller', 'round_trip_ms') >= 10, 'a round trip')
+    assert run.value('policy_controller', 'sent_bytes_per_second') > 0
+    # Each side's files are its own.
+    assert not (run.run_dir(ROBOT) / 'transitions.log').exists()
+    assert not (run.run_dir(LEARNER) / 'spool').exists()
+
+
+@needs_two_hosts
+@pytest.mark.graph
+@pytest.mark.slow
+def test_in_lockstep_the_robots_side_ends_with_the_learners_by_a_discovery_server(line, tmp_path):
+    run = HostRun(line, tmp_path, agent=small_agent(tmp_path), steps='100', target='1.0')
+    line.line(multicast=False)
+    run.start(ROBOT, discovery='serve:11811')
+    run.start(LEARNER, discovery=f'{ADDRESSES[ROBOT]}:11811')
+    for side in (LEARNER, ROBOT):
+        assert run.sides[side].wait(300) == 3, (tmp_path / f'{side}.log').read_text()[-2000:]
+    result = json.loads((run.run_dir(LEARNER) / 'result.json').read_text())
+    assert result['reason'] == 'budget' and result['environment_steps'] == 100
+    assert run.stored().rows >= 100
