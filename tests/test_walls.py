@@ -57,6 +57,8 @@ FOREIGN = {
         'matplotlib',
         'rich',
         'gymnasium',
+        'optuna',
+        'ray',
         'sb3_contrib',
         'stable_baselines3',
     },
