@@ -44,7 +44,11 @@ def _bench(options: argparse.Namespace) -> int:
         if not _report(Path(options.report)):
             raise ConfigError(f'{options.report}: no finished seed in this folder')
         return EXIT_SUCCESS
-    failures = run_seeds(_runs(options), options.seeds, engine(options), options.evaluators)
+    if options.stack > 1 and options.engine != 'local':
+        raise ConfigError('--stack trains in one process of this machine; leave out --engine ray')
+    failures = run_seeds(
+        _runs(options), options.seeds, engine(options), options.evaluators, options.stack
+    )
     for failure in failures:
         print(f'error: {failure}', file=sys.stderr)
     _report(Path(options.out))
@@ -92,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         help='processes beside that of each seed, which evaluate its policies while it practises '
         '(default: 1); results do not depend on it. More of them pay for slow worlds where cores '
         'are idle',
+    )
+    parser.add_argument(
+        '--stack',
+        type=positive,
+        default=1,
+        metavar='S',
+        help='train S seeds of an agent and task as one stack in one process: pays on a GPU; on a '
+        'processor separate processes are faster (default: 1). Results differ by rounding only',
     )
     parser.add_argument(
         '--demonstrations', default='', metavar='FOLDER', help="default: the task's"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ from mbarl_ros.studies.seeds import SeedRun
 
 @dataclass(eq=False, kw_only=True)
 class SeedJob(Job):
-    """The process of one seed, and how many of its evaluations have been printed."""
+    """The process of one seed, and how many of its evaluations have been printed.
+
+    ``stacked``: further seeds that the same process trains with this one.
+    """
 
     number: int
     printed: int
+    stacked: list[SeedJob] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,17 @@ def _pack(
     """Luggage of a seed; its configuration is written here, with the paths as they are here."""
     seeds.prepare_folder(folder, configs)
     return seed_luggage(run, argument, folder)
+
+
+def stack_jobs(jobs: Sequence[SeedJob], size: int) -> list[SeedJob]:
+    """Jobs of one agent and task, up to ``size`` of them in one process."""
+    stacks = []
+    for first in range(0, len(jobs), size):
+        job, *others = jobs[first : first + size]
+        job.stacked = others
+        job.argument = {**job.argument, 'stack': [other.number for other in others]}
+        stacks.append(job)
+    return stacks
 
 
 def evaluation_text(line: Mapping[str, Any]) -> str:
