@@ -12,7 +12,7 @@ SEED ?= 0
 ARGS ?=
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-EXTRAS ?= ros,sim,studies,formats,video,web,track,dev,docs
+EXTRAS ?= ros,sim,studies,formats,video,web,track,scale,dev,docs
 CONSTRAINTS ?= constraints.txt
 # torch without CUDA; where this index cannot be reached, PyPI's torch does as well
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu

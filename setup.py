@@ -96,6 +96,7 @@ setup(
             'scipy',
         ],
         'formats': ['h5py', 'minari', 'pyarrow'],
+        'scale': ['optuna', 'ray'],
         'track': ['mlflow-skinny', 'wandb'],
         'video': ['av'],
         'web': ['aiohttp'],

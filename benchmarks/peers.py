@@ -35,6 +35,7 @@ from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE
 from mbarl_ros.storage.transitions import Transitions
 from mbarl_ros.studies.bench import run_seeds
+from mbarl_ros.studies.local_engine import LocalEngine
 from mbarl_ros.studies.seeds import SeedRun, append_line, read_result, write_result
 from mbarl_ros.studies.summary import AgentResult, collect
 from mbarl_ros.task import Task
@@ -228,7 +229,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         ]
         peers.append((environment, path, demonstrations))
     for seed in range(options.seeds):
-        if failures := run_seeds(runs, [seed], options.jobs):
+        if failures := run_seeds(runs, [seed], LocalEngine(options.jobs), 1):
             raise SystemExit('\n'.join(failures))
         with ProcessPoolExecutor(options.jobs, get_context('spawn')) as pool:
             waiting = [

@@ -304,7 +304,7 @@ def test_policy_arrays_pass_the_robots_check_and_act_as_the_learner_does(task: T
     inputs = with_pairwise_differences(scaled, torch.from_numpy(task.pairwise_differences))
     for index, name in enumerate(('forward', 'backward')):
         stacked = inputs.expand(2, -1, -1)
-        mean = mlp(learner._sac.actor, stacked)[index, :, : task.action_dim].tanh()
+        mean = mlp(learner.sac.actor, stacked)[index, :, : task.action_dim].tanh()
         action = Policy(arrays, name).mean_action(observation)
         np.testing.assert_allclose(action, mean.detach().numpy(), atol=1e-5)
 
@@ -366,7 +366,7 @@ def test_values_bootstrap_through_truncation_and_stop_at_success(where: str) -> 
 def _values(learner: Learner, observation: np.ndarray) -> np.ndarray:
     import torch
 
-    sac = learner._sac
+    sac = learner.sac
     scaled = learner.task.scaled(observation).astype(np.float32)
     action = torch.zeros(1, len(observation), learner.task.action_dim)
     return sac.action_values(torch.from_numpy(scaled)[None], action)[0, 0].numpy()

@@ -141,7 +141,7 @@ def test_the_robots_value_is_the_learners(name: str) -> None:
     value = LearnedValue(arrays, task, PLANNING).value(
         observation, Policy(arrays, 'forward').mean_action(observation)
     )
-    expected = learner._sac.value(torch.from_numpy(task.scaled(observation))[None].repeat(2, 1, 1))
+    expected = learner.sac.value(torch.from_numpy(task.scaled(observation))[None].repeat(2, 1, 1))
     assert np.allclose(value, expected[0].numpy(), atol=1e-4)
 
 

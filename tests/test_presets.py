@@ -297,7 +297,7 @@ def test_vaprls_goals_march_back_to_the_start_as_values_grow() -> None:
 
         return torch.from_numpy((mug <= reach['now']).astype(np.float32) - 1e-3 * mug)
 
-    made._sac.value = value
+    made.sac.value = value
     start = np.array([0.0, 0.0, 2.5, 0.0, -1.0, -1.0], np.float32)
     distances = []
     for reach['now'] in (0.0, 1.0, 2.0, 3.0, 4.0, 10.0):

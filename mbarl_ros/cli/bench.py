@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mbarl_ros.cli.engine import add_engine, engine, positive
 from mbarl_ros.cli.run import run_command
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.schema.base import ConfigError
@@ -43,7 +44,11 @@ def _bench(options: argparse.Namespace) -> int:
         if not _report(Path(options.report)):
             raise ConfigError(f'{options.report}: no finished seed in this folder')
         return EXIT_SUCCESS
-    failures = run_seeds(_runs(options), options.seeds, options.jobs or 0, options.evaluators)
+    if options.stack > 1 and options.engine != 'local':
+        raise ConfigError('--stack trains in one process of this machine; leave out --engine ray')
+    failures = run_seeds(
+        _runs(options), options.seeds, engine(options), options.evaluators, options.stack
+    )
     for failure in failures:
         print(f'error: {failure}', file=sys.stderr)
     _report(Path(options.out))
@@ -69,14 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--seeds',
-        type=_seeds,
+        type=seed_numbers,
         default='5',
         help='how many, or which ones: 2,7 (default: 5, which are 0 to 4)',
     )
-    parser.add_argument('--budget', type=_positive, help="environment steps; default: the task's")
+    parser.add_argument('--budget', type=positive, help="environment steps; default: the task's")
     parser.add_argument(
         '--every',
-        type=_positive,
+        type=positive,
         default=0,
         metavar='STEPS',
         help='environment steps between two evaluations, of which every second is also one from '
@@ -84,11 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--out', default='runs/bench', help='output folder (default: runs/bench)')
     parser.add_argument(
-        '--jobs', type=_positive, help='seeds at a time; default: the number of cores'
-    )
-    parser.add_argument(
         '--evaluators',
-        type=_positive,
+        type=positive,
         default=1,
         metavar='N',
         help='processes beside that of each seed, which evaluate its policies while it practises '
@@ -96,11 +98,19 @@ def _parser() -> argparse.ArgumentParser:
         'are idle',
     )
     parser.add_argument(
+        '--stack',
+        type=positive,
+        default=1,
+        metavar='S',
+        help='train S seeds of an agent and task as one stack in one process: pays on a GPU; on a '
+        'processor separate processes are faster (default: 1). Results differ by rounding only',
+    )
+    parser.add_argument(
         '--demonstrations', default='', metavar='FOLDER', help="default: the task's"
     )
     parser.add_argument(
         '--demonstrations-per-goal',
-        type=_positive,
+        type=positive,
         metavar='N',
         help='use only the first N forward demonstrations of each goal and no backward ones; the '
         'agent is then called AGENT+demos=N',
@@ -108,17 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--report', metavar='OUT', help='only write the tables and plots of OUT again'
     )
+    add_engine(parser, 'seeds')
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not positive')
-    return number
-
-
-def _seeds(text: str) -> list[int]:
+def seed_numbers(text: str) -> list[int]:
+    """Seeds from how many, or which ones."""
     words = [word.strip() for word in text.split(',') if word.strip()]
     numbers = sorted({int(word) for word in words}) if all(map(str.isdecimal, words)) else []
     chosen = numbers if ',' in text else [seed for count in numbers for seed in range(count)]

@@ -31,6 +31,7 @@ examples:
   mbarl explain runs/mine               why does it not learn?
   mbarl bench --agents mbarl,bc         compare agents over seeds on the tabletop task
   mbarl study dyna-maze                 Dyna-Q on the maze of Sutton and Barto, as figures
+  mbarl tune --search chunk=25,50,100   search settings of a preset over seeds
   mbarl up sim --help                   all arguments of the graph
 """
 
@@ -67,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mbarl_ros.cli import study
 
         return study.main(rest)
+    if command == 'tune':
+        from mbarl_ros.cli import tune
+
+        return tune.main(rest)
     if command in ('robot', 'doctor', 'stop'):
         from mbarl_ros.cli import robot
 
@@ -102,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser('explain', help='explain why a run does not learn')
     commands.add_parser('bench', help='compare agents over seeds, without ROS')
     commands.add_parser('study', help='run a study of the literature: figures and verdicts')
+    commands.add_parser('tune', help='search settings of a preset over tasks and seeds')
     commands.add_parser(
         'robot', help='check a running robot; begin a profile; print its SROS2 policy'
     )

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mbarl_ros.cli.engine import add_engine, engine
 from mbarl_ros.cli.run import run_command
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.schema.base import ConfigError
@@ -49,22 +50,13 @@ def _parser() -> argparse.ArgumentParser:
         '--quick', action='store_true', help='a small version within two minutes, not the record'
     )
     parser.add_argument(
-        '--jobs', type=_positive, help='processes at a time; default: the number of cores'
-    )
-    parser.add_argument(
         '--out', default='runs/studies', help='output folder (default: runs/studies)'
     )
     parser.add_argument(
         '--report', action='store_true', help='only write the report of the finished cells again'
     )
+    add_engine(parser, 'cells')
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not positive')
-    return number
 
 
 def _study(options: argparse.Namespace) -> int:
@@ -72,7 +64,7 @@ def _study(options: argparse.Namespace) -> int:
         _list()
         return EXIT_SUCCESS
     run = StudyRun(options.name, options.out, options.quick)
-    failures = [] if options.report else run.run(options.jobs or 0)
+    failures = [] if options.report else run.run(engine(options))
     for failure in failures:
         print(f'error: {failure}', file=sys.stderr)
     if failures:

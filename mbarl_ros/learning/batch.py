@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 
@@ -27,6 +29,10 @@ class Batch:
     discount: Tensor
     return_lower_bound: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
     def __getitem__(self, number: int) -> Batch:
         """One batch of a block."""
         return Batch(
@@ -37,3 +43,11 @@ class Batch:
             discount=self.discount[number],
             return_lower_bound=self.return_lower_bound[number],
         )
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Blocks of batches of several learners as one, along the axis of the policies."""
+    if len(batches) == 1:
+        return batches[0]
+    names = [field.name for field in fields(Batch)]
+    return Batch(*(torch.cat([getattr(batch, name) for batch in batches], 1) for name in names))

@@ -19,6 +19,7 @@ from torch import Tensor
 from mbarl_ros.learning.corrections import Corrections
 from mbarl_ros.learning.holdout import episode_numbers
 from mbarl_ros.learning.networks import (
+    CPU,
     Tape,
     mlp,
     mlp_gradients,
@@ -54,6 +55,20 @@ class Cloned(NamedTuple):
     certainty: Tensor
 
 
+class Acting(NamedTuple):
+    """What :meth:`Clones.act` needs, on its device; the first axis is the clones'.
+
+    ``shown`` [clones, n, inputs]: some demonstrated states, ``discount`` [inputs, inputs] as in
+    :class:`~.corrections.Corrections`, ``near`` [clones, 1]: distance within which a state is near.
+    """
+
+    parameters: list[Tensor]
+    shown: Tensor
+    shown_squares: Tensor
+    near: Tensor
+    discount: Tensor
+
+
 class Clones:
     """Behaviour cloning for each of the first policies; deterministic by its seed.
 
@@ -68,15 +83,17 @@ class Clones:
         hidden: Sequence[int],
         steps: int,
         seed: int,
+        device: torch.device = CPU,
     ) -> None:
-        """Fit them.
+        """Fit them, on the processor.
 
         :param steps: most gradient steps; few rows need fewer, :data:`STEPS_PER_ROW`
         :param demonstrations: whole episodes in order
         :param phases: of the policies; there is a demonstration of each
+        :param device: on which :meth:`act` works
         """
         set_up_torch()
-        self.count, self._phases, self._task = len(phases), phases, task
+        self.count, self._phases, self._task, self._device = len(phases), phases, task, device
         self._differences = torch.from_numpy(task.pairwise_differences)
         self._parts: list[Transitions] = []
         self._generator = torch.Generator().manual_seed(seed)
@@ -111,11 +128,12 @@ class Clones:
 
         :param inputs: [count, n, entries], scaled observations with pairwise differences
         """
-        near, where = self._near.square(), self._corrections.discounted(inputs)
-        products = torch.baddbmm(self._shown_squares, where, self._shown.mT, alpha=-2.0)
+        acting = self.acting
+        near, where = acting.near.square(), inputs - inputs @ acting.discount
+        products = torch.baddbmm(acting.shown_squares, where, acting.shown.mT, alpha=-2.0)
         squared_distance = products.amin(-1).add_(where.square().sum(-1))
         certainty = (near / squared_distance.maximum(near)).square()
-        return Cloned(torch.tanh(mlp(self.parameters, inputs)), certainty)
+        return Cloned(torch.tanh(mlp(acting.parameters, inputs)), certainty)
 
     def state_arrays(self) -> Arrays:
         """What an exact resume needs beside the demonstrations, which come back by :meth:`add`."""
@@ -128,6 +146,7 @@ class Clones:
         load_generator('clones', self._generator, arrays)
         self._measure()
         self._new = False
+        self._begin_to_act()
 
     @torch.no_grad()
     def _fit(self, steps: int) -> None:
@@ -149,6 +168,18 @@ class Clones:
             slope = (mean - wanted) * (1.0 - mean.square()) * (2.0 / mean[0].numel())
             optimiser.step(mlp_gradients(self.parameters, tape, slope))
         self._new = False
+        self._begin_to_act()
+
+    def _begin_to_act(self) -> None:
+        """Copy what :meth:`act` needs to its device."""
+        device = self._device
+        self.acting = Acting(
+            [parameter.to(device) for parameter in self.parameters],
+            self._shown.to(device),
+            self._shown.square().sum(-1)[:, None].to(device),
+            self._near.to(device),
+            self._corrections.discount.to(device),
+        )
 
     def _measure(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Note what was shown, and what is near it; inputs, actions, and rows of each phase."""
@@ -164,7 +195,6 @@ class Clones:
         episode = torch.from_numpy(episode_numbers(ended))
         some = [rows[torch.linspace(0, len(rows) - 1, SHOWN).long()] for rows in of_phase]
         self._shown = torch.stack([self._corrections.discounted(inputs[rows]) for rows in some])
-        self._shown_squares = self._shown.square().sum(-1)[:, None]
         distance = torch.cdist(self._shown, self._shown)
         same = torch.stack([episode[rows][:, None] == episode[rows] for rows in some])
         to_others = distance.masked_fill(same, math.inf).amin(-1)

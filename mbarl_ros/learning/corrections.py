@@ -43,11 +43,11 @@ class Corrections:
         self._corrects = (self.effect != 0).any(1)
         basis = torch.linalg.svd(self.effect, full_matrices=False)
         directions = basis.Vh[basis.S > 1e-6]
-        self._discount = (1.0 - 1.0 / DISCOUNT) * directions.T @ directions
+        self.discount = (1.0 - 1.0 / DISCOUNT) * directions.T @ directions
 
     def discounted(self, inputs: Tensor) -> Tensor:
         """Inputs [..., inputs] in which what the robot moves counts :data:`DISCOUNT` times less."""
-        return inputs - inputs @ self._discount
+        return inputs - inputs @ self.discount
 
     def displaced(
         self, inputs: Tensor, action: Tensor, generator: torch.Generator

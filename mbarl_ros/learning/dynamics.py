@@ -10,7 +10,7 @@ been 0 or 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +20,15 @@ from torch.nn import functional
 
 from mbarl_ros.control.model import MODEL, ModelLayout
 from mbarl_ros.learning.networks import (
+    CPU,
     Tape,
+    generator_on,
     mlp,
     mlp_gradients,
     stack_arrays,
     stacked_mlp,
+    standard_normal,
+    to_numpy,
     with_fourier_features,
     with_pairwise_differences,
 )
@@ -95,23 +99,29 @@ class Prediction(NamedTuple):
 class Ensemble:
     """``members`` networks in one stack; each imagined step is drawn from one of the elites."""
 
-    def __init__(self, task: Task, config: ModelConfig, seed: int) -> None:
-        """New networks; ``error`` stays 1 until the first :meth:`fit`."""
+    def __init__(
+        self, task: Task, config: ModelConfig, seed: int, device: torch.device = CPU
+    ) -> None:
+        """New networks on a device; ``error`` stays 1 until the first :meth:`fit`."""
+        self.device = device
         self.config = config
         self._task = task
         layout = ModelLayout(task, config)
         self.index, self._expand = layout.index, layout.expand
         self._models_reward = layout.models_reward
-        self._binary = torch.from_numpy(layout.binary)
-        self._low, self._high = torch.from_numpy(layout.low), torch.from_numpy(layout.high)
-        self._offset, self._scale = (torch.from_numpy(a) for a in (layout.offset, layout.scale))
-        self._pairwise_differences = torch.from_numpy(layout.pairwise_differences)
-        self.generator = torch.Generator().manual_seed(seed)
-        self._parameters = stacked_mlp(config.members, layout.sizes, self.generator)
+        self._binary, self._low, self._high = map(
+            self._tensor, (layout.binary, layout.low, layout.high)
+        )
+        self._offset, self._scale = map(self._tensor, (layout.offset, layout.scale))
+        self._pairwise_differences = self._tensor(layout.pairwise_differences)
+        generator = torch.Generator().manual_seed(seed)  # the same networks on any device
+        self._parameters = stacked_mlp(config.members, layout.sizes, generator, device=device)
+        self.generator = generator_on(device, seed, generator)
         self._optimiser = Adam(self._parameters, config.learning_rate, weight_decay=1e-5)
-        self._change_scale = torch.ones(len(self._binary))
-        self._usual = torch.full((len(self._binary),), MIN_USUAL)
-        self.elites = torch.arange(config.elites)
+        entries = len(self._binary)
+        self._change_scale = torch.ones(entries, device=device)
+        self._usual = torch.full((entries,), MIN_USUAL, device=device)
+        self.elites = torch.arange(config.elites, device=device)
         self._copy_elites()
         self.fits = 0
         # Share of each entry's change (binary: of its information) that is NOT explained.
@@ -169,10 +179,10 @@ class Ensemble:
     def _draw(self, rows: int, shape: tuple[int, int], weights: np.ndarray | None) -> Tensor:
         """Row numbers [members, batch] of one gradient step."""
         if weights is None:
-            return torch.randint(rows, shape, generator=self.generator)
+            return torch.randint(rows, shape, generator=self.generator, device=self.device)
         # By the inverse of the cumulative weights: torch.multinomial walks all of them each time.
-        cumulative = torch.from_numpy(np.cumsum(weights, dtype=np.float64))
-        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        cumulative = self._tensor(np.cumsum(weights, dtype=np.float64))
+        uniform = self._uniform(shape, torch.float64)
         return torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp_(max=rows - 1)
 
     @torch.no_grad()
@@ -198,21 +208,28 @@ class Ensemble:
     @torch.no_grad()
     def step(self, state: Tensor, action: Tensor) -> Prediction:
         """Sampled next states of ``state`` [n, state_dim], each from one random elite."""
-        state = state[:, self.index]
-        inputs = self._inputs(state, action)
+        state = state[:, self.index].to(self.device)
+        inputs = self._inputs(state, action.to(self.device))
         elites = len(self.elites)
         outputs = self._predict(self._elite_parameters, inputs.expand(elites, -1, -1))
         surprise = (self._disagreement(outputs) / self._usual).amax(-1)
-        drawn = outputs.of_each(torch.randint(elites, (len(state),), generator=self.generator))
-        noise = torch.randn(drawn.mean.shape, generator=self.generator)
+        member = torch.randint(elites, (len(state),), generator=self.generator, device=self.device)
+        drawn = outputs.of_each(member)
+        noise = standard_normal(drawn.mean.shape, self.generator)
         change = (drawn.mean + (0.5 * drawn.log_variance).exp() * noise) * self._change_scale
-        uniform = torch.rand(noise.shape, generator=self.generator)
+        uniform = self._uniform(noise.shape)
         flag = torch.where(uniform < torch.sigmoid(drawn.mean), self._high, self._low)
         moved = self._extended(state) + change * (uniform < drawn.probability)
         moved = moved.clamp(self._low, self._high)
         next_state = torch.where(self._binary, flag, moved)
-        reward = next_state[:, -1] if self._models_reward else torch.zeros(len(state))
-        return Prediction(next_state[:, self._expand], reward, surprise)
+        reward = next_state[:, -1].cpu() if self._models_reward else torch.zeros(len(state))
+        return Prediction(next_state[:, self._expand].cpu(), reward, surprise.cpu())
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def _uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.rand(shape, generator=self.generator, device=self.device, dtype=dtype)
 
     def _disagreement(self, outputs: Outputs) -> Tensor:
         """Standard deviation [n, entries] of the elites' mean changes, or of flags' probabilities.
@@ -242,7 +259,7 @@ class Ensemble:
         """States and, where it is modelled, the reward entry: 0 before the step."""
         if not self._models_reward:
             return state
-        return torch.cat([state, torch.zeros(len(state), 1) if reward is None else reward], 1)
+        return torch.cat([state, torch.zeros_like(state[:, :1]) if reward is None else reward], 1)
 
     def _set_reward_binary(self, binary: bool) -> None:
         self._binary[-1] = binary
@@ -267,7 +284,7 @@ class Ensemble:
         error = self._unexplained(held_out)
         self.elites.copy_(choose_elites(error, self.config.elites))
         self._copy_elites()
-        self.error = error[self.elites].mean(0).numpy()
+        self.error = to_numpy(error[self.elites].mean(0))
         return float(self.error.clip(max=1.0).mean())
 
     def _unexplained(self, rows: Mapping[str, np.ndarray]) -> Tensor:
@@ -279,7 +296,7 @@ class Ensemble:
         changes outweighs all others.
         """
         if not len(rows['observation']):
-            return torch.ones(self.config.members, len(self._binary))
+            return torch.ones(self.config.members, len(self._binary), device=self.device)
         inputs, change, next_state = self._tensors(rows)
         outputs = self._predict(self._parameters, inputs.expand(self.config.members, -1, -1))
         target = self._target(change, next_state)
@@ -294,11 +311,11 @@ class Ensemble:
 
     def _tensors(self, rows: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
         """Network inputs, changes and next states [n, ...] of transitions."""
-        state = torch.from_numpy(rows['observation'][:, self.index])
-        reward = torch.from_numpy(rows['reward'])[:, None] if self._models_reward else None
-        next_state = torch.from_numpy(rows['next_observation'][:, self.index])
+        state = self._tensor(rows['observation'][:, self.index])
+        reward = self._tensor(rows['reward'])[:, None] if self._models_reward else None
+        next_state = self._tensor(rows['next_observation'][:, self.index])
         next_state = self._extended(next_state, reward)
-        inputs = self._inputs(state, torch.from_numpy(rows['action']))
+        inputs = self._inputs(state, self._tensor(rows['action']))
         return inputs, next_state - self._extended(state), next_state
 
     def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
@@ -311,9 +328,9 @@ class Ensemble:
     def policy_arrays(self) -> Arrays:
         """The elites, for planning; see :func:`mbarl_ros.control.model.model_shapes`."""
         arrays = stack_arrays(self._elite_parameters, MODEL)
-        arrays[f'{MODEL}/change_scale'] = self._change_scale.numpy().copy()
+        arrays[f'{MODEL}/change_scale'] = to_numpy(self._change_scale)
         if self._models_reward:
-            arrays[f'{MODEL}/reward_binary'] = self._binary[-1:].numpy().astype(np.float32)
+            arrays[f'{MODEL}/reward_binary'] = to_numpy(self._binary[-1:]).astype(np.float32)
         return arrays
 
     def state_arrays(self) -> Arrays:
@@ -323,7 +340,7 @@ class Ensemble:
         arrays |= tensor_arrays('model/adam', self._optimiser.tensors())
         arrays |= tensor_arrays('model/normaliser', [self._change_scale, self.elites, self._usual])
         arrays['model/error'] = self.error.copy()
-        arrays['model/binary'] = self._binary.numpy().copy()
+        arrays['model/binary'] = to_numpy(self._binary)
         arrays['model/fits'] = np.array(self.fits)
         return arrays
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mbarl_ros.learning.dynamics import Ensemble
+from mbarl_ros.learning.networks import CPU
 from mbarl_ros.learning.relations import Relations
 from mbarl_ros.learning.replay import Replay
 from mbarl_ros.learning.sac import Sac
@@ -26,10 +27,17 @@ MAX_SURPRISE = 2.0  # of a step that is kept; 1 is rare where the robot has been
 class Imagination:
     """The dynamics model, when to fit it, and a ring of imagined transitions for each policy."""
 
-    def __init__(self, task: Task, config: ModelConfig, policies: int, seed: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        config: ModelConfig,
+        policies: int,
+        seed: int,
+        device: torch.device = CPU,
+    ) -> None:
         """Nothing is imagined before the first fit."""
         self.task, self.config = task, config
-        self.ensemble = Ensemble(task, config, seed)
+        self.ensemble = Ensemble(task, config, seed, device)
         self.relations = Relations(task, seed)
         self.buffers = [
             Replay(config.buffer_capacity, task.observation_dim, task.action_dim)

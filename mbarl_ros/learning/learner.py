@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from mbarl_ros.control.policy import policy_names
+from mbarl_ros.learning.batch import joined
 from mbarl_ros.learning.batches import BatchSampler
 from mbarl_ros.learning.clones import Clones
 from mbarl_ros.learning.holdout import demonstration_holdout_mask, episode_holdout_mask
@@ -20,7 +21,7 @@ from mbarl_ros.learning.robot_phases import RobotPhases
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state_arrays import Arrays
 from mbarl_ros.learning.success import SuccessCritic
-from mbarl_ros.learning.torch_setup import set_up_torch
+from mbarl_ros.learning.torch_setup import choose_device, set_up_torch
 from mbarl_ros.learning.warm_start import WarmStart
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
@@ -60,6 +61,7 @@ class Learner:
             )
         self.task, self.agent = task, agent
         self.policies = policy_names(agent)[:-1]
+        self._device = device = choose_device(agent.device)
         self._objectives = objectives(task, agent, demonstrations, seed)
         task_range = (0.0, 1.0) if task.reward_known else (-np.inf, np.inf)
         ranges = [task_range, *(each.return_range for each in self._objectives.values())]
@@ -67,11 +69,19 @@ class Learner:
         differences = task.pairwise_differences
         scale = agent.sac.scale(task.reward_known)
         sizes = task.observation_dim, task.action_dim
-        self._clones = clones = self._make_clones(demonstrations, seed)
-        self._sac = Sac(
-            agent.sac, self.policies, differences, sizes[1], return_range, seed, scale, clones
+        self._clones = self._make_clones(demonstrations, seed)
+        self.sac = Sac(
+            agent.sac,
+            self.policies,
+            differences,
+            sizes[1],
+            return_range,
+            seed,
+            scale,
+            self._clones,
+            device,
         )
-        self._success = SuccessCritic(agent.sac, differences, seed) if agent.switching else None
+        self.success = SuccessCritic(agent.sac, differences, seed) if agent.switching else None
         self._replay = Replay(agent.replay_capacity, *sizes)
         self._robot_phases = RobotPhases(task)
         self.environment_steps = 0  # real transitions added so far
@@ -83,9 +93,9 @@ class Learner:
         self._phase_starts: list[list[np.ndarray]] = [[] for _ in self.policies]
         self._attempt_ended = True
         self._phases_done = 0
-        self._imagination = (
-            Imagination(task, agent.model, len(self.policies), seed) if agent.model else None
-        )
+        self._imagination = None
+        if agent.model:
+            self._imagination = Imagination(task, agent.model, len(self.policies), seed, device)
         self.batches = BatchSampler(
             task,
             agent,
@@ -109,7 +119,8 @@ class Learner:
         if not settings.cloning_weight or FORWARD not in phases:
             return None
         steps = settings.cloning_steps
-        return Clones(self.task, demonstrations, phases, settings.hidden, steps, seed)
+        hidden, device = settings.hidden, self._device
+        return Clones(self.task, demonstrations, phases, hidden, steps, seed, device)
 
     def add(self, transitions: Transitions) -> None:
         """Append real transitions in order; no training. Also refills the replay on resume.
@@ -155,7 +166,10 @@ class Learner:
         """
         if not len(self._replay) and not len(self._demonstrations):
             return {}
-        set_up_torch()
+        return train_together(self.sac, [self], updates)[0]
+
+    def prepare(self) -> dict[str, float]:
+        """What comes before gradient steps of the policies: clones, objectives, imagination."""
         metrics = {}
         if self._clones is not None:
             self._clones.train()
@@ -164,34 +178,16 @@ class Learner:
         if self._imagination is not None and len(self._replay):
             starts = [np.array(starts) for starts in self._phase_starts]
             metrics |= self._imagination.update(
-                self._sac, self._replay, self._demonstrations, starts
-            )
-        metrics |= self._train_policies(updates)
-        if self._warm_start is not None and self._warm_start.due(self.environment_steps):
-            metrics |= self._warm_start.imitate(
-                self._sac, self._replay, self.policy_arrays() | self._planning_arrays()
+                self.sac, self._replay, self._demonstrations, starts
             )
         return metrics
 
-    def _train_policies(self, updates: int) -> dict[str, float]:
-        sums: dict[str, torch.Tensor] = {}
-        done = 0
-        while done < updates:
-            block = self.batches.draw(min(BLOCK, updates - done))
-            for number in range(len(block.reward)):
-                batch = block[number]
-                step_metrics = self._sac.update(batch)
-                if self._success is not None:
-                    step_metrics |= self._success.update(batch)
-                for name, value in step_metrics.items():
-                    sums[name] = sums[name] + value if name in sums else value
-            done += len(block.reward)
-        self.updates += updates
-        return {
-            f'{policy}/{name}': value
-            for name, total in sums.items()
-            for policy, value in zip(self.policies, (total / updates).tolist(), strict=True)
-        }
+    def finish(self) -> dict[str, float]:
+        """What follows gradient steps of the policies: imitation of the planner, when due."""
+        if self._warm_start is None or not self._warm_start.due(self.environment_steps):
+            return {}
+        arrays = self.policy_arrays() | self._planning_arrays()
+        return self._warm_start.imitate(self.sac, self._replay, arrays)
 
     def imagine(
         self, observation: np.ndarray, count: int, length: int
@@ -207,7 +203,7 @@ class Learner:
         if self._imagination is None or not self._imagination.ensemble.fits:
             return {}
         set_up_torch()
-        fans = self._imagination.fan(self._sac, observation, count, length)
+        fans = self._imagination.fan(self.sac, observation, count, length)
         return {
             policy: rollout_states(chains, self.task.state_dim)
             for policy, chains in zip(self.policies, fans, strict=True)
@@ -219,13 +215,13 @@ class Learner:
         And the arrays for phases (:func:`mbarl_ros.control.policy.phase_shapes`).
         """
         arrays = {'offset': self.task.offset.copy(), 'scale': self.task.scale.copy()}
-        arrays |= self._sac.policy_arrays()
+        arrays |= self.sac.policy_arrays()
         for objective in self._objectives.values():
-            arrays |= objective.policy_arrays(self._sac)
+            arrays |= objective.policy_arrays(self.sac)
         if self.agent.returns_to_starts:
             arrays |= self._starts
-        if self._success is not None:
-            arrays |= self._success.policy_arrays()
+        if self.success is not None:
+            arrays |= self.success.policy_arrays()
         if self._plans:
             arrays |= self._planning_arrays()
         return arrays
@@ -240,12 +236,12 @@ class Learner:
     def _planning_arrays(self) -> Arrays:
         arrays = self._imagination.ensemble.policy_arrays()
         if self.agent.planner.terminal_value:
-            arrays |= self._sac.critic_arrays()
+            arrays |= self.sac.critic_arrays()
         return arrays
 
     def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
         """Arrays and JSON-able metadata for an exact resume; real rows come back by add()."""
-        arrays = self._sac.state_arrays()
+        arrays = self.sac.state_arrays()
         meta: dict[str, Any] = {
             'spec': self.task.spec_hash(self.agent),
             'environment_steps': self.environment_steps,
@@ -256,8 +252,8 @@ class Learner:
         for phase, objective in self._objectives.items():
             objective_arrays, meta['objectives'][PHASES[phase]] = objective.state_dict()
             arrays |= objective_arrays
-        if self._success is not None:
-            arrays |= self._success.state_arrays()
+        if self.success is not None:
+            arrays |= self.success.state_arrays()
         if self._clones is not None:
             arrays |= self._clones.state_arrays()
         if self._imagination is not None:
@@ -283,16 +279,63 @@ class Learner:
             )
         if (self._imagination is None) != ('imagination' not in meta):
             raise ValueError("checkpoint and preset disagree on 'model'")
-        self._sac.load_state_arrays(arrays)
+        self.sac.load_state_arrays(arrays)
         self.batches.rng.bit_generator.state = meta['rng']
         self.updates = meta['updates']
         for phase, objective in self._objectives.items():
             objective.load_state_dict(arrays, meta['objectives'][PHASES[phase]])
-        if self._success is not None:
-            self._success.load_state_arrays(arrays)
+        if self.success is not None:
+            self.success.load_state_arrays(arrays)
         if self._clones is not None:
             self._clones.load_state_arrays(arrays)
         if self._imagination is not None:
             self._imagination.load_state_dict(arrays, meta['imagination'])
         if self._warm_start is not None:
             self._warm_start.load_state_dict(arrays, meta['warm_start'])
+
+
+def train_together(sac: Sac, learners: Sequence[Learner], updates: int) -> list[dict[str, float]]:
+    """As :meth:`Learner.train`, of several learners whose policies are updated as one stack.
+
+    :param sac: the learner's own, or that of all (:func:`mbarl_ros.learning.sac_stack.stacked`)
+    """
+    set_up_torch()
+    before = [learner.prepare() for learner in learners]
+    of_policies = _train_policies(sac, learners, updates)
+    return [
+        first | second | learner.finish()
+        for first, second, learner in zip(before, of_policies, learners, strict=True)
+    ]
+
+
+def _train_policies(sac: Sac, learners: Sequence[Learner], updates: int) -> list[dict[str, float]]:
+    """Gradient steps of the policies; mean metrics of each learner."""
+    sums: dict[str, torch.Tensor] = {}
+    done = 0
+    while done < updates:
+        blocks = [learner.batches.draw(min(BLOCK, updates - done)) for learner in learners]
+        together = joined(blocks).to(sac.device)
+        for number in range(len(together.reward)):
+            metrics = sac.update(together[number])
+            critics = [
+                learner.success.update(block[number])['success']
+                for learner, block in zip(learners, blocks, strict=True)
+                if learner.success is not None
+            ]
+            if critics:
+                metrics['success'] = torch.cat(critics)
+            for name, value in metrics.items():
+                sums[name] = sums[name] + value if name in sums else value
+        done += len(together.reward)
+    means = {name: (total / updates).tolist() for name, total in sums.items()}
+    for learner in learners:
+        learner.updates += updates
+    count = len(learners[0].policies)
+    return [
+        {
+            f'{policy}/{name}': values[first + number]
+            for name, values in means.items()
+            for number, policy in enumerate(learner.policies)
+        }
+        for first, learner in zip(range(0, count * len(learners), count), learners, strict=True)
+    ]

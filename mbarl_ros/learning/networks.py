@@ -18,15 +18,22 @@ from torch import Tensor
 from torch.nn import functional
 
 Activation = Literal['relu', 'silu']
+Generators = torch.Generator | Sequence[torch.Generator]
+CPU = torch.device('cpu')
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 FEW_COLUMNS = 32  # of a product that is better done transposed
 
 
 def stacked_mlp(
-    stack: int, sizes: Sequence[int], generator: torch.Generator, last_scale: float = 1.0
+    stack: int,
+    sizes: Sequence[int],
+    generator: torch.Generator,
+    last_scale: float = 1.0,
+    device: torch.device = CPU,
 ) -> list[Tensor]:
     """New parameters, uniform in +-1/sqrt(in) as in ``torch.nn.Linear``.
 
+    :param generator: of the processor, so that all devices begin with the same networks
     :param last_scale: factor on the last layer; a small one makes a policy start near zero mean
     """
     parameters = []
@@ -37,7 +44,7 @@ def stacked_mlp(
             bound *= last_scale
         for rows in (fan_in, 1):
             value = torch.rand(stack, rows, fan_out, generator=generator)
-            parameters.append(((2.0 * value - 1.0) * bound).requires_grad_())
+            parameters.append(((2.0 * value - 1.0) * bound).to(device).requires_grad_())
     return parameters
 
 
@@ -153,13 +160,13 @@ class Sample(NamedTuple):
         return torch.cat([raw, log_std * within], -1)
 
 
-def sample_action(output: Tensor, generator: torch.Generator) -> Tensor:
+def sample_action(output: Tensor, generator: Generators) -> Tensor:
     """As :func:`squashed_gaussian`, actions only [stack, batch, action_dim]."""
     mean, log_std, noise = _gaussian(output, generator)
     return torch.tanh(mean + log_std.exp() * noise)
 
 
-def squashed_gaussian(output: Tensor, generator: torch.Generator) -> Sample:
+def squashed_gaussian(output: Tensor, generator: Generators) -> Sample:
     """Sampled actions and their log-probabilities from outputs of policies.
 
     ``output`` [stack, batch, 2 * action_dim] is the mean and log standard deviation of the
@@ -173,11 +180,33 @@ def squashed_gaussian(output: Tensor, generator: torch.Generator) -> Sample:
     return Sample(torch.tanh(raw), log_prob.sum(-1), log_std, noise)
 
 
-def _gaussian(output: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def generator_on(device: torch.device, seed: int, generator: torch.Generator) -> torch.Generator:
+    """A seeded generator of a device; ``generator`` itself where that is the processor."""
+    return generator if device == CPU else torch.Generator(device).manual_seed(seed)
+
+
+def standard_normal(shape: torch.Size, generators: Generators) -> Tensor:
+    """Standard normal numbers [stack, ...], on the device of the generators.
+
+    Of several generators each gives an equal share of the stack, so that seeds that are trained
+    together draw the same numbers as alone.
+    """
+    if isinstance(generators, torch.Generator):
+        return torch.randn(shape, generator=generators, device=generators.device)
+    share = (shape[0] // len(generators), *shape[1:])
+    return torch.cat([torch.randn(share, generator=g, device=g.device) for g in generators])
+
+
+def _gaussian(output: Tensor, generator: Generators) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, log standard deviation and standard normal noise [stack, batch, action_dim]."""
     mean, log_std = output.chunk(2, -1)
-    noise = torch.randn(mean.shape, generator=generator)
+    noise = standard_normal(mean.shape, generator)
     return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), noise
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """Copy of a tensor of any device."""
+    return np.array(tensor.detach().cpu().numpy())
 
 
 def layer_arrays(
@@ -197,8 +226,8 @@ def layer_arrays(
         if number == 0 and pairwise_differences is not None:
             entries = pairwise_differences.shape[1]
             weight = weight[:entries] + pairwise_differences.T @ weight[entries:]
-        arrays[f'{prefix}/{number}/weight'] = weight.numpy().copy()
-        arrays[f'{prefix}/{number}/bias'] = bias[index, 0].detach().numpy().copy()
+        arrays[f'{prefix}/{number}/weight'] = to_numpy(weight)
+        arrays[f'{prefix}/{number}/bias'] = to_numpy(bias[index, 0])
     return arrays
 
 
@@ -207,5 +236,5 @@ def stack_arrays(parameters: Sequence[Tensor], prefix: str) -> dict[str, np.ndar
     arrays = {}
     for number, value in enumerate(parameters):
         kind = 'bias' if number % 2 else 'weight'
-        arrays[f'{prefix}/{number // 2}/{kind}'] = value.detach().numpy().copy()
+        arrays[f'{prefix}/{number // 2}/{kind}'] = to_numpy(value)
     return arrays

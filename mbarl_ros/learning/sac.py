@@ -21,7 +21,10 @@ from mbarl_ros.learning.critic_mlp import (
 )
 from mbarl_ros.learning.imitation import policy_mean, regress
 from mbarl_ros.learning.networks import (
+    CPU,
+    Generators,
     Tape,
+    generator_on,
     layer_arrays,
     mlp,
     mlp_gradients,
@@ -68,35 +71,39 @@ class Sac:
         seed: int,
         reward_scale: float = SUCCESS_REWARD_SCALE,
         clones: Clones | None = None,
+        device: torch.device = CPU,
     ) -> None:
         """New networks.
 
         :param pairwise_differences: [pairs, observation_dim], see :class:`mbarl_ros.task.Task`
         :param return_range: [policies, 2], the lowest and highest return
         :param reward_scale: critics see rewards times this
-        :param clones: which the policies begin as and hold on to
+        :param clones: which the policies begin as and hold on to; on the same device
+        :param device: of the networks; public methods take and return tensors of the processor,
+            :meth:`update` those of the device
         """
         self.config, self.reward_scale = config, reward_scale
-        self.policies = policies
-        self.generator = torch.Generator().manual_seed(seed)
-        self._pairwise_differences = torch.from_numpy(pairwise_differences)
+        self.policies, self.device, self.seeds = policies, device, 1
+        generator = torch.Generator().manual_seed(seed)  # the same networks on any device
+        self._pairwise_differences = torch.from_numpy(pairwise_differences).to(device)
         count, entries = len(policies), sum(pairwise_differences.shape)
         features = entries * (1 + 2 * config.fourier_features)
         sizes = [features + action_dim, *config.hidden, 1]
-        self.critic = stacked_mlp(count * config.critics, sizes, self.generator)
+        self.critic = stacked_mlp(count * config.critics, sizes, generator, device=device)
         with torch.no_grad():
             centre(self.critic)
         self.target_critic = [p.detach().clone() for p in self.critic]
         sizes = [entries, *config.hidden, 2 * action_dim]
-        self.actor = stacked_mlp(count, sizes, self.generator, last_scale=0.01)
-        self._clones = clones
+        self.actor = stacked_mlp(count, sizes, generator, last_scale=0.01, device=device)
+        self.generator: Generators = generator_on(device, seed, generator)
+        self.clones = clones
         if clones is not None:
             self._begin_as(clones)
         self.deployed = [p.detach().clone() for p in self.actor]
         initial = float(np.log(config.initial_temperature))
-        self.log_temperature = torch.full((count, 1), initial, requires_grad=True)
+        self.log_temperature = torch.full((count, 1), initial, device=device)
         self.target_entropy = config.target_entropy * action_dim
-        limits = torch.from_numpy(return_range.astype(np.float32)) * self.reward_scale
+        limits = torch.from_numpy(return_range.astype(np.float32)).to(device) * self.reward_scale
         self.lowest_return, self.highest_return = limits[:, None].unbind(-1)
         self.critic_optimiser = Adam(self.critic, config.learning_rate)
         self.actor_optimiser = Adam(self.actor, config.learning_rate)
@@ -169,7 +176,8 @@ class Sac:
         gradient = sample.gradient(of_action, temperature[..., None] / batch)
         if shown is not None:
             pull = self._clone_pull(shown, output, each, sums)
-            gradient[: len(pull), :, : pull.shape[-1]] += pull
+            pulled = self._cloned_part(gradient)[..., : pull.shape[-1]]
+            pulled += pull.view_as(pulled)
         self.actor_optimiser.step(mlp_gradients(self.actor, tape, gradient))
         entropy = -sample.log_prob.mean(-1)
         self.temperature_optimiser.step([(entropy - self.target_entropy)[:, None]])
@@ -193,16 +201,16 @@ class Sac:
         :param shown: what the clones would do there
         """
         action = sample_action(mlp(self.actor, inputs), self.generator)
-        two = torch.arange(2)
-        if self.config.critics > 2:
-            two = torch.randperm(self.config.critics, generator=self.generator)[:2]
         sums = feature_sums(self.target_critic, features)
         each = self._by_policy(values(self.target_critic, sums, action))
-        next_value = each[:, two].amin(1)
+        drawn = self._drawn_critics()
+        next_value = _least(each, drawn)
         if shown is not None:
-            cloned = self._cloned_values(self.target_critic, sums, shown.action)[:, two].amin(1)
-            own = next_value[: len(cloned)]
-            better = (shown.certainty > CERTAIN) & (cloned > own)
+            own = self._cloned_part(next_value)
+            of_clones = None if drawn is None else self._rows_with_clone(drawn)
+            cloned = self._cloned_values(self.target_critic, sums, shown.action)
+            cloned = _least(cloned, of_clones).view_as(own)
+            better = (shown.certainty.view_as(own) > CERTAIN) & (cloned > own)
             own.copy_(torch.where(better, cloned, own))
         target = self.reward_scale * batch.reward + batch.discount * next_value
         target = target.clamp(self.lowest_return, self.highest_return)
@@ -210,11 +218,11 @@ class Sac:
 
     def _cloned_actions(self, *inputs: Tensor) -> list[Cloned] | list[None]:
         """What the clones would do for each of the inputs, if there are clones."""
-        if self._clones is None:
+        if self.clones is None:
             return [None] * len(inputs)
-        rows = [each[: self._clones.count] for each in inputs]
+        rows = [self._rows_with_clone(each) for each in inputs]
         sizes = [each.shape[1] for each in rows]
-        parts = [part.split(sizes, 1) for part in self._clones.act(torch.cat(rows, 1))]
+        parts = [part.split(sizes, 1) for part in self.clones.act(torch.cat(rows, 1))]
         return [Cloned(*part) for part in zip(*parts, strict=True)]
 
     def _clone_pull(self, shown: Cloned, output: Tensor, each: Tensor, sums: Tensor) -> Tensor:
@@ -229,20 +237,48 @@ class Sac:
         :param each: [policies, critics, batch], values of the policies' sampled actions
         :param sums: of the features in the critics
         """
-        count, batch, actions = shown.action.shape
+        _, batch, actions = shown.action.shape
         cloned = self._cloned_values(self.critic, sums, shown.action)
         width = self.config.cloning_width * self.reward_scale
-        doubt = torch.sigmoid((cloned - each[:count]).amax(1) / width)
+        doubt = torch.sigmoid((cloned - self._rows_with_clone(each)).amax(1) / width)
         doubt.clamp_(min=1.0 - self.critic_optimiser.steps / WARM_UP)
         weight = shown.certainty * doubt * (2.0 * self.config.cloning_weight / batch)
-        mean = torch.tanh(output[:count, :, :actions])
+        mean = torch.tanh(self._rows_with_clone(output)[..., :actions])
         return weight[..., None] * (mean - shown.action) * (1.0 - mean.square())
 
     def _cloned_values(self, critic: list[Tensor], sums: Tensor, action: Tensor) -> Tensor:
         """Values [clones, critics, batch] of actions [clones, batch, A]."""
-        stack = len(action) * self.config.critics
-        value = values([parameter[:stack] for parameter in critic], sums[:stack], action)
-        return self._by_policy(value)
+        critics = self.config.critics
+        parameters = [self._rows_with_clone(parameter, critics) for parameter in critic]
+        return self._by_policy(values(parameters, self._rows_with_clone(sums, critics), action))
+
+    def _cloned_part(self, stack: Tensor, each: int = 1) -> Tensor:
+        """View of what belongs to policies with a clone, of a stack [policies * each, ...].
+
+        The first ones of each seed; of several seeds the view has an axis more.
+        """
+        count, policies = self.clones.count * each, len(self.policies) // self.seeds * each
+        if count == policies:
+            return stack
+        if self.seeds == 1:
+            return stack[:count]
+        return stack.unflatten(0, (self.seeds, policies))[:, :count]
+
+    def _rows_with_clone(self, stack: Tensor, each: int = 1) -> Tensor:
+        """As :meth:`_cloned_part`, [seeds * clones * each, ...]."""
+        part = self._cloned_part(stack, each)
+        return part if part.dim() == stack.dim() else part.flatten(0, 1)
+
+    def _drawn_critics(self) -> Tensor | None:
+        """Numbers of two critics for each policy [policies, 2]; None: there are no more."""
+        critics = self.config.critics
+        if critics == 2:
+            return None
+        generators = self.generator
+        if isinstance(generators, torch.Generator):
+            generators = [generators]
+        drawn = [torch.randperm(critics, generator=g, device=g.device)[:2] for g in generators]
+        return torch.stack(drawn).repeat_interleave(len(self.policies) // self.seeds, 0)
 
     def _by_policy(self, value: Tensor) -> Tensor:
         """[policies, critics, batch] of [policies * critics, batch]."""
@@ -256,20 +292,22 @@ class Sac:
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         """Sampled actions [policies, batch, action_dim] for normalised observations."""
+        observation = observation.to(self.device)
         inputs = with_pairwise_differences(observation, self._pairwise_differences)
-        return sample_action(mlp(self.actor, inputs), self.generator)
+        return sample_action(mlp(self.actor, inputs), self.generator).cpu()
 
     @torch.no_grad()
     def value(self, observation: Tensor) -> Tensor:
         """Least critic's value [policies, batch] of the mean action, without random numbers."""
-        inputs, features = self._inputs(observation)
+        inputs, features = self._inputs(observation.to(self.device))
         mean, _ = mlp(self.actor, inputs).chunk(2, -1)
-        return self._action_values(features, torch.tanh(mean)).amin(1)
+        return self._action_values(features, torch.tanh(mean)).amin(1).cpu()
 
     @torch.no_grad()
     def action_values(self, observation: Tensor, action: Tensor) -> Tensor:
         """Each critic's value [policies, critics, batch] of normalised observations and actions."""
-        return self._action_values(self._inputs(observation)[1], action)
+        features = self._inputs(observation.to(self.device))[1]
+        return self._action_values(features, action.to(self.device)).cpu()
 
     def _action_values(self, features: Tensor, action: Tensor) -> Tensor:
         value = values(self.critic, feature_sums(self.critic, features), action)
@@ -287,6 +325,7 @@ class Sac:
 
         The deployed policy follows where it is the average of this one.
         """
+        observation, action = observation.to(self.device), action.to(self.device)
         inputs = with_pairwise_differences(observation, self._pairwise_differences)
         network = [p.detach()[policy : policy + 1].clone().requires_grad_() for p in self.actor]
         error = regress(policy_mean(network), network, inputs, action, generator, steps)
@@ -310,11 +349,13 @@ class Sac:
 
     def state_arrays(self) -> Arrays:
         """Everything that an exact resume needs."""
+        assert isinstance(self.generator, torch.Generator)  # a seed's own
         return generator_arrays('sac', self.generator) | group_arrays('sac', self._groups())
 
     def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Inverse of :meth:`state_arrays`."""
         load_groups('sac', self._groups(), arrays)
+        assert isinstance(self.generator, torch.Generator)
         load_generator('sac', self.generator, arrays)
 
     def _groups(self) -> dict[str, list[Tensor]]:
@@ -328,3 +369,13 @@ class Sac:
             'actor_adam': self.actor_optimiser.tensors(),
             'temperature_adam': self.temperature_optimiser.tensors(),
         }
+
+
+def _least(each: Tensor, drawn: Tensor | None) -> Tensor:
+    """Least value [policies, batch] of all critics [policies, critics, batch], or of those drawn.
+
+    :param drawn: numbers of critics [policies, 2]
+    """
+    if drawn is None:
+        return each.amin(1)
+    return each.gather(1, drawn[..., None].expand(-1, -1, each.shape[-1])).amin(1)

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbarl_ros.learning.networks import to_numpy
+
 Arrays = dict[str, np.ndarray]
 
 
 def tensor_arrays(prefix: str, tensors: Sequence[Tensor]) -> Arrays:
     """Copies of a list of tensors as ``prefix/0``, ``prefix/1``, ..."""
-    return {f'{prefix}/{i}': t.detach().numpy().copy() for i, t in enumerate(tensors)}
+    return {f'{prefix}/{i}': to_numpy(tensor) for i, tensor in enumerate(tensors)}
 
 
 def load_tensors(prefix: str, tensors: Sequence[Tensor], arrays: Mapping[str, np.ndarray]) -> None:

@@ -9,6 +9,8 @@ from functools import cache
 
 import torch
 
+from mbarl_ros.schema.base import ConfigError
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of malloc.h
 MIB = 2**20
 
@@ -22,6 +24,20 @@ def set_up_torch() -> None:
     """
     torch.set_flush_denormal(True)
     _keep_freed_memory()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a preset's key ``device``: ``auto`` is the GPU where there is one.
+
+    :raises ConfigError: ``cuda`` where there is none.
+    """
+    there = torch.cuda.is_available()
+    if name == 'cuda' and not there:
+        raise ConfigError(
+            "agent preset, key 'device': cuda, but torch finds no GPU (it may be the build for the "
+            'processor); use auto or cpu, or install torch with CUDA'
+        )
+    return torch.device('cuda' if there and name != 'cpu' else 'cpu')
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -298,6 +298,11 @@ class AgentConfig(Strict):
         gt=0,
         description='Environment steps that the learner trains on at once (real time: at least '
         'this many); it publishes a policy after each chunk.',
+    )
+    device: Literal['auto', 'cpu', 'cuda'] = Field(
+        default='auto',
+        description='Where policies, critics and model are trained: `cuda` is a GPU, `auto` is a '
+        'GPU where there is one. The robot never needs one.',
     )
     replay_capacity: int = Field(
         default=1_000_000, gt=0, description='Real transitions kept in the replay buffer.'

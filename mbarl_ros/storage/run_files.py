@@ -39,8 +39,8 @@ DEMONSTRATIONS_FILE = 'demonstrations.safetensors'
 """The demonstrations as transitions, so that each process need not decode the bags again."""
 
 
-# Two paths, whose content is checked, and what is only drawn.
-MAY_DIFFER = ('demonstrations', 'robot', 'show')
+# Two paths, whose content is checked, what is only drawn, and the device, on which no file depends.
+MAY_DIFFER = ('demonstrations', 'robot', 'show', 'device')
 
 
 def check_same(

@@ -24,7 +24,8 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage import lifeline
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.storage.run_files import RESULT_FILE, check_same, write_config
-from mbarl_ros.studies.pool import Job
+from mbarl_ros.studies.jobs import Job, Luggage
+from mbarl_ros.studies.luggage import folder_files, named_files
 from mbarl_ros.studies.registry import import_path, load_study
 from mbarl_ros.studies.study import Cell, Study
 
@@ -90,11 +91,22 @@ def cell_job(study: Study, folder: Path, cell: Cell) -> Job:
     """The process that runs a cell from its beginning; clears what an interrupted one left."""
     path = cell_folder(folder, cell.name)
     shutil.rmtree(path, ignore_errors=True)
+    argument = {'study': import_path(study), 'settings': cell.settings, 'folder': str(path)}
+
+    def pack() -> Luggage:
+        there = f'{CELLS_FOLDER}/{cell.name}'
+        files = named_files([argument['study'], cell.settings])
+        for name in cell.after:
+            files |= folder_files(cell_folder(folder, name), f'{CELLS_FOLDER}/{name}')
+        return Luggage({**argument, 'folder': there}, files, there)
+
     return Job(
         title=cell.name,
         module=__name__,
-        argument={'study': import_path(study), 'settings': cell.settings, 'folder': str(path)},
+        argument=argument,
+        folder=path,
         log=path / LOG_FILE,
+        pack=pack,
         after=cell.after,
     )
 

@@ -1,56 +1,14 @@
-"""A pool of processes of one thread each, which do not outlive the process that started them."""
+"""A pool of jobs of one thread each, on any engine."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
 
-from mbarl_ros.storage import lifeline
+from mbarl_ros.studies.jobs import Engine, Job
 
 _POLL_PERIOD = 0.2  # s
-
-
-@dataclass(eq=False, kw_only=True)
-class Job:
-    """A Python module to run as a process: ``python -m module ARGUMENT``.
-
-    ``argument`` reaches it as JSON, its output goes to file ``log``, and it starts when the jobs
-    ``after`` (titles) have succeeded.
-    """
-
-    title: str
-    module: str
-    argument: dict[str, Any]
-    log: Path
-    after: tuple[str, ...] = ()
-    process: subprocess.Popen | None = field(default=None, init=False)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process has run and ended."""
-        return self.process is not None and self.process.poll() is not None
-
-    @property
-    def failed(self) -> bool:
-        """Whether the process has ended with an error."""
-        return self.ended and self.process.returncode != 0
-
-    @property
-    def failure(self) -> str:
-        """Why it failed: last line of its log, or its exit code."""
-        last_line = ''
-        with contextlib.suppress(OSError):
-            last_line = self.log.read_text(errors='replace').strip().rpartition('\n')[2]
-        return f'{last_line or f"exit code {self.process.returncode}"}; see {self.log}'
-
 
 AnyJob = TypeVar('AnyJob', bound=Job)
 
@@ -58,15 +16,33 @@ AnyJob = TypeVar('AnyJob', bound=Job)
 class Pool(Generic[AnyJob]):
     """Runs jobs in their order, as far as ``after`` allows."""
 
-    def __init__(self, jobs: Sequence[AnyJob], processes: int) -> None:
+    def __init__(self, jobs: Iterable[AnyJob], engine: Engine) -> None:
         """Nothing starts before :meth:`run`.
 
-        :param processes: how many at a time; 0: the number of cores
+        :param engine: where their processes run; not entered yet
         """
         self._waiting = list(jobs)
-        self._processes = processes or len(os.sched_getaffinity(0))
+        self._engine = engine
         self._running: list[AnyJob] = []
         self._failed: list[AnyJob] = []
+
+    def add(self, jobs: Iterable[AnyJob]) -> None:
+        """Run these jobs as well, after those that wait; ``poll`` of :meth:`run` may call it."""
+        self._waiting += jobs
+
+    def stop(self, jobs: Iterable[AnyJob]) -> None:
+        """End these jobs, or do not start them; they have not failed. ``poll`` may call it."""
+        for job in jobs:
+            if job in self._running:
+                job.run.stop()
+                self._running.remove(job)
+            elif job in self._waiting:
+                self._waiting.remove(job)
+
+    @property
+    def unfinished(self) -> int:
+        """Number of jobs that run or wait."""
+        return len(self._running) + len(self._waiting)
 
     def run(
         self, poll: Callable[[Sequence[AnyJob], Sequence[AnyJob]], None]
@@ -78,44 +54,25 @@ class Pool(Generic[AnyJob]):
         :param poll: called several times a second with the jobs that run, and those of them that
             have just ended
         """
-        read_end, write_end = os.pipe()
-        try:
-            while self._start_ready(read_end) or self._running:
+        if not self._waiting:
+            return [], []
+        with self._engine:
+            while self._start_ready() or self._running:
                 time.sleep(_POLL_PERIOD)
                 # Exit codes first: output that is read after an exit is complete.
-                ended = [job for job in self._running if job.ended]
-                poll(self._running, ended)
-                self._running = [job for job in self._running if job not in ended]
+                running, ended = list(self._running), [job for job in self._running if job.ended]
+                self._running = [job for job in running if job not in ended]
+                poll(running, ended)
                 self._failed += [job for job in ended if job.failed]
-        finally:
-            for job in self._running:
-                job.process.kill()
-                job.process.wait()
-            os.close(read_end)
-            os.close(write_end)
         return self._failed, self._waiting
 
-    def _start_ready(self, lifeline_end: int) -> bool:
+    def _start_ready(self) -> bool:
         """Start as many jobs as there is room for; whether one was started."""
         unfinished = {job.title for job in (*self._waiting, *self._running, *self._failed)}
         ready = [job for job in self._waiting if not unfinished.intersection(job.after)]
-        starting = ready[: self._processes - len(self._running)]
+        starting = ready[: max(0, self._engine.slots - len(self._running))] if ready else []
         for job in starting:
-            job.process = _start(job, lifeline_end)
+            job.run = self._engine.start(job)
             self._running.append(job)
         self._waiting = [job for job in self._waiting if job not in starting]
         return bool(starting)
-
-
-def _start(job: Job, lifeline_end: int) -> subprocess.Popen:
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', lifeline.VARIABLE: str(lifeline_end)}
-    with job.log.open('w') as log:
-        return subprocess.Popen(
-            [sys.executable, '-m', job.module, json.dumps(job.argument)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=(lifeline_end,),
-        )

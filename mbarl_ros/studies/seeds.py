@@ -37,6 +37,7 @@ CLONE, RANDOM = 'bc', 'random'
 METRICS_FILE = 'metrics.jsonl'
 SEED_FILE = 'seed.yaml'
 LOG_FILE = 'bench.log'
+CONFIGURATION_FILES = frozenset({'agent.yaml', 'task.yaml', 'robot.yaml', SEED_FILE})
 
 
 def _pseudo(name: str, description: str) -> AgentConfig:

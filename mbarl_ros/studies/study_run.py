@@ -10,7 +10,8 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.files import lock_file
 from mbarl_ros.storage.run_files import LOCK_FILE
 from mbarl_ros.studies import cells
-from mbarl_ros.studies.pool import Job, Pool
+from mbarl_ros.studies.jobs import Engine, Job
+from mbarl_ros.studies.pool import Pool
 from mbarl_ros.studies.registry import load_study
 from mbarl_ros.studies.study import Cell, Report
 from mbarl_ros.studies.study_report import write_report
@@ -35,12 +36,12 @@ class StudyRun:
         if len({cell.name for cell in self.cells}) < len(self.cells):
             raise ValueError(f'study {study.name}: two cells have the same name')
 
-    def run(self, processes: int) -> list[str]:
+    def run(self, engine: Engine) -> list[str]:
         """Run all cells that are not finished; returns a sentence about each that failed.
 
-        :param processes: how many at a time; 0: the number of cores
-        :raises ConfigError: a cell was made with other settings, or another process uses the
-            folder.
+        :param engine: where they run
+        :raises ConfigError: a cell was made with other settings, another process uses the folder,
+            or the engine cannot run it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with lock_file(self.folder / LOCK_FILE, f'{self.folder}: another process uses it'):
@@ -50,9 +51,9 @@ class StudyRun:
                     source = self.folder.parent / (other + '-quick' * self.quick)
                     cells.reuse(source, self.folder, cell)
             waiting = [cell for cell in self.cells if cells.read_result(self.folder, cell) is None]
-            return self._run_all(waiting, processes)
+            return self._run_all(waiting, engine)
 
-    def _run_all(self, waiting: Sequence[Cell], processes: int) -> list[str]:
+    def _run_all(self, waiting: Sequence[Cell], engine: Engine) -> list[str]:
         cell_of = {cell.name: cell for cell in waiting}
         jobs = [cells.cell_job(self.study, self.folder, cell) for cell in waiting]
         total, finished = len(self.cells), len(self.cells) - len(waiting)
@@ -68,7 +69,7 @@ class StudyRun:
                 }
                 progress.running(shares)
 
-            failed, left_out = Pool(jobs, processes).run(poll)
+            failed, left_out = Pool(jobs, engine).run(poll)
         return [
             *(f'cell {job.title} failed: {job.failure}' for job in failed),
             *(f'cell {job.title} was left out: it needs a cell that failed' for job in left_out),

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from mbarl_ros.storage.run_files import (
 )
 from mbarl_ros.storage.transitions import PHASES, Transitions
 from mbarl_ros.studies import seeds
-from mbarl_ros.studies.direct import DirectRun, run
+from mbarl_ros.studies.direct import DirectRun, run, run_stacked
 from mbarl_ros.studies.evaluators import Evaluators
 from mbarl_ros.task import Task
 
@@ -45,39 +45,76 @@ def run_seed(
     folder: Path,
     evaluators: int = 1,
 ) -> list[dict[str, Any]]:
-    """Practise for ``budget`` environment steps; returns the lines of ``evaluations.jsonl``.
+    """As :func:`run_seeds`, of one seed; returns the lines of ``evaluations.jsonl``."""
+    run_seeds(task, agent, demonstrations, {seed: folder}, budget, evaluators)
+    return seeds.read_evaluations(folder)
 
-    The same arguments give the same lines, except for wall-clock and processor times. A finished
-    seed is not run again; an interrupted one starts over.
 
-    :param folder: created if it does not exist; has the layout of a ROS run's folder, so its policy
-        can be deployed on a robot
+def run_seeds(
+    task: Task,
+    agent: AgentConfig,
+    demonstrations: Transitions,
+    folders: Mapping[int, Path],
+    budget: int,
+    evaluators: int = 1,
+) -> None:
+    """Practise for ``budget`` environment steps in each seed; several are trained as one stack.
+
+    The same arguments give the same lines of ``evaluations.jsonl``, except for wall-clock and
+    processor times. A finished seed is not run again; an interrupted one starts over.
+
+    :param folders: of the seeds; created where they do not exist. Each has the layout of a ROS
+        run's folder, so its policy can be deployed on a robot
     :param evaluators: processes that evaluate while this one practises
-    :raises ConfigError: the folder was made with other settings, or another process uses it.
+    :raises ConfigError: a folder was made with other settings, or another process uses it.
     """
     torch.set_num_threads(1)
     np.seterr(over='ignore')
-    folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(lock_file(folder / LOCK_FILE, f'{folder}: another process uses it'))
-        configs = seeds.configurations(task, agent, demonstrations, seed)
-        seeds.check_folder(folder, configs)
-        if not seeds.is_finished(folder, agent, budget):
-            seeds.prepare_folder(folder, configs)
-            start = time.monotonic()
-            kind = seeds.pseudo_agent(agent)
-            if kind == seeds.CLONE:
-                records = _clone(task, demonstrations, seed)
-            elif kind == seeds.RANDOM:
-                records = _random(task, seed)
-            else:
-                processes = Evaluators(task, agent, seed, evaluators)
-                stack.callback(processes.close)
-                records = run(DirectRun(task, agent, demonstrations, seed), budget, processes)
-            for record, arrays in records:
-                _save(folder, task, agent, seed, record, arrays, time.monotonic() - start)
-            seeds.write_result(folder)
-        return seeds.read_evaluations(folder)
+        for seed, folder in folders.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = lock_file(folder / LOCK_FILE, f'{folder}: another process uses it')
+            stack.enter_context(lock)
+            configs = seeds.configurations(task, agent, demonstrations, seed)
+            seeds.check_folder(folder, configs)
+            if not seeds.is_finished(folder, agent, budget):
+                seeds.prepare_folder(folder, configs)
+        todo = [seed for seed in folders if not seeds.is_finished(folders[seed], agent, budget)]
+        if not todo:
+            return
+        start = time.monotonic()
+        for seed, (record, arrays) in _records(
+            task, agent, demonstrations, todo, budget, evaluators, stack
+        ):
+            _save(folders[seed], task, agent, seed, record, arrays, time.monotonic() - start)
+        for seed in todo:
+            seeds.write_result(folders[seed])
+
+
+def _records(
+    task: Task,
+    agent: AgentConfig,
+    demonstrations: Transitions,
+    numbers: Sequence[int],
+    budget: int,
+    evaluators: int,
+    stack: contextlib.ExitStack,
+) -> Iterator[tuple[int, tuple[dict[str, Any], Arrays | None]]]:
+    """Seed, and record and policy of each of its evaluations, in order."""
+    kind = seeds.pseudo_agent(agent)
+    if kind is not None:
+        for seed in numbers:
+            records = _clone(task, demonstrations, seed) if kind == seeds.CLONE else None
+            yield from ((seed, record) for record in records or _random(task, seed))
+        return
+    processes = Evaluators(task, agent, numbers[0], evaluators)
+    stack.callback(processes.close)
+    runs = [DirectRun(task, agent, demonstrations, seed) for seed in numbers]
+    if len(runs) == 1:
+        yield from ((numbers[0], evaluated) for evaluated in run(runs[0], budget, processes))
+        return
+    for number, evaluated in run_stacked(runs, budget, processes):
+        yield numbers[number], evaluated
 
 
 def _clone(
@@ -168,15 +205,21 @@ def _save(
 
 
 def main() -> None:
-    """Run the seed that the command line gives as JSON: a :class:`seeds.SeedRun`, `evaluators`."""
+    """Run what the command line gives as JSON: a :class:`seeds.SeedRun` and more.
+
+    ``evaluators``; and ``stack``: further seeds to train with its own as one stack.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     lifeline.hold()
     argument = json.loads(sys.argv[1])
-    evaluators = argument.pop('evaluators')
+    evaluators, further = argument.pop('evaluators'), argument.pop('stack', [])
     seed_run = seeds.SeedRun(**argument)
     task, agent, demonstrations = seed_run.load()
-    folder = seeds.seed_folder(seed_run.out, task, agent, seed_run.seed)
-    run_seed(task, agent, demonstrations, seed_run.seed, seed_run.budget, folder, evaluators)
+    folders = {
+        seed: seeds.seed_folder(seed_run.out, task, agent, seed)
+        for seed in (seed_run.seed, *further)
+    }
+    run_seeds(task, agent, demonstrations, folders, seed_run.budget, evaluators)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,168 @@
+"""``mbarl tune``: what may be searched, scores, pruning, and a search with real processes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mbarl_ros.cli.main import main
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import load_agent
+from mbarl_ros.studies.search_space import Choice, Range, read_space, variant
+from mbarl_ros.studies.seeds import load_variant
+from mbarl_ros.studies.tune_scores import difference, interval, seed_score, total_score
+from support.brief_task import write_brief_task
+
+optuna = pytest.importorskip('optuna', reason='Optuna is not installed (extra scale)')
+from mbarl_ros.studies.tune_trials import Trials  # noqa: E402
+
+DOCS = Path(__file__).parent.parent / 'docs'
+AGENT = 'medal:name=small,sac.hidden=[16,16],sac.batch_size=16,updates_per_step=0.5'
+
+
+def space(*words):
+    return read_space(words, load_agent('mbarl'))
+
+
+def test_the_search_file_of_the_documentation_is_one(tmp_path):
+    page = (DOCS / 'scale.md').read_text()
+    text = re.search(r'^```\n(# search\.yaml\n.*?)^```', page, re.MULTILINE | re.DOTALL)
+    (tmp_path / 'search.yaml').write_text(text[1])
+    found = space(str(tmp_path / 'search.yaml'), 'sac.hidden=[16, 16],[32]')
+    assert found['sac.learning_rate'] == Range(1e-4, 3e-3, log=True)
+    assert found['sac.critics'] == Range(2, 5, whole=True)
+    assert found['chunk'] == Choice((25, 50, 100))
+    assert found['sac.hidden'] == Choice(([16, 16], [32]))
+
+
+@pytest.mark.parametrize(
+    ('word', 'said'),
+    [
+        ('chunk', 'KEY=RANGE'),
+        ('=1,2', 'KEY=RANGE'),
+        ('chunk=50', 'one value alone'),
+        ('chunk=int:1', 'LOW:HIGH'),
+        ('chunk=int:9:3', 'the first number must be the lower'),
+        ('sac.learning_rate=log:0:1', 'above 0'),
+        ('sac.learnin_rate=log:1e-4:1', "'sac.learnin_rate': unknown key"),
+        ('sac.learning_rate=float:-1:1', "'sac.learning_rate'"),
+        ('nowhere.yaml', 'nowhere.yaml: cannot be read'),
+    ],
+)
+def test_what_cannot_be_searched_is_said(word, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        space(word)
+
+
+def test_a_variant_has_the_drawn_values():
+    changes = {'sac.learning_rate': 1e-05, 'sac.hidden': [16, 32], 'model': None}
+    agent = load_variant(variant('mbarl:chunk=25', 'trial_001', changes))
+    assert (agent.name, agent.chunk, agent.model) == ('trial_001', 25, None)
+    assert (agent.sac.learning_rate, agent.sac.hidden) == (1e-05, [16, 32])
+
+
+def lines(*success, every=100):
+    return [
+        {'environment_steps': every * i, 'deployed_success': value}
+        for i, value in enumerate(success)
+    ]
+
+
+def test_the_score_of_a_seed_is_its_gain_over_the_clone():
+    assert seed_score(lines(0.5, 0.5, 0.5), 0.5) == 0
+    assert seed_score(lines(1, 1, 1), 0.5) == 1
+    assert seed_score(lines(0.5, 0, 0), 0.5) == pytest.approx(-0.75)
+    assert seed_score(lines(0, 0, 0), 0.9) == -1
+    assert seed_score(lines(0, 1, 1), 0) == pytest.approx(0.75)  # a quarter lost on the way
+    assert seed_score(lines(0, 1, 0, 0), 0, until=100) == pytest.approx(0.5)
+    assert seed_score(lines(1, 1), 0.98) == pytest.approx(0.2)  # 0.1 is the least room
+
+
+def test_a_lucky_seed_does_not_decide_and_the_worst_task_counts():
+    steady, lucky = {'a': [0.5] * 4}, {'a': [0.2, 0.2, 0.2, 1.0]}
+    assert total_score(steady) == 0.5 and total_score(lucky) == pytest.approx(0.2)
+    assert total_score({'a': [1.0] * 4, 'b': [0.0] * 4}) == pytest.approx(0.25)
+
+
+def test_an_interval_is_as_wide_as_seeds_differ():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.1, 8)
+    better, worse = {'a': list(0.5 + noise)}, {'a': list(0.3 + noise)}
+    found = difference(better, worse)  # pairs share their luck
+    assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.2, 0.2))
+    assert found.p == pytest.approx(1 / 256)
+    low, high = interval(better)
+    assert 0.05 < high - low < 0.3 and low < total_score(better) < high
+    assert difference(better, better).p == 1.0
+
+
+def planted(changes):
+    """A score that wants a learning rate near 1e-3; the other setting does nothing."""
+    return -abs(np.log10(changes['sac.learning_rate']) + 3)
+
+
+def test_trials_find_a_planted_optimum_prune_and_go_on(tmp_path):
+    found = space('sac.learning_rate=log:1e-6:1', 'chunk=25,50,100')
+    trials = Trials(tmp_path, found)
+    for number in range(15):
+        assert trials.ask() == number
+        score = planted(trials.changes(number))
+        trials.finish(number, score, [score] * 10)
+    running = trials.ask()
+    assert not trials.is_hopeless(running, [-9.0] * 3, warm_up=3)  # too early to tell
+    assert trials.is_hopeless(running, [-9.0] * 4, warm_up=3)
+    drawn = trials.changes(running)
+    (tmp_path / 'optuna.journal.lock').touch()  # left by a driver that was killed
+    trials = Trials(tmp_path, found)
+    assert trials.count == 16 and trials.running() == [running]
+    assert trials.changes(running) == drawn and trials.rungs(running) == 4
+    trials.prune(running)
+    for number in range(16, 30):
+        assert trials.ask() == number
+        trials.finish(number, planted(trials.changes(number)), [])
+    (best,) = trials.best(1)
+    assert 3e-4 < trials.changes(best)['sac.learning_rate'] < 3e-3
+    importance = trials.importance()
+    assert importance['sac.learning_rate'] > 0.8 > importance['chunk']
+
+
+def test_without_optuna_the_extra_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'optuna', None)
+    assert main(['tune', '--search', 'chunk=25,50', '--out', str(tmp_path)]) == 2
+    assert "pip install 'mbarl_ros[scale]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_goes_on_and_ends_in_a_preset(tmp_path, capsys):
+    task = write_brief_task(tmp_path / 'brief.yaml')
+    out = tmp_path / 'tune'
+    words = ['tune', '--task', str(task), '--agent', AGENT, '--out', str(out), '--seeds', '1']
+    words += ['--fresh-seeds', '2', '--finalists', '1', '--trials', '2']
+    words += ['--search', 'sac.learning_rate=log:1e-4:1e-2', 'chunk=25,50']
+    command = [sys.executable, '-m', 'mbarl_ros.cli', *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        for line in driver.stdout:
+            if re.match('trial 0: score', line):
+                driver.kill()
+    done = out / 'search' / 'pointmass' / 'trial_000' / 'seed_0' / 'result.json'
+    before = done.stat().st_mtime_ns
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert 'trial 1: ' in said and 'trial 0: score' not in said
+    assert done.stat().st_mtime_ns == before
+    data = json.loads((out / 'tune.json').read_text())
+    assert [trial['state'] for trial in data['trials']] == ['COMPLETE', 'COMPLETE']
+    assert {final['name'] for final in data['finals']} > {'default'}
+    assert data['plan']['fresh_seeds'] == [1, 2]
+    best = load_agent(str(out / 'best.yaml'))
+    changes = next(f['changes'] for f in data['finals'] if f['name'] == data['best'])
+    assert best == load_variant(variant(AGENT, 'small-tuned', changes))
+    text = (out / 'tune.md').read_text()
+    assert data['verdict'] in text and text.count('| complete |') == 2
+    assert (out / 'tune.png').read_bytes().startswith(b'\x89PNG')
+    assert main([*words, '--agent', 'medal']) == 2
+    assert "tune.yaml, key 'agent'" in capsys.readouterr().err
