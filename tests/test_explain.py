@@ -83,6 +83,23 @@ def test_steps_that_the_policy_did_not_drive_are_told(healthy, source, expected)
     assert expected in named(replace(healthy, transitions=rows.copy()))
 
 
+def test_a_fault_of_one_robot_of_several_is_told_with_its_name(healthy):
+    """The gate stands in for a tenth of the fleet's steps: all of them are of one robot of four."""
+    rows = {key: np.concatenate([value] * 4) for key, value in healthy.transitions.items()}
+    steps = len(healthy.transitions['source'])
+    rows['robot'] = np.repeat(np.arange(1, 5, dtype=np.uint16), steps)
+    last = np.flatnonzero(rows['robot'] == 4)[::3]
+    rows['source'][last] = SAFETY
+    names = {f'arm_{letter}': number for number, letter in enumerate('abcd', 1)}
+    late = {'missed_periods': '900', 'period_error_p99_ms': '41.5'}
+    history = [Sample(float(n), {'arm_b/policy_controller': late}) for n in range(5)]
+    fleet = replace(healthy, transitions=rows, robots=names, history=history)
+    causes = {cause.name: cause for cause in explain(fleet)}
+    assert causes['gate_stops'].title.startswith('arm_d: ')
+    assert causes['periods_missed'].title.startswith('arm_b: ')
+    assert causes.keys() == {'gate_stops', 'periods_missed'}
+
+
 def test_late_control_and_a_learner_behind_are_read_from_the_history(healthy):
     status = {
         'policy_controller': {'missed_periods': '300', 'period_error_p99_ms': '41.5'},

@@ -52,6 +52,30 @@ def test_the_robot_needs_no_demonstrations(tmp_path):
         graphs.plan('hardware', {**given, 'host': LEARNER})
 
 
+def test_a_robot_of_a_fleet_and_what_the_fleet_shares_may_be_on_two_hosts():
+    given = {'fleet': 'true', 'host': ROBOT, 'namespace': 'lab/robot_2', 'visualizer': 'true'}
+    robot = {spec.name: spec for spec in graphs.plan('hardware', given).nodes}
+    assert robot.keys() == {'safety_gate', 'policy_controller', 'monitor', 'visualizer'}
+    assert {spec.namespace for spec in robot.values()} == {'lab/robot_2'}
+    controller, monitor = robot['policy_controller'], robot['monitor']
+    assert controller.parameters['fleet'] and controller.parameters['keeps_policy']
+    assert not monitor.parameters.get('fleet') and monitor.label == 'monitor'
+    assert ('learner/imagined', '/lab/learner/imagined') in robot['visualizer'].remappings
+    for namespace in ('', 'lab'):
+        given = {'fleet': 'true', 'host': LEARNER, 'namespace': namespace}
+        plan = graphs.plan('hardware', given)
+        assert {spec.namespace for spec in plan.nodes} == {namespace}
+        assert {spec.name for spec in plan.nodes} == {'learner', 'state_classifier', 'monitor'}
+        assert all(spec.parameters['fleet'] for spec in plan.nodes)
+    with pytest.raises(ConfigError, match='namespace:=robot_1'):
+        graphs.plan('hardware', {'fleet': 'true', 'host': ROBOT})
+    for asked in ('visualizer', 'record_run'):
+        with pytest.raises(ConfigError, match=f'{asked}:=true: shows one robot'):
+            graphs.plan('hardware', {'fleet': 'true', 'host': LEARNER, asked: 'true'})
+    with pytest.raises(ConfigError, match='buttons are those of one robot'):
+        graphs.plan('fleet', {'view': 'web', 'web_control': 'true'})
+
+
 def test_a_run_folder_belongs_to_one_side(tmp_path):
     given = {'run_dir': str(tmp_path / 'run')}
     RunFolder(graphs.plan('sim', {**given, 'host': ROBOT})).close()
@@ -89,6 +113,9 @@ def test_the_nodes_look_for_the_other_host_and_only_then():
     # The controller looks at topics that are not its own.
     here = hosts.network({'host': ROBOT, 'discovery': 'serve:7'}, {})
     assert (here[DISCOVERY_SERVER], here[SUPER_CLIENT]) == ('127.0.0.1:7', 'TRUE')
+    # So does the learner of a fleet, which looks for its robots.
+    assert SUPER_CLIENT not in hosts.network(there, {})
+    assert hosts.network({**there, 'fleet': True}, {})[SUPER_CLIENT] == 'TRUE'
     with pytest.raises(ConfigError, match='LOCALHOST keeps the nodes on this computer; unset it'):
         hosts.network(there, {DISCOVERY_RANGE: 'LOCALHOST'})
     with pytest.raises(ConfigError, match='names another server; unset it'):
@@ -102,6 +129,14 @@ def test_a_side_says_how_to_start_the_other():
         'on the other computer: ROS_DOMAIN_ID=4 mbarl up sim task:=push host:=learner '
         'discovery:=ADDRESS_OF_THIS_HOST:7'
     )
+    for host, namespace, other in (
+        (ROBOT, 'lab/robot_2', 'lab'),
+        (ROBOT, 'robot_2', "''"),
+        (LEARNER, 'lab', 'lab/robot_1'),
+    ):
+        given = {'fleet': 'true', 'namespace': namespace}
+        text = hosts.how_to_start_the_other('hardware', given, host, 0)
+        assert f' namespace:={other} ' in text.replace("'namespace:='", "namespace:=''")
 
 
 def test_the_panel_has_the_link_where_there_is_one():

@@ -142,6 +142,17 @@ def test_a_port_that_is_in_use_is_named(tmp_path):
         assert moved.port != address.port and moved.token == address.token
 
 
+def test_the_page_of_a_fleet_has_the_steps_of_all_and_a_row_for_each_robot(tmp_path):
+    page = Page(RunInfo('fleet', 'pointmass', 'mbarl', 0, tmp_path, budget=20_000), ())
+    practice = {'phase': 'forward', 'environment_steps': '90', 'attempts': '4', 'successes': '1'}
+    robots = {f'robot_{n}/policy_controller': practice for n in (1, 2)}
+    page.receive_status({'learner': {'environment_steps': '100'}, **robots}, 1.0)
+    shown = json.loads(page.everything()[1])
+    assert shown['steps'] == 100 and shown['curves']['practice']['points'] == [[100, 0.25]]
+    assert [row[0] for row in shown['rows']][:4] == ['fleet', 'deployed', 'robot_1', 'robot_2']
+    assert shown['successes'][0][2] == 2
+
+
 # --- arguments -------------------------------------------------------------------------------
 
 

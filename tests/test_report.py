@@ -122,7 +122,7 @@ def step(**values) -> dict:
     zero = np.zeros(4, np.float32)
     row = {'observation': zero, 'next_observation': zero, 'action': np.zeros(2), 'reward': 0.0}
     row |= {'terminated': 0, 'truncated': 0, 'phase': FORWARD, 'source': POLICY}
-    return row | {'stamp': 0.0, 'sequence': 0} | values
+    return row | {'stamp': 0.0, 'sequence': 0, 'robot': 0} | values
 
 
 def score(folder: Path, *success: float, **more) -> None:
@@ -374,6 +374,32 @@ def test_the_gate_is_told_over_restarts(tmp_path):
     assert page.row('ok') == ['2', '2 s']
     assert page.row('deviation from the period, greatest') == ['4.5 ms']
     assert page.row('periods missed') == ['1']
+
+
+def test_phases_and_gates_of_several_robots_are_told_apart(tmp_path):
+    """Rows come mixed; the robots' phases have 4 and 6 steps, and one of robot_2 goes on."""
+    one = [*[step(robot=1)] * 3, step(robot=1, truncated=1)] * 3
+    two = [*[step(robot=2, source=HUMAN)] * 5, step(robot=2, truncated=1, phase=FORWARD)] * 2
+    rows = [row for pair in zip(one, two, strict=True) for row in pair] + [step(robot=2)] * 3
+    folder = write_run(tmp_path / 'run', rows, graph='fleet')
+    (folder / 'robots.json').write_text('{"arm_a": 1, "arm_b": 2}')
+    status = {
+        'arm_a/safety_gate': {'clipped': '5', 'state': 'ok', 'estop': ''},
+        'arm_b/safety_gate': {'clipped': '0', 'state': 'ok', 'estop': ''},
+        'arm_b/policy_controller': {'period_error_max_ms': '4.5', 'missed_periods': '7'},
+        'learner': {'updates': '3'},
+    }
+    (folder / 'history.jsonl').write_text(json.dumps({'time': 1.0, 'status': status}) + '\n')
+    run = read_run(folder)
+    found = phases(run.task, run.transitions)
+    assert sorted(found.steps) == [4, 4, 4, 6, 6] and sorted(found.human) == [0, 0, 0, 5, 5]
+    assert len(run.transitions['robot']) == len(rows)
+    page = report(folder, folder=tmp_path)
+    assert page.row('steps of each robot') == ['arm_a 12, arm_b 15']
+    clipped = [row[1] for row in page.rows if row and row[0] == 'commands changed by a limit']
+    assert clipped == ['5', '0']
+    assert page.row('periods missed') == ['7']
+    assert 'in 2 stretches' in page.text
 
 
 def test_what_files_say_is_text(tmp_path):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from mbarl_ros.schema import topics
-from mbarl_ros.schema.executables import SHARED_NODES
+from mbarl_ros.schema.executables import SHARED_NODES, WATCHING_NODES
 from mbarl_ros.schema.field_maps import ActionCommand, ServiceCommand
 from mbarl_ros.schema.recorded import recorded_topics
 from mbarl_ros.schema.robot import RobotConfig
@@ -63,6 +63,8 @@ def node_permissions(robot: RobotConfig, above: str = '') -> dict[str, Permissio
     stops = ('~/estop', above + topics.FLEET_ESTOP) if above else ('~/estop',)
     acknowledged = f'*/{topics.ACKNOWLEDGED}' if above else topics.ACKNOWLEDGED
     transitions = f'*/{topics.TRANSITIONS}' if above else topics.TRANSITIONS
+    shared = (topics.SCORE, topics.DEPLOYED_SUCCESS)
+    recorded = (above + name if name in shared else name for name in recorded_topics(robot))
     state = tuple(robot.state_topics)
     command = tuple(topic.topic for topic in robot.command_topics)
     teleop = _teleop(robot)
@@ -113,11 +115,11 @@ def node_permissions(robot: RobotConfig, above: str = '') -> dict[str, Permissio
                 topics.PHASE,
                 topics.RECORDER_PHASE,
                 topics.DIAGNOSTICS,
-                topics.IMAGINED,
-                topics.CLASSIFIER,
+                above + topics.IMAGINED,
+                above + topics.CLASSIFIER,
             ),
         ),
-        'run_recorder': Permissions(subscribe=(*recorded_topics(robot), topics.TRANSITIONS)),
+        'run_recorder': Permissions(subscribe=(*recorded, topics.TRANSITIONS)),
         'tracker': Permissions(subscribe=(topics.DIAGNOSTICS,)),
         'web_page': Permissions(
             subscribe=(topics.DIAGNOSTICS, topics.LOG, topics.PHASE, topics.CAMERA_IMAGE),
@@ -168,24 +170,33 @@ def sros2_policy(robot: RobotConfig, namespace: str = '', *, fleet: bool = False
         OPERATOR: operator_permissions(robot, above),
     }
     for node, own in permissions.items():
-        own_namespace = parent if fleet and node in SHARED_NODES else namespace
-        element = ElementTree.SubElement(enclaves, 'enclave', path=enclave(node, own_namespace))
-        profiles = ElementTree.SubElement(element, 'profiles')
-        names = {'ns': f'/{own_namespace.strip("/")}', 'node': node}
-        profile = ElementTree.SubElement(profiles, 'profile', names)
-        common = ('/rosout', '/parameter_events')
-        diagnostics = () if node == 'monitor' else (topics.DIAGNOSTICS,)
-        _allow(profile, 'topic', {'publish': (*common, *diagnostics, *own.publish)})
-        _allow(profile, 'topic', {'subscribe': (topics.CLOCK, *own.subscribe)})
-        parameters = (f'~/{name}' for name in _PARAMETERS)
-        _allow(profile, 'service', {'reply': (*parameters, *own.reply)})
-        if own.request:
-            _allow(profile, 'service', {'request': own.request})
-        if own.call:
-            _allow(profile, 'action', {'call': own.call})
+        namespaces = (namespace,)
+        if fleet and node in SHARED_NODES:
+            namespaces = (parent, namespace) if node in WATCHING_NODES else (parent,)
+        for own_namespace in namespaces:
+            _add_enclave(enclaves, node, own_namespace, own)
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding='unicode')
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def _add_enclave(
+    enclaves: ElementTree.Element, node: str, namespace: str, own: Permissions
+) -> None:
+    element = ElementTree.SubElement(enclaves, 'enclave', path=enclave(node, namespace))
+    profiles = ElementTree.SubElement(element, 'profiles')
+    names = {'ns': f'/{namespace.strip("/")}', 'node': node}
+    profile = ElementTree.SubElement(profiles, 'profile', names)
+    common = ('/rosout', '/parameter_events')
+    diagnostics = () if node == 'monitor' else (topics.DIAGNOSTICS,)
+    _allow(profile, 'topic', {'publish': (*common, *diagnostics, *own.publish)})
+    _allow(profile, 'topic', {'subscribe': (topics.CLOCK, *own.subscribe)})
+    parameters = (f'~/{name}' for name in _PARAMETERS)
+    _allow(profile, 'service', {'reply': (*parameters, *own.reply)})
+    if own.request:
+        _allow(profile, 'service', {'request': own.request})
+    if own.call:
+        _allow(profile, 'action', {'call': own.call})
 
 
 def enclave(node: str, namespace: str = '') -> str:

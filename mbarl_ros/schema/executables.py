@@ -20,5 +20,7 @@ NODES = {
 }
 ROBOT_NODES = ('robot_sim', 'safety_gate', 'policy_controller')
 """Those that each robot of a fleet has of its own."""
-SHARED_NODES = ('learner', 'state_classifier', 'policy_evaluator', 'monitor')
+WATCHING_NODES = ('monitor', 'tracker', 'web_page')
+"""Those that watch a run: of a fleet beside its learner, of a robot alone beside that."""
+SHARED_NODES = ('learner', 'state_classifier', 'policy_evaluator', *WATCHING_NODES)
 """Those that the robots of a fleet share."""
