@@ -131,12 +131,14 @@ def test_a_side_says_how_to_start_the_other():
     )
     for host, namespace, other in (
         (ROBOT, 'lab/robot_2', 'lab'),
-        (ROBOT, 'robot_2', "''"),
         (LEARNER, 'lab', 'lab/robot_1'),
+        (LEARNER, '', 'robot_1'),
     ):
         given = {'fleet': 'true', 'namespace': namespace}
         text = hosts.how_to_start_the_other('hardware', given, host, 0)
-        assert f' namespace:={other} ' in text.replace("'namespace:='", "namespace:=''")
+        assert f' namespace:={other} ' in text
+    alone = {'fleet': 'true', 'namespace': 'robot_2'}
+    assert 'namespace' not in hosts.how_to_start_the_other('hardware', alone, ROBOT, 0)
 
 
 def test_the_panel_has_the_link_where_there_is_one():

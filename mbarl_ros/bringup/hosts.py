@@ -106,6 +106,8 @@ def how_to_start_the_other(graph: str, given: Mapping[str, str], host: str, doma
         namespace = arguments.get('namespace', '').strip('/')
         above = namespace.rpartition('/')[0] if host == ROBOT else f'{namespace}/robot_1'
         arguments['namespace'] = above.strip('/')
+    if not arguments.get('namespace'):
+        arguments.pop('namespace', None)
     words = [f'{name}:={text}' for name, text in {**arguments, 'host': other}.items()]
     command = shlex.join(['mbarl', 'up', graph, *words])
     return f'on the other computer: ROS_DOMAIN_ID={domain} {command}'

@@ -13,7 +13,7 @@ from mbarl_ros.bringup import graphs, hosts
 from mbarl_ros.bringup.arguments import LEARNING
 from mbarl_ros.bringup.domain import take_domain
 from mbarl_ros.bringup.node_process import node_command, node_environment
-from mbarl_ros.bringup.node_specs import NodeSpec
+from mbarl_ros.bringup.node_specs import NodeSpec, is_fleet
 from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.bringup.supervisor import Supervisor
 from mbarl_ros.schema.base import ConfigError
@@ -125,10 +125,7 @@ def _run(
     )
     _introduce(plan, run_dir, domain, view)
     if url:
-        buttons = (
-            '' if plan.arguments['web_control'] else ' (read-only; buttons: web_control:=true)'
-        )
-        view.message(f'page {url}{buttons}')
+        view.message(f'page {url}{_about_buttons(plan)}')
     if plan.host != hosts.ALL:
         view.message(hosts.how_to_start_the_other(plan.graph, given, plan.host, domain))
     started = time.monotonic()
@@ -147,6 +144,14 @@ def _run(
     if plan.graph == 'record':
         print(f'demonstrations are in {plan.arguments["demos"]}', flush=True)
     return code
+
+
+def _about_buttons(plan: graphs.Plan) -> str:
+    if plan.arguments['web_control']:
+        return ''
+    if is_fleet(plan.arguments) and plan.host != hosts.ROBOT:
+        return ' (read-only; mbarl stop stops all robots)'
+    return ' (read-only; buttons: web_control:=true)'
 
 
 def _run_info(plan: graphs.Plan) -> RunInfo:

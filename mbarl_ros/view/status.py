@@ -6,6 +6,7 @@ collects it. ROS-free.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,9 +125,10 @@ def robots(status: GraphStatus) -> list[str]:
 
 
 def total(status: GraphStatus, key: str) -> float:
-    """Sum of a value over the controllers of all robots; a robot that has not reported adds 0."""
+    """Sum of a value over the controllers of all robots; one that reports no finite one adds 0."""
     controllers = [entry for node, entry in status.items() if node.endswith('policy_controller')]
-    return sum(number(entry.get(key, '')) or 0.0 for entry in controllers)
+    values = [number(entry.get(key, '')) for entry in controllers]
+    return sum(value for value in values if value is not None and math.isfinite(value))
 
 
 def newest_policy(status: GraphStatus) -> str:
