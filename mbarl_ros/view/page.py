@@ -123,7 +123,7 @@ class Page:
             ended = sample.time
         with self._lock:
             self._read_evaluations()
-            if ended is not None:  # nothing is known from then until now
+            if ended is not None and self._phases:  # nothing is known from then until now
                 self._phases.append((next(self._ids), ended, ''))
 
     def receive_status(
