@@ -387,7 +387,9 @@ def test_phases_and_gates_of_several_robots_are_told_apart(tmp_path):
         'arm_a/safety_gate': {'clipped': '5', 'state': 'ok', 'estop': ''},
         'arm_b/safety_gate': {'clipped': '0', 'state': 'ok', 'estop': ''},
         'arm_b/policy_controller': {
-            'period_error_max_ms': '4.5', 'period_error_p99_ms': '1.5', 'control_rate': '10.0',
+            'period_error_max_ms': '4.5',
+            'period_error_p99_ms': '1.5',
+            'control_rate': '10.0',
             'missed_periods': '7',
         },
         'learner': {'updates': '3'},

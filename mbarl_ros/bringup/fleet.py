@@ -9,14 +9,8 @@ from mbarl_ros.schema.field_maps import ActionCommand
 from mbarl_ros.schema.robot import RobotConfig
 
 Remappings = tuple[tuple[str, str], ...]
-_SHARED = (
-    topics.POLICY,
-    topics.FLEET_ESTOP,
-    topics.IMAGINED,
-    topics.CLASSIFIER,
-    topics.SCORE,
-    topics.DEPLOYED_SUCCESS,
-)
+_CONTROLLED_BY = (topics.POLICY, topics.FLEET_ESTOP)
+_WATCHED = (topics.IMAGINED, topics.CLASSIFIER, topics.SCORE, topics.DEPLOYED_SUCCESS)
 
 
 def robot_seed(seed: int, robot: str) -> int:
@@ -25,13 +19,18 @@ def robot_seed(seed: int, robot: str) -> int:
 
 
 def shared_remappings(namespace: str) -> Remappings:
-    """What a robot's nodes take from the namespace of its fleet.
+    """What a robot's nodes take from the namespace of its fleet: policies, and the stop of all."""
+    return _from(namespace, _CONTROLLED_BY)
 
-    Policies and the stop of all; for those that watch it, what learner, classifier and evaluator
-    tell.
-    """
+
+def watched_remappings(namespace: str) -> Remappings:
+    """What those that watch one robot take from the namespace of its fleet."""
+    return _from(namespace, _WATCHED)
+
+
+def _from(namespace: str, names: tuple[str, ...]) -> Remappings:
     root = f'/{namespace.strip("/")}'.rstrip('/')
-    return tuple((name, f'{root}/{name}') for name in _SHARED)
+    return tuple((name, f'{root}/{name}') for name in names)
 
 
 def robot_remappings(profile: RobotConfig, namespace: str) -> Remappings:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mbarl_ros.bringup import hosts
 from mbarl_ros.bringup.arguments import CAMERA, Value
-from mbarl_ros.bringup.fleet import robot_seed, shared_remappings
+from mbarl_ros.bringup.fleet import robot_seed, shared_remappings, watched_remappings
 from mbarl_ros.schema.executables import NODES
 
 
@@ -166,7 +166,8 @@ def builders(values: Mapping[str, Value]) -> tuple[list[NodeBuilder], NodeBuilde
 
 def watcher(values: Mapping[str, Value]) -> NodeBuilder:
     """Builder of the nodes that watch: beside the learner, or beside a robot that is alone here."""
-    robots, shared = builders(values)
+    _, shared = builders(values)
     if not is_fleet(values) or values.get('host') != hosts.ROBOT:
         return shared
-    return NodeBuilder({**values, 'fleet': False}, remappings=robots[0].remappings)
+    remappings = watched_remappings(shared.namespace)
+    return NodeBuilder({**values, 'fleet': False}, remappings=remappings)
