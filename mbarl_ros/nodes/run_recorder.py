@@ -150,7 +150,7 @@ class RunRecorder(BaseNode):
         """Write the states in which steps began, unless a visualizer publishes states."""
         if self.count_publishers(topics.SHOWN_STATE):
             return
-        if (taken := self.read_transitions(message)) is None:
+        if (taken := self.read_transitions(message, topics.TRANSITIONS)) is None:
             return
         transitions, session, first = taken
         self._tracker.skip_missing(session, first)  # those before the discovery of this node
