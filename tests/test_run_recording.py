@@ -38,6 +38,8 @@ def practise(folder, *, kill=False, record=True):
             graph.wait_for('recorder', lambda: 'run_recorder' in graph.statuses)
         graph.start(*LEARNING)
         graph.wait_for_steps(STEPS)
+        if kill:  # not in its first second, of which nothing would be left
+            graph.wait_for('first file', lambda: records(graph, 'recording_0.mcap'))
         steps = graph.value('policy_controller', 'environment_steps')
         if kill:
             graph.kill('run_recorder')

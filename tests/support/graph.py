@@ -150,12 +150,14 @@ class Graph:
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.05)
+            # Before the condition, which may be the end of one of them.
+            failed = {name: process.poll() for name, process in self.processes.items()}
             value = condition()
             if value:
                 return value
-            for name, process in self.processes.items():
-                if process.poll() is not None and process.returncode:
-                    raise AssertionError(f'{name} ended with {process.returncode}: {self.logs()}')
+            for name, code in failed.items():
+                if code:
+                    raise AssertionError(f'{name} ended with {code}: {self.logs()}')
         raise AssertionError(f'{what}: not within {timeout:g} s; {self.statuses}; {self.logs()}')
 
     def value(self, node: str, key: str, default: float = -1.0) -> float:
