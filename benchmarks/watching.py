@@ -3,12 +3,12 @@
     python benchmarks/watching.py [--pairs 5] [--seconds 60] [--lockstep-steps 2000]
 
 In real time, ``mbarl up hardware`` drives a simulated robot that publishes no clock, so that
-periods are those of the wall: the 99th percentile of the control period, and its largest deviation.
-In lockstep, ``mbarl up sim``: the learner's updates a second. Each ``--pairs`` times with ``ON`` and
-without, the order alternating, all with one seed. With it the markers are recorded, and a client
-reads the page as a browser does. Nothing is evaluated before the end, which could come early. All
-numbers come from ``history.jsonl`` of the run folders. Writes ``results/watching.json``: each pair,
-and the median of the ratios on / off.
+periods are those of the wall: their 99th percentile, and the largest deviation. In lockstep,
+``mbarl up sim``: the learner's updates a second. Each ``--pairs`` times with ``ON`` and without,
+the order alternating, all with one seed. With it the markers are recorded, and a client reads the
+page as a browser does. Nothing is evaluated before the end, which could come early. All numbers
+come from ``history.jsonl`` of the run folders. Writes ``results/watching.json``: each pair, and the
+median of the ratios on / off.
 """
 
 from __future__ import annotations
