@@ -334,6 +334,19 @@ def test_a_page_left_open_for_an_hour_does_not_grow(tmp_path):
     assert after[2] < 1500  # nodes
 
 
+@needs_chromium
+def test_each_line_of_the_log_is_shown_once(served, tmp_path):
+    address, _, server = served
+    server.page.receive_line(0.0, 'info', 'learner', 'before')
+    with Browser(tmp_path / 'browser') as browser:
+        tab = browser.open(address.url)
+        tab.wait_for('document.querySelectorAll("#log li").length')
+        server.page.receive_line(1.0, 'info', 'learner', 'after')
+        server.publish(*server.page.update())
+        tab.wait_for('document.querySelector("#log").innerText.includes("after")')
+        assert tab.evaluate('document.querySelectorAll("#log li").length') == 2
+
+
 def test_a_server_ends_with_its_browsers_told_so(served):
     address, _, server = served
     heard = []
