@@ -12,6 +12,8 @@ from mbarl_ros.nodes.support import runtime
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.executables import NODES
 
+_LONGEST = 2000  # characters of a text that are kept; paths are up to 4096, but rarely
+
 
 class StatusListener:
     """Collects the reports of our nodes in the namespace of ``node``.
@@ -42,6 +44,11 @@ class StatusListener:
                 self.status[name] = {
                     **self.status.get(name, {}),
                     'level': str(int.from_bytes(status.level, 'little')),
-                    'message': status.message,
-                    **{item.key: item.value for item in status.values},
+                    'message': runtime.printable(status.message, _LONGEST),
+                    **{
+                        runtime.printable(item.key, _LONGEST): runtime.printable(
+                            item.value, _LONGEST
+                        )
+                        for item in status.values
+                    },
                 }
