@@ -252,6 +252,14 @@ def task_width(task):
     return len(task.columns)
 
 
+def test_points_without_a_name_of_their_own_do_not_replace_each_other():
+    scene, task = scene_of('pointmass', show=[{'x': 'x', 'y': 'y'}, {'x': 'vx', 'y': 'vy'}])
+    states = np.zeros((3, task_width(task)))
+    shapes = scene.static(states, None) + scene.moving(states, ['forward'] * 3, {}, '')
+    assert len({(shape.namespace, shape.number) for shape in shapes}) == len(shapes)
+    assert {'robot/point_1', 'robot/point_2'} <= {shape.namespace for shape in shapes}
+
+
 def test_all_goals_are_drawn_and_the_path_is_cut_where_the_phase_changes():
     scene, task = scene_of('tabletop')
     goals = [s for s in scene.static(np.zeros((0, 6)), None) if s.namespace == 'goal/mug']
