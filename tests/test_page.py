@@ -227,6 +227,25 @@ def test_without_the_token_nobody_gets_anything(served):
     assert not asked
 
 
+def test_bad_requests_fill_no_log(served, caplog):
+    address, _, _ = served
+    head = f'POST /{address.token}/command/stop HTTP/1.1\r\nHost: localhost\r\n'
+    for request in (
+        b'\x16\x03\x01',
+        b'HELLO\r\n\r\n',
+        f'{head}Host: x\r\n\r\n'.encode(),
+        f'{head}X: {"x" * 100_000}\r\n\r\n'.encode(),
+        f'{head}Transfer-Encoding: chunked\r\n\r\nZ\r\n'.encode(),
+        f'{head}Origin: http://localhost\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n'
+        '\r\nabcd'.encode(),
+    ):
+        with socket.create_connection(('127.0.0.1', address.port), timeout=10) as opened:
+            opened.sendall(request)
+            assert opened.recv(100).startswith((b'HTTP/1.0 400', b'HTTP/1.1'))
+    assert ask(address, f'/{address.token}/')[0] == 200
+    assert not caplog.records
+
+
 def test_other_sites_get_nothing_even_with_the_token(served):
     address, asked, _ = served
     base = f'/{address.token}'

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.web_address import HOST, WebAddress, bound_socket
@@ -149,7 +151,13 @@ class WebServer:
             ]
         )
         # No access log: it would have the token.
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=15.0, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=_log(),
+            keepalive_timeout=15.0,
+            shutdown_timeout=1.0,
+        )
         await runner.setup()
         await web.SockSite(runner, self._socket).start()
         await self._done.wait()
@@ -243,6 +251,18 @@ class WebServer:
         except TimeoutError:
             return _answer(504, f'no answer within {COMMAND_TIMEOUT:g} s: {name} may not be done')
         return _answer(200 if done else 409, text)
+
+
+def _log() -> logging.Logger:
+    """Log of the server's own errors: anybody on this machine could fill it with bad requests."""
+    log = logging.getLogger(__name__)
+    log.addFilter(_is_own_error)
+    return log
+
+
+def _is_own_error(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
 def _is_ours(request: web.Request) -> bool:
