@@ -18,7 +18,7 @@ from PIL import Image
 from mbarl_ros.bringup import graphs
 from mbarl_ros.bringup.arguments import parse
 from mbarl_ros.nodes.support import web_server
-from mbarl_ros.nodes.support.web_server import MAX_CLIENTS, WebServer
+from mbarl_ros.nodes.support.web_server import MAX_CLIENTS, MAX_STRANGERS, WebServer
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.history import Sample
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE, WEB_URL_FILE
@@ -244,6 +244,27 @@ def test_bad_requests_fill_no_log(served, caplog):
             assert opened.recv(100).startswith((b'HTTP/1.0 400', b'HTTP/1.1'))
     assert ask(address, f'/{address.token}/')[0] == 200
     assert not caplog.records
+
+
+def test_many_connections_without_the_token_keep_nobody_out(served, caplog):
+    address, _, _ = served
+    here = (socket.create_connection(('127.0.0.1', address.port), timeout=10) for _ in range(400))
+    opened = []
+    for connection in here:
+        connection.sendall(b'GET / HTTP/1.1\r\nX: ')  # and never an end
+        opened.append(connection)
+    assert ask(address, f'/{address.token}/')[0] == 200
+    left = 0
+    for connection in opened:
+        connection.settimeout(0.01)
+        try:
+            left += bool(connection.recv(1))
+        except TimeoutError:
+            left += 1
+        except ConnectionError:
+            pass
+        connection.close()
+    assert left <= MAX_STRANGERS + 128 and not caplog.records  # 128: accepted at a time
 
 
 def test_other_sites_get_nothing_even_with_the_token(served):

@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -23,6 +24,8 @@ from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.web_address import HOST, WebAddress, bound_socket
 
 MAX_CLIENTS = 8
+MAX_STRANGERS = 32
+"""Connections without the token that stay; those that wait to be accepted come on top."""
 SLOW = 5.0
 """Seconds after which a browser that does not read is dropped."""
 COMMAND_TIMEOUT = 5.0
@@ -98,6 +101,7 @@ class WebServer:
         self._picture: tuple[int, bytes] = (0, b'')
         self._clients = self._waiting_for_pictures = 0
         self._ended = False
+        self._known = set[web.RequestHandler]()  # connections that have shown the token
         self._loop = asyncio.new_event_loop()
         self._news, self._new_picture = asyncio.Event(), asyncio.Event()
         self._done = asyncio.Event()
@@ -159,9 +163,22 @@ class WebServer:
             shutdown_timeout=1.0,
         )
         await runner.setup()
-        await web.SockSite(runner, self._socket).start()
+        connect = partial(self._connect, runner)
+        server = await self._loop.create_server(connect, sock=self._socket)
         await self._done.wait()
+        server.close()
         await runner.cleanup()
+
+    def _connect(self, runner: web.AppRunner) -> asyncio.Protocol:
+        """Handler of a new connection; it ends the oldest of too many without the token."""
+        assert runner.server is not None
+        connections = runner.server.connections
+        self._known.intersection_update(connections)
+        strangers = [each for each in connections if each not in self._known]
+        for oldest in strangers[: 1 - MAX_STRANGERS]:
+            if oldest.transport is not None:
+                oldest.transport.abort()
+        return runner.server()
 
     def _set_update(self, number: int, text: str) -> None:
         self._update = (number, text)
@@ -185,6 +202,7 @@ class WebServer:
         given = request.path.lstrip('/').partition('/')[0].encode(errors='surrogateescape')
         if not hmac.compare_digest(given, self._token):
             return _refusal(403, _NO_TOKEN)
+        self._known.add(request.protocol)
         if not _is_ours(request):
             return _refusal(403, _WRONG_SITE)
         return await handler(request)
