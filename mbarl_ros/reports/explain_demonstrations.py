@@ -270,7 +270,7 @@ def few_demonstrations(facts: Facts) -> Cause | None:
         'few_demonstrations',
         'Too few demonstrations',
         [
-            f'{number} forward demonstration, {steps} steps ({steps * facts.period:.0f} s); '
+            f'forward demonstrations: {number}, {steps} steps ({steps * facts.period:.0f} s); '
             f'{facts.outcome}'
         ],
         f'record more (`mbarl up record task:={facts.task.name}`), from different starts',

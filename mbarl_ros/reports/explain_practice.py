@@ -18,6 +18,7 @@ _NEVER = 25  # attempts without success
 _RETURNS = 10  # ways back
 _PASSED = 0.1  # of the entries' half ranges: how near to a blocked state demonstrations went on
 _MOST = 0.5  # of the attempts: nothing that matters is in the way of a robot that succeeds so often
+_PLACE = 0.12  # of its spread, which a place changes in a step at most, and a speed may exceed
 _BASELINE = 'sac'  # the preset that is meant to have no backward policy
 
 
@@ -197,14 +198,18 @@ def _walls(facts: Facts) -> list[str]:
 
 def _passed(facts: Facts, blocked: Driven, rows: np.ndarray) -> int:
     """How many of these steps are at a place which a demonstration has passed."""
+    shown = facts.demonstrated
+    change = (shown['next_observation'] - shown['observation'])[:, : facts.dim].std(0)
+    places = change < _PLACE * facts.demonstrated_states.std(0)
     entries = sorted(
         one.entry
         for one in facts.driven
-        if facts.direct(one) and (one is blocked or one.action != blocked.action)
+        if facts.direct(one)
+        and (one is blocked or (places[one.entry] and one.action != blocked.action))
     )
-    shown = (facts.demonstrated_states / facts.half)[:, entries]
+    passed = (facts.demonstrated_states / facts.half)[:, entries]
     mine = (facts.practice['observation'][:, : facts.dim] / facts.half)[rows][:, entries]
-    return sum(bool((np.abs(shown - one).max(1) < _PASSED).any()) for one in mine)
+    return sum(bool((np.abs(passed - one).max(1) < _PASSED).any()) for one in mine)
 
 
 def gate_stops(facts: Facts) -> Cause | None:

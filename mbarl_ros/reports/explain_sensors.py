@@ -62,7 +62,8 @@ def frozen_sensor(facts: Facts) -> Cause | None:
         f'Sensor without change: {", ".join(dict.fromkeys(names))}',
         evidence,
         'check that its driver runs and its topic carries new values (`ros2 topic echo`), and that '
-        "its field in 'state' of the robot profile is right; then go on in a new run",
+        "its field in 'state' of the robot profile is right; then go on in a new run. An object "
+        'that nothing grips or touches stands still, too: look at the gripper',
     )
 
 
