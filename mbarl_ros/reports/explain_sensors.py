@@ -43,7 +43,8 @@ def frozen_sensor(facts: Facts) -> Cause | None:
         why = ''
         if entry in driven:
             why = _command_varies(facts, driven[entry], steps)
-        why = why or _moved_together(facts, entry, steps) or _moved_nearby(facts, entry, steps)
+        else:
+            why = _moved_together(facts, entry, steps) or _moved_nearby(facts, entry, steps)
         if why:
             names.append(facts.names[entry])
             value = facts.practice['next_observation'][-1, entry]
@@ -158,7 +159,7 @@ def _only_noise(facts: Facts, known: list[str]) -> list[tuple[str, str]]:
     seen, found = responses(rows, facts.dim), []
     change = rows['next_observation'][:, : facts.dim] - rows['observation'][:, : facts.dim]
     for one in facts.driven if seen.steps >= _NOISE_STEPS / 2 else ():
-        name, value = facts.names[one.entry], seen.strongest[one.entry, one.action]
+        name, value = facts.names[one.entry], seen.strongest[one.entry].max()
         if name in known or not facts.direct(one) or not facts.varies(one.action, steps):
             continue
         first, second = change[:-1, one.entry], change[1:, one.entry]
@@ -166,8 +167,8 @@ def _only_noise(facts: Facts, known: list[str]) -> list[tuple[str, str]]:
         if value < _DEAF and jitter < _JITTER:
             values = rows['next_observation'][:, one.entry]
             text = (
-                f'{name} does not follow {facts.actions[one.action]} in the last {steps} steps '
-                f'({steps * facts.period:.0f} s; partial correlation {value:.2f}, '
+                f'{name} does not follow {facts.actions[one.action]} nor others in the last {steps} '
+                f'steps ({steps * facts.period:.0f} s; partial correlation {value:.2f}, '
                 f'{abs(one.correlation):.2f} in the demonstrations): it is noise of '
                 f'{values.std():.3g} (standard deviation) around {values.mean():.4g}'
             )

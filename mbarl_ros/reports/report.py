@@ -144,7 +144,7 @@ def cut_log(run: RunData) -> str:
         return ''
     return (
         f'{run.folder / TRANSITIONS_FILE}: ends after {steps:,} of {found.steps.max():,.0f} steps; '
-        'a record in it is damaged, and what follows is left out.'
+        'it is missing, or a record in it is damaged and what follows is left out.'
     )
 
 
