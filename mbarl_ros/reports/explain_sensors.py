@@ -167,8 +167,8 @@ def _only_noise(facts: Facts, known: list[str]) -> list[tuple[str, str]]:
         if value < _DEAF and jitter < _JITTER:
             values = rows['next_observation'][:, one.entry]
             text = (
-                f'{name} does not follow {facts.actions[one.action]} nor others in the last {steps} '
-                f'steps ({steps * facts.period:.0f} s; partial correlation {value:.2f}, '
+                f'{name} does not follow {facts.actions[one.action]} nor others in the last '
+                f'{steps} steps ({steps * facts.period:.0f} s; partial correlation {value:.2f}, '
                 f'{abs(one.correlation):.2f} in the demonstrations): it is noise of '
                 f'{values.std():.3g} (standard deviation) around {values.mean():.4g}'
             )
