@@ -1,5 +1,6 @@
 """The ``mbarl`` command and what a person sees of a run."""
 
+import io
 import json
 import os
 import signal
@@ -119,6 +120,17 @@ def test_the_panel_shows_the_run(tmp_path, capsys):
         'target 0.90', 'clone of the demonstrations 0.42', 'safety_gate: estop',
     ):  # fmt: skip
         assert part in out
+
+
+def test_the_panel_survives_whatever_is_reported(tmp_path):
+    console = Console(width=100, file=io.StringIO())
+    screen = screens.LiveScreen(run_info(tmp_path), console)
+    for text in ('inf', '-inf', 'nan', '1e308', '', '[/x]', '[red'):
+        keys = ('phase', 'robot_seconds', 'environment_steps', 'attempts')
+        screen.status = {'policy_controller': dict.fromkeys(keys, text)}
+        console.print(screen.panel())
+        assert status.status_line(screen.status)
+    assert '[/x] phase' in console.file.getvalue()
 
 
 def test_node_output_is_prefixed(tmp_path, capsys):

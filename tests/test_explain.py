@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mbarl_ros.reports.explain import explain
-from mbarl_ros.storage.history import Sample
-from mbarl_ros.storage.transitions import HUMAN, SAFETY, select
+from mbarl_ros.storage.history import Sample, read_history
+from mbarl_ros.storage.transitions import FORWARD, HUMAN, SAFETY, select
 from support.sabotage import (
     backwards_as_forward,
     environment,
@@ -159,3 +159,73 @@ def test_a_folder_that_is_no_run_is_refused_in_a_sentence(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and 'is no run folder' in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def edited(run, change):
+    """A run with other transitions; ``change`` gets the states before and after each step."""
+    rows = {key: array.copy() for key, array in run.transitions.items()}
+    change(rows['observation'], rows['next_observation'], rows)
+    return replace(run, transitions=rows)
+
+
+def column(run, name):
+    return [each.name for each in run.task.config.columns].index(name)
+
+
+def test_noise_around_one_value_is_a_sensor_without_change(healthy):
+    entry, rng = column(healthy, 'gripper_x'), np.random.default_rng(0)
+
+    def freeze(before, after, rows):
+        noise = 0.3 + 0.003 * rng.standard_normal(len(before) + 1)
+        before[:, entry], after[:, entry] = noise[:-1], noise[1:]
+
+    cause = explain(edited(healthy, freeze))[0]
+    assert cause.name == 'frozen_sensor' and 'gripper_x' in cause.title
+
+
+def test_a_robot_that_rests_at_the_end_of_its_range_has_no_frozen_sensor(healthy):
+    entry, steps = column(healthy, 'gripper_y'), 600
+    low = healthy.task.config.columns[entry].low
+
+    def rest(before, after, rows):
+        before[-steps:, entry] = after[-steps:, entry] = low
+        rows['action'][-steps:, 1] = -np.abs(rows['action'][-steps:, 1])
+
+    assert 'frozen_sensor' not in named(edited(healthy, rest))
+
+
+def test_the_baseline_without_backward_policy_is_meant_to_have_none(healthy):
+    def forward_only(before, after, rows):
+        rows['phase'][:] = FORWARD
+
+    run = edited(healthy, forward_only)
+    agent = run.agent.model_copy(update={'backward': 'none', 'end_near_starts': False})
+    assert named(replace(run, agent=agent))[:1] == ['no_backward']
+    assert named(replace(run, agent=agent.model_copy(update={'name': 'sac'}))) == []
+
+
+def test_only_what_stops_where_demonstrations_went_on_is_a_wall(tmp_path):
+    run = stand_in_run(tmp_path / 'run', 'pointmass', nothing, 800)
+    x, y = column(run, 'x'), column(run, 'y')
+    shown = run.demonstrations['observation'][:, [x, y]]
+    place = shown[np.abs(shown[:, y] + 1.0).argmin()]
+
+    def stopped(x_there):
+        def change(before, after, rows):
+            before[:, x] = after[:, x] = x_there
+            before[:, y] = after[:, y] = place[1] - 0.05
+            before[:, 2:4] = after[:, 2:4] = 0.0
+            before[:-1:50, y] -= 0.1
+            rows['action'][:, 1] = 0.6
+
+        return edited(run, change)
+
+    assert 'workspace' in named(stopped(place[0]))
+    assert 'workspace' not in named(stopped(1.9))
+
+
+def test_damaged_lines_of_history_and_evaluations_are_passed_over(healthy, tmp_path):
+    (tmp_path / 'history.jsonl').write_text('{"time": 3, "status": {"learner": 5}}\n')
+    assert read_history(tmp_path) == []
+    lines = [{'environment_steps': 5000 + n, 'clone_success': 0.9} for n in range(3)]
+    assert named(replace(healthy, evaluations=lines)) == []

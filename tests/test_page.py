@@ -18,7 +18,7 @@ from PIL import Image
 from mbarl_ros.bringup import graphs
 from mbarl_ros.bringup.argument_values import parse
 from mbarl_ros.nodes.support import web_server
-from mbarl_ros.nodes.support.web_server import MAX_CLIENTS, WebServer
+from mbarl_ros.nodes.support.web_server import MAX_CLIENTS, MAX_STRANGERS, WebServer
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.history import Sample
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE, WEB_URL_FILE
@@ -238,6 +238,46 @@ def test_without_the_token_nobody_gets_anything(served):
     assert not asked
 
 
+def test_bad_requests_fill_no_log(served, caplog):
+    address, _, _ = served
+    head = f'POST /{address.token}/command/stop HTTP/1.1\r\nHost: localhost\r\n'
+    for request in (
+        b'\x16\x03\x01',
+        b'HELLO\r\n\r\n',
+        f'{head}Host: x\r\n\r\n'.encode(),
+        f'{head}X: {"x" * 100_000}\r\n\r\n'.encode(),
+        f'{head}Transfer-Encoding: chunked\r\n\r\nZ\r\n'.encode(),
+        f'{head}Origin: http://localhost\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n'
+        '\r\nabcd'.encode(),
+    ):
+        with socket.create_connection(('127.0.0.1', address.port), timeout=10) as opened:
+            opened.sendall(request)
+            assert opened.recv(100).startswith((b'HTTP/1.0 400', b'HTTP/1.1'))
+    assert ask(address, f'/{address.token}/')[0] == 200
+    assert not caplog.records
+
+
+def test_many_connections_without_the_token_keep_nobody_out(served, caplog):
+    address, _, _ = served
+    here = (socket.create_connection(('127.0.0.1', address.port), timeout=10) for _ in range(400))
+    opened = []
+    for connection in here:
+        connection.sendall(b'GET / HTTP/1.1\r\nX: ')  # and never an end
+        opened.append(connection)
+    assert ask(address, f'/{address.token}/')[0] == 200
+    left = 0
+    for connection in opened:
+        connection.settimeout(0.01)
+        try:
+            left += bool(connection.recv(1))
+        except TimeoutError:
+            left += 1
+        except ConnectionError:
+            pass
+        connection.close()
+    assert left <= MAX_STRANGERS + 128 and not caplog.records  # 128: accepted at a time
+
+
 def test_other_sites_get_nothing_even_with_the_token(served):
     address, asked, _ = served
     base = f'/{address.token}'
@@ -343,6 +383,19 @@ def test_a_page_left_open_for_an_hour_does_not_grow(tmp_path):
     growth = {name: b / a for name, a, b in zip(names, before, after, strict=True)}
     assert all(ratio < 1.15 for ratio in growth.values()), (before, after)
     assert after[2] < 1500  # nodes
+
+
+@needs_chromium
+def test_each_line_of_the_log_is_shown_once(served, tmp_path):
+    address, _, server = served
+    server.page.receive_line(0.0, 'info', 'learner', 'before')
+    with Browser(tmp_path / 'browser') as browser:
+        tab = browser.open(address.url)
+        tab.wait_for('document.querySelectorAll("#log li").length')
+        server.page.receive_line(1.0, 'info', 'learner', 'after')
+        server.publish(*server.page.update())
+        tab.wait_for('document.querySelector("#log").innerText.includes("after")')
+        assert tab.evaluate('document.querySelectorAll("#log li").length') == 2
 
 
 def test_a_server_ends_with_its_browsers_told_so(served):

@@ -148,8 +148,9 @@ def test_a_killed_recorder_costs_its_last_second_and_the_run_goes_on(tmp_path):
     assert min(stamps(second)['/safety_gate/executed']) * 1e-9 > kept.max()
 
 
-def test_a_torn_file_keeps_what_was_flushed(tmp_path):
-    recording = RunRecording(tmp_path, TEXT, {}, {}, keep_free=0)
+def test_a_torn_file_keeps_what_was_flushed_and_what_it_says_of_itself(tmp_path):
+    about = {'seed': '3', 'log_time': 'ROS time'}
+    recording = RunRecording(tmp_path, TEXT, {}, about, keep_free=0)
     for stamp in range(100):
         recording.write('phase', stamp, MESSAGE)
         if stamp == 59:
@@ -159,9 +160,12 @@ def test_a_torn_file_keeps_what_was_flushed(tmp_path):
     path = torn / recording.path.name
     path.write_bytes(recording.path.read_bytes()[:-3])  # in the middle of the last index
     assert len(list(read_mcap(path, torn=True))) == 60
-    (sentence,) = finish_torn(torn, {})
+    (sentence,) = finish_torn(torn)
     assert 'finished with 60 messages' in sentence and len(list(read_mcap(path))) == 60
-    assert finish_torn(torn, {}) == []
+    assert finish_torn(torn) == []
+    with path.open('rb') as file:
+        (metadata,) = make_reader(file).iter_metadata()
+    assert metadata.metadata == about
 
 
 def test_a_full_disk_stops_the_recording_until_there_is_room(tmp_path, monkeypatch):
@@ -182,7 +186,7 @@ def test_a_full_disk_stops_the_recording_until_there_is_room(tmp_path, monkeypat
     recording.write('phase', 4, MESSAGE)
     assert recording.problem == ''
     recording.close()
-    finish_torn(tmp_path, {})
+    finish_torn(tmp_path)
     logs = [stamp for path in recordings(tmp_path) for _, stamp, _ in read_mcap(path)]
     assert logs == [1, 4, 4]  # what was latched, and the new message
 

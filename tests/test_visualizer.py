@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, UInt8MultiArray
@@ -14,6 +15,7 @@ from visualization_msgs.msg import Marker
 from mbarl_ros.demos.reader import load_demonstrations
 from mbarl_ros.learning.classifier import logits, unpack_classifier
 from mbarl_ros.nodes.support.runtime import message_bytes
+from mbarl_ros.nodes.support.statuses import StatusListener
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.load import config_dir, find, load_agent, load_task
 from mbarl_ros.schema.task import TaskConfig
@@ -150,6 +152,26 @@ def test_a_run_that_is_watched_is_the_same_run(watched, tmp_path):
         np.testing.assert_array_equal(seen[name][:steps], unseen[name][:steps], err_msg=name)
 
 
+def test_what_strangers_report_ends_no_node_and_reaches_no_terminal(watched):
+    graph = watched.graph
+    listener = StatusListener(graph.node)
+    strange = graph.node.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, 10)
+    for text in ('inf', '-inf', 'nan', '1e308', '', '\x1b[2J'):
+        keys = ('attempts', 'successes', 'robot_seconds', 'environment_steps')
+        values = [KeyValue(key=key, value=text) for key in keys]
+        values.append(KeyValue(key='\x1b', value='x' * 100_000))
+        for name in ('policy_controller', 'learner'):
+            strange.publish(DiagnosticArray(status=[DiagnosticStatus(name=name, values=values)]))
+    graph.wait_for('the report', lambda: '?' in listener.status.get('learner', {}))
+    assert all(
+        text.isprintable() and len(text) <= 2000
+        for node in listener.status.values()
+        for text in (*node, *node.values())
+    )
+    watched.numbers.clear()
+    graph.wait_for('numbers again', lambda: topics.SUCCESS_RATE in watched.numbers)
+
+
 # --- layouts of viewers --------------------------------------------------------------------------
 
 
@@ -228,6 +250,14 @@ def test_a_goal_in_space_is_a_ball_and_each_point_of_a_task_has_its_own_names():
 
 def task_width(task):
     return len(task.columns)
+
+
+def test_points_without_a_name_of_their_own_do_not_replace_each_other():
+    scene, task = scene_of('pointmass', show=[{'x': 'x', 'y': 'y'}, {'x': 'vx', 'y': 'vy'}])
+    states = np.zeros((3, task_width(task)))
+    shapes = scene.static(states, None) + scene.moving(states, ['forward'] * 3, {}, '')
+    assert len({(shape.namespace, shape.number) for shape in shapes}) == len(shapes)
+    assert {'robot/point_1', 'robot/point_2'} <= {shape.namespace for shape in shapes}
 
 
 def test_all_goals_are_drawn_and_the_path_is_cut_where_the_phase_changes():

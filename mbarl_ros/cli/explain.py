@@ -65,10 +65,15 @@ def _explain(folder: Path, *, as_json: bool) -> int:
 
 def _lines(run: RunData, causes: list[Cause]) -> list[str]:
     from mbarl_ros.reports.facts import Facts
+    from mbarl_ros.reports.report import cut_log
 
     facts = Facts(run)
     lines = [f'{run.folder}: {run.task.name}, {facts.steps:,} steps, {facts.outcome}']
-    if not causes:
+    if text := cut_log(run):
+        lines.append(text)
+    if not facts.steps:
+        lines.append('There is no practice in it yet, so that little can be told.')
+    if not causes and facts.steps:
         lines.append('Nothing in its data shows that anything is wrong.')
         if facts.steps < 4 * run.task.config.phases.forward_limit:
             lines.append('It is short; ask again after some more attempts.')

@@ -17,7 +17,7 @@ import lz4.frame
 import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, Schema
+from mcap.records import Channel, Chunk, Metadata, Schema
 
 MAX_CHUNK = 256 << 20
 """Bytes that one chunk may unpack to; rosbag2's default is below 1 MiB."""
@@ -114,6 +114,25 @@ def _records(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
             yield opcode, head + file.read(length)
         else:
             file.seek(length, io.SEEK_CUR)
+
+
+def read_metadata(path: Path, name: str) -> dict[str, str]:
+    """Metadata ``name`` at the beginning of a file, before its messages; empty: there is none."""
+    try:
+        with path.open('rb') as file:
+            file.seek(len(_MAGIC))
+            while len(head := file.read(_HEAD.size)) == _HEAD.size:
+                opcode, length = _HEAD.unpack(head)
+                if opcode in (Opcode.CHUNK, Opcode.MESSAGE) or length > MAX_MESSAGE:
+                    break
+                record = head + file.read(length)
+                if opcode == Opcode.METADATA:
+                    found: Metadata = _parsed(Metadata, record)
+                    if found.name == name:
+                        return found.metadata
+    except Exception:  # damaged files make the parser raise any exception
+        return {}
+    return {}
 
 
 def is_torn(path: Path) -> bool:

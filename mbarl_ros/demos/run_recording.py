@@ -23,7 +23,13 @@ import numpy as np
 from mcap.writer import Writer
 
 from mbarl_ros.demos.decode import typestore
-from mbarl_ros.demos.mcap_file import McapFileError, Topic, is_torn, read_mcap
+from mbarl_ros.demos.mcap_file import (
+    McapFileError,
+    Topic,
+    is_torn,
+    read_mcap,
+    read_metadata,
+)
 from mbarl_ros.demos.recording import EXECUTED_TYPE, register
 
 FILE_NAME = 'recording_{}.mcap'
@@ -33,6 +39,7 @@ KEEP_FREE = 500 << 20
 """Bytes of the disk that are left to the run itself."""
 RETRY_PERIOD = 10.0
 """s (steady clock) after which a recording that stopped is tried again."""
+_METADATA = 'mbarl_ros'
 _NUMBER = re.compile(FILE_NAME.replace('.', r'\.').format(r'(\d+)'))
 
 
@@ -210,29 +217,26 @@ def recordings(folder: Path) -> list[Path]:
     return [numbers[number] for number in sorted(numbers)]
 
 
-def finish_torn(
-    folder: Path, about: Mapping[str, str], *, besides: Path | None = None
-) -> list[str]:
+def finish_torn(folder: Path, *, besides: Path | None = None) -> list[str]:
     """Write files again that lack their end; returns a sentence about each.
 
-    :param about: metadata of the files
     :param besides: the file that is being written
     :raises OSError: the disk is full; the torn file stays.
     """
     sentences = []
     for path in recordings(folder):
         if path != besides and is_torn(path):
-            sentences.append(_finish(path, about))
+            sentences.append(_finish(path))
     return sentences
 
 
-def _finish(path: Path, about: Mapping[str, str]) -> str:
+def _finish(path: Path) -> str:
     temporary = path.with_name(f'.{path.name}.tmp')
     topics: dict[Topic, int] = {}
     count = 0
     try:
         with temporary.open('wb') as file:
-            writer, _ = _begin(file, (), about)
+            writer, _ = _begin(file, (), read_metadata(path, _METADATA))
             for topic, stamp, data in read_mcap(path, torn=True):
                 if topic not in topics:
                     topics[topic] = register(writer, topic)
@@ -259,7 +263,7 @@ def _begin(
     """A writer at the beginning of a file, and the channel of each topic name."""
     writer = Writer(file)
     writer.start(profile='ros2', library='mbarl_ros')
-    writer.add_metadata('mbarl_ros', dict(about))
+    writer.add_metadata(_METADATA, dict(about))
     return writer, {topic.name: register(writer, topic) for topic in topics}
 
 

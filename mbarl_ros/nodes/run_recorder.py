@@ -62,14 +62,13 @@ class RunRecorder(BaseNode):
         self._newest = 0  # ns of robot time, in lockstep
         self._picture_at = -_PICTURE_PERIOD
         self._folder = self.run_dir / RECORDING_FOLDER
-        self._about = self._describe()
         self._recording = RunRecording(
             self._folder,
             channels,
             {topic: _LATCHED_DEPTH.get(topic, 1) for topic in LATCHED_TOPICS if topic in types},
-            self._about,
+            self._describe(),
         )
-        self._reported = self._recording.problem
+        self._reported = ''  # problem that is in the log
         self._tracker = SequenceTracker()
         self._entries = [entry.name for entry in self.task.config.observation]
         for topic, kind in types.items():
@@ -99,7 +98,7 @@ class RunRecorder(BaseNode):
 
     def _finish_torn(self) -> None:
         try:
-            for sentence in finish_torn(self._folder, self._about, besides=self._recording.path):
+            for sentence in finish_torn(self._folder, besides=self._recording.path):
                 self.get_logger().warning(sentence)
         except OSError as error:  # the next start tries again
             self.get_logger().error(f'{self._folder}: {error}')

@@ -15,6 +15,7 @@ from mbarl_ros.schema.findings import WARNING
 from mbarl_ros.storage.transitions import DIRECTIONS, Transitions
 
 _MINORITY = 0.1  # share of demonstrations, from which on those that differ are not one slip
+_CERTAIN = 0.85  # correlation in practice: an object may be pushed from either side
 _UNEXPLAINED = 0.25  # correlation of commands with motion, below which they do not belong together
 _FEW = 2  # forward demonstrations
 _ENDS = 0.5  # share of forward demonstrations that must end in success
@@ -73,7 +74,7 @@ def opposite_motion(facts: Facts) -> list[str]:
     evidence = []
     for entry in range(facts.dim) if facts.practised and len(known) >= 2 else ():
         _, action, value = facts.practised[-1].main(entry)
-        if abs(value) < CLEAR or facts.practised[-1].rival(entry) > RIVAL * abs(value):
+        if abs(value) < _CERTAIN or facts.practised[-1].rival(entry) > RIVAL * abs(value):
             continue
         signed = [
             float(one[np.abs(one[:, entry, action]).argmax(), entry, action]) for one in known
@@ -200,10 +201,11 @@ def unreachable_reason(facts: Facts) -> str:
     if (distance <= tolerance).any():
         return ''
     left = np.array([_left(facts, part) for part in facts.forward]).reshape(-1, 3)
-    if len(left) and np.median(left[:, 1] / np.maximum(left[:, 0], 1e-9)) < _STOPS_SHORT:
+    # Where they end: those of another task may pass by.
+    if len(left) and np.median(left[:, 2] / np.maximum(left[:, 0], 1e-9)) < _STOPS_SHORT:
         return (
             f'the tolerance is too small: demonstrations bring the distance from '
-            f'{np.median(left[:, 0]):.3g} to {np.median(left[:, 1]):.3g} (medians), not to '
+            f'{np.median(left[:, 0]):.3g} to {np.median(left[:, 2]):.3g} (medians), not to '
             f'{tolerance:g}'
         )
     indices = task.success_index
@@ -268,7 +270,7 @@ def few_demonstrations(facts: Facts) -> Cause | None:
         'few_demonstrations',
         'Too few demonstrations',
         [
-            f'{number} forward demonstration, {steps} steps ({steps * facts.period:.0f} s); '
+            f'forward demonstrations: {number}, {steps} steps ({steps * facts.period:.0f} s); '
             f'{facts.outcome}'
         ],
         f'record more (`mbarl up record task:={facts.task.name}`), from different starts',

@@ -35,7 +35,7 @@ def _values(facts: Facts, node: str, key: str) -> np.ndarray:
 def _number(text: str) -> float:
     try:
         return float(text)
-    except ValueError:
+    except (TypeError, ValueError):
         return math.nan
 
 
@@ -99,8 +99,15 @@ def classifier_saturated(facts: Facts) -> Cause | None:
 
 def below_clone(facts: Facts) -> Cause | None:
     """A deployed policy that stays clearly below the clone of the demonstrations."""
-    lines = [e for e in facts.run.evaluations if e.get('environment_steps', 0) >= _ENOUGH][-3:]
-    if len(lines) < 3 or any(e.get('clone_success') is None for e in lines):
+    keys = ('environment_steps', 'episodes', 'deployed_success', 'clone_success')
+    lines = [
+        line
+        for line in facts.run.evaluations
+        if all(isinstance(line.get(key), int | float) for key in keys)
+        and line['environment_steps'] >= _ENOUGH
+        and line['episodes'] > 0
+    ][-3:]
+    if len(lines) < 3:
         return None
     episodes = sum(e['episodes'] for e in lines)
     deployed = sum(e['deployed_success'] * e['episodes'] for e in lines) / episodes

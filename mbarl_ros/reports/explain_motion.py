@@ -14,6 +14,7 @@ _HIDDEN = 2  # steps of delay that are a hidden state also where demonstrations 
 _LEAST_DELAY = 0.1  # s, below which nobody can tell a delay from a slow drive
 _NO_EFFECT = 0.12  # correlation, below which a command moves nothing
 _SURE = 0.4  # correlation, from which on one entry is enough
+_CERTAIN = 0.8  # correlation that contact with walls and objects does not bring about
 _ENOUGH = 200  # steps
 
 
@@ -30,11 +31,10 @@ def action_order(facts: Facts) -> Cause | None:
             for before, now in moved.items()
             if len(now) == 1 and before not in now
         }
-        entries = [entry for before in changed for entry in moved[before][changed[before]]]
         swapped = _swapped_sensors(facts, practised)
         one_to_one = len(set(changed.values())) == len(changed)
         sure = any(_replaced(facts, practised, before, now) for before, now in changed.items())
-        if one_to_one and (len(changed) >= 2 or len(entries) >= 2 or sure):
+        if one_to_one and (len(changed) >= 2 or sure):
             return _order_cause(facts, practised, changed, moved)
         if len(swapped) >= 2:
             return _sensor_cause(facts, practised, swapped)
@@ -128,16 +128,20 @@ def wrong_sign(facts: Facts) -> Cause | None:
         flipped = {
             action: entries
             for action, entries in flipped.items()
-            if len(entries) > len(kept[action]) or _names_sensor(entries, kept[action])
+            if len(entries) > len(kept[action]) or _names_sensor(practised, entries, kept[action])
         }
         if flipped:
             return _sign_cause(facts, practised, flipped, kept)
     return _declared_sign(facts)
 
 
-def _names_sensor(flipped: list[Driven], kept: list[Driven]) -> bool:
-    """Whether entries that one command moves disagree so clearly that a sensor must be at fault."""
-    return min(abs(one.correlation) for one in [*flipped, *kept]) >= 0.8
+def _names_sensor(practised: Responses, flipped: list[Driven], kept: list[Driven]) -> bool:
+    """Whether entries that one command moves disagree so clearly that a sensor must be at fault.
+
+    In practice, too: a robot that bounces off a wall has a velocity against its command.
+    """
+    seen = min(abs(_signed(practised, one.entry, one.action)) for one in flipped)
+    return min(seen, *(abs(one.correlation) for one in [*flipped, *kept])) >= _CERTAIN
 
 
 def _signed(practised: Responses, entry: int, action: int) -> float:
@@ -247,7 +251,7 @@ def _topics(facts: Facts, driven: list[Driven]) -> list[list[Driven]]:
 def _delay(facts: Facts, practised: Responses, one: Driven) -> tuple[int, int] | None:
     """Lags in practice and in demonstrations; None: it does not show."""
     lag, action, value = practised.main(one.entry)
-    if abs(value) < SEEN:
+    if abs(value) < SEEN or action != one.action:
         return None
     seen = practised.correlation[:, one.entry, action] ** 2
     shown = facts.demonstrated_responses.correlation[:, one.entry, one.action] ** 2
@@ -292,7 +296,9 @@ def _shared_delay(facts: Facts) -> Cause | None:
         for one in facts.driven:
             lag, action, value = practised.main(one.entry)
             seen = practised.correlation[:, one.entry, action] ** 2
-            if abs(value) >= SEEN and lag >= _HIDDEN and seen[0] < 0.3 * seen[lag]:
+            if abs(value) < SEEN or action != one.action or min(lag, one.lag) < _HIDDEN:
+                continue
+            if seen[0] < 0.3 * seen[lag]:
                 late[one] = lag, one.lag
         seen_at_all = [o for o in facts.driven if practised.strongest[o.entry].max() >= SEEN]
         if late and len(late) > 0.5 * len(seen_at_all):
@@ -327,15 +333,17 @@ def no_effect(facts: Facts) -> Cause | None:
         evidence, names = [], []
         for action, name in enumerate(facts.actions):
             entries = [o.entry for o in facts.driven if o.action == action and facts.direct(o)]
+            if not entries or not facts.varies(action, len(facts.recent['action'])):
+                continue
             spread = facts.recent['action'][:, action].std()
-            found = practised.strongest[:, action]
-            if entries and spread > 0.1 and found.max() < _NO_EFFECT:
+            greatest = practised.strongest[entries, action].max()
+            if greatest < _NO_EFFECT:
                 names.append(name)
+                moved = ', '.join(dict.fromkeys(facts.names[entry] for entry in entries))
                 evidence.append(
-                    f'{name} varies (standard deviation {spread:.2f} of half its range) and moves '
-                    f'nothing: partial correlation with any entry at most {found.max():.2f} over '
-                    f'{practised.steps} steps; in the demonstrations it moves '
-                    f'{", ".join(facts.names[e] for e in entries)}'
+                    f'{name} varies (standard deviation {spread:.2f} of half its range) and does '
+                    f'not move what it moves in the demonstrations, {moved}: partial correlation '
+                    f'at most {greatest:.2f} over {practised.steps} steps'
                 )
         if names:
             return Cause(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mbarl_ros.reports.facts import Cause, Facts
+from mbarl_ros.reports.facts import Cause, Driven, Facts
 from mbarl_ros.storage.transitions import BACKWARD, FORWARD, HUMAN, SAFETY
 
 _IDLE, _ACTIVE = 0.02, 0.1  # spread of actions, in half ranges
@@ -16,6 +16,10 @@ _AT_BOUND, _BLOCKED = 0.01, 0.04  # of half the range; share of steps
 _HUMAN, _STOPPED = 0.3, 0.15  # shares of steps
 _NEVER = 25  # attempts without success
 _RETURNS = 10  # ways back
+_PASSED = 0.1  # of the entries' half ranges: how near to a blocked state demonstrations went on
+_MOST = 0.5  # of the attempts: nothing that matters is in the way of a robot that succeeds so often
+_PLACE = 0.12  # of its spread, which a place changes in a step at most, and a speed may exceed
+_BASELINE = 'sac'  # the preset that is meant to have no backward policy
 
 
 def no_backward(facts: Facts) -> Cause | None:
@@ -38,6 +42,8 @@ def _missing(facts: Facts) -> str:
     limit = facts.task.config.phases.forward_limit
     none = not (facts.practice['phase'] == BACKWARD).any()
     if not none or not facts.attempts or facts.steps <= limit + facts.run.agent.chunk:
+        return ''
+    if facts.run.agent.name == _BASELINE and (facts.successes or len(facts.attempts) < _NEVER):
         return ''
     return (
         f'there is no backward phase in {facts.steps} steps and {len(facts.attempts)} attempts '
@@ -157,9 +163,12 @@ def _beyond_limits(facts: Facts) -> list[str]:
 
 
 def _walls(facts: Facts) -> list[str]:
-    """Entries that stop at a value which demonstrations pass, while commands push on."""
+    """Entries that stop where demonstrations go on, while commands push on.
+
+    A wall of the room that has a gap elsewhere is none: demonstrations go through the gap.
+    """
     evidence = []
-    if facts.steps < 2 * _LEAST_STEPS:
+    if facts.steps < 2 * _LEAST_STEPS or facts.successes > _MOST * len(facts.attempts):
         return evidence
     change = (facts.practice['next_observation'] - facts.practice['observation'])[:, : facts.dim]
     for one in facts.driven:
@@ -174,14 +183,33 @@ def _walls(facts: Facts) -> list[str]:
             at = side * values > bound - _AT_BOUND * half
             outward = side * push * np.sign(one.correlation) > 0.2
             still = np.abs(change[:, one.entry]) < 0.002 * half
-            blocked = float((at & outward & still).mean())
-            if missing > _CUT * np.ptp(shown) and blocked > _BLOCKED:
+            stuck = at & outward & still
+            if missing <= _CUT * np.ptp(shown) or stuck.mean() <= _BLOCKED:
+                continue
+            blocked = _passed(facts, one, np.flatnonzero(stuck)) / facts.steps
+            if blocked > _BLOCKED:
                 evidence.append(
                     f'{facts.names[one.entry]} stops at {side * bound:.3g} in practice, where '
                     f'{facts.actions[one.action]} pushes on without motion in {blocked:.0%} of the '
                     f'steps; demonstrations go on to {side * (side * shown).max():.3g}'
                 )
     return evidence
+
+
+def _passed(facts: Facts, blocked: Driven, rows: np.ndarray) -> int:
+    """How many of these steps are at a place which a demonstration has passed."""
+    shown = facts.demonstrated
+    change = (shown['next_observation'] - shown['observation'])[:, : facts.dim].std(0)
+    places = change < _PLACE * facts.demonstrated_states.std(0)
+    entries = sorted(
+        one.entry
+        for one in facts.driven
+        if facts.direct(one)
+        and (one is blocked or (places[one.entry] and one.action != blocked.action))
+    )
+    passed = (facts.demonstrated_states / facts.half)[:, entries]
+    mine = (facts.practice['observation'][:, : facts.dim] / facts.half)[rows][:, entries]
+    return sum(bool((np.abs(passed - one).max(1) < _PASSED).any()) for one in mine)
 
 
 def gate_stops(facts: Facts) -> Cause | None:

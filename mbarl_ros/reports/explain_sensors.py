@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from mbarl_ros.reports.facts import SEEN, Cause, Facts
+from mbarl_ros.reports.responses import responses
 from mbarl_ros.schema.plausible import unit_question
 
 _FROZEN_STEPS = 100  # steps at the end of a run for which an entry must not have changed
 _FROZEN_SHARE = 0.25  # or this share of the run, if that is more
 _VARIED = 0.02  # of half its range, by which it varied in demonstrations
 _STILL = 1e-6  # of half its range
+# Noise around one value: a change is undone by the next one (autocorrelation of changes -0.5).
+_NOISE_STEPS, _DEAF, _JITTER = 200, 0.2, -0.35
 _TOGETHER, _SIBLING_STEPS = 0.3, 30
+_END = 0.01  # of half its range
 _NEAR, _NEAR_STEPS = 0.25, 15
 _GAIN, _SURE = 3.0, 0.6  # times the demonstrated response; correlation
 _BEYOND = 1.5  # times the range or what demonstrations visited
@@ -34,10 +38,13 @@ def frozen_sensor(facts: Facts) -> Cause | None:
         demonstrated = np.ptp(facts.demonstrated_states[:, entry]) if facts.demonstrations else 0.0
         if steps < least or demonstrated < _VARIED * facts.half[entry] or _is_goal(facts, entry):
             continue
+        if _at_end(facts, entry):
+            continue
         why = ''
         if entry in driven:
             why = _command_varies(facts, driven[entry], steps)
-        why = why or _moved_together(facts, entry, steps) or _moved_nearby(facts, entry, steps)
+        else:
+            why = _moved_together(facts, entry, steps) or _moved_nearby(facts, entry, steps)
         if why:
             names.append(facts.names[entry])
             value = facts.practice['next_observation'][-1, entry]
@@ -46,22 +53,33 @@ def frozen_sensor(facts: Facts) -> Cause | None:
                 f'({steps * facts.period:.0f} s), but spans {demonstrated:.3g} in the '
                 f'demonstrations; {why}'
             )
-    found = _frozen_in_demonstrations(facts)
+    found = [*_only_noise(facts, names), *_frozen_in_demonstrations(facts)]
     names += [name for name, _ in found]
     evidence += [text for _, text in found]
     if not names:
         return None
     return Cause(
         'frozen_sensor',
-        f'Sensor without change: {", ".join(names)}',
+        f'Sensor without change: {", ".join(dict.fromkeys(names))}',
         evidence,
         'check that its driver runs and its topic carries new values (`ros2 topic echo`), and that '
-        "its field in 'state' of the robot profile is right; then go on in a new run",
+        "its field in 'state' of the robot profile is right; then go on in a new run. An object "
+        'that nothing grips or touches stands still, too: look at the gripper',
     )
 
 
 def _is_goal(facts: Facts, entry: int) -> bool:
     return facts.task.goal_in_state and entry in facts.task.goal_index
+
+
+def _at_end(facts: Facts, entry: int) -> bool:
+    """Whether an entry is last at an end of its range, where a robot or an object may well stay."""
+    column = facts.columns[entry]
+    if column.binary:
+        return False
+    value = float(facts.practice['next_observation'][-1, entry])
+    ends = np.array([column.low, column.high, *facts.task.robot.workspace.get(column.name, ())])
+    return bool(np.abs(value - ends).min() < _END * facts.half[entry])
 
 
 def _still_steps(facts: Facts, entry: int) -> int:
@@ -75,7 +93,7 @@ def _still_steps(facts: Facts, entry: int) -> int:
 
 def _command_varies(facts: Facts, action: int, steps: int) -> str:
     commands = facts.practice['action'][-steps:, action]
-    if commands.std() < 0.1:
+    if not facts.varies(action, steps):
         return ''
     return (
         f'{facts.actions[action]}, which moves it in the demonstrations, varies meanwhile '
@@ -132,6 +150,32 @@ def _moved_nearby(facts: Facts, entry: int, steps: int) -> str:
     return f'in {count} of these steps demonstrations in almost the same state changed it'
 
 
+def _only_noise(facts: Facts, known: list[str]) -> list[tuple[str, str]]:
+    """Entries that show noise around one value, while their command drives both ways."""
+    steps = int(max(_NOISE_STEPS, _FROZEN_SHARE * facts.steps))
+    if facts.steps < steps:
+        return []
+    rows = {key: array[-steps:] for key, array in facts.practice.items()}
+    seen, found = responses(rows, facts.dim), []
+    change = rows['next_observation'][:, : facts.dim] - rows['observation'][:, : facts.dim]
+    for one in facts.driven if seen.steps >= _NOISE_STEPS / 2 else ():
+        name, value = facts.names[one.entry], seen.strongest[one.entry].max()
+        if name in known or not facts.direct(one) or not facts.varies(one.action, steps):
+            continue
+        first, second = change[:-1, one.entry], change[1:, one.entry]
+        jitter = (first * second).mean() / max(float(change[:, one.entry].var()), 1e-12)
+        if value < _DEAF and jitter < _JITTER:
+            values = rows['next_observation'][:, one.entry]
+            text = (
+                f'{name} does not follow {facts.actions[one.action]} nor others in the last '
+                f'{steps} steps ({steps * facts.period:.0f} s; partial correlation {value:.2f}, '
+                f'{abs(one.correlation):.2f} in the demonstrations): it is noise of '
+                f'{values.std():.3g} (standard deviation) around {values.mean():.4g}'
+            )
+            found.append((name, text))
+    return found
+
+
 def _frozen_in_demonstrations(facts: Facts) -> list[tuple[str, str]]:
     """Entries that commands clearly move in practice, and that no demonstration changed."""
     if not facts.demonstrations or not facts.practised:
@@ -167,7 +211,7 @@ def units(facts: Facts) -> Cause | None:
         return None
     return Cause(
         'units',
-        f'Other units: {", ".join(names)}',
+        f'Other units: {", ".join(dict.fromkeys(names))}',
         evidence,
         'convert them to the unit of the task (`scale: {NAME: 0.0174533}` in the robot profile '
         'makes radians of degrees, 0.001 metres of millimetres); if the demonstrations have the '
@@ -245,6 +289,8 @@ def _by_values(facts: Facts, entry: int) -> str:
                 if fits.mean() < 0.9:
                     continue
                 wide = np.ptp(converted) <= 1.2 * (high - low)
+                # What is small enough fits any range that holds 0.
+                wide = wide and np.abs(converted).max() > 0.1 * max(abs(low), abs(high))
                 near = abs(np.median(converted) - np.median(others)) <= np.ptp(others) + slack
                 if wide and near:
                     return (

@@ -17,6 +17,9 @@ from mbarl_ros.storage.transitions import BACKWARD, FORWARD, SAFETY, Transitions
 CLEAR, RIVAL = 0.6, 0.7
 # A command moves an entry itself, and not through something that it may miss, such as an object.
 _DIRECT = 0.9
+# A command varies that drives both ways, its 10 % and 90 % quantiles this far apart (half ranges):
+# one that only presses on, with noise, need not move anything.
+_BOTH_WAYS = 0.5
 # The same in practice, where contact, walls and noise hide some of it.
 SEEN = 0.35
 _RECENT = 0.4  # share of the run that counts as its latest part
@@ -175,6 +178,11 @@ class Facts:
     def direct(self, one: Driven) -> bool:
         """Whether a command moves the entry itself, in whatever state the robot is."""
         return abs(one.correlation) >= _DIRECT and not self.columns[one.entry].binary
+
+    def varies(self, action: int, steps: int) -> bool:
+        """Whether a command drove both ways in the latest ``steps``."""
+        low, high = np.quantile(self.practice['action'][-steps:, action], (0.1, 0.9))
+        return bool(low < 0 < high and high - low > _BOTH_WAYS)
 
     def milliseconds(self, lag: float) -> str:
         """A number of steps as robot time."""

@@ -93,10 +93,10 @@ def practice_section(run: RunData) -> Html:
         ratios=[0.45, 2.4, 2.0],
         share_x=True,
     )
-    return join(_practice_table(found, rate), figure(picture, caption))
+    return join(_practice_table(run, found, rate), figure(picture, caption))
 
 
-def _practice_table(found: Phases, rate: float) -> Html:
+def _practice_table(run: RunData, found: Phases, rate: float) -> Html:
     rows = []
     for number, name in enumerate(PHASES):
         which = found.phase == number
@@ -104,12 +104,15 @@ def _practice_table(found: Phases, rate: float) -> Html:
             continue
         count, successes = int(which.sum()), int(found.success[which].sum())
         steps = found.steps[which]
+        # Without a state to reach there is no success, and 0 would look like failure.
+        aimed = number == FORWARD or (number == BACKWARD and run.agent.reaches)
+        share = rate_text(successes / count, *map(float, wilson(successes, count)))
         rows.append(
             [
                 name,
                 f'{count:,}',
-                f'{successes:,}',
-                rate_text(successes / count, *map(float, wilson(successes, count))),
+                f'{successes:,}' if aimed else '-',
+                share if aimed else '-',
                 f'{int(found.early[which].sum()):,}',
                 f'{np.median(steps):.0f} ({np.median(steps) / rate:.1f} s)',
                 f'{steps.sum():,}',

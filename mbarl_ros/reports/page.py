@@ -49,6 +49,10 @@ pre { background: var(--box); border: 1px solid var(--line); border-radius: 6px;
   white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin: 8px 0; } summary { cursor: pointer; }
 details.run > summary { font-size: 18px; font-weight: 600; padding: 8px 0; }
+@media screen and (max-width: 700px) {
+  main { padding: 16px 14px 48px; } figure { overflow-x: auto; }
+  figure svg { width: 720px; }
+}
 @page { size: A4; margin: 14mm 13mm; }
 @media print {
   :root { color-scheme: light; --paper: #ffffff; --ink: #1c2126; --quiet: #4a545e; --line: #d5dade;

@@ -125,7 +125,7 @@ def first_box(run: RunData, causes: Sequence[Cause]) -> Html:
     parts = [paragraph(_end(run), 'big')]
     for part, sentence in run.damaged.items():
         parts.append(paragraph(f'Left out, {part}: {sentence}', 'bad'))
-    if text := _cut_log(run):
+    if text := cut_log(run):
         parts.append(paragraph(text, 'bad'))
     if not causes:
         parts.append(paragraph('Nothing unusual found.'))
@@ -136,7 +136,7 @@ def first_box(run: RunData, causes: Sequence[Cause]) -> Html:
     return tag('div', *parts, kind='box')
 
 
-def _cut_log(run: RunData) -> str:
+def cut_log(run: RunData) -> str:
     """A sentence about a log that is shorter than the run; empty: it is not."""
     steps = len(run.transitions['phase'])
     found = _evaluated(run)
@@ -144,7 +144,7 @@ def _cut_log(run: RunData) -> str:
         return ''
     return (
         f'{run.folder / TRANSITIONS_FILE}: ends after {steps:,} of {found.steps.max():,.0f} steps; '
-        'a record in it is damaged, and what follows is left out.'
+        'it is missing, or a record in it is damaged and what follows is left out.'
     )
 
 

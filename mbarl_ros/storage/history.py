@@ -71,11 +71,15 @@ def _ends_line(file: IO[bytes]) -> bool:
     return file.read(1) == b'\n'
 
 
+def _is_status(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
+
+
 def read_history(run_dir: Path) -> list[Sample]:
     """Samples of a run in their order; none where no monitor ran. Damaged lines are left out."""
     lines = read_json_lines(run_dir / HISTORY_FILE, skip_damaged=True)
     return [
         Sample(float(line['time']), line['status'])
         for line in lines
-        if isinstance(line.get('time'), int | float) and isinstance(line.get('status'), dict)
+        if isinstance(line.get('time'), int | float) and _is_status(line.get('status'))
     ]

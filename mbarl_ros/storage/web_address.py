@@ -5,7 +5,7 @@ A page that crashed, or a run that is resumed, comes back under the same URL.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import re
 import secrets
@@ -42,12 +42,10 @@ def keep_address(run_dir: Path, port: int = 0) -> WebAddress:
     :raises ConfigError: ``port`` is in use, or the file cannot be written.
     """
     before = _private_address(run_dir / WEB_URL_FILE)
-    if port and not _is_free(port):
-        raise ConfigError(
-            f'web_port:={port}: the port is in use; give another, or 0 for a free one'
-        )
+    if port and (reason := _why_not(port)):
+        raise ConfigError(f'web_port:={port}: {reason}; give another, or 0 for a free one')
     if not port:
-        port = before.port if before and _is_free(before.port) else _free_port()
+        port = before.port if before and not _why_not(before.port) else _free_port()
     address = WebAddress(port, before.token if before else secrets.token_urlsafe(_TOKEN_BYTES))
     if address != before:
         _write(run_dir / WEB_URL_FILE, address)
@@ -97,10 +95,15 @@ def _private_address(path: Path) -> WebAddress | None:
     return WebAddress(port, match[2]) if 0 < port <= 65535 else None
 
 
-def _is_free(port: int) -> bool:
-    with contextlib.suppress(OSError), bound_socket(port):
-        return True
-    return False
+def _why_not(port: int) -> str:
+    """Why a port cannot be had; empty: it can."""
+    try:
+        bound_socket(port).close()
+    except PermissionError:
+        return 'only root may use this port'
+    except OSError as error:
+        return 'the port is in use' if error.errno == errno.EADDRINUSE else str(error.strerror)
+    return ''
 
 
 def _free_port() -> int:

@@ -60,6 +60,7 @@ class Scene:
     def __init__(self, task: TaskConfig, workspace: Mapping[str, tuple[float, float]]) -> None:
         """``workspace``: state entry -> bounds, for those that the robot profile limits."""
         self.points = task.shown
+        self._labels = _unique([point.label for point in self.points])
         self._task = task
         self._columns = [column.name for column in task.columns]
         self._bounds = {entry.name: (entry.low, entry.high) for entry in task.observation}
@@ -227,10 +228,19 @@ class Scene:
         colours: np.ndarray | Sequence[float],
     ) -> Shape:
         """A shape of a point; ``size`` as a share of its workspace."""
-        namespace = '/'.join(filter(None, (name, point.label)))
+        label = self._labels[self.points.index(point)]
+        namespace = '/'.join(filter(None, (name, label)))
         metres = size * self._diagonal(point)
         colours = np.asarray(colours, float)
         return Shape(kind, namespace, point.frame, places, (metres,) * 3, colours)
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+    """Labels by which points differ; those that several points have get a number."""
+    return [
+        f'{label or "point"}_{number}' if labels.count(label) > 1 else label
+        for number, label in enumerate(labels, 1)
+    ]
 
 
 def rollout_segments(start: np.ndarray, rollouts: Sequence[np.ndarray]) -> np.ndarray:

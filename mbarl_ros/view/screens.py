@@ -151,7 +151,7 @@ class LiveScreen(LineScreen):
         table.add_column(style='bold')
         table.add_column()
         for label, text in rows(run, self.status, self.success_rates):
-            table.add_row(label, text)
+            table.add_row(label, Text(text))  # a str would be markup
         parts: list[Any] = [table]
         if run.budget:
             steps = number(value(self.status, steps_node(self.status), 'environment_steps'))
@@ -160,7 +160,7 @@ class LiveScreen(LineScreen):
         elapsed = duration(time.monotonic() - self.started)
         return Panel(
             Group(*parts),
-            title=title(run),
+            title=Text(title(run)),
             subtitle=f'{elapsed} — Ctrl-C stops the run; it can be resumed',
         )
 

@@ -63,7 +63,7 @@ def number(text: str) -> float | None:
 def duration(seconds: float | str | None) -> str:
     """Seconds as ``2 h 03 min``, ``4 min 05 s`` or ``7 s``."""
     parsed = number(str(seconds))
-    if parsed is None:
+    if parsed is None or math.isinf(parsed):
         return '-'
     whole = int(parsed)
     if whole >= 3600:

@@ -118,8 +118,7 @@ class NodeMixin:
         self.refused += 1
         self._refusal = f'{topic}: {error}'
         if self.may_log(topic):
-            text = ''.join(letter if letter.isprintable() else '?' for letter in str(error)[:400])
-            self.get_logger().warning(f'refused: {topic}: {text}')
+            self.get_logger().warning(f'refused: {topic}: {printable(str(error), 400)}')
 
     def may_log(self, subject: str) -> bool:
         """Whether to log about ``subject`` now; True at most every five seconds.
@@ -314,6 +313,11 @@ def node_of(status_name: str, namespace: str, *, fleet: bool = False) -> str:
     if robot and (not fleet or '/' in robot or node not in ROBOT_NODES):
         return ''
     return label if node in NODES else ''
+
+
+def printable(text: str, most: int) -> str:
+    """The first ``most`` characters of what others sent, without what a terminal would obey."""
+    return ''.join(letter if letter.isprintable() else '?' for letter in text[:most])
 
 
 def message_bytes(message: UInt8MultiArray) -> bytes:

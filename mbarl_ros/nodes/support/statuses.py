@@ -14,6 +14,8 @@ from mbarl_ros.schema import topics
 
 _SILENT, _LEFT = 5.0, 300.0  # s without a report of a robot's node, as below
 
+_LONGEST = 2000  # characters of a text that are kept; paths are up to 4096, but rarely
+
 
 class StatusListener:
     """Collects the reports of our nodes in the namespace of ``node``, of a fleet also its robots'.
@@ -62,7 +64,12 @@ class StatusListener:
                 self.status[name] = {
                     **self.status.get(name, {}),
                     'level': str(int.from_bytes(status.level, 'little')),
-                    'message': status.message,
-                    **{item.key: item.value for item in status.values},
+                    'message': runtime.printable(status.message, _LONGEST),
+                    **{
+                        runtime.printable(item.key, _LONGEST): runtime.printable(
+                            item.value, _LONGEST
+                        )
+                        for item in status.values
+                    },
                 }
         self._on_change()

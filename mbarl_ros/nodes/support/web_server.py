@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.web_address import HOST, WebAddress, bound_socket
 
 MAX_CLIENTS = 8
+MAX_STRANGERS = 32
+"""Connections without the token that stay; those that wait to be accepted come on top."""
 SLOW = 5.0
 """Seconds after which a browser that does not read is dropped."""
 COMMAND_TIMEOUT = 5.0
@@ -96,6 +101,7 @@ class WebServer:
         self._picture: tuple[int, bytes] = (0, b'')
         self._clients = self._waiting_for_pictures = 0
         self._ended = False
+        self._known = set[web.RequestHandler]()  # connections that have shown the token
         self._loop = asyncio.new_event_loop()
         self._news, self._new_picture = asyncio.Event(), asyncio.Event()
         self._done = asyncio.Event()
@@ -149,11 +155,30 @@ class WebServer:
             ]
         )
         # No access log: it would have the token.
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=15.0, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=_log(),
+            keepalive_timeout=15.0,
+            shutdown_timeout=1.0,
+        )
         await runner.setup()
-        await web.SockSite(runner, self._socket).start()
+        connect = partial(self._connect, runner)
+        server = await self._loop.create_server(connect, sock=self._socket)
         await self._done.wait()
+        server.close()
         await runner.cleanup()
+
+    def _connect(self, runner: web.AppRunner) -> asyncio.Protocol:
+        """Handler of a new connection; it ends the oldest of too many without the token."""
+        assert runner.server is not None
+        connections = runner.server.connections
+        self._known.intersection_update(connections)
+        strangers = [each for each in connections if each not in self._known]
+        for oldest in strangers[: 1 - MAX_STRANGERS]:
+            if oldest.transport is not None:
+                oldest.transport.abort()
+        return runner.server()
 
     def _set_update(self, number: int, text: str) -> None:
         self._update = (number, text)
@@ -177,6 +202,7 @@ class WebServer:
         given = request.path.lstrip('/').partition('/')[0].encode(errors='surrogateescape')
         if not hmac.compare_digest(given, self._token):
             return _refusal(403, _NO_TOKEN)
+        self._known.add(request.protocol)
         if not _is_ours(request):
             return _refusal(403, _WRONG_SITE)
         return await handler(request)
@@ -243,6 +269,18 @@ class WebServer:
         except TimeoutError:
             return _answer(504, f'no answer within {COMMAND_TIMEOUT:g} s: {name} may not be done')
         return _answer(200 if done else 409, text)
+
+
+def _log() -> logging.Logger:
+    """Log of the server's own errors: anybody on this machine could fill it with bad requests."""
+    log = logging.getLogger(__name__)
+    log.addFilter(_is_own_error)
+    return log
+
+
+def _is_own_error(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
 def _is_ours(request: web.Request) -> bool:

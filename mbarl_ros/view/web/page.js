@@ -25,7 +25,7 @@ const CHARTS = [
   ['Updates per second', null, [['updates', 'success', [], 'updates/s']]],
 ];
 
-const state = { curves: {}, phases: [], successes: [], levels: [], steps: 0, ahead: 0, limit: 600 };
+const state = { curves: {}, phases: [], successes: [], levels: [], newest: 0, steps: 0, ahead: 0, limit: 600 };
 const charts = [];
 let heard = 0;
 let source = null;
@@ -49,6 +49,7 @@ function showEverything(data) {
   }
   state.phases = [];
   state.successes = [];
+  state.newest = 0;
   get('log').replaceChildren();
   get('title').textContent = data.title;
   document.title = `mbarl ${data.title}`;
@@ -79,11 +80,18 @@ function show(data) {
   state.levels = [];
   if (data.clone !== null) state.levels.push({ y: data.clone, colour: 'target', dash: [7, 4], label: 'clone' });
   if (data.target) state.levels.push({ y: data.target, colour: 'success', dash: [1, 5], label: 'target' });
-  state.phases = [...state.phases, ...data.phases].slice(-PHASES);
-  state.successes = [...state.successes, ...data.successes].slice(-PHASES);
-  showLog(data.log);
+  const [phases, successes, lines] = [data.phases, data.successes, data.log].map(fresh);
+  state.newest = Math.max(state.newest, ...[...phases, ...successes, ...lines].map(([number]) => number));
+  state.phases = [...state.phases, ...phases].slice(-PHASES);
+  state.successes = [...state.successes, ...successes].slice(-PHASES);
+  showLog(lines);
   enableCommands(data.gate, data.lifecycle);
   redraw();
+}
+
+// The first update after everything has, again, what came since the update before it.
+function fresh(items) {
+  return items.filter(([number]) => number > state.newest);
 }
 
 function showRows(rows) {
