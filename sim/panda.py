@@ -11,7 +11,6 @@ import pybullet_data
 
 from mbarl_sim.worlds import load_urdf
 
-_FOLDER = Path(pybullet_data.getDataPath()) / 'franka_panda'
 # Franka's data sheet (Denavit-Hartenberg, Craig's convention): a, alpha of the link before, d.
 _A = (0.0, 0.0, 0.0, 0.0825, -0.0825, 0.0, 0.088)
 _ALPHA = (0.0, -np.pi / 2, np.pi / 2, np.pi / 2, -np.pi / 2, np.pi / 2, np.pi / 2)
@@ -37,6 +36,11 @@ _WALL = 3.0  # 1/s: speed (m/s) of the hand towards its box for each m of distan
 _LEAD = 0.03  # m, the target of the hand is no further than this from the hand
 
 
+def _folder() -> Path:
+    """Of the arm's URDF and its meshes."""
+    return Path(pybullet_data.getDataPath()) / 'franka_panda'
+
+
 class Panda:
     """The arm, fixed to the origin, with the hand pointing down.
 
@@ -59,7 +63,7 @@ class Panda:
         self._finger_force = [_FINGER_FORCE / substeps] * 2
         self.body = load_urdf(
             client,
-            str(_FOLDER / 'panda.urdf'),
+            str(_folder() / 'panda.urdf'),
             useFixedBase=True,
             flags=pybullet.URDF_ENABLE_CACHED_GRAPHICS_SHAPES,
         )
@@ -190,8 +194,8 @@ class Panda:
 
 def description() -> str:
     """URDF of the arm; its meshes are named by absolute paths, so that RViz finds them."""
-    text = (_FOLDER / 'panda.urdf').read_text()
-    return text.replace('package://meshes', f'{_FOLDER.as_uri()}/meshes')
+    text = (_folder() / 'panda.urdf').read_text()
+    return text.replace('package://meshes', f'{_folder().as_uri()}/meshes')
 
 
 def _clip(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
