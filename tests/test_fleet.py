@@ -36,15 +36,15 @@ SHARED = ('learner', 'state_classifier')
 def start_robot(graph, robot, seed):
     steps = str(graph.folder / f'{robot}.jsonl')
     clock = {'/clock': f'/{robot}/clock'}
-    own = {'robot': robot, 'seed': seed, 'remap': clock}
+    own = {'of_robot': robot, 'seed': seed, 'remap': clock}
     graph.start('robot_sim', publish_clock=True, step_log=steps, **own)
-    graph.start('safety_gate', robot=robot)
+    graph.start('safety_gate', of_robot=robot)
     start_controller(graph, robot, seed)
 
 
 def start_controller(graph, robot, seed):
     clock = {'/clock': f'/{robot}/clock'}
-    graph.start('policy_controller', robot=robot, seed=seed, use_sim_time=True, remap=clock)
+    graph.start('policy_controller', of_robot=robot, seed=seed, use_sim_time=True, remap=clock)
 
 
 def start_shared(graph, *names):
@@ -110,7 +110,7 @@ def test_robots_come_die_leave_and_are_refused_while_the_others_learn(tmp_path):
         assert 0 < own < shared  # its own, and those of the fleet
 
         layout = small_agent(other, sac={'hidden': [16, 16], 'batch_size': 32, 'cloning_steps': 50})
-        graph.start('policy_controller', robot='robot_3', agent=layout, seed=3)
+        graph.start('policy_controller', of_robot='robot_3', agent=layout, seed=3)
         refused = graph.wait_for(
             'refusal',
             lambda: 'robot_3' in graph.statuses['learner']['message'] and graph.statuses['learner'],
@@ -193,7 +193,7 @@ def gates(tmp_path_factory):
 
         for name in ('robot_1', 'robot_2', 'lonely'):
             listen(name)
-            graph.start('safety_gate', robot=name, fleet=name != 'lonely')
+            graph.start('safety_gate', of_robot=name, fleet=name != 'lonely')
         graph.wait_for('gates', lambda: len(states) == 3)
         yield graph, states
 

@@ -62,6 +62,8 @@ class PolicyEvaluator(BaseNode):
     both. Evaluations run in a thread of their own.
     """
 
+    _ended = ''  # why the run is over
+
     def __init__(self) -> None:
         """Continue an existing ``evaluations.jsonl`` of the run folder.
 
@@ -80,7 +82,6 @@ class PolicyEvaluator(BaseNode):
             self.value('budget'), self.value('target')
         )
         self._lines: list[dict[str, Any]] = []
-        self._ended = ''  # why
         self._disk_problem = ''  # lines that could not be written stay in _lines
         self._clone_success: float | None = None
         self._earlier_resets = 0

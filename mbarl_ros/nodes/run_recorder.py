@@ -16,7 +16,7 @@ from std_msgs.msg import UInt8MultiArray
 from mbarl_ros import __version__
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.demos.recording import topic_of
-from mbarl_ros.demos.run_recording import RunRecording, finish_torn, joint_state
+from mbarl_ros.demos.run_recording import RunRecording, finish_torn, joint_state, recordings
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
 from mbarl_ros.nodes.support.scheduling import give_way
 from mbarl_ros.schema import topics
@@ -71,13 +71,16 @@ class RunRecorder(BaseNode):
         self._reported = ''  # problem that is in the log
         self._tracker = SequenceTracker()
         self._entries = [entry.name for entry in self.task.config.observation]
+        # Those from before the discovery of this node, unless they are in an earlier file.
+        first = not any(path != self._recording.path for path in recordings(self._folder))
+        history = DurabilityPolicy.TRANSIENT_LOCAL if first else DurabilityPolicy.VOLATILE
         for topic, kind in types.items():
             self._subscribe(topic, message_class(kind))
         self.create_subscription(
             UInt8MultiArray,
             topics.TRANSITIONS,
             self._on_transitions,
-            QoSProfile(depth=_QUEUE_DEPTH),
+            QoSProfile(depth=_QUEUE_DEPTH, durability=history),
         )
         self.create_timer(_FLUSH_PERIOD, self._flush, clock=self.steady)
         # In a thread: a large file takes seconds, and nothing is recorded until the node spins.

@@ -90,28 +90,28 @@ class Graph:
         self,
         *names: str,
         alias: str = '',
-        robot: str = '',
+        of_robot: str = '',
         remap: dict[str, str] | None = None,
         **own: Any,
     ) -> None:
         """Start nodes. ``own`` parameters go to these alone, ``alias`` renames a single one.
 
-        ``robot``: they are of this robot of a fleet, in its namespace: ``/robot/node`` from now on.
+        ``of_robot``: of this robot of a fleet, in its namespace: ``/robot/node`` from now on.
         """
-        remap = {**(remap or {}), **(dict(shared_remappings('')) if robot else {})}
+        remap = {**(remap or {}), **(dict(shared_remappings('')) if of_robot else {})}
         rules = [word for old, new in remap.items() for word in ('-r', f'{old}:={new}')]
-        rules += ['-r', f'__ns:=/{robot}'] if robot else []
+        rules += ['-r', f'__ns:=/{of_robot}'] if of_robot else []
         for executable in names:
             node = alias or executable
-            name = f'/{robot}/{node}' if robot else node
+            name = f'/{of_robot}/{node}' if of_robot else node
             running = name in self.processes and self.processes[name].poll() is None
             assert not running, f'{name} is running'  # the handle of that process would be lost
             file = name.strip('/').replace('/', '.')
             path = self.folder / f'{file}.yaml'
             values = {**self.parameters, **own}
-            if robot:
-                values['run_dir'] = str(self.folder / 'run' / 'robots' / robot)
-            if robot and executable != 'robot_sim':
+            if of_robot:
+                values['run_dir'] = str(self.folder / 'run' / 'robots' / of_robot)
+            if of_robot and executable != 'robot_sim':
                 values.setdefault('fleet', True)
             if executable == 'robot_sim' and self._is_real_time(values):
                 values.setdefault('publish_clock', False)
