@@ -1,6 +1,6 @@
 """What it costs to watch a run: the same run with everything on and off, in turns.
 
-    python benchmarks/watching.py [--pairs 5] [--seconds 60] [--lockstep-steps 2000]
+    python benchmarks/watching.py [real_time lockstep] [--pairs 5] [--seconds 60]
 
 In real time, ``mbarl up hardware`` drives a simulated robot that publishes no clock, so that
 periods are those of the wall: their 99th percentile, and the largest deviation. In lockstep,
@@ -8,7 +8,7 @@ periods are those of the wall: their 99th percentile, and the largest deviation.
 the order alternating, all with one seed. With it the markers are recorded, and a client reads the
 page as a browser does. Nothing is evaluated before the end, which could come early. All numbers
 come from ``history.jsonl`` of the run folders. Writes ``results/watching.json``: each pair, and the
-median of the ratios on / off.
+median of the ratios on / off; what is not measured keeps its last result.
 """
 
 from __future__ import annotations
@@ -147,26 +147,29 @@ def pairs(count: int, measure: Callable[[list[str], Path], Numbers], folder: Pat
 def main() -> None:
     """Run all pairs; print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('measures', nargs='*', metavar='MEASURE', help='real_time, lockstep')
     parser.add_argument('--pairs', type=int, default=5)
     parser.add_argument('--seconds', type=float, default=60.0)
     parser.add_argument('--lockstep-steps', type=int, default=2000)
     parser.add_argument('--output', type=Path, default=OUTPUT)
     options = parser.parse_args()
-    summary = {
-        'command': f'python benchmarks/watching.py {" ".join(sys.argv[1:])}'.strip(),
-        'on': list(ON),
-        'cores': os.cpu_count(),
-        'load_average_before': round(os.getloadavg()[1], 1),
-    }
     measures: dict[str, Callable[[list[str], Path], Numbers]] = {
         'real_time': lambda words, folder: real_time(words, folder, options.seconds),
         'lockstep': lambda words, folder: lockstep(words, folder, options.lockstep_steps),
     }
-    for name, measure in measures.items():
+    output = options.output
+    summary = json.loads(output.read_text()) if output.exists() else {}
+    for name in options.measures or measures:
+        about = {
+            'command': f'python benchmarks/watching.py {" ".join(sys.argv[1:])}'.strip(),
+            'on': list(ON),
+            'cores': os.cpu_count(),
+            'load_average_before': round(os.getloadavg()[1], 1),
+        }
         with tempfile.TemporaryDirectory() as folder:
-            summary[name] = pairs(options.pairs, measure, Path(folder))
+            summary[name] = about | pairs(options.pairs, measures[name], Path(folder))
     print(json.dumps(summary, indent=2))
-    options.output.write_text(json.dumps(summary, indent=2) + '\n')
+    output.write_text(json.dumps(summary, indent=2) + '\n')
 
 
 if __name__ == '__main__':
