@@ -38,7 +38,8 @@ OUTPUT = Path(__file__).parent / 'results' / 'watching.json'
 # What subscribes to markers and numbers, so that they are computed, is the recorder.
 ON = ('visualizer:=true', 'record_run:=true', 'tracker:=wandb', 'view:=web')
 TASK = 'pointmass'
-WARM_UP = 300  # environment steps: imports, demonstrations, the first model
+# Environment steps: imports, demonstrations, the first model. In lockstep they pass much faster.
+WARM_UP, WARM_UP_LOCKSTEP = 300, 1500
 DOMAIN = '86'  # ROS domain of the hardware graph and its robot
 MBARL = (sys.executable, '-m', 'mbarl_ros.cli')
 ENVIRONMENT = {'WANDB_MODE': 'offline', 'OMP_NUM_THREADS': '1', **os.environ}
@@ -81,7 +82,7 @@ def lockstep(arguments: list[str], folder: Path, steps: int) -> Numbers:
     ) as run:
         if 'view:=web' in arguments:
             threading.Thread(target=look, args=(folder, run), daemon=True).start()
-    first, *_, last = practised(folder)
+    first, *_, last = practised(folder, WARM_UP_LOCKSTEP)
     done = int(last.status['learner']['updates']) - int(first.status['learner']['updates'])
     return {'updates_per_second': round(done / (last.time - first.time), 2)}
 
@@ -96,12 +97,12 @@ def running(command: list[str], environment: Mapping[str, str]) -> Iterator[subp
             process.send_signal(signal.SIGINT)
 
 
-def practised(folder: Path) -> list[Sample]:
+def practised(folder: Path, warm_up: int = WARM_UP) -> list[Sample]:
     """Samples of a run from the end of the warm-up on."""
     return [
         sample
         for sample in read_history(folder)
-        if float(sample.status.get('learner', {}).get('environment_steps', 0)) >= WARM_UP
+        if float(sample.status.get('learner', {}).get('environment_steps', 0)) >= warm_up
     ]
 
 
@@ -150,7 +151,7 @@ def main() -> None:
     parser.add_argument('measures', nargs='*', metavar='MEASURE', help='real_time, lockstep')
     parser.add_argument('--pairs', type=int, default=5)
     parser.add_argument('--seconds', type=float, default=60.0)
-    parser.add_argument('--lockstep-steps', type=int, default=2000)
+    parser.add_argument('--lockstep-steps', type=int, default=4000)
     parser.add_argument('--output', type=Path, default=OUTPUT)
     options = parser.parse_args()
     measures: dict[str, Callable[[list[str], Path], Numbers]] = {
