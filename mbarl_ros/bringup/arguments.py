@@ -208,22 +208,17 @@ def _with_default(argument: Argument, default: str) -> Argument:
     return replace(argument, default=default)
 
 
+_WHAT = (TASK, AGENT, ROBOT, SEED, RUN_DIR)
+_SIMULATED_PRACTICE = (REAL_TIME_FACTOR, STEPS, TARGET, DEMOS, AUTOSTART, USE_RESPAWN)
+
+
 GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     'sim': (
         'A simulated robot learns autonomously until it reaches its target success or step budget',
         (
-            TASK,
-            AGENT,
-            ROBOT,
-            SEED,
-            RUN_DIR,
+            *_WHAT,
             MODE,
-            REAL_TIME_FACTOR,
-            STEPS,
-            TARGET,
-            DEMOS,
-            AUTOSTART,
-            USE_RESPAWN,
+            *_SIMULATED_PRACTICE,
             VISUALIZER,
             HOST,
             DISCOVERY,
@@ -236,11 +231,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     'hardware': (
         'A real robot learns autonomously until you stop it',
         (
-            TASK,
-            AGENT,
-            ROBOT,
-            SEED,
-            RUN_DIR,
+            *_WHAT,
             DEMOS,
             _with_default(AUTOSTART, 'false'),
             USE_RESPAWN,
@@ -257,11 +248,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     'record': (
         'Record demonstrations from the teleop topics',
         (
-            TASK,
-            AGENT,
-            ROBOT,
-            SEED,
-            RUN_DIR,
+            *_WHAT,
             MODE,
             REAL_TIME_FACTOR,
             DEMOS,
@@ -315,18 +302,9 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
         'success or step budget is reached',
         (
             ROBOTS,
-            TASK,
-            AGENT,
-            ROBOT,
-            SEED,
-            RUN_DIR,
+            *_WHAT,
             _with_default(MODE, 'realtime'),
-            REAL_TIME_FACTOR,
-            STEPS,
-            TARGET,
-            DEMOS,
-            AUTOSTART,
-            USE_RESPAWN,
+            *_SIMULATED_PRACTICE,
             TRACKER,
             *_COMMON,
         ),

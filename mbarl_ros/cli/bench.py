@@ -102,8 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         type=positive,
         default=1,
         metavar='S',
-        help='train S seeds of an agent and task as one stack in one process: pays on a GPU; on a '
-        'processor separate processes are faster (default: 1). Results differ by rounding only',
+        help='train S seeds of an agent and task as one stack in one process, meant for a GPU '
+        '(default: 1). Results differ by rounding only',
     )
     parser.add_argument(
         '--demonstrations', default='', metavar='FOLDER', help="default: the task's"
