@@ -16,15 +16,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import yaml
-
-from mbarl_ros.schema.load import find, load_task
-from mbarl_ros.studies.seeds import read_evaluations, read_result
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'tests'))
+
+from mbarl_ros.studies.seeds import read_evaluations, read_result  # noqa: E402
+from support.brief_task import write_brief_task  # noqa: E402
+
 RESULT = ROOT / 'benchmarks' / 'results' / 'sweeps.json'
 AGENT = 'medal:name=small,sac.hidden=[16,16],sac.batch_size=16,updates_per_step=0.5'
 SECONDS = {'wall_seconds', 'practice_seconds'}
+EVALUATION = {'episodes': 10, 'horizon': 50, 'every': 100, 'budget': 500}
 CORES = 2  # that each node offers, whatever the machine has
 WORKER = 'mbarl_ros.studies.worker'
 
@@ -45,7 +46,7 @@ def main() -> None:
 
 def measure(base: Path, seeds: int, budget: int) -> dict:
     """Both benches below ``base``, and what was done to the second."""
-    task = write_task(base / 'brief.yaml')
+    task = write_brief_task(base / 'brief.yaml', EVALUATION)
     words = [sys.executable, '-m', 'mbarl_ros.cli', 'bench', '--task', str(task)]
     words += ['--agents', AGENT, '--seeds', str(seeds), '--budget', str(budget)]
     local, far = base / 'local', base / 'ray'
@@ -67,15 +68,6 @@ def measure(base: Path, seeds: int, budget: int) -> dict:
     result['files_compared'] = len(contents(local))
     result['load_at_end'] = os.getloadavg()
     return result
-
-
-def write_task(path: Path) -> Path:
-    """The point mass with short evaluations, as a file that no node has."""
-    raw = yaml.safe_load(find('tasks', 'pointmass').read_text())
-    raw['evaluation'] = {'episodes': 10, 'horizon': 50, 'every': 100, 'budget': 500}
-    raw['demonstrations'] = load_task('pointmass').demonstrations
-    path.write_text(yaml.safe_dump(raw))
-    return path
 
 
 class TwoNodes:

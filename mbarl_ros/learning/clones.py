@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbarl_ros.learning.corrections import Corrections
+from mbarl_ros.learning.corrections import Corrections, discounted
 from mbarl_ros.learning.holdout import episode_numbers
 from mbarl_ros.learning.networks import (
     CPU,
@@ -129,7 +129,7 @@ class Clones:
         :param inputs: [count, n, entries], scaled observations with pairwise differences
         """
         acting = self.acting
-        near, where = acting.near.square(), inputs - inputs @ acting.discount
+        near, where = acting.near.square(), discounted(inputs, acting.discount)
         products = torch.baddbmm(acting.shown_squares, where, acting.shown.mT, alpha=-2.0)
         squared_distance = products.amin(-1).add_(where.square().sum(-1))
         certainty = (near / squared_distance.maximum(near)).square()

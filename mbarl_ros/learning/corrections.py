@@ -47,7 +47,7 @@ class Corrections:
 
     def discounted(self, inputs: Tensor) -> Tensor:
         """Inputs [..., inputs] in which what the robot moves counts :data:`DISCOUNT` times less."""
-        return inputs - inputs @ self.discount
+        return discounted(inputs, self.discount)
 
     def displaced(
         self, inputs: Tensor, action: Tensor, generator: torch.Generator
@@ -58,6 +58,11 @@ class Corrections:
         direction = 2.0 * torch.rand(shape, generator=generator) - 1.0
         off = steps * direction * self._corrects
         return inputs + off @ self.effect, (action - GAIN * off).clamp(-1.0, 1.0)
+
+
+def discounted(inputs: Tensor, discount: Tensor) -> Tensor:
+    """As :meth:`Corrections.discounted`, with its ``discount`` [inputs, inputs] on any device."""
+    return inputs - inputs @ discount
 
 
 def _effect(before: np.ndarray, after: np.ndarray, action: np.ndarray) -> np.ndarray:
