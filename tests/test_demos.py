@@ -34,7 +34,7 @@ from mbarl_ros.demos.reader import load_demonstrations, read_demonstration
 from mbarl_ros.demos.recording import Recording, recover, topic_types, unfinished
 from mbarl_ros.nodes.support.qos import KEEP_ALL
 from mbarl_ros.schema.load import load_world
-from mbarl_ros.schema.message_fields import set_stamp
+from mbarl_ros.schema.message_fields import set_stamp, stamp_ns
 from mbarl_ros.schema.topics import EXECUTED
 from mbarl_ros.storage.run_files import DEMONSTRATIONS_FILE
 from mbarl_ros.task import Task
@@ -454,6 +454,20 @@ def test_lockstep_commands_that_the_gate_stamped_late_are_paired_in_order(tmp_pa
     record(tmp_path, task, messages)
     rows = load_demonstrations(tmp_path, task)
     np.testing.assert_allclose(rows['action'][:, 0], [0, -0.1, -0.2, -0.3], atol=1e-7)
+
+
+def test_lockstep_command_that_arrives_after_the_state_that_it_led_to_keeps_its_step(
+    tmp_path, task
+):
+    messages = drive_to_goal(task)
+    first = messages.index(next(m for m in messages if m[0] == EXECUTED))
+    assert stamp_ns(messages[first][2]) == 0  # which elsewhere means that there is no stamp
+    command, late = messages.pop(first), messages[first][1]
+    messages.insert(first + 1, (command[0], late, command[2]))
+    record(tmp_path, task, messages)
+    found = read_demonstration(next(iter(folders(tmp_path))), task)
+    np.testing.assert_allclose(found.states[:, 0], np.linspace(-0.35, -0.85, 7))
+    np.testing.assert_allclose(found.commands[:, 0], -0.1 * np.arange(6), atol=1e-7)
 
 
 # --- recorder and operator over DDS ----------------------------------------------------------

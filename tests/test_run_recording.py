@@ -58,7 +58,9 @@ def records(folder, name):
     """Whether the recorder has written some steps of each topic to a file."""
     path = folder / 'run' / RECORDING_FOLDER / name
     found = stamps(path) if path.exists() else {}
-    return all(len(found.get(topic, ())) > STEPS for topic in RECORDED)
+    # More than the tests ask for: the learner stores a step once the next state has come, and an
+    # import begins where all topics are there.
+    return all(len(found.get(topic, ())) > STEPS + 20 for topic in RECORDED)
 
 
 def executed(run):
@@ -97,7 +99,7 @@ def test_each_executed_step_is_recorded(run):
     for topic in RECORDED:
         # A run does not wait for its recorder, which finds the topics in the first seconds.
         recorded = set(found[topic])
-        assert len(steps & recorded) > STEPS
+        assert len(steps & recorded) >= STEPS
         assert all(stamp < min(recorded) for stamp in steps - recorded), topic
     assert len(found['/visualizer/state']) == len(set(found['/visualizer/state']))
     assert {'/diagnostics', '/policy_controller/phase', '/safety_gate/state'} <= set(found)

@@ -47,6 +47,8 @@ def read_series(
     clock: str,
     max_age: float,
     parted: Sequence[TopicMap] = (),
+    *,
+    lockstep: bool = False,
 ) -> list[list[Series]]:
     """Topics of a bag, in the order of ``maps``; a topic may be empty.
 
@@ -56,6 +58,7 @@ def read_series(
     :param max_age: age in s of a transform beyond which it is no value any more
     :param parted: topics whose messages may hold some of the values only: what comes together is a
         series of its own
+    :param lockstep: of a simulation whose time begins at 0, so that a stamp of 0 is one
     :raises DemonstrationError: the bag is damaged, or a message does not match the profile.
     """
     transforms = TransformSeries(maps, names, clock, max_age)
@@ -106,11 +109,12 @@ def read_series(
             else _series(topic, parts.get(names.get(topic.topic, ''), []))
             for topic in maps
         ]
+        dated = series if lockstep else _dated(series)
         return [
             _in_parts(one, decoders[names[topic.topic]])
             if topic in parted and not topic.frames and len(one.stamps)
             else [one]
-            for one, topic in zip(transforms.held(maps, _dated(series)), maps, strict=True)
+            for one, topic in zip(transforms.held(maps, dated), maps, strict=True)
         ]
     except DecodeError as error:
         raise DemonstrationError(f'{folder}: {error}') from error

@@ -185,7 +185,15 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
     commands = [executed_map(robot.command_names)] if by_gate else robot.command_topics
     parted = () if metadata.lockstep else robot.state  # a simulation tells all of each instant
     maps = [*robot.state, *commands]
-    series = read_series(folder, maps, metadata.topics, metadata.clock, robot.state_timeout, parted)
+    series = read_series(
+        folder,
+        maps,
+        metadata.topics,
+        metadata.clock,
+        robot.state_timeout,
+        parted,
+        lockstep=metadata.lockstep,
+    )
     _check_received(folder, series, maps)
     states, executed = (
         [one for topic in topics for one in topic]
