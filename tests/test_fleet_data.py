@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbarl_ros.learning.learner import Learner
-from mbarl_ros.learning.robot_phases import RobotPhases
+from mbarl_ros.reports.robot_phases import RobotPhases
 from mbarl_ros.schema.agent import AgentConfig, SacConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.record_log import RecordLog
@@ -122,10 +122,27 @@ def test_chains_of_the_replay_join_no_two_robots():
     replay = learner._replay
     held, order = replay.held(), np.arange(len(replay))
     assert len(replay) == learner.environment_steps == 54
-    ends = order + replay.steps_to_end(order)
-    robot = np.rint(held['observation'][:, 0])  # each walks around its own number
-    np.testing.assert_array_equal(robot[ends], robot)
-    assert (replay.steps_to_end(order)[:4] > 0).all()  # chains are not only single steps
+    np.testing.assert_array_equal(held['observation'], rows['observation'])  # nothing waits
+    for number in (1, 2, 3):  # each walks on from where it was, across its phases
+        own = np.flatnonzero(rows['robot'] == number)
+        np.testing.assert_array_equal(replay.steps_to_end(own), np.arange(18)[::-1])
+    later, delay = replay.later(order, np.random.default_rng(2), mean_delay=5.0)
+    stamps = np.rint(rows['stamp']).astype(int)
+    for row, number in enumerate(rows['robot']):
+        walked = robots[number - 1]['next_observation'][stamps[row] + delay[row]]
+        np.testing.assert_array_equal(later[row], walked)
+
+
+def test_robots_that_start_together_hold_out_phases_one_after_the_other():
+    robots = [steps_of(number, [10] * 10) for number in (1, 2, 3, 4)]
+    rows = mixed(robots, [0, 1, 2, 3] * 100)
+    learner = Learner(TASK, AGENT, stack([], TASK), 0)
+    learner.add(rows)
+    held_out = learner._replay.held_out()
+    assert held_out.mean() == 0.1
+    for block in range(10):  # a phase of each
+        now = slice(40 * block, 40 * block + 40)
+        assert len(set(rows['robot'][now][held_out[now]])) <= 1
 
 
 def test_a_resumed_learner_of_a_fleet_goes_on_bit_for_bit():

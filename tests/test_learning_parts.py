@@ -35,7 +35,7 @@ from mbarl_ros.learning.networks import (
     stacked_mlp,
 )
 from mbarl_ros.learning.relations import Relations
-from mbarl_ros.learning.replay import Replay
+from mbarl_ros.learning.replay import Demonstrations, Replay
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.schema.agent import AgentConfig, SacConfig
 from mbarl_ros.schema.model import ModelConfig
@@ -297,8 +297,56 @@ def test_later_states_are_of_the_same_chain_also_where_the_ring_has_wrapped() ->
         at = np.arange(len(held))
         last = np.array([np.flatnonzero(held == label)[-1] for label in held])
         np.testing.assert_array_equal(replay.steps_to_end(at), last - at)
-        starts = np.flatnonzero(np.append(True, held[1:] != held[:-1]))
-        np.testing.assert_array_equal(replay.first(), starts)
+
+
+def test_lanes_of_robots_look_along_their_own_chains_also_where_the_ring_has_wrapped() -> None:
+    replay = Replay(capacity=50, observation_dim=2, action_dim=1)
+    rng = np.random.default_rng(1)
+    chains, positions = [0, 0, 0], [0, 0, 0]
+    for _ in range(60):  # lane, chain and position are in the rows
+        lane, rows = int(rng.integers(3)), int(rng.integers(1, 8))
+        ends = rng.random(rows) < 0.15
+        chain = chains[lane] + np.append(0, np.cumsum(ends)[:-1])
+        position = positions[lane] + np.arange(rows)
+        chains[lane], positions[lane] = int(chain[-1] + ends[-1]), positions[lane] + rows
+        labels = np.stack([10 * chain + lane, position], -1).astype(np.float32)
+        replay.add({'observation': labels, 'next_observation': labels}, ends, lane=lane)
+        held = replay.held()['observation']
+        order = replay.sample(rng, (300,))
+        later, delay = replay.later(order, rng, mean_delay=6.0)
+        np.testing.assert_array_equal(later[:, 0], held[order, 0])
+        np.testing.assert_array_equal(later[:, 1] - held[order, 1], delay)
+        last = {label: held[held[:, 0] == label, 1].max() for label in held[:, 0]}
+        following = [last[label] - position for label, position in held]
+        np.testing.assert_array_equal(replay.steps_to_end(np.arange(len(held))), following)
+
+
+def test_steps_join_the_chain_of_their_robot_only_where_they_go_on_from_it() -> None:
+    replay = Replay(capacity=8, observation_dim=1, action_dim=1)
+
+    def add(lane: int, *path: float) -> None:
+        states = np.array(path, np.float32)[:, None]
+        rows = {'observation': states[:-1], 'next_observation': states[1:]}
+        no = np.zeros(len(path) - 1, bool)
+        replay.add_steps(rows, no, no, state_dim=1, lane=lane)
+
+    add(0, 0, 1, 2)
+    add(1, 5, 6)
+    add(0, 2, 3)
+    add(1, 9, 8)  # somebody moved it
+    np.testing.assert_array_equal(replay.steps_to_end(np.arange(5)), [2, 1, 0, 0, 0])
+    add(0, *range(3, 9))  # now the ring has wrapped
+    np.testing.assert_array_equal(replay.steps_to_end(np.arange(8)), [0, 5, 0, 4, 3, 2, 1, 0])
+
+
+def test_demonstrations_tell_where_they_begin() -> None:
+    states = np.arange(12, dtype=np.float32)[:, None]
+    ends = np.isin(np.arange(11), [3, 4, 10])
+    rows = {'observation': states[:-1], 'next_observation': states[1:], 'phase': ends * 0}
+    demonstrations = Demonstrations(20, 1, 1)
+    rows |= {'terminated': ends, 'truncated': ends}
+    demonstrations.add_demonstrations(rows, np.zeros(11, bool), state_dim=1)
+    np.testing.assert_array_equal(demonstrations.first(), [0, 4, 5])
 
 
 @pytest.mark.slow

@@ -21,13 +21,32 @@ def block_holdout_mask(numbers: np.ndarray) -> np.ndarray:
     return numbers // BLOCK % OF == OF - 1
 
 
-def episode_holdout_mask(ended: np.ndarray, first: int) -> np.ndarray:
-    """Whether each transition of a stream is held out, bool [n].
+class PhaseHoldout:
+    """Holds out phases of practice, of one robot or of several, in the order in which they begin.
 
-    :param ended: bool [n], where an episode ends
-    :param first: number of the episode of the first transition
+    So of robots that start together not all hold out the same part of their practice.
     """
-    return episode_numbers(ended, first) % OF == NUMBER
+
+    def __init__(self) -> None:
+        """Start before the first phase."""
+        self._begun = 0
+        self._running: dict[int, int] = {}  # robot -> number of its phase
+
+    def mask(self, ended: np.ndarray, robots: np.ndarray) -> np.ndarray:
+        """Whether each of the next transitions is held out, bool [n].
+
+        :param ended: bool [n], where a phase ends
+        :param robots: int [n]
+        """
+        numbers = np.empty(len(ended), np.int64)
+        for row, (end, robot) in enumerate(zip(ended.tolist(), robots.tolist(), strict=True)):
+            if robot not in self._running:
+                self._running[robot] = self._begun
+                self._begun += 1
+            numbers[row] = self._running[robot]
+            if end:
+                del self._running[robot]
+        return numbers % OF == NUMBER
 
 
 def episode_numbers(ended: np.ndarray, first: int = 0) -> np.ndarray:

@@ -12,12 +12,11 @@ from mbarl_ros.control.policy import policy_names
 from mbarl_ros.learning.batch import joined
 from mbarl_ros.learning.batches import BatchSampler
 from mbarl_ros.learning.clones import Clones
-from mbarl_ros.learning.holdout import demonstration_holdout_mask, episode_holdout_mask
+from mbarl_ros.learning.holdout import PhaseHoldout, demonstration_holdout_mask
 from mbarl_ros.learning.imagination import Imagination, rollout_states
 from mbarl_ros.learning.objective import start_arrays
 from mbarl_ros.learning.objectives import objectives
 from mbarl_ros.learning.replay import Demonstrations, Replay
-from mbarl_ros.learning.robot_phases import RobotPhases
 from mbarl_ros.learning.sac import Sac
 from mbarl_ros.learning.state_arrays import Arrays
 from mbarl_ros.learning.success import SuccessCritic
@@ -83,7 +82,8 @@ class Learner:
         )
         self.success = SuccessCritic(agent.sac, differences, seed) if agent.switching else None
         self._replay = Replay(agent.replay_capacity, *sizes)
-        self._robot_phases = RobotPhases(task)
+        self._lanes: dict[int, int] = {}  # of the replay, by robot
+        self._phase_holdout = PhaseHoldout()
         self.environment_steps = 0  # real transitions added so far
         self._demonstrations = Demonstrations(rows + HUMAN_ROWS, *sizes)
         held_out = demonstration_holdout_mask(demonstrations, task.state_dim)
@@ -91,8 +91,7 @@ class Learner:
         if agent.returns_to_starts:
             self._starts = start_arrays(task, demonstrations)
         self._phase_starts: list[list[np.ndarray]] = [[] for _ in self.policies]
-        self._attempt_ended = True
-        self._phases_done = 0
+        self._in_phase: set[int] = set()  # robots whose latest phase goes on
         self._imagination = None
         if agent.model:
             self._imagination = Imagination(task, agent.model, len(self.policies), seed, device)
@@ -125,33 +124,46 @@ class Learner:
     def add(self, transitions: Transitions) -> None:
         """Append real transitions in order; no training. Also refills the replay on resume.
 
-        Those of a fleet's robot join the replay when its phase has ended. What a person did in a
-        forward phase joins the demonstrations, from which alone it is then drawn.
+        What a person did in a forward phase joins the demonstrations, from which alone it is then
+        drawn.
         """
         self.environment_steps += len(transitions['phase'])
-        transitions, ended = self._robot_phases.add(transitions)
-        held_out = episode_holdout_mask(ended, self._phases_done)
-        self._phases_done += int(ended.sum())
-        state_dim = self.task.state_dim
+        ended = (transitions['terminated'] | transitions['truncated']).astype(bool)
+        robots = transitions.get('robot', np.zeros(len(ended), np.int64))
+        held_out = self._phase_holdout.mask(ended, robots)
         demonstrated = human_forward_rows(transitions)
-        chain_ends = ended & self.agent.resets
-        self._replay.add_steps(transitions, chain_ends, held_out, state_dim, hidden=demonstrated)
-        self._keep_phase_starts(transitions, ended)
-        demonstrated = select({**transitions, 'held_out': held_out}, demonstrated)
-        if len(demonstrated['phase']):
-            held_out = demonstrated.pop('held_out')
-            self._demonstrations.add_demonstrations(demonstrated, held_out, state_dim)
+        # Rows of several robots arrive mixed; each robot's form a lane.
+        bounds = [0, *np.flatnonzero(np.diff(robots)) + 1, len(robots)]
+        for part in map(slice, bounds[:-1], bounds[1:]):
+            if part.stop:
+                self._replay.add_steps(
+                    select(transitions, part),
+                    ended[part] & self.agent.resets,
+                    held_out[part],
+                    self.task.state_dim,
+                    demonstrated[part],
+                    self._lanes.setdefault(int(robots[part.start]), len(self._lanes)),
+                )
+        self._keep_phase_starts(transitions, ended, robots)
+        human = select({**transitions, 'held_out': held_out}, demonstrated)
+        if len(human['phase']):
+            held_out = human.pop('held_out')
+            self._demonstrations.add_demonstrations(human, held_out, self.task.state_dim)
             if self._clones is not None:
-                self._clones.add(demonstrated)
+                self._clones.add(human)
 
-    def _keep_phase_starts(self, transitions: Transitions, ended: np.ndarray) -> None:
+    def _keep_phase_starts(
+        self, transitions: Transitions, ended: np.ndarray, robots: np.ndarray
+    ) -> None:
         """Keep the first observation of each phase, which imagined rollouts may start from."""
-        for row, phase in enumerate(transitions['phase']):
-            if self._attempt_ended and phase < len(self._phase_starts):
+        for row, (phase, robot) in enumerate(
+            zip(transitions['phase'].tolist(), robots.tolist(), strict=True)
+        ):
+            if robot not in self._in_phase and phase < len(self._phase_starts):
                 starts = self._phase_starts[phase]
                 starts.append(np.array(transitions['observation'][row], np.float32))
                 del starts[:-PHASE_STARTS]
-            self._attempt_ended = bool(ended[row])
+            (self._in_phase.discard if ended[row] else self._in_phase.add)(robot)
 
     def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take a classifier message; rewards of the backward policy follow it at once."""
@@ -162,7 +174,7 @@ class Learner:
         """Do ``updates`` gradient steps of both policies; mean metrics.
 
         Before them, when due, the model is fitted and practice imagined. Nothing happens while
-        there is nothing to learn from: no demonstration, and no phase of a fleet that has ended.
+        there is nothing to learn from.
         """
         if not len(self._replay) and not len(self._demonstrations):
             return {}

@@ -53,6 +53,7 @@ from mbarl_ros.storage.transitions import (
 _CHECKPOINT_EVERY = 500  # environment steps
 _CLASSIFIER_TIMEOUT = 10.0  # s; a lost classifier must not end the training
 _CLASSIFIERS_KEPT = 4
+_MOST_CHUNKS = 2  # that are trained on as one with all their updates; policies must not get old
 _POLICY_PERIOD = 5.0  # s between two publications of the same policy
 
 
@@ -275,7 +276,7 @@ class LearnerNode(BaseNode):
             raise
 
     def _next_chunk(self) -> Transitions | None:
-        """Next ``agent.chunk`` transitions; in real time all, if there are more."""
+        """Next ``agent.chunk`` transitions; in real time all, as one, if there are more."""
         size = self.agent.chunk
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._waiting() >= size)
@@ -299,10 +300,11 @@ class LearnerNode(BaseNode):
         self._trained += len(chunk['sequence'])
         if self.agent.backward == 'classifier':
             self._use_classifier(self._trained)
-        updates = self.agent.updates_due(self._trained)
+        new = min(len(chunk['sequence']), _MOST_CHUNKS * self.agent.chunk)
+        updates = self.agent.updates_due(self._trained, new)
         metrics = self._learner.train(updates)
         metrics['updates_per_second'] = updates / (time.monotonic() - start)
-        # In real time a backlog is trained on as one chunk: the ratio falls, and that is said.
+        # Of a longer backlog the ratio falls, and that is said.
         metrics['updates_per_step'] = updates / len(chunk['sequence'])
         self._metrics = metrics
         self._pack_policy()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mbarl_ros.learning.holdout import episode_numbers
-from mbarl_ros.learning.robot_phases import RobotPhases
+from mbarl_ros.reports.robot_phases import RobotPhases
 from mbarl_ros.reports.run_data import RunData
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.transitions import FORWARD, HUMAN, Transitions

@@ -12,9 +12,8 @@ import numpy as np
 
 from mbarl_ros.control.model import LearnedModel
 from mbarl_ros.learning.dynamics import Ensemble
-from mbarl_ros.learning.holdout import episode_holdout_mask
-from mbarl_ros.learning.robot_phases import RobotPhases
-from mbarl_ros.reports.attempts import practised
+from mbarl_ros.learning.holdout import PhaseHoldout
+from mbarl_ros.reports.attempts import ends, practised
 from mbarl_ros.reports.run_data import RunData
 from mbarl_ros.reports.saved_state import from_checkpoint
 from mbarl_ros.schema.base import ConfigError
@@ -78,14 +77,16 @@ def check_model(run: RunData) -> ModelCheck:
     :raises ConfigError: there is no model, or nothing to compare it with; says why.
     """
     model, trained = load_model(run)
-    rows, ended = RobotPhases(run.task).add(practised(run))
-    held_out = episode_holdout_mask(ended, 0)
-    unseen = held_out | (np.arange(len(held_out)) >= trained)
+    rows = practised(run)
+    arrival = np.argsort(rows['sequence'])  # of a fleet they stand phase by phase
+    held_out, later = np.empty((2, len(arrival)), bool)
+    held_out[arrival] = PhaseHoldout().mask(ends(rows)[arrival], rows['robot'][arrival])
+    later[arrival] = np.arange(len(arrival)) >= trained
+    unseen = held_out | later
     horizon, starts = windows(run.task, rows, unseen)
     predicted = predict(model, run.task, rows, starts, horizon)
-    return ModelCheck(
-        predicted, trained, int(held_out[:trained].sum()), len(starts), int(starts[0])
-    )
+    first = int(rows['sequence'][starts[0]])
+    return ModelCheck(predicted, trained, int((held_out & ~later).sum()), len(starts), first)
 
 
 def load_model(run: RunData) -> tuple[LearnedModel, int]:

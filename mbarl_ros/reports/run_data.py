@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from mbarl_ros.demos.metadata import DemonstrationError
 from mbarl_ros.demos.reader import load_demonstrations
-from mbarl_ros.learning.robot_phases import RobotPhases
+from mbarl_ros.reports.robot_phases import RobotPhases
 from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_agent

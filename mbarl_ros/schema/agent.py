@@ -330,10 +330,10 @@ class AgentConfig(Strict):
 
     # Both count from the start of the run, so that what is no whole step is made up for later.
 
-    def updates_due(self, steps: int) -> int:
-        """Updates of the policies for the chunk that made the run ``steps`` long."""
+    def updates_due(self, steps: int, new: int) -> int:
+        """Updates of the policies for the ``new`` steps that made the run ``steps`` long."""
         per_step = self.updates_per_step
-        return math.floor(per_step * steps) - math.floor(per_step * (steps - self.chunk))
+        return math.floor(per_step * steps) - math.floor(per_step * (steps - new))
 
     def classifier_steps_due(self, steps: int) -> int:
         """Gradient steps of the classifier for the chunk that made the run ``steps`` long."""

@@ -81,7 +81,7 @@ class DirectRun:
             metrics = self.classifier.train(self.agent.classifier_steps_due(steps))
             self.learner.set_classifier(self.classifier.arrays())
         self.learner.add(transitions)
-        return metrics, self.agent.updates_due(steps)
+        return metrics, self.agent.updates_due(steps, len(transitions['sequence']))
 
     def keep_policy(self) -> None:
         """Keep the present policy for the chunk after next."""
