@@ -1,20 +1,30 @@
 """The transitions of several robots, without ROS: none lost, none twice, each robot's in order."""
 
+import errno
 import json
 
 import numpy as np
 import pytest
+import rclpy.logging
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbarl_ros.learning.learner import Learner
+from mbarl_ros.nodes.support.transition_store import Arrival, TransitionStore
 from mbarl_ros.reports.robot_phases import RobotPhases
 from mbarl_ros.schema.agent import AgentConfig, SacConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.record_log import RecordLog
 from mbarl_ros.storage.robot_numbers import RobotNumbers
+from mbarl_ros.storage.run_files import TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
-from mbarl_ros.storage.transitions import concatenate, pack_log_record, select, stack
+from mbarl_ros.storage.transitions import (
+    concatenate,
+    pack_log_record,
+    select,
+    stack,
+    unpack_acknowledgement,
+)
 from mbarl_ros.task import Task
 
 TASK = Task.load('pointmass')
@@ -245,3 +255,78 @@ def test_a_log_of_before_there_were_robots_is_refused_in_a_sentence(tmp_path):
     log.close()
     with pytest.raises(ConfigError, match='not a transition log of this version; use another'):
         SequenceTracker().load_log(tmp_path / 'log', TASK, SPEC)
+
+
+class Full(RecordLog):
+    """The log on a disk that is full now and then."""
+
+    full = False
+
+    def append(self, *records, sync=True):
+        if self.full:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        super().append(*records, sync=sync)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 15), min_size=2, max_size=4),
+    batches=st.lists(
+        st.tuples(
+            st.lists(st.tuples(st.integers(0, 3), st.integers(0, 14), st.integers(1, 9))),
+            st.booleans(),
+        ),
+        max_size=20,
+    ),
+)
+def test_what_a_disk_refused_is_neither_acknowledged_nor_lost_nor_stored_twice(
+    tmp_path_factory, sizes, batches
+):
+    """Messages of several robots come together, twice and too early; the disk is full at times."""
+    folder = tmp_path_factory.mktemp('run')
+    sent = [steps_of(number, [size]) for number, size in enumerate(sizes, 1)]
+    store = TransitionStore(folder, TASK, SPEC, rclpy.logging.get_logger('test'))
+    assert not len(store.load()['phase'])
+    store._log.close()
+    store._log, returned = Full(folder / TRANSITIONS_FILE), []
+
+    def arrive(messages):
+        returned.extend(
+            store.store(
+                [
+                    Arrival(
+                        f'robot_{robot}',
+                        select(sent[robot], slice(first, first + count)),
+                        f'session {robot}',
+                        first,
+                    )
+                    for robot, first, count in messages
+                    if robot < len(sizes) and first < sizes[robot]
+                ]
+            )
+        )
+
+    def acknowledged():
+        of = (
+            unpack_acknowledgement(store.acknowledgement(f'robot_{n}')) for n in range(len(sizes))
+        )
+        return {session: count for session, count, _ in of if session}
+
+    def on_disk():
+        tracker = SequenceTracker()
+        return tracker, tracker.load_log(folder / TRANSITIONS_FILE, TASK, SPEC)
+
+    for messages, full in batches:
+        store._log.full = full
+        arrive(messages)
+        tracker, _ = on_disk()
+        assert {s: n for s, n in acknowledged().items() if n} == tracker.received
+        assert store.total == tracker.total == sum(len(rows['phase']) for rows in returned)
+    store._log.full = False
+    arrive([(robot, 0, size) for robot, size in enumerate(sizes)])
+    store.close()
+    _, rows = on_disk()
+    assert store.problem == '' and len(rows['phase']) == sum(sizes)
+    np.testing.assert_array_equal(rows['stamp'], np.concatenate([r['stamp'] for r in returned]))
+    for number, size in enumerate(sizes):
+        assert store.steps_of(f'robot_{number}') == size

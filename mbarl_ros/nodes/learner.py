@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
 from functools import partial
 from typing import Any
 
@@ -32,21 +31,17 @@ from mbarl_ros.nodes.support.qos import KEEP_ALL, LATCHED, latched
 from mbarl_ros.nodes.support.runtime import BaseNode, bytes_message, main_exit, message_bytes
 from mbarl_ros.nodes.support.scheduling import give_way
 from mbarl_ros.nodes.support.traffic import RECEIVED, SENT, Traffic
+from mbarl_ros.nodes.support.transition_store import Arrival, TransitionStore
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE
 from mbarl_ros.schema.load import without_demonstrations
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import write_file
-from mbarl_ros.storage.record_log import RecordLog
-from mbarl_ros.storage.robot_numbers import RobotNumbers
-from mbarl_ros.storage.run_files import POLICY_FILE, ROBOTS_FILE, TRANSITIONS_FILE
-from mbarl_ros.storage.sequence_tracker import SequenceTracker
+from mbarl_ros.storage.run_files import POLICY_FILE
 from mbarl_ros.storage.transitions import (
     Transitions,
     concatenate,
-    pack_acknowledgement,
-    pack_log_record,
     select,
 )
 
@@ -104,18 +99,13 @@ class LearnerNode(BaseNode):
                 "(key 'success'); nothing shows that it can be reached"
             )
         self._learner = Learner(self.task, self.agent, demonstrations, self.seed)
-        self._tracker = SequenceTracker()
-        self._log: RecordLog | None = None
-        self._sessions: dict[str, str] = {}  # the latest of each robot
-        self._stored: Counter[str] = Counter()  # transitions of each robot
+        self._arrived: list[Arrival] = []  # not stored
         self._inbox: deque[Transitions] = deque()  # not trained on; guarded by _changed
         self._classifiers: dict[int, dict[str, np.ndarray]] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._failure: BaseException | None = None
         self._metrics: dict[str, float] = {}
-        self._disk_problem = ''  # the controller keeps transitions that could not be written
-        self._duplicates = 0
         self._traffic = Traffic()
         try:
             self._resume()
@@ -162,19 +152,11 @@ class LearnerNode(BaseNode):
     def _resume(self) -> None:
         """Fill replay from the transition log and networks from the last good checkpoint."""
         self._trained = self._saved = 0
-        self._numbers = RobotNumbers(self.run_dir / ROBOTS_FILE if self.run_dir else None)
-        if self.run_dir is None:
+        self._store = TransitionStore(self.run_dir, self.task, self.spec_hash, self.get_logger())
+        stored, total = self._store.load(), self._store.total
+        if stored is None:
             return
         self._checkpoint = self.run_dir / 'checkpoint' / 'learner.safetensors'
-        path = self.run_dir / TRANSITIONS_FILE
-        self._log = RecordLog(path)
-        if self._log.torn_bytes:
-            self.get_logger().warning(f'{path}: cut a torn tail of {self._log.torn_bytes} bytes')
-        stored = self._tracker.load_log(path, self.task, self.spec_hash)
-        total = self._tracker.total
-        self._sessions[''] = self._tracker.last_session
-        numbers = zip(*np.unique(stored['robot'], return_counts=True), strict=True)
-        self._stored.update({self._numbers.name(robot): int(count) for robot, count in numbers})
         with contextlib.suppress(FileNotFoundError):
             arrays, meta = checkpoint.load(
                 self._checkpoint,
@@ -194,54 +176,29 @@ class LearnerNode(BaseNode):
     def _on_transitions(self, robot: str, message: UInt8MultiArray) -> None:
         self._traffic.count(RECEIVED, len(message.data))
         received = self.read_transitions(message, topics.of_robot(robot, topics.TRANSITIONS))
-        if received is None:
+        if received is not None:
+            self._arrived.append(Arrival(robot, *received))
+
+    def act_on_messages(self, late: bool) -> None:
+        """Store what has arrived: the messages of all robots wait for the disk together."""
+        if not self._arrived:
             return
-        rows, session, first = received
-        self._sessions[robot] = session
-        sent = len(rows['sequence'])
-        rows = self._tracker.new_rows(rows, session, first)
-        count = 0 if rows is None else len(rows['sequence'])
-        self._duplicates += 0 if rows is None else sent - count
-        if count and self._store(rows, robot, session):
-            self._tracker.record_received(session, count)
-            self._imagined.start = rows['next_observation'][-1]
-            self._stored[robot] += count
+        arrived, self._arrived = self._arrived, []
+        new = self._store.store(arrived)
+        if new:
+            self._imagined.start = new[-1]['next_observation'][-1]
             with self._changed:
-                self._inbox.append(rows)
+                self._inbox.extend(new)
                 self._changed.notify()
-        self._acknowledge(robot)
-
-    def _store(self, rows: Transitions, robot: str, session: str) -> bool:
-        """Write rows to the log; False: not possible, and the controller will send them again."""
-        if not self._written(ROBOTS_FILE, lambda: self._numbers.number(robot)):
-            return False
-        rows['robot'][:] = self._numbers.number(robot)
-        if self._log is None:
-            return True
-        first = self._tracker.received.get(session, 0)
-        record = pack_log_record(rows, self.task, self.spec_hash, session, first)
-        return self._written(TRANSITIONS_FILE, lambda: self._log.append(record))
-
-    def _written(self, what: str, write: Callable[[], None]) -> bool:
-        """Write; False: not possible now, since a full disk may have room again later."""
-        try:
-            write()
-        except OSError as error:
-            self._disk_problem = f'{self.run_dir}: {what} not written: {error.strerror or error}'
-            self.get_logger().error(self._disk_problem, throttle_duration_sec=10.0)
-            return False
-        if f' {what} ' in self._disk_problem:
-            self._disk_problem = ''
-        return True
+        for robot in dict.fromkeys(arrival.robot for arrival in arrived):
+            self._acknowledge(robot)
 
     def _acknowledge_all(self) -> None:
         for robot in self._robots.names:
             self._acknowledge(robot)
 
     def _acknowledge(self, robot: str) -> None:
-        session = self._sessions.get(robot, '')
-        stored = self._tracker.received.get(session, 0)
-        data = pack_acknowledgement(session, stored, self._tracker.total)
+        data = self._store.acknowledgement(robot)
         self._acknowledged[robot].publish(bytes_message(data, 'acknowledged'))
         self._traffic.count(SENT, len(data))
 
@@ -347,9 +304,11 @@ class LearnerNode(BaseNode):
             return
         arrays, meta = self._learner.state_dict()
         self._saved = self._trained
-        if self._written('checkpoint', lambda: checkpoint.save(self._checkpoint, arrays, meta)):
+        if self._store.written(
+            'checkpoint', lambda: checkpoint.save(self._checkpoint, arrays, meta)
+        ):
             path = self.run_dir / POLICY_FILE
-            self._written('policy', lambda: write_file(path, self._message))
+            self._store.written('policy', lambda: write_file(path, self._message))
 
     # --- reporting and end -------------------------------------------------------------------
 
@@ -360,16 +319,20 @@ class LearnerNode(BaseNode):
             'environment_steps': self._trained,
             'lag_steps': lag,
             'refused': self.refused,
-            'duplicates': self._duplicates,
+            'duplicates': self._store.duplicates,
             'updates': self._learner.updates,
             **self._traffic.values(),
-            **{f'steps of {robot}': self._stored[robot] for robot in self._robots.names if robot},
+            **{
+                f'steps of {robot}': self._store.steps_of(robot)
+                for robot in self._robots.names
+                if robot
+            },
             **{name: f'{value:.4g}' for name, value in self._metrics.items()},
         }
-        error = f'training stopped: {self._failure!r}' if self._failure else self._disk_problem
+        error = f'training stopped: {self._failure!r}' if self._failure else self._store.problem
         if error:
             return DiagnosticStatus.ERROR, error, values
-        if not self._tracker.total:
+        if not self._store.total:
             return DiagnosticStatus.WARN, 'no transition yet from policy_controller', values
         behind = lag > 20 * self.agent.chunk
         level = DiagnosticStatus.WARN if behind else DiagnosticStatus.OK
@@ -377,6 +340,7 @@ class LearnerNode(BaseNode):
 
     def close(self) -> None:
         """Finish the chunk at hand and write a checkpoint."""
+        self.act_on_messages(late=False)
         self._stopping = True
         with self._changed:
             self._changed.notify_all()
@@ -384,8 +348,7 @@ class LearnerNode(BaseNode):
         if not self._thread.is_alive() and self._failure is None:
             self._save()
         self._curves.close()
-        if self._log is not None:
-            self._log.close()
+        self._store.close()
 
 
 def main() -> None:

@@ -53,8 +53,7 @@ class Visualizer(BaseNode):
         """Make the publishers; inputs are subscribed to on demand."""
         super().__init__('visualizer')
         self.setup({'demonstrations': ('', "Folder of demonstrations; empty: the task's own")})
-        if not self.lockstep:
-            give_way()
+        give_way()
         self._scene = Scene(self.task.config, self.task.robot.workspace)
         if not self._scene.points:
             self.get_logger().warning(

@@ -43,15 +43,15 @@ class RecordLog:
         if self.torn_bytes:
             self._file.truncate(end)
 
-    def append(self, record: bytes, sync: bool = True) -> None:
-        """Append one record; it is on disk when this returns.
+    def append(self, *records: bytes, sync: bool = True) -> None:
+        """Append records, all or none; they are on disk when this returns.
 
-        :param sync: False only hands the record to the operating system, without waiting for the
-            disk: it survives a crash of this process, but maybe not a power cut.
+        :param sync: False only hands them to the operating system, without waiting for the disk:
+            they survive a crash of this process, but maybe not a power cut.
         :raises OSError: the disk is full or read-only; the log stays as it was.
         """
         start = self._file.seek(0, os.SEEK_END)
-        unwritten = memoryview(_HEADER.pack(len(record), zlib.crc32(record)) + record)
+        unwritten = memoryview(b''.join(map(_framed, records)))
         try:
             while unwritten:
                 unwritten = unwritten[self._file.write(unwritten) :]
@@ -66,6 +66,10 @@ class RecordLog:
     def close(self) -> None:
         """Close the file, so that another process may open it."""
         self._file.close()
+
+
+def _framed(record: bytes) -> bytes:
+    return _HEADER.pack(len(record), zlib.crc32(record)) + record
 
 
 def read_records(path: Path) -> Iterator[bytes]:
