@@ -180,7 +180,7 @@ class Fleet:
         self.spec_hash = self.task.spec_hash(plan.agent)
         self._run_folder = RunFolder(plan)
         self.domain, self._lock = take_domain({}, '')
-        self._environment = node_environment(os.environ, self.domain, self.run_dir / 'log')
+        self._environment = node_environment(os.environ, self.domain, self.run_dir / 'log', {})
         self.robots = [f'robot_{number + 1}' for number in range(robots)]
         self.stand_ins = StandIns(self.task, self.robots, self.spec_hash, self.domain)
         self.commands: dict[str, list[str]] = {}

@@ -3,6 +3,7 @@
 import collections
 import io
 import json
+import os
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -13,10 +14,12 @@ from rich.console import Console
 from std_msgs.msg import Bool, String, UInt8MultiArray
 
 from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.node_process import node_environment
 from mbarl_ros.bringup.sros2 import sros2_policy
 from mbarl_ros.nodes.support.diagnosis import GraphSnapshot, NodeStatus, diagnose
 from mbarl_ros.nodes.support.qos import KEEP_ALL, LATCHED, RELIABLE
 from mbarl_ros.nodes.support.runtime import message_bytes
+from mbarl_ros.nodes.support.transport import without_shared_memory
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_agent, load_robot
 from mbarl_ros.storage.record_log import read_records
@@ -259,8 +262,38 @@ def test_nodes_of_a_robot_have_names_folders_and_logs_of_their_own(tmp_path):
     assert all(spec.parameters['mode'] == 'realtime' for spec in plan.nodes if spec.robot)
     with pytest.raises(ConfigError, match='a robot of a fleet cannot wait .* mode:=realtime'):
         graphs.plan('fleet', {'mode': 'lockstep'})
-    with pytest.raises(ConfigError, match="'robots' must be from 1 to 100"):
+    with pytest.raises(ConfigError, match="'robots' must be from 1 to 30"):
         graphs.plan('fleet', {'robots': '0'})
+
+
+MANY = """
+import os, sys, time, rclpy
+from rclpy.context import Context
+from rclpy.node import Node
+from std_msgs.msg import Empty
+nodes = []
+for number in range(int(sys.argv[1])):
+    context = Context()
+    rclpy.init(context=context)
+    nodes.append(Node(f'node_{number}', context=context))
+publisher = nodes[-1].create_publisher(Empty, 'topic', 1)
+nodes[-2].create_subscription(Empty, 'topic', lambda _: None, 1)
+end = time.monotonic() + 20.0
+while not publisher.get_subscription_count() and time.monotonic() < end:
+    time.sleep(0.1)
+print('found', publisher.get_subscription_count(), flush=True)
+os._exit(0)
+"""
+
+
+def test_the_last_robots_of_the_largest_fleet_find_each_other(tmp_path):
+    """By default Fast DDS looks for 32 processes on this machine; each robot has three."""
+    largest = 3 * 30 + 5
+    environment = node_environment(os.environ, 66, tmp_path, {})
+    environment |= without_shared_memory(environment)
+    command = [sys.executable, '-c', MANY, str(largest)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == 'found 1', done.stderr
 
 
 def test_a_robot_of_a_fleet_on_hardware_shares_what_is_in_the_namespace_above(tmp_path):

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from mbarl_ros.bringup.arguments import Argument, Value, arguments_of
 from mbarl_ros.schema.base import ConfigError
 
-_MAX_ROBOTS = 100  # of which each has three processes
+# Of which each has three processes; Fast DDS has ports for about a hundred on one machine.
+_MAX_ROBOTS = 30
 
 
 def parse(graph: str, given: Mapping[str, str]) -> dict[str, Value]:

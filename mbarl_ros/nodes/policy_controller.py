@@ -14,7 +14,7 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import State, TransitionCallbackReturn
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Empty, String
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from mbarl_ros.control.control_loop import Connections, ControlLoop
@@ -23,10 +23,11 @@ from mbarl_ros.control.phases import Practice
 from mbarl_ros.control.policy import read_policy
 from mbarl_ros.control.realtime_loop import RealtimeLoop
 from mbarl_ros.control.safety import POLICY_SOURCE, STOP_SOURCE
+from mbarl_ros.nodes.support.alive import Alive
 from mbarl_ros.nodes.support.fleet import ROBOT
 from mbarl_ros.nodes.support.learner_link import LearnerLink
 from mbarl_ros.nodes.support.policy_keeper import KEEP_PERIOD, PolicyKeeper, kept_policy
-from mbarl_ros.nodes.support.qos import ALIVE, LATCHED, RELIABLE, RELIABLE_STEPS
+from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, RELIABLE_STEPS
 from mbarl_ros.nodes.support.robot_topics import StateListener, command_message
 from mbarl_ros.nodes.support.runtime import BaseLifecycleNode, main_exit
 from mbarl_ros.nodes.support.scheduling import CONTROLLER_PRIORITY
@@ -98,7 +99,7 @@ class PolicyController(BaseLifecycleNode):
         self._objection = ''  # why the last activation was refused
         self._gave_up = ''
         self._configure_error: Exception | None = None
-        self._alive = self.create_publisher(Empty, topics.private(topics.CONTROLLER_ALIVE), ALIVE)
+        self._alive = Alive(self, topics.private(topics.CONTROLLER_ALIVE))
         self._learner_link = LearnerLink(self, self._proceed)
         if self.value('keeps_policy') and self.run_dir:
             keeper = PolicyKeeper(self.run_dir / POLICY_FILE, self.get_logger().error)
@@ -186,6 +187,7 @@ class PolicyController(BaseLifecycleNode):
     def close(self) -> None:
         """Stop the robot, send what is not yet sent; the spool keeps what the learner lacks."""
         self._stop_commanding()
+        self._alive.close()
         self._learner_link.close()
 
     def _connect(self) -> None:
