@@ -119,6 +119,14 @@ def test_what_is_finished_is_not_run_again_and_other_settings_are_refused(task, 
 
 
 @pytest.mark.slow
+def test_two_agents_of_one_name_are_refused(tmp_path, capsys):
+    agents = ['mbarl', str(find('agents', 'mbarl'))]
+    words = ['bench', '--task', 'pointmass', '--seeds', '1', '--out', str(tmp_path / 'out')]
+    assert main([*words, '--agents', *agents]) == 2
+    assert 'pointmass/mbarl/seed_0: two agents, or two tasks' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
 def test_a_failing_seed_is_reported_with_its_log_and_does_not_stop_the_rest(task, tmp_path, capsys):
     words = command(task, tmp_path, '--budget', '50', '--jobs', '2')[3:]
     taken = tmp_path / 'pointmass' / 'small' / 'seed_0' / 'metrics.jsonl'

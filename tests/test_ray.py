@@ -191,6 +191,14 @@ def test_what_ray_needs_is_said(tmp_path, capsys, monkeypatch):
     assert "pip install 'mbarl_ros[scale]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('words', [['--memory', 'much'], ['--gpus', '-1'], ['--jobs', 'all']])
+def test_an_amount_that_is_none_is_named(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(['bench', '--engine', 'ray', *words])
+    assert ended.value.code == 2
+    assert f'argument {words[0]}: {words[1]} is not a' in capsys.readouterr().err
+
+
 def test_a_ray_client_address_is_refused(tmp_path, capsys):
     pytest.importorskip('ray', reason='Ray is not installed (extra scale)')
     words = ['bench', '--out', str(tmp_path), '--engine', 'ray', '--address', 'ray://host:10001']
