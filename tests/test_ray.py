@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 from mbarl_ros.cli.main import main
+from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.studies import seeds
 from mbarl_ros.studies.luggage import named_files, seed_luggage
+from mbarl_ros.studies.ray_engine import RayEngine, Request
 from support.brief_task import write_brief_task
 
 ROOT = Path(__file__).parent.parent
@@ -204,6 +206,39 @@ def test_a_ray_client_address_is_refused(tmp_path, capsys):
     words = ['bench', '--out', str(tmp_path), '--engine', 'ray', '--address', 'ray://host:10001']
     assert main(words) == 2
     assert 'run this command on a machine of the cluster' in capsys.readouterr().err
+
+
+def test_an_address_at_which_nobody_listens_is_refused_at_once(tmp_path, capsys):
+    pytest.importorskip('ray', reason='Ray is not installed (extra scale)')
+    words = ['bench', '--task', 'pointmass', '--agents', 'bc', '--seeds', '1']
+    words += ['--out', str(tmp_path), '--engine', 'ray', '--address', '127.0.0.1:1']
+    start = time.monotonic()
+    assert main(words) == 2
+    assert "no Ray cluster at '127.0.0.1:1'" in capsys.readouterr().err
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ('amount', 'said'),
+    [({'cpus': 1e-5}, '--cpus 1e-05: Ray counts in steps'), ({'gpus': 1.5}, '--gpus 1.5: a share')],
+)
+def test_amounts_that_ray_cannot_share_out_are_refused(amount, said):
+    with pytest.raises(ConfigError, match=said):
+        Request(**amount)
+
+
+def test_ctrl_c_while_ray_starts_is_not_lost(monkeypatch):
+    ray = pytest.importorskip('ray', reason='Ray is not installed (extra scale)')
+
+    def init(**_):
+        with contextlib.suppress(KeyboardInterrupt):  # as callbacks of Ray do at times
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    monkeypatch.setattr(ray, 'init', init)
+    monkeypatch.setattr(RayEngine, '_check_request', lambda *_: None)
+    with pytest.raises(KeyboardInterrupt), RayEngine('local'):
+        pass
 
 
 def test_own_modules_and_relative_files_are_sent_and_installed_ones_are_not(tmp_path, monkeypatch):
