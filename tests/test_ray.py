@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import yaml
 
 from mbarl_ros.cli.main import main
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.studies import seeds
+from mbarl_ros.studies import remote_job, seeds
 from mbarl_ros.studies.luggage import named_files, seed_luggage
 from mbarl_ros.studies.ray_engine import RayEngine, Request
 from support.brief_task import write_brief_task
@@ -260,6 +261,31 @@ def test_own_modules_and_relative_files_are_sent_and_installed_ones_are_not(tmp_
     assert set(named_files(options)) == {'my_world.py', 'beside.py', 'map.png'}
     installed = ['mbarl_sim.pointmass:PointMass', 'numpy:array', 'json:loads', '/etc/hostname']
     assert not named_files(installed)
+
+
+def test_a_package_without_init_file_is_sent_and_a_long_text_names_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'plain_worlds').mkdir()
+    (tmp_path / 'plain_worlds' / 'room.py').touch()
+    monkeypatch.setattr(sys, 'path', [*sys.path, str(tmp_path)])
+    assert set(named_files('plain_worlds.room:Room')) == {'plain_worlds/room.py'}
+    assert not named_files(['plain_worlds:Room', 'plain_worlds.hall:Hall'])
+    assert not named_files({'model': '<mujoco>' + '<body/>' * 1000 + '</mujoco>'})
+
+
+def test_a_job_that_begins_is_not_taken_for_an_abandoned_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    lock = remote_job.lock_file
+
+    def late(*arguments):
+        remote_job._remove_abandoned()  # as another job of this node may at this moment
+        return lock(*arguments)
+
+    monkeypatch.setattr(remote_job, 'lock_file', late)
+    with remote_job.own_folder() as folder:
+        remote_job._remove_abandoned()
+        assert folder.is_dir()
+    assert not list(tmp_path.iterdir())
 
 
 def test_luggage_of_a_seed_has_no_path_of_this_machine(tmp_path):
