@@ -80,6 +80,12 @@ def test_bench_stacks_seeds_in_one_process_and_finishes_each(tmp_path, capsys):
     assert capsys.readouterr().out.count('already finished') == 3
 
 
+def test_a_stack_that_fails_names_all_its_seeds(tmp_path, capsys):
+    words = ['bench', '--task', 'pointmass', '--agents', 'risc', '--seeds', '2', '--stack', '2']
+    assert main([*words, '--out', str(tmp_path)]) == 1
+    assert 'risc seed 0, seed 1 failed: ' in capsys.readouterr().err
+
+
 def test_presets_that_plan_and_ray_are_refused(tmp_path, capsys):
     words = ['bench', '--task', 'pointmass', '--stack', '2', '--out', str(tmp_path)]
     assert main([*words, '--agents', 'mpc']) == 2

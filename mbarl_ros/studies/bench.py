@@ -37,7 +37,11 @@ def run_seeds(
     # All agents with one seed before the next seed, so that there is something to compare early.
     waiting.sort(key=lambda seed: seed.number)
     failed, _ = Pool(waiting, engine).run(_print_evaluations)
-    return [f'{seed.title} failed: {seed.failure}' for seed in failed]
+    return [
+        ', '.join([job.title, *(f'seed {other.number}' for other in job.stacked)])
+        + f' failed: {job.failure}'
+        for job in failed
+    ]
 
 
 def _unfinished(
