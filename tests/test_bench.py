@@ -118,6 +118,23 @@ def test_what_is_finished_is_not_run_again_and_other_settings_are_refused(task, 
     assert 'seed_0' in message and "agent.yaml, key 'sac'" in message and '--out' in message
 
 
+def test_two_agents_of_one_name_are_refused(tmp_path, capsys):
+    agents = ['mbarl', str(find('agents', 'mbarl'))]
+    words = ['bench', '--task', 'pointmass', '--seeds', '1', '--out', str(tmp_path / 'out')]
+    assert main([*words, '--agents', *agents]) == 2
+    assert 'pointmass/mbarl/seed_0: two agents, or two tasks' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_damaged_result_is_named(tmp_path, capsys):
+    result = tmp_path / 'pointmass' / 'bc' / 'seed_0' / 'result.json'
+    result.parent.mkdir(parents=True)
+    result.write_text('{"environ')
+    words = ['bench', '--task', 'pointmass', '--agents', 'bc', '--seeds', '1']
+    assert main([*words, '--out', str(tmp_path)]) == 2
+    assert f'{result}: is damaged; remove it' in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_failing_seed_is_reported_with_its_log_and_does_not_stop_the_rest(task, tmp_path, capsys):
     words = command(task, tmp_path, '--budget', '50', '--jobs', '2')[3:]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pytest
 import yaml
 
 from mbarl_ros.cli.main import main
-from mbarl_ros.studies import seeds
+from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.studies import remote_job, seeds
 from mbarl_ros.studies.luggage import named_files, seed_luggage
+from mbarl_ros.studies.ray_engine import RayEngine, Request
 from support.brief_task import write_brief_task
 
 ROOT = Path(__file__).parent.parent
@@ -191,11 +194,52 @@ def test_what_ray_needs_is_said(tmp_path, capsys, monkeypatch):
     assert "pip install 'mbarl_ros[scale]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('words', [['--memory', 'much'], ['--gpus', '-1'], ['--jobs', 'all']])
+def test_an_amount_that_is_none_is_named(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(['bench', '--engine', 'ray', *words])
+    assert ended.value.code == 2
+    assert f'argument {words[0]}: {words[1]} is not a' in capsys.readouterr().err
+
+
 def test_a_ray_client_address_is_refused(tmp_path, capsys):
     pytest.importorskip('ray', reason='Ray is not installed (extra scale)')
     words = ['bench', '--out', str(tmp_path), '--engine', 'ray', '--address', 'ray://host:10001']
     assert main(words) == 2
     assert 'run this command on a machine of the cluster' in capsys.readouterr().err
+
+
+def test_an_address_at_which_nobody_listens_is_refused_at_once(tmp_path, capsys):
+    pytest.importorskip('ray', reason='Ray is not installed (extra scale)')
+    words = ['bench', '--task', 'pointmass', '--agents', 'bc', '--seeds', '1']
+    words += ['--out', str(tmp_path), '--engine', 'ray', '--address', '127.0.0.1:1']
+    start = time.monotonic()
+    assert main(words) == 2
+    assert "no Ray cluster at '127.0.0.1:1'" in capsys.readouterr().err
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ('amount', 'said'),
+    [({'cpus': 1e-5}, '--cpus 1e-05: Ray counts in steps'), ({'gpus': 1.5}, '--gpus 1.5: a share')],
+)
+def test_amounts_that_ray_cannot_share_out_are_refused(amount, said):
+    with pytest.raises(ConfigError, match=said):
+        Request(**amount)
+
+
+def test_ctrl_c_while_ray_starts_is_not_lost(monkeypatch):
+    ray = pytest.importorskip('ray', reason='Ray is not installed (extra scale)')
+
+    def init(**_):
+        with contextlib.suppress(KeyboardInterrupt):  # as callbacks of Ray do at times
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    monkeypatch.setattr(ray, 'init', init)
+    monkeypatch.setattr(RayEngine, '_check_request', lambda *_: None)
+    with pytest.raises(KeyboardInterrupt), RayEngine('local'):
+        pass
 
 
 def test_own_modules_and_relative_files_are_sent_and_installed_ones_are_not(tmp_path, monkeypatch):
@@ -217,6 +261,31 @@ def test_own_modules_and_relative_files_are_sent_and_installed_ones_are_not(tmp_
     assert set(named_files(options)) == {'my_world.py', 'beside.py', 'map.png'}
     installed = ['mbarl_sim.pointmass:PointMass', 'numpy:array', 'json:loads', '/etc/hostname']
     assert not named_files(installed)
+
+
+def test_a_package_without_init_file_is_sent_and_a_long_text_names_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'plain_worlds').mkdir()
+    (tmp_path / 'plain_worlds' / 'room.py').touch()
+    monkeypatch.setattr(sys, 'path', [*sys.path, str(tmp_path)])
+    assert set(named_files('plain_worlds.room:Room')) == {'plain_worlds/room.py'}
+    assert not named_files(['plain_worlds:Room', 'plain_worlds.hall:Hall'])
+    assert not named_files({'model': '<mujoco>' + '<body/>' * 1000 + '</mujoco>'})
+
+
+def test_a_job_that_begins_is_not_taken_for_an_abandoned_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    lock = remote_job.lock_file
+
+    def late(*arguments):
+        remote_job._remove_abandoned()  # as another job of this node may at this moment
+        return lock(*arguments)
+
+    monkeypatch.setattr(remote_job, 'lock_file', late)
+    with remote_job.own_folder() as folder:
+        remote_job._remove_abandoned()
+        assert folder.is_dir()
+    assert not list(tmp_path.iterdir())
 
 
 def test_luggage_of_a_seed_has_no_path_of_this_machine(tmp_path):

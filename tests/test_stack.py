@@ -8,6 +8,9 @@ from mbarl_ros.learning.learner import train_together
 from mbarl_ros.learning.sac_stack import stacked
 from mbarl_ros.studies.direct import DirectRun
 from mbarl_ros.studies.seeds import SeedRun, read_evaluations
+from mbarl_ros.studies.worker import run_seed, run_seeds
+from mbarl_sim.pointmass import PointMass
+from support.brief_task import write_brief_task
 
 SMALL = 'mbarl:name=small,sac.hidden=[32,32],model.hidden=[32,32],model.every=100,chunk=25'
 
@@ -77,9 +80,40 @@ def test_bench_stacks_seeds_in_one_process_and_finishes_each(tmp_path, capsys):
     assert capsys.readouterr().out.count('already finished') == 3
 
 
+def test_a_stack_that_fails_names_all_its_seeds(tmp_path, capsys):
+    words = ['bench', '--task', 'pointmass', '--agents', 'risc', '--seeds', '2', '--stack', '2']
+    assert main([*words, '--out', str(tmp_path)]) == 1
+    assert 'risc seed 0, seed 1 failed: ' in capsys.readouterr().err
+
+
 def test_presets_that_plan_and_ray_are_refused(tmp_path, capsys):
     words = ['bench', '--task', 'pointmass', '--stack', '2', '--out', str(tmp_path)]
     assert main([*words, '--agents', 'mpc']) == 2
     assert "--stack: agent 'mpc' plans" in capsys.readouterr().err
     assert main([*words, '--agents', 'mbarl', '--engine', 'ray']) == 2
     assert 'leave out --engine ray' in capsys.readouterr().err
+
+
+class Windy(PointMass):
+    """A drift that each seed has for itself, also in evaluations."""
+
+    def __init__(self, *, seed=0):
+        self._drift = np.random.default_rng(seed).uniform(-1, 1, 2)
+        super().__init__(seed=seed)
+
+    def step(self, command):
+        return super().step(np.asarray(command) + self._drift)
+
+
+def test_seeds_of_a_stack_are_evaluated_in_their_own_worlds(tmp_path):
+    evaluation = {'episodes': 20, 'horizon': 40, 'every': 25, 'budget': 25}
+    task = write_brief_task(tmp_path / 'task.yaml', evaluation)
+    task.write_text(task.read_text().replace('mbarl_sim.pointmass:PointMass', f'{__name__}:Windy'))
+    task, agent, demonstrations = SeedRun('', str(task), SMALL, 0, 0).load()
+    alone, together = ({seed: tmp_path / name / str(seed) for seed in (0, 1)} for name in 'at')
+    for seed, folder in alone.items():
+        run_seed(task, agent, demonstrations, seed, 25, folder)
+    run_seeds(task, agent, demonstrations, together, 25)
+    found = [[read_evaluations(each[seed])[0]['deployed_success'] for seed in (0, 1)]
+             for each in (alone, together)]  # fmt: skip
+    assert found[0] == found[1] and found[0][0] != found[0][1]

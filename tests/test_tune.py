@@ -12,8 +12,11 @@ import pytest
 from mbarl_ros.cli.main import main
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_agent
+from mbarl_ros.studies import pool
+from mbarl_ros.studies.jobs import Engine, Run
 from mbarl_ros.studies.search_space import Choice, Range, read_space, variant
-from mbarl_ros.studies.seeds import load_variant
+from mbarl_ros.studies.seeds import append_line, load_variant, write_result
+from mbarl_ros.studies.tune import Plan, Tune
 from mbarl_ros.studies.tune_scores import difference, interval, seed_score, total_score
 from support.brief_task import write_brief_task
 
@@ -21,6 +24,7 @@ optuna = pytest.importorskip('optuna', reason='Optuna is not installed (extra sc
 from mbarl_ros.studies.tune_trials import Trials  # noqa: E402
 
 DOCS = Path(__file__).parent.parent / 'docs'
+CONFIG = DOCS.parent / 'config'
 AGENT = 'medal:name=small,sac.hidden=[16,16],sac.batch_size=16,updates_per_step=0.5'
 
 
@@ -51,6 +55,10 @@ def test_the_search_file_of_the_documentation_is_one(tmp_path):
         ('sac.learnin_rate=log:1e-4:1', "'sac.learnin_rate': unknown key"),
         ('sac.learning_rate=float:-1:1', "'sac.learning_rate'"),
         ('nowhere.yaml', 'nowhere.yaml: cannot be read'),
+        ('chunk=float:10:100', "'chunk': Input should be a valid integer"),
+        ('sac.batch_size=log:16:256', "'sac.batch_size': Input should be a valid integer"),
+        ('chunk=25,50,25', "'chunk': a value is given twice"),
+        ('name=one,two', "'name' is that of a trial"),
     ],
 )
 def test_what_cannot_be_searched_is_said(word, said):
@@ -113,8 +121,8 @@ def test_trials_find_a_planted_optimum_prune_and_go_on(tmp_path):
         score = planted(trials.changes(number))
         trials.finish(number, score, [score] * 10)
     running = trials.ask()
-    assert not trials.is_hopeless(running, [-9.0] * 3, warm_up=3)  # too early to tell
-    assert trials.is_hopeless(running, [-9.0] * 4, warm_up=3)
+    assert not trials.is_hopeless(running, [-9.0] * 3, range(3, 9))  # too early to tell
+    assert trials.is_hopeless(running, [-9.0] * 4, range(3, 9))
     drawn = trials.changes(running)
     (tmp_path / 'optuna.journal.lock').touch()  # left by a driver that was killed
     trials = Trials(tmp_path, found)
@@ -166,3 +174,93 @@ def test_a_search_that_is_killed_goes_on_and_ends_in_a_preset(tmp_path, capsys):
     assert (out / 'tune.png').read_bytes().startswith(b'\x89PNG')
     assert main([*words, '--agent', 'medal']) == 2
     assert "tune.yaml, key 'agent'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('more', 'said'),
+    [
+        (['--task', 'pontmass'], "unknown task 'pontmass'"),
+        (['--agent', 'bc'], 'bc has no settings'),
+        (['--cpus', '2'], '--cpus is for --engine ray'),
+        (['--task', 'pointmass', str(CONFIG / 'tasks/pointmass.yaml')], "both called 'pointmass'"),
+    ],
+)
+def test_what_cannot_be_run_leaves_the_folder_to_the_corrected_command(
+    tmp_path, capsys, more, said
+):
+    out = tmp_path / 'tune'
+    assert main(['tune', '--search', 'chunk=25,50', '--out', str(out), *more]) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+class Played(Engine):
+    """In place of processes: each seed writes known evaluations, some at each look."""
+
+    slots = 1
+
+    def __init__(self, at_each_look):
+        self.at_each_look = at_each_look
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def start(self, job):
+        job.folder.mkdir(parents=True)
+        bad = job.folder.parent.name in ('trial_005', 'trial_006')
+        return PlayedSeed(job.folder, 0.2 if bad else 0.5, self.at_each_look)
+
+
+class PlayedSeed(Run):
+    def __init__(self, folder, success, at_each_look):
+        self.folder, self.at_each_look = folder, at_each_look
+        self.left = lines(*[success] * 11, every=10)
+
+    def code(self):
+        written, self.left = self.left[: self.at_each_look], self.left[self.at_each_look :]
+        for line in written:
+            append_line(self.folder / 'evaluations.jsonl', line)
+        if self.left:
+            return None
+        write_result(self.folder)
+        return 0
+
+    def stop(self):
+        pass
+
+
+@pytest.mark.parametrize('at_each_look', [1, 11])
+def test_what_is_pruned_does_not_depend_on_when_it_is_looked_at(
+    tmp_path, monkeypatch, at_each_look
+):
+    monkeypatch.setattr(pool, '_POLL_PERIOD', 0.0)
+    plan = Plan(tmp_path, ['pointmass'], 'mbarl', space('chunk=25,50,100'), 8, [0], 2, 1, 100, 10)
+    trials, _ = Tune(plan).run(Played(at_each_look))
+    states = [trials.state(number) for number in range(8)]
+    assert states == ['COMPLETE'] * 5 + ['PRUNED'] * 2 + ['COMPLETE']
+    assert [trials.rungs(number) for number in (5, 6)] == [4, 4]
+
+
+def test_a_trial_whose_seeds_had_ended_when_the_search_was_killed_gets_its_score(tmp_path):
+    plan = Plan(tmp_path, ['pointmass'], 'mbarl', space('chunk=25,50,100'), 2, [0], 2, 1, 100, 10)
+    Tune(plan).run(Played(11))
+    journal = tmp_path / 'optuna.journal'
+    events = journal.read_text().splitlines(keepends=True)
+    told = next(number for number, event in enumerate(events[::-1], 1) if '"state"' in event)
+    journal.write_text(''.join(events[:-told]))  # killed before this line
+    assert Trials(tmp_path, plan.space).running() == [1]
+    trials, _ = Tune(plan).run(Played(11))
+    assert trials.state(1) == 'COMPLETE' and trials.score(1) is not None
+
+
+def test_settings_that_exclude_each_other_fail_their_trial_only(tmp_path, capsys):
+    found = space('model.members=3,5', 'model.elites=2,4')
+    plan = Plan(tmp_path, ['pointmass'], 'mbarl', found, 8, [0], 2, 1, 100, 10)
+    trials, _ = Tune(plan).run(Played(11))
+    assert 'elites (4) cannot exceed members (3)' in capsys.readouterr().out
+    failed = [trials.state(number) == 'FAIL' for number in range(8)]
+    excluded = [list(trials.changes(number).values()) == [3, 4] for number in range(8)]
+    assert failed == excluded and any(failed)

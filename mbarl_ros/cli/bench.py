@@ -151,7 +151,7 @@ def _runs(options: argparse.Namespace) -> list[SeedRun]:
             per_goal=options.demonstrations_per_goal,
             every=options.every,
         )
-        for task in options.task
+        for task in dict.fromkeys(options.task)
         for agent in _agents(options.agents)
     ]
 

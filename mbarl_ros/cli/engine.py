@@ -13,16 +13,19 @@ _OF_RAY = ('address', 'cpus', 'memory', 'gpus')
 
 def positive(text: str) -> int:
     """A whole number above 0."""
-    number = int(text)
+    number = int(text) if text.strip().isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not positive')
+        raise argparse.ArgumentTypeError(f'{text} is not a whole number above 0')
     return number
 
 
 def _amount(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
     if not 0 <= number < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text} is not 0 or more')
+        raise argparse.ArgumentTypeError(f'{text} is not a number from 0 on')
     return number
 
 

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 def _tune(options: argparse.Namespace) -> int:
     plan = Plan(
         out=Path(options.out),
-        tasks=options.task,
+        tasks=list(dict.fromkeys(options.task)),
         preset=options.agent,
         space=read_space(options.search, load_variant(options.agent)),
         trials=options.trials,
@@ -48,7 +48,8 @@ def _tune(options: argparse.Namespace) -> int:
         every=options.every,
         evaluators=options.evaluators,
     )
-    trials, finals = Tune(plan).run(engine(options))
+    where = engine(options)  # before a folder is made: arguments of another engine are refused
+    trials, finals = Tune(plan).run(where)
     from mbarl_ros.studies.tune_report import write_report
 
     verdict, paths = write_report(plan, trials, finals)

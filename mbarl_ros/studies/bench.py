@@ -6,6 +6,7 @@ This process only starts and monitors the workers; it does not load torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.studies import seeds
@@ -29,13 +30,18 @@ def run_seeds(
     :param evaluators: processes beside that of each seed, which evaluate its policies
     :param stack: seeds of an agent and task that one process trains as one stack
     :raises ConfigError: the folder of a seed was made with other settings, the engine cannot run
-        it, or a preset cannot be stacked.
+        it, two seeds have one folder, or a preset cannot be stacked.
     """
     waiting = [seed for run in runs for seed in _unfinished(run, seed_numbers, evaluators, stack)]
+    _check_folders(waiting)
     # All agents with one seed before the next seed, so that there is something to compare early.
     waiting.sort(key=lambda seed: seed.number)
     failed, _ = Pool(waiting, engine).run(_print_evaluations)
-    return [f'{seed.title} failed: {seed.failure}' for seed in failed]
+    return [
+        ', '.join([job.title, *(f'seed {other.number}' for other in job.stacked)])
+        + f' failed: {job.failure}'
+        for job in failed
+    ]
 
 
 def _unfinished(
@@ -53,6 +59,18 @@ def _unfinished(
     if agent.planner is not None:
         raise ConfigError(f"--stack: agent '{agent.name}' plans, each seed by itself; leave it out")
     return stack_jobs(found.jobs, stack)
+
+
+def _check_folders(waiting: Sequence[SeedJob]) -> None:
+    """Refuse two seeds with one folder."""
+    taken: set[Path] = set()
+    for seed in (each for job in waiting for each in (job, *job.stacked)):
+        if seed.folder in taken:
+            raise ConfigError(
+                f'{seed.folder}: two agents, or two tasks, have this folder; give one of them '
+                "another 'name'"
+            )
+        taken.add(seed.folder)
 
 
 def _print_evaluations(running: Sequence[SeedJob], _ended: Sequence[SeedJob]) -> None:

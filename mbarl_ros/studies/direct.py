@@ -33,7 +33,7 @@ class DirectRun:
 
         It is reset again only where the preset says so, or where it has ended.
         """
-        self.task, self.agent = task, agent
+        self.task, self.agent, self.seed = task, agent, seed
         self.world = task.load_world(seed=seed)
         self.practice = Practice(task, agent, seed)
         self.learner = Learner(task, agent, demonstrations, seed)
@@ -136,7 +136,7 @@ class Schedule:
                 'practice_reward': direct.reward,
                 'metrics': metrics,
             }
-            evaluation = self._evaluators.submit(arrays, wide=wide)
+            evaluation = self._evaluators.submit(arrays, seed=direct.seed, wide=wide)
             self._under_way.append((Evaluated(counts, arrays), evaluation))
             self._next += config.every
             self._next_wide += config.wide.every if wide else 0

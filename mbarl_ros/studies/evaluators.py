@@ -19,26 +19,30 @@ from mbarl_ros.task import Task
 
 
 class Evaluators:
-    """Evaluates policies of one seed by the deployed protocol.
+    """Evaluates policies by the deployed protocol, each in a world of its own seed.
 
     Results do not depend on the number of processes: no episode depends on another.
     """
 
-    def __init__(self, task: Task, agent: AgentConfig, seed: int, processes: int) -> None:
+    def __init__(self, task: Task, agent: AgentConfig, processes: int) -> None:
         """Start no process before the first policy.
 
         :param processes: how many share the episodes of an evaluation
         """
         self._task, self._processes = task, processes
         self._pool = ProcessPoolExecutor(
-            processes, multiprocessing.get_context('spawn'), _prepare, (task, agent, seed)
+            processes, multiprocessing.get_context('spawn'), _prepare, (task, agent)
         )
 
-    def submit(self, arrays: dict[str, np.ndarray], *, wide: bool) -> Evaluation:
-        """Begin to evaluate policy ``arrays``, from wide starts as well if ``wide``."""
+    def submit(self, arrays: dict[str, np.ndarray], *, seed: int, wide: bool) -> Evaluation:
+        """Begin to evaluate policy ``arrays``, from wide starts as well if ``wide``.
+
+        :param seed: of the world, and of a planner's random numbers
+        """
         config = self._task.config.evaluation
         standard = [
-            self._pool.submit(_standard, arrays, part) for part in self._parts(config.episodes)
+            self._pool.submit(_standard, arrays, seed, part)
+            for part in self._parts(config.episodes)
         ]
         if not wide:
             return Evaluation(self._task, standard, [])
@@ -47,7 +51,7 @@ class Evaluators:
             [None] if config.wide.ranges else self._parts(config.wide.episodes)
         )
         return Evaluation(
-            self._task, standard, [self._pool.submit(_wide, arrays, part) for part in parts]
+            self._task, standard, [self._pool.submit(_wide, arrays, seed, part) for part in parts]
         )
 
     def _parts(self, episodes: int) -> list[Sequence[int]]:
@@ -83,16 +87,14 @@ class _Context:
 
     task: Task
     agent: AgentConfig
-    seed: int
-    world: Any
+    worlds: dict[int, Any]
     wide: WideStarts | None = None
 
 
-def _prepare(task: Task, agent: AgentConfig, seed: int) -> None:
+def _prepare(task: Task, agent: AgentConfig) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     np.seterr(over='ignore')
-    _Context.task, _Context.agent, _Context.seed = task, agent, seed
-    _Context.world = task.load_world(seed=seed)
+    _Context.task, _Context.agent, _Context.worlds = task, agent, {}
 
 
 def _end_with_parent() -> None:
@@ -100,15 +102,18 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _policy(arrays: dict[str, np.ndarray]) -> Actor:
-    return deployed_policy(arrays, DEPLOYED, _Context.task, _Context.agent, _Context.seed)
+def _policy(arrays: dict[str, np.ndarray], seed: int) -> Actor:
+    return deployed_policy(arrays, DEPLOYED, _Context.task, _Context.agent, seed)
 
 
-def _standard(arrays: dict[str, np.ndarray], indices: Sequence[int]) -> np.ndarray:
-    return attempts_in_turn(_Context.task, _Context.world, _policy(arrays), indices)
+def _standard(arrays: dict[str, np.ndarray], seed: int, indices: Sequence[int]) -> np.ndarray:
+    if seed not in _Context.worlds:
+        _Context.worlds[seed] = _Context.task.load_world(seed=seed)
+    world = _Context.worlds[seed]
+    return attempts_in_turn(_Context.task, world, _policy(arrays, seed), indices)
 
 
-def _wide(arrays: dict[str, np.ndarray], indices: Sequence[int] | None) -> np.ndarray:
+def _wide(arrays: dict[str, np.ndarray], seed: int, indices: Sequence[int] | None) -> np.ndarray:
     if _Context.wide is None:
         _Context.wide = WideStarts(_Context.task)
-    return _Context.wide.attempts(_policy(arrays), indices)
+    return _Context.wide.attempts(_policy(arrays, seed), indices)

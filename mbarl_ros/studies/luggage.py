@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -67,9 +68,9 @@ def named_files(value: Any) -> Files:
     """
     files: Files = {}
     for text in _texts(value):
-        if named := re.match(r'([A-Za-z_]\w*)[\w.]*:', text):
+        if named := re.match(r'([A-Za-z_]\w*(?:\.\w+)*):', text):
             files |= _module_files(named[1])
-        elif _below(path := Path(text)) and path.is_file():
+        elif _below(path := Path(text)) and os.path.isfile(path):  # also of what can be no path
             files[str(path)] = path
     return files
 
@@ -89,17 +90,21 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _module_files(name: str) -> dict[str, Path]:
-    """Files of a module or package of the user's own; none if it is installed."""
+def _module_files(module: str) -> dict[str, Path]:
+    """Files of a module, or of its package, of the user's own; none if it is installed."""
     search_current_folder()
+    name = module.partition('.')[0]
     spec = None if name in _OURS else importlib.util.find_spec(name)
-    if spec is None or spec.origin in (None, 'built-in', 'frozen'):
+    if spec is None or spec.origin in ('built-in', 'frozen'):
         return {}
-    path = Path(spec.origin).resolve()
+    folders = list(spec.submodule_search_locations or [])
+    if spec.origin is None and (module == name or importlib.util.find_spec(module) is None):
+        return {}  # any folder is a package without __init__.py: this one has not that module
+    path = Path(spec.origin or Path(folders[0], '__init__.py')).resolve()
     installed = (sysconfig.get_path(kind) for kind in ('purelib', 'platlib', 'stdlib'))
     if any(path.is_relative_to(Path(folder).resolve()) for folder in installed):
         return {}
-    if spec.submodule_search_locations:
+    if folders:
         return folder_files(path.parent, name)
     return {beside.name: beside for beside in sorted(path.parent.glob('*.py'))}
 

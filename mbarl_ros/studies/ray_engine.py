@@ -8,9 +8,12 @@ import io
 import json
 import math
 import os
+import signal
+import socket
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO, Any, Self
@@ -27,16 +30,28 @@ RETRIES = 3
 _KILLED = (-9, -15)  # exit codes of a process that was ended from outside
 _NEVER_STARTED = 1
 _CANCEL_TIMEOUT = 10.0  # s
+_CONNECT_TIMEOUT = 5.0  # s
+_DECIMALS = 4  # of an amount of cores or GPUs
 _LOCAL_STORE = 256 * 2**20  # bytes of shared memory for what is sent, in a cluster of our own
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one job asks of a node: CPU cores, memory in GiB (0: no request), share of GPUs."""
+    """What one job asks of a node: CPU cores, memory in GiB (0: no request), share of GPUs.
+
+    :raises ConfigError: an amount that Ray cannot share out.
+    """
 
     cpus: float = 1.0
     memory: float = 1.0
     gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, amount in (('cpus', self.cpus), ('gpus', self.gpus)):
+            if amount != round(amount, _DECIMALS):
+                raise ConfigError(f'--{name} {amount:g}: Ray counts in steps of 0.0001; round it')
+        if self.gpus > 1 and self.gpus % 1:
+            raise ConfigError(f'--gpus {self.gpus:g}: a share is below 1; else give a whole number')
 
     def options(self) -> dict[str, Any]:
         """As Ray takes it."""
@@ -77,13 +92,8 @@ class RayEngine(Engine):
             os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
             options |= {'include_dashboard': False, 'object_store_memory': _LOCAL_STORE}
         try:
-            self._ray.init(address=self._address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"--address: no Ray cluster at '{self._address}' ({_first_line(error)}); start one "
-                'with `ray start --head`, or leave --address out'
-            ) from error
-        try:
+            with _interrupted_after():
+                self._connect(options)
             self._check_request(own)
         except BaseException:
             self._ray.shutdown()
@@ -124,6 +134,22 @@ class RayEngine(Engine):
         run = _Task(self, job, job.pack(), lock)
         self._runs.append(run)
         return run
+
+    def _connect(self, options: dict[str, Any]) -> None:
+        """Connect to the cluster, or start one.
+
+        :raises ConfigError: there is none at the address.
+        """
+        host, colon, port = self._address.rpartition(':')
+        try:
+            if colon and port.isdecimal():  # Ray tries for minutes where nobody listens
+                socket.create_connection((host, int(port)), _CONNECT_TIMEOUT).close()
+            self._ray.init(address=self._address, **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"--address: no Ray cluster at '{self._address}' ({_first_line(error)}); start one "
+                'with `ray start --head`, or leave --address out'
+            ) from error
 
     def submit(self, job: Job, luggage: Luggage) -> Any:
         """Start the task of a job; returns the generator of what it yields."""
@@ -267,6 +293,28 @@ class _Task(Run):
     def _end(self, code: int) -> None:
         self._code = code
         self._lock.close()
+
+
+@contextlib.contextmanager
+def _interrupted_after() -> Iterator[None]:
+    """Raise what the first Ctrl-C raises at the end of the context; the second one at once.
+
+    While Ray starts, it may swallow a Ctrl-C, and leaves processes behind for a minute.
+    """
+    noted: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if noted:
+        raise KeyboardInterrupt
 
 
 def say(sentence: str) -> None:

@@ -23,7 +23,7 @@ from mbarl_ros.storage.run_files import RESULT_FILE
 from mbarl_ros.studies.local_engine import start_process
 
 _PERIOD = 0.5  # s between two looks for changed files
-_PREFIX = 'mbarl-job-'
+_PREFIX, _NEW = 'mbarl-job-', 'mbarl-new-'
 _LOCK = '.alive'
 
 
@@ -50,10 +50,8 @@ def run_job(
         )
     yield {'node': socket.gethostname()}
     _remove_abandoned()
-    base = Path(tempfile.mkdtemp(prefix=_PREFIX))
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, base, ignore_errors=True)
-        stack.enter_context(lock_file(base / _LOCK, f'{base}: another process uses it'))
+        base = stack.enter_context(own_folder())
         with zipfile.ZipFile(io.BytesIO(luggage)) as packed:
             packed.extractall(base)
         process = stack.enter_context(_process(module, argument, base, base / folder / log))
@@ -64,6 +62,21 @@ def run_job(
                 yield {'files': files}
         yield {'files': changes.take(last=True)}
         yield {'code': process.returncode}
+
+
+@contextlib.contextmanager
+def own_folder() -> Iterator[Path]:
+    """A new folder, locked and then removed.
+
+    It gets its name when it is locked, so that no other job takes it for an abandoned one.
+    """
+    new = Path(tempfile.mkdtemp(prefix=_NEW))
+    with lock_file(new / _LOCK, f'{new}: another process uses it'):
+        folder = new.rename(new.with_name(new.name.replace(_NEW, _PREFIX)))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

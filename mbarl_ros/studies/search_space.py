@@ -58,8 +58,11 @@ class Range(Dimension):
         return int(drawn) if self.whole else float(f'{drawn:.{_DIGITS}g}')
 
     def samples(self) -> Sequence[Any]:
-        """Both ends."""
-        return [self.value(self.low), self.value(self.high)]
+        """Both ends and, of fractions, one between them: a whole key takes whole ends only."""
+        ends = [self.low, self.high]
+        if not self.whole:
+            ends.append(min(self.low + 0.5, (self.low + self.high) / 2))
+        return [self.value(each) for each in ends]
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ def read_space(words: Sequence[str], agent: AgentConfig) -> dict[str, Dimension]
         for key, text in (_from_file(Path(word)) if is_path(word) else _from_word(word)).items():
             if key in space:
                 raise ConfigError(f"--search: key '{key}' is given twice; leave one")
+            if key == 'name':
+                raise ConfigError("--search: key 'name' is that of a trial; leave it out")
             space[key] = dimension = _dimension(key, text)
             for value in dimension.samples():
                 override(agent, {key: value}, '--search')
@@ -135,6 +140,8 @@ def _dimension(key: str, given: Any) -> Dimension:
 def _choice(key: str, values: list[Any]) -> Choice:
     if len(values) < 2 or any(isinstance(value, Mapping) for value in values):
         raise ConfigError(f"--search: key '{key}': give {_FORMS}; one value alone is no search")
+    if any(value in values[:number] for number, value in enumerate(values)):
+        raise ConfigError(f"--search: key '{key}': a value is given twice; leave one")
     return Choice(tuple(values))
 
 

@@ -214,11 +214,17 @@ def write_result(folder: Path) -> None:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """Last evaluation of a finished seed; None if it is not finished."""
+    """Last evaluation of a finished seed; None if it is not finished.
+
+    :raises ConfigError: the file is damaged.
+    """
+    path = folder / RESULT_FILE
     try:
-        return json.loads((folder / RESULT_FILE).read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except ValueError:
+        raise ConfigError(f'{path}: is damaged; remove it, and the seed runs again') from None
 
 
 def is_finished(folder: Path, agent: AgentConfig, budget: int) -> bool:

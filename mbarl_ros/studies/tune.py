@@ -7,20 +7,26 @@ of the search is partly luck.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.load import load_task
+from mbarl_ros.schema.load import load_task, override, without_demonstrations
 from mbarl_ros.storage.files import lock_file
 from mbarl_ros.storage.run_files import LOCK_FILE, check_same, write_config
 from mbarl_ros.studies.jobs import Engine
 from mbarl_ros.studies.pool import Pool
 from mbarl_ros.studies.search_space import Dimension, variant
 from mbarl_ros.studies.seed_jobs import SeedJob, seed_jobs
-from mbarl_ros.studies.seeds import CLONE, SeedRun, read_evaluations, read_result
+from mbarl_ros.studies.seeds import (
+    CLONE,
+    SeedRun,
+    load_variant,
+    read_evaluations,
+    read_result,
+)
 from mbarl_ros.studies.tune_scores import Scores, seed_score, total_score
 from mbarl_ros.studies.tune_trials import Trials
 
@@ -55,6 +61,43 @@ class Plan:
         """Seeds that the search has not seen."""
         return [max(self.seeds) + 1 + number for number in range(self.fresh)]
 
+    def check(self) -> None:
+        """Refuse what cannot be run, before a folder is made for it.
+
+        :raises ConfigError: a task, or the preset on it, cannot be loaded; two tasks have one name.
+        :raises DemonstrationError: a demonstration cannot be used.
+        """
+        named: dict[str, str] = {}
+        for text in self.tasks:
+            task, _, _ = self.run('', text, variant(self.preset, DEFAULT, {})).load()
+            if named.setdefault(task.name, text) != text:
+                raise ConfigError(
+                    f"--task: {named[task.name]} and {text} are both called '{task.name}', so they "
+                    "would share a folder; give one of them another 'name'"
+                )
+
+    def check_preset(self, changes: Mapping[str, Any]) -> None:
+        """Refuse settings that the preset does not take together, or not on all tasks.
+
+        :param changes: dotted key -> value
+        :raises ConfigError: says why not.
+        """
+        agent = override(load_variant(self.preset), changes, 'settings')
+        for task in map(load_task, self.tasks):
+            if task.demonstrations is None:
+                without_demonstrations(agent, task)
+
+    def run(self, folder: str, task: str, agent: str) -> SeedRun:
+        """An agent on a task, in a folder below ``out``."""
+        return SeedRun(
+            out=str(self.out / folder),
+            task=task,
+            agent=agent,
+            seed=0,
+            budget=self.budget,
+            every=self.every,
+        )
+
     def config(self) -> dict[str, Any]:
         """What must be the same where a search goes on."""
         return {
@@ -82,15 +125,7 @@ class Candidate:
         self._budgets: dict[str, int] = {}
         self.jobs: list[SeedJob] = []
         for task in plan.tasks:
-            run = SeedRun(
-                out=str(plan.out / folder),
-                task=task,
-                agent=agent,
-                seed=0,
-                budget=plan.budget,
-                every=plan.every,
-            )
-            found = seed_jobs(run, numbers, plan.evaluators)
+            found = seed_jobs(plan.run(folder, task, agent), numbers, plan.evaluators)
             self._folders[task] = found.folders
             self._budgets[task] = load_task(task).run_end(plan.budget)[0]
             self.jobs += found.jobs
@@ -178,9 +213,10 @@ class Tune:
     def __init__(self, plan: Plan) -> None:
         """Open the folder.
 
-        :raises ConfigError: it was made with another plan, or Optuna is not installed.
+        :raises ConfigError: the plan cannot be run, or the folder was made with another one.
         """
         self.plan = plan
+        plan.check()
         plan.out.mkdir(parents=True, exist_ok=True)
         remedy = 'give the same arguments or another --out'
         check_same(plan.out / CONFIG_FILE, plan.config(), str(plan.out), remedy, may_differ=())
@@ -204,7 +240,10 @@ class Tune:
         plan, numbers = self.plan, self.plan.fresh_seeds
         best = trials.best(plan.finalists)
         if not best:
-            raise ConfigError(f'{plan.out}: no trial was finished; its logs say why')
+            raise ConfigError(
+                f'{plan.out}: none of {trials.count} trials was finished; the logs in '
+                f'{plan.out / SEARCH_FOLDER} say why; correct that and give another --out'
+            )
         chosen = [(DEFAULT, {}), *((trials.name(n), trials.changes(n)) for n in best)]
         clones = Clones(plan, FRESH_FOLDER, numbers)
         candidates = [
@@ -241,6 +280,7 @@ class _Search:
         """
         for number in self._trials.running():
             self._begin(number)
+        self._judge()  # the seeds of these may have ended before the search was interrupted
         while not self._pool.unfinished and self._trials.count < self._plan.trials:
             self._begin(self._trials.ask())
             self._judge()
@@ -257,7 +297,14 @@ class _Search:
         return Candidate(plan, SEARCH_FOLDER, name, agent, plan.seeds)
 
     def _begin(self, number: int) -> None:
-        candidate = self._candidate(self._trials.name(number), self._trials.changes(number))
+        name, changes = self._trials.name(number), self._trials.changes(number)
+        try:
+            self._plan.check_preset(changes)
+        except ConfigError as error:  # each value may be, and not all of them together
+            self._trials.fail(number)
+            print(f'trial {number}: failed: {error}', flush=True)
+            return
+        candidate = self._candidate(name, changes)
         self._open[number] = candidate
         self._pool.add(candidate.jobs)
 
@@ -284,12 +331,14 @@ class _Search:
             return
         for number, candidate in list(self._open.items()):
             values = candidate.rungs(self._clones)
-            if candidate.finished:
-                self._close(number)
-                self._trials.finish(number, total_score(candidate.scores(self._clones)), values)
-            elif self._trials.is_hopeless(number, values, warm_up=_RUNGS // 3):
+            # First, so that how often we look does not decide between pruned and finished.
+            last = _RUNGS * len(self._plan.seeds) - 1
+            if self._trials.is_hopeless(number, values, range(_RUNGS // 3, last)):
                 self._close(number)
                 self._trials.prune(number)
+            elif candidate.finished:
+                self._close(number)
+                self._trials.finish(number, total_score(candidate.scores(self._clones)), values)
 
     def _close(self, number: int) -> None:
         self._pool.stop(self._open.pop(number).jobs)

@@ -166,8 +166,8 @@ _FOOTNOTE = (
     'Score of a seed: mean deployed success over the steps of practice, relative to the behaviour '
     'clone of the same demonstrations: 0 is the clone, 1 is always successful, -1 never. Score of '
     'settings: half the interquartile mean over all tasks and seeds, half that of the worst task. '
-    'A trial is judged ten times a seed (rungs) and pruned where it is below the median of the '
-    'others; its score is then that of its last rung.\n'
+    'A trial is judged ten times a seed (rungs) and pruned where its best rung so far is below the '
+    'median of finished trials; its score is then that of its last rung.\n'
 )
 
 

@@ -99,22 +99,22 @@ class Trials:
             first.setdefault(str(self.changes(number)), number)
         return list(first.values())[:count]
 
-    def is_hopeless(self, number: int, values: Sequence[float], warm_up: int) -> bool:
+    def is_hopeless(self, number: int, values: Sequence[float], judged: range) -> bool:
         """Whether Optuna prunes a trial that has reached these rungs.
 
-        :param warm_up: number of rungs at which nothing is pruned
+        :param judged: rungs at which it may be pruned
         """
         known = len(self._frozen(number).intermediate_values)
         trial = self._optuna.trial.Trial(self._study, self._frozen(number)._trial_id)
         for step in range(known, len(values)):
             trial.report(values[step], step)
-            if step >= warm_up and trial.should_prune():
+            if step in judged and trial.should_prune():
                 return True
         return False
 
     def finish(self, number: int, score: float, values: Sequence[float]) -> None:
         """A trial has its score."""
-        self.is_hopeless(number, values, warm_up=len(values))
+        self.is_hopeless(number, values, range(0))  # notes the rungs
         self._study.tell(number, score)
         self._say(number, f'score {score:.3f}')
 

@@ -107,7 +107,7 @@ def _records(
             records = _clone(task, demonstrations, seed) if kind == seeds.CLONE else None
             yield from ((seed, record) for record in records or _random(task, seed))
         return
-    processes = Evaluators(task, agent, numbers[0], evaluators)
+    processes = Evaluators(task, agent, evaluators)
     stack.callback(processes.close)
     runs = [DirectRun(task, agent, demonstrations, seed) for seed in numbers]
     if len(runs) == 1:
