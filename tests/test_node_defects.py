@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections import deque
 from signal import SIGHUP, SIGINT, SIGTERM
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import rclpy
 import torch
+from std_msgs.msg import UInt8MultiArray
 from std_srvs.srv import Trigger
 
 from mbarl_ros.bringup.domain import take_domain
@@ -23,12 +25,20 @@ from mbarl_ros.nodes.policy_evaluator import PolicyEvaluator
 from mbarl_ros.nodes.state_classifier import StateClassifierNode
 from mbarl_ros.nodes.support import runtime, world_reset
 from mbarl_ros.nodes.support.executor import DataPlaneExecutor
+from mbarl_ros.nodes.support.qos import TRANSITIONS_HISTORY
+from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_USAGE
 from mbarl_ros.schema.load import load_agent, load_world
 from mbarl_ros.storage.record_log import RecordLog
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE, TRANSITIONS_FILE
-from mbarl_ros.storage.transitions import pack_log_record, select, stack
+from mbarl_ros.storage.transitions import (
+    BACKWARD,
+    pack_log_record,
+    pack_transitions,
+    select,
+    stack,
+)
 from mbarl_ros.task import Task
 from mbarl_sim.robot_sim import RobotSim
 
@@ -135,6 +145,26 @@ def test_a_classifier_keeps_no_checkpoint_of_what_the_learner_lacks(tmp_path, no
     classifier._on_disk = 380
     classifier.close()
     assert not (tmp_path / 'checkpoint').exists()
+
+
+def test_a_busy_classifier_misses_nothing_that_comes_meanwhile(tmp_path, node):
+    classifier = node(StateClassifierNode, run_dir=tmp_path, mode='realtime')
+    robot = rclpy.create_node('policy_controller')
+    topic = topics.TRANSITIONS
+    publisher = robot.create_publisher(UInt8MultiArray, topic, TRANSITIONS_HISTORY)
+    end = time.monotonic() + 20.0
+    while not publisher.get_subscription_count() and time.monotonic() < end:
+        time.sleep(0.05)
+    rows, spec = practised(500), TASK.spec_hash(AGENT)
+    for first in range(500):  # more messages than the controller keeps
+        data = pack_transitions(select(rows, slice(first, first + 1)), spec, 'session', first)
+        publisher.publish(runtime.bytes_message(data, 'transitions'))
+    time.sleep(0.5)
+    while classifier._tracker.total < 500 and time.monotonic() < end:
+        rclpy.spin_once(classifier, timeout_sec=0.1)
+    robot.destroy_node()
+    assert classifier._trained == 500
+    assert len(classifier._trainer._visited) == (rows['phase'] == BACKWARD).sum()
 
 
 # --- learner: report -------------------------------------------------------------------------
