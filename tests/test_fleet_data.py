@@ -9,6 +9,8 @@ import rclpy.logging
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.nodes.support.transition_store import Arrival, TransitionStore
 from mbarl_ros.reports.robot_phases import RobotPhases
@@ -228,6 +230,19 @@ def test_interleaved_sessions_are_stored_once_and_whole_over_restarts_of_the_lea
     np.testing.assert_array_equal(concatenate(stored)['sequence'], rows['sequence'])
     for robot, own in enumerate(sent, 1):
         np.testing.assert_array_equal(rows['stamp'][rows['robot'] == robot], own['stamp'])
+
+
+def test_a_run_folder_tells_the_steps_of_all_robots(tmp_path):
+    plan = graphs.plan('fleet', {'run_dir': str(tmp_path / 'run')})
+    folder = RunFolder(plan)
+    assert folder.stored_steps() == 0
+    store = TransitionStore(folder.path, TASK, SPEC, rclpy.logging.get_logger('test'))
+    for number, steps in ((1, 9), (2, 13)):
+        rows = steps_of(number, [steps])
+        store.store([Arrival(f'robot_{number}', rows, f'session {number}', 0)])
+    store.close()
+    assert folder.stored_steps() == 22
+    folder.close()
 
 
 def test_a_robot_keeps_its_number_over_restarts(tmp_path):

@@ -14,6 +14,7 @@ from mbarl_ros.bringup.graphs import Plan
 from mbarl_ros.bringup.software import software
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.files import lock_file, unwritable, write_file
+from mbarl_ros.storage.record_log import read_records
 from mbarl_ros.storage.run_files import (
     ARGUMENTS_FILE,
     DEMONSTRATIONS_FILE,
@@ -21,12 +22,15 @@ from mbarl_ros.storage.run_files import (
     LOCK_FILE,
     RESULT_FILE,
     SOFTWARE,
+    TRANSITIONS_FILE,
     check_same,
     read_json_lines,
     write_config,
     write_text,
 )
+from mbarl_ros.storage.transitions import row_dtype
 from mbarl_ros.storage.web_address import keep_address
+from mbarl_ros.task import Task
 
 
 class RunFolder:
@@ -88,6 +92,15 @@ class RunFolder:
             return json.loads((self.path / RESULT_FILE).read_text())
         except (OSError, ValueError):
             return None
+
+    def stored_steps(self) -> int:
+        """Environment steps in the transition log; 0: there is none, or it cannot be read."""
+        size = row_dtype(Task(self._plan.task, self._plan.robot)).itemsize
+        try:
+            records = read_records(self.path / TRANSITIONS_FILE)
+            return sum(len(record.partition(b'\n')[2]) // size for record in records)
+        except OSError:
+            return 0
 
     def write_interrupted_result(self) -> None:
         """Write ``result.json`` with reason ``interrupted`` unless the evaluator has written it.

@@ -140,7 +140,8 @@ def _run(
         except ConfigError as error:
             view.message(f'error: {error}')
         seconds, resume = time.monotonic() - started, {**given, 'run_dir': run_dir.path}
-        print(summary(run, run_dir.result(), code, seconds, resume), flush=True)
+        stored = run_dir.stored_steps() if run.budget else 0
+        print(summary(run, run_dir.result(), code, seconds, resume, stored), flush=True)
     if plan.graph == 'record':
         print(f'demonstrations are in {plan.arguments["demos"]}', flush=True)
     return code
