@@ -167,6 +167,26 @@ def test_a_busy_classifier_misses_nothing_that_comes_meanwhile(tmp_path, node):
     assert len(classifier._trainer._visited) == (rows['phase'] == BACKWARD).sum()
 
 
+# --- fleet: who belongs to it ----------------------------------------------------------------
+
+
+def test_a_fleet_leaves_a_robot_alone_whose_own_learner_has_not_started_yet(tmp_path, node):
+    classifier = node(StateClassifierNode, run_dir=tmp_path, mode='realtime', fleet='true')
+    robots = []
+    for name, policies in (('lonely', 'learner/policy'), ('robot_1', '/learner/policy')):
+        robots.append(rclpy.create_node('policy_controller', namespace=name))
+        robots[-1].create_publisher(UInt8MultiArray, topics.TRANSITIONS, TRANSITIONS_HISTORY)
+        robots[-1].create_subscription(UInt8MultiArray, policies, print, 1)
+    end = time.monotonic() + 20.0
+    while 'robot_1' not in classifier._robots.names and time.monotonic() < end:
+        rclpy.spin_once(classifier, timeout_sec=0.1)
+    for _ in range(15):  # looks once more
+        rclpy.spin_once(classifier, timeout_sec=0.1)
+    for robot in robots:
+        robot.destroy_node()
+    assert classifier._robots.names == ['robot_1']
+
+
 # --- learner: report -------------------------------------------------------------------------
 
 
