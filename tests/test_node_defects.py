@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import rclpy
 import torch
-from std_msgs.msg import UInt8MultiArray
+from std_msgs.msg import UInt8MultiArray, UInt32
 from std_srvs.srv import Trigger
 
 from mbarl_ros.bringup.domain import take_domain
@@ -308,6 +308,21 @@ def test_a_damaged_line_of_evaluations_is_named_with_file_and_number(tmp_path, n
         (tmp_path / EVALUATIONS_FILE).write_text(f'{good}\n{bad}\n{good}\n')
         with pytest.raises(ConfigError, match=f'{EVALUATIONS_FILE}: line 2 is damaged'):
             node(PolicyEvaluator, run_dir=tmp_path)
+
+
+def test_worlds_of_a_fleet_that_start_anew_are_counted_as_reset():
+    evaluator, _ = evaluator_of(None)
+    evaluator._resets, evaluator._practised = {}, {'', 'robot_1'}  # robot_2 comes new to the run
+    receivers = []
+    evaluator.create_subscription = lambda _type, _topic, receive, _qos: receivers.append(receive)
+    for robot, published in (
+        ('robot_1', (0, 1, 2, 0, 0, 1)),  # the run was resumed, and two processes were killed
+        ('robot_2', (0, 1, 0)),
+    ):
+        evaluator._connect(robot)
+        for count in published:
+            receivers[-1](UInt32(data=count))
+    assert evaluator._resets == {'robot_1': 1 + 3 + 1 + 1, 'robot_2': 2 + 0}
 
 
 # --- policy_evaluator: curves ----------------------------------------------------------------

@@ -21,6 +21,7 @@ from mbarl_ros.storage.run_files import (
     EVALUATIONS_FILE,
     LOCK_FILE,
     RESULT_FILE,
+    ROBOTS_FOLDER,
     SOFTWARE,
     TRANSITIONS_FILE,
     check_same,
@@ -28,6 +29,7 @@ from mbarl_ros.storage.run_files import (
     write_config,
     write_text,
 )
+from mbarl_ros.storage.spool import SPOOL_FOLDER
 from mbarl_ros.storage.transitions import row_dtype
 from mbarl_ros.storage.web_address import keep_address
 from mbarl_ros.task import Task
@@ -101,6 +103,20 @@ class RunFolder:
             return sum(len(record.partition(b'\n')[2]) // size for record in records)
         except OSError:
             return 0
+
+    def steps_that_wait(self) -> str:
+        """Says of which robots of a fleet, that are not started now, steps wait; empty: of none."""
+        if self._plan.graph != 'fleet':
+            return ''
+        here = {spec.robot for spec in self._plan.nodes}
+        spools = (self.path / ROBOTS_FOLDER).glob(f'*/{SPOOL_FOLDER}/*.log')
+        absent = sorted({path.parents[1].name for path in spools} - here)
+        if not absent:
+            return ''
+        return (
+            f'steps of {", ".join(absent)} wait in {self.path / ROBOTS_FOLDER} for the learner; '
+            'to add them, resume the run with as many robots as before'
+        )
 
     def write_interrupted_result(self) -> None:
         """Write ``result.json`` with reason ``interrupted`` unless the evaluator has written it.

@@ -44,7 +44,7 @@ def up(graph: str, given: Mapping[str, str]) -> int:
         url = run_dir.web_url()
         environ = os.environ if plan.private_domain else {'ROS_DOMAIN_ID': '0', **os.environ}
         try:
-            domain, domain_lock = take_domain(environ, str(plan.arguments['namespace']))
+            domain, domain_lock = take_domain(environ, *plan.namespaces)
         except OSError as error:
             raise unwritable(error.filename, error) from None
         with domain_lock:
@@ -187,6 +187,8 @@ def _introduce(plan: graphs.Plan, run_dir: RunFolder, domain: int, view: LineScr
         f'seed {plan.arguments["seed"]}'
     )
     view.message(f'run folder {run_dir.path}{" (resumed)" if run_dir.resumed else ""}')
+    if waiting := run_dir.steps_that_wait():
+        view.message(waiting)
     view.message(f'ROS_DOMAIN_ID={domain} (export it for ros2 topic list and other tools)')
     local = plan.host == hosts.ALL and DISCOVERY_RANGE not in os.environ
     if local and not plan.private_domain:

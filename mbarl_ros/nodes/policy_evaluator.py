@@ -33,10 +33,12 @@ from mbarl_ros.schema.exit_codes import (
 )
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import unwritable, write_file
+from mbarl_ros.storage.robot_numbers import RobotNumbers
 from mbarl_ros.storage.run_files import (
     EVALUATIONS_FILE,
     KEPT_POLICY_FILE,
     RESULT_FILE,
+    ROBOTS_FILE,
     TRANSITIONS_FILE,
     keeps_policy,
     read_json_lines,
@@ -85,6 +87,7 @@ class PolicyEvaluator(BaseNode):
         self._disk_problem = ''  # lines that could not be written stay in _lines
         self._clone_success: float | None = None
         self._earlier_resets = 0
+        self._practised: set[str] = set()  # robots, in the run that is resumed
         self._board: Any = None  # TensorBoard writer, open from the first evaluation on
         self._board_lock = threading.Lock()
         self._start = time.monotonic()
@@ -114,14 +117,21 @@ class PolicyEvaluator(BaseNode):
             self._earlier_resets = self._lines[-1]['training_resets']
         log = self._file(TRANSITIONS_FILE)
         if log.exists() and log.stat().st_size:
-            self._earlier_resets += 1  # a resumed simulation starts in a reset world
+            self._practised = {'', *RobotNumbers(self._file(ROBOTS_FILE)).names}
 
     def _file(self, name: str) -> Path:
         return self.run_dir / name
 
     def _connect(self, robot: str) -> None:
+        # Each process of a world that was practised in before starts it anew.
+        counted, latest = int(robot in self._practised), -1
+
         def receive(message: UInt32) -> None:
-            self._resets[robot] = message.data
+            nonlocal counted, latest
+            if message.data <= latest:  # of a new process
+                counted += latest + 1
+            latest = message.data
+            self._resets[robot] = counted + latest
 
         topic = topics.of_robot(robot, topics.SIM_RESETS)
         self.create_subscription(UInt32, topic, receive, LATCHED)
