@@ -230,7 +230,11 @@ def test_mbarl_stop_stops_every_gate_and_says_so(gates):
     graph, states = gates
     command = [sys.executable, '-m', 'mbarl_ros.cli', 'stop', '--domain', str(graph.domain)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=graph.environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=graph.environment,
     ) as process:
         graph.wait_for('stop', lambda: stopped(states) == {'robot_1', 'robot_2', 'lonely'})
         graph.wait_for('end', lambda: process.poll() is not None)
