@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections import deque
 from signal import SIGHUP, SIGINT, SIGTERM
 from types import SimpleNamespace
@@ -12,12 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import rclpy
-import torch
-from std_msgs.msg import UInt8MultiArray, UInt32
 from std_srvs.srv import Trigger
 
-from mbarl_ros.bringup.domain import take_domain
-from mbarl_ros.control.phases import Practice
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.evaluation import Outcome, evaluation_line
 from mbarl_ros.nodes.learner import LearnerNode
@@ -25,66 +20,15 @@ from mbarl_ros.nodes.policy_evaluator import PolicyEvaluator
 from mbarl_ros.nodes.state_classifier import StateClassifierNode
 from mbarl_ros.nodes.support import runtime, world_reset
 from mbarl_ros.nodes.support.executor import DataPlaneExecutor
-from mbarl_ros.nodes.support.qos import TRANSITIONS_HISTORY
-from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_USAGE
-from mbarl_ros.schema.load import load_agent, load_world
 from mbarl_ros.storage.record_log import RecordLog
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE, TRANSITIONS_FILE
-from mbarl_ros.storage.transitions import (
-    BACKWARD,
-    pack_log_record,
-    pack_transitions,
-    select,
-    stack,
-)
-from mbarl_ros.task import Task
+from mbarl_ros.storage.transitions import pack_log_record, select
 from mbarl_sim.robot_sim import RobotSim
+from support.nodes import AGENT, TASK, practised
 
 pytestmark = [pytest.mark.graph, pytest.mark.together]
-TASK = Task.load('pointmass')
-AGENT = load_agent('mbarl')
-
-
-@pytest.fixture
-def node(monkeypatch):
-    """Makes nodes in this process, in a ROS domain of their own, with parameters."""
-    made, locks = [], []
-
-    def make(kind, **parameters):
-        if not locks:
-            monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-            domain, lock = take_domain({}, '')
-            locks.append(lock)
-            monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
-        if rclpy.ok():
-            rclpy.shutdown()
-        settings = [word for item in parameters.items() for word in ('-p', '{}:={}'.format(*item))]
-        rclpy.init(args=['--ros-args', *settings])
-        made.append(kind())
-        return made[-1]
-
-    threads = torch.get_num_threads()
-    yield make
-    torch.set_num_threads(threads)
-    for one in made:
-        one.destroy_node()
-    rclpy.try_shutdown()
-    for lock in locks:
-        lock.close()
-
-
-def practised(steps):
-    """Transitions of random practice in the simulated world."""
-    world, practice = load_world(TASK.config, seed=0), Practice(TASK, AGENT, seed=0)
-    state, rows = world.reset(), []
-    for _ in range(steps):
-        observation = practice.observe(state)
-        action = practice.act(observation)
-        state = world.step(TASK.command(action))
-        rows.append(practice.record(observation, action, state, 0.0))
-    return stack(rows, TASK)
 
 
 def write_log(folder, rows, first=0):
@@ -145,46 +89,6 @@ def test_a_classifier_keeps_no_checkpoint_of_what_the_learner_lacks(tmp_path, no
     classifier._on_disk = 380
     classifier.close()
     assert not (tmp_path / 'checkpoint').exists()
-
-
-def test_a_busy_classifier_misses_nothing_that_comes_meanwhile(tmp_path, node):
-    classifier = node(StateClassifierNode, run_dir=tmp_path, mode='realtime')
-    robot = rclpy.create_node('policy_controller')
-    topic = topics.TRANSITIONS
-    publisher = robot.create_publisher(UInt8MultiArray, topic, TRANSITIONS_HISTORY)
-    end = time.monotonic() + 20.0
-    while not publisher.get_subscription_count() and time.monotonic() < end:
-        time.sleep(0.05)
-    rows, spec = practised(500), TASK.spec_hash(AGENT)
-    for first in range(500):  # more messages than the controller keeps
-        data = pack_transitions(select(rows, slice(first, first + 1)), spec, 'session', first)
-        publisher.publish(runtime.bytes_message(data, 'transitions'))
-    time.sleep(0.5)
-    while classifier._tracker.total < 500 and time.monotonic() < end:
-        rclpy.spin_once(classifier, timeout_sec=0.1)
-    robot.destroy_node()
-    assert classifier._trained == 500
-    assert len(classifier._trainer._visited) == (rows['phase'] == BACKWARD).sum()
-
-
-# --- fleet: who belongs to it ----------------------------------------------------------------
-
-
-def test_a_fleet_leaves_a_robot_alone_whose_own_learner_has_not_started_yet(tmp_path, node):
-    classifier = node(StateClassifierNode, run_dir=tmp_path, mode='realtime', fleet='true')
-    robots = []
-    for name, policies in (('lonely', 'learner/policy'), ('robot_1', '/learner/policy')):
-        robots.append(rclpy.create_node('policy_controller', namespace=name))
-        robots[-1].create_publisher(UInt8MultiArray, topics.TRANSITIONS, TRANSITIONS_HISTORY)
-        robots[-1].create_subscription(UInt8MultiArray, policies, print, 1)
-    end = time.monotonic() + 20.0
-    while 'robot_1' not in classifier._robots.names and time.monotonic() < end:
-        rclpy.spin_once(classifier, timeout_sec=0.1)
-    for _ in range(15):  # looks once more
-        rclpy.spin_once(classifier, timeout_sec=0.1)
-    for robot in robots:
-        robot.destroy_node()
-    assert classifier._robots.names == ['robot_1']
 
 
 # --- learner: report -------------------------------------------------------------------------
@@ -308,21 +212,6 @@ def test_a_damaged_line_of_evaluations_is_named_with_file_and_number(tmp_path, n
         (tmp_path / EVALUATIONS_FILE).write_text(f'{good}\n{bad}\n{good}\n')
         with pytest.raises(ConfigError, match=f'{EVALUATIONS_FILE}: line 2 is damaged'):
             node(PolicyEvaluator, run_dir=tmp_path)
-
-
-def test_worlds_of_a_fleet_that_start_anew_are_counted_as_reset():
-    evaluator, _ = evaluator_of(None)
-    evaluator._resets, evaluator._practised = {}, {'', 'robot_1'}  # robot_2 comes new to the run
-    receivers = []
-    evaluator.create_subscription = lambda _type, _topic, receive, _qos: receivers.append(receive)
-    for robot, published in (
-        ('robot_1', (0, 1, 2, 0, 0, 1)),  # the run was resumed, and two processes were killed
-        ('robot_2', (0, 1, 0)),
-    ):
-        evaluator._connect(robot)
-        for count in published:
-            receivers[-1](UInt32(data=count))
-    assert evaluator._resets == {'robot_1': 1 + 3 + 1 + 1, 'robot_2': 2 + 0}
 
 
 # --- policy_evaluator: curves ----------------------------------------------------------------

@@ -114,7 +114,8 @@ class LearnerNode(BaseNode):
             self._curves = Curves(self.run_dir, 'learner', self.get_logger().error)
         except OSError as error:
             raise ConfigError(
-                f'run_dir {self.run_dir}: {error}; make it writable, make room or give another one'
+                f'run_dir {self.run_dir}: {error.strerror or error}; make it writable, make room '
+                'or give another one'
             ) from None
 
         self._policies = self.create_publisher(

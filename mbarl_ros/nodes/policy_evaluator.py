@@ -18,6 +18,7 @@ from mbarl_ros import __version__
 from mbarl_ros.control.planning_policy import Actor, deployed_policy
 from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
 from mbarl_ros.learning.evaluation import evaluate, evaluation_line, pool
+from mbarl_ros.nodes.support.curves import open_board
 from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
 from mbarl_ros.nodes.support.fleet import SHARED, Robots
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, latched
@@ -262,12 +263,10 @@ class PolicyEvaluator(BaseNode):
             self.get_logger().warning(f'success.png or tensorboard/ left out this time: {error}')
 
     def _write_board(self, line: dict[str, Any]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         with self._board_lock:
             try:
                 if self._board is None:
-                    self._board = SummaryWriter(str(self._file('tensorboard') / 'evaluator'))
+                    self._board = open_board(self._file('tensorboard') / 'evaluator')
                 for key in ('deployed_success', 'deployed_return'):
                     if line[key] is not None:
                         self._board.add_scalar(key, line[key], line['environment_steps'])
