@@ -334,6 +334,9 @@ def test_the_doctor_names_the_robot():
     assert 'robot_3: different spec hashes' in texts
     del statuses['learner']
     assert 'no message from the learner' in '\n'.join(map(str, diagnose(graph)))
+    empty = {'learner': status(1, 'no transition yet', fleet=True)}
+    first, *_ = diagnose(GraphSnapshot(domain='0', namespace='/lab', statuses=empty))
+    assert 'no message from a robot of this fleet' in first.text and "below '/lab/'" in first.text
     alone = GraphSnapshot(
         domain='0',
         namespace='/robot_1',

@@ -52,7 +52,10 @@ class RunFolder:
             for folder in ('log', *(f'log/{robot}' for robot in robots)):
                 (self.path / folder).mkdir(exist_ok=True)
         except OSError as error:
-            raise ConfigError(f'run_dir {self.path}: cannot be created: {error.strerror}') from None
+            raise ConfigError(
+                f'run_dir {self.path}: cannot be created: {error.strerror}; make its disk '
+                'writable, or give another one'
+            ) from None
         lock = self.path / LOCK_FILE
         try:
             self._lock = lock_file(lock, f'run_dir {self.path}: another run uses it')

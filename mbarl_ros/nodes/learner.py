@@ -322,6 +322,7 @@ class LearnerNode(BaseNode):
             'refused': self.refused,
             'duplicates': self._store.duplicates,
             'updates': self._learner.updates,
+            'fleet': self.value('fleet'),
             **self._traffic.values(),
             **{
                 f'steps of {robot}': self._store.steps_of(robot)
