@@ -66,3 +66,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if timing := item.get_closest_marker('timing'):
             assert timing.args, f"{item.nodeid}: timing needs a reason: timing('a stop within ...')"
             item.add_marker(pytest.mark.flaky(reruns=ATTEMPTS - 1, condition=STALLS.longest))
+
+
+@pytest.fixture
+def node(monkeypatch):
+    """Makes nodes in this process, in a ROS domain of their own, with parameters."""
+    import rclpy
+    import torch
+
+    from mbarl_ros.bringup.domain import take_domain
+
+    made, locks = [], []
+
+    def make(kind, **parameters):
+        if not locks:
+            monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+            domain, lock = take_domain({}, '')
+            locks.append(lock)
+            monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
+        if rclpy.ok():
+            rclpy.shutdown()
+        settings = [word for item in parameters.items() for word in ('-p', '{}:={}'.format(*item))]
+        rclpy.init(args=['--ros-args', *settings])
+        made.append(kind())
+        return made[-1]
+
+    threads = torch.get_num_threads()
+    yield make
+    torch.set_num_threads(threads)
+    for one in made:
+        one.destroy_node()
+    rclpy.try_shutdown()
+    for lock in locks:
+        lock.close()

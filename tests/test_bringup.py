@@ -8,6 +8,7 @@ import yaml
 
 from mbarl_ros.bringup import graphs
 from mbarl_ros.bringup.arguments import GRAPHS
+from mbarl_ros.bringup.domain import take_domain
 from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.bringup.up import how_to_drive
 from mbarl_ros.schema.base import ConfigError
@@ -114,6 +115,7 @@ def test_watchers_run_on_request_only_and_never_end_a_run(tmp_path):
         added = set(asked) - set(nodes(graph, **given))
         assert added == {'run_recorder', *tracker}
         assert all(asked[name].respawn and asked[name].optional for name in added)
+    assert nodes('fleet', tracker='mlflow')['tracker'].parameters['fleet']  # sees its robots
     assert nodes('sim', record_run='true', camera='true')['run_recorder'].parameters['camera']
 
 
@@ -197,7 +199,11 @@ def test_own_files_may_be_given_by_relative_path(tmp_path, monkeypatch):
         ('sim', {'real_time_factor': '0'}, "argument 'real_time_factor' must be greater than 0"),
         ('sim', {'mode': 'fast'}, "argument 'mode' must be one of lockstep, realtime, got 'fast'"),
         ('sim', {'autostart': 'yes'}, "argument 'autostart' must be true or false, got 'yes'"),
+        ('sim', {'real_time_factor': 'nan'}, "argument 'real_time_factor' must be greater than 0"),
+        ('fleet', {'real_time_factor': 'inf'}, 'must be greater than 0 and finite, got inf'),
+        ('fleet', {'seed': '1' + 30 * '0'}, 'must be at most 9223372036854775807'),
         ('sim', {'namespace': 'my robot'}, "argument 'namespace' must be a ROS name"),
+        ('fleet', {'namespace': 'läb'}, "argument 'namespace' must be a ROS name"),
         ('sim', {'demos': '/nowhere'}, '/nowhere: no such folder of demonstrations; record some'),
         ('record', {'simulated': 'false'}, 'operator:=scripted drives the simulated robot only'),
         (
@@ -312,3 +318,25 @@ def test_a_preset_that_cannot_work_here_is_refused_before_anything_starts(graph,
     with pytest.raises(ConfigError) as error:
         graphs.plan(graph, given)
     assert all(word in str(error.value) for word in words)
+
+
+def test_a_run_in_the_namespace_of_a_robot_of_a_fleet_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    own = {'ROS_DOMAIN_ID': '77'}
+    _, robot = take_domain(own, 'robot_2')
+    fleet = graphs.plan('fleet', {'robots': '2'}).namespaces
+    with pytest.raises(ConfigError, match="another mbarl run uses .* namespace '/robot_2'"):
+        take_domain(own, *fleet)
+    robot.close()
+    domain, lock = take_domain({}, *fleet)  # what it has locked before is free again
+    for plan in (
+        graphs.plan('sim', {'namespace': 'robot_1'}),
+        graphs.plan('hardware', {'fleet': 'true', 'namespace': 'robot_3'}),  # a second learner
+    ):
+        with pytest.raises(ConfigError, match='another mbarl run uses'):
+            take_domain({'ROS_DOMAIN_ID': str(domain)}, *plan.namespaces)
+    third = graphs.plan(
+        'hardware', {'fleet': 'true', 'namespace': 'robot_3', 'host': 'robot'}
+    ).namespaces
+    take_domain({'ROS_DOMAIN_ID': str(domain)}, *third)[1].close()
+    lock.close()

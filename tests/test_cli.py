@@ -158,6 +158,15 @@ def test_the_summary_says_why_it_ended_and_how_to_go_on(tmp_path):
     assert resume.format(40000) in text
     assert resume.format(20000) in summary(run_info(tmp_path), result, 130, 1.0, given)
     assert 'continue with' not in summary(run_info(tmp_path), result, 0, 1.0, given)
+    # A learner that lags is resumed with more steps than it was trained on.
+    for code, stored, more in (
+        (3, 20_030, 40_000),
+        (3, 52_000, 80_000),
+        (130, 19_000, 20_000),
+        (130, 20_000, 40_000),
+        (130, 52_000, 80_000),
+    ):
+        assert resume.format(more) in summary(run_info(tmp_path), result, code, 1.0, given, stored)
 
 
 @pytest.mark.slow

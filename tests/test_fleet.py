@@ -230,7 +230,11 @@ def test_mbarl_stop_stops_every_gate_and_says_so(gates):
     graph, states = gates
     command = [sys.executable, '-m', 'mbarl_ros.cli', 'stop', '--domain', str(graph.domain)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=graph.environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=graph.environment,
     ) as process:
         graph.wait_for('stop', lambda: stopped(states) == {'robot_1', 'robot_2', 'lonely'})
         graph.wait_for('end', lambda: process.poll() is not None)
@@ -330,6 +334,9 @@ def test_the_doctor_names_the_robot():
     assert 'robot_3: different spec hashes' in texts
     del statuses['learner']
     assert 'no message from the learner' in '\n'.join(map(str, diagnose(graph)))
+    empty = {'learner': status(1, 'no transition yet', fleet=True)}
+    first, *_ = diagnose(GraphSnapshot(domain='0', namespace='/lab', statuses=empty))
+    assert 'no message from a robot of this fleet' in first.text and "below '/lab/'" in first.text
     alone = GraphSnapshot(
         domain='0',
         namespace='/robot_1',

@@ -9,6 +9,8 @@ import rclpy.logging
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mbarl_ros.bringup import graphs
+from mbarl_ros.bringup.run_folder import RunFolder
 from mbarl_ros.learning.learner import Learner
 from mbarl_ros.nodes.support.transition_store import Arrival, TransitionStore
 from mbarl_ros.reports.robot_phases import RobotPhases
@@ -18,6 +20,7 @@ from mbarl_ros.storage.record_log import RecordLog
 from mbarl_ros.storage.robot_numbers import RobotNumbers
 from mbarl_ros.storage.run_files import TRANSITIONS_FILE
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
+from mbarl_ros.storage.spool import Spool
 from mbarl_ros.storage.transitions import (
     concatenate,
     pack_log_record,
@@ -230,6 +233,38 @@ def test_interleaved_sessions_are_stored_once_and_whole_over_restarts_of_the_lea
         np.testing.assert_array_equal(rows['stamp'][rows['robot'] == robot], own['stamp'])
 
 
+def test_a_run_folder_tells_the_steps_of_all_robots(tmp_path):
+    plan = graphs.plan('fleet', {'run_dir': str(tmp_path / 'run')})
+    folder = RunFolder(plan)
+    assert folder.stored_steps() == 0
+    store = TransitionStore(folder.path, TASK, SPEC, rclpy.logging.get_logger('test'))
+    for number, steps in ((1, 9), (2, 13)):
+        rows = steps_of(number, [steps])
+        store.store([Arrival(f'robot_{number}', rows, f'session {number}', 0)])
+    store.close()
+    assert folder.stored_steps() == 22
+    folder.close()
+
+
+def test_a_fleet_resumed_with_fewer_robots_says_whose_steps_wait(tmp_path):
+    def folder_of(robots):
+        given = {'run_dir': str(tmp_path / 'run'), 'robots': robots}
+        return RunFolder(graphs.plan('fleet', given))
+
+    folder_of('3').close()
+    for robot in ('robot_2', 'robot_3'):
+        spool = Spool(TASK, SPEC, tmp_path / 'run/robots' / robot / 'spool')
+        rows = steps_of(2, [1])
+        spool.add({name: array[0] for name, array in rows.items()})
+        spool.close()
+    for robots, waiting in (('1', 'steps of robot_2, robot_3 wait in '), ('3', '')):
+        folder = folder_of(robots)
+        assert folder.steps_that_wait().startswith(waiting) and bool(waiting) == bool(
+            folder.steps_that_wait()
+        )
+        folder.close()
+
+
 def test_a_robot_keeps_its_number_over_restarts(tmp_path):
     path = tmp_path / 'robots.json'
     numbers = RobotNumbers(path)
@@ -247,6 +282,18 @@ def test_a_damaged_table_of_robots_is_one_sentence(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ConfigError, match=r'robots.json: is damaged: .* use another run_dir'):
         RobotNumbers(path)
+
+
+def test_a_lost_table_of_robots_is_one_sentence_and_no_robot_gets_the_number_of_another(tmp_path):
+    logger = rclpy.logging.get_logger('test')
+    store = TransitionStore(tmp_path, TASK, SPEC, logger)
+    store.store([Arrival('robot_1', steps_of(1, [9]), 'session', 0)])
+    store.close()
+    (tmp_path / 'robots.json').unlink()
+    again = TransitionStore(tmp_path, TASK, SPEC, logger)
+    with pytest.raises(ConfigError, match='robots.json: lacks a robot .* in transitions.log; res'):
+        again.load()
+    again.close()
 
 
 def test_a_log_of_before_there_were_robots_is_refused_in_a_sentence(tmp_path):

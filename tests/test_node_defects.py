@@ -11,11 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import rclpy
-import torch
 from std_srvs.srv import Trigger
 
-from mbarl_ros.bringup.domain import take_domain
-from mbarl_ros.control.phases import Practice
 from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.evaluation import Outcome, evaluation_line
 from mbarl_ros.nodes.learner import LearnerNode
@@ -25,56 +22,13 @@ from mbarl_ros.nodes.support import runtime, world_reset
 from mbarl_ros.nodes.support.executor import DataPlaneExecutor
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_USAGE
-from mbarl_ros.schema.load import load_agent, load_world
 from mbarl_ros.storage.record_log import RecordLog
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE, TRANSITIONS_FILE
-from mbarl_ros.storage.transitions import pack_log_record, select, stack
-from mbarl_ros.task import Task
+from mbarl_ros.storage.transitions import pack_log_record, select
 from mbarl_sim.robot_sim import RobotSim
+from support.nodes import AGENT, TASK, practised
 
 pytestmark = [pytest.mark.graph, pytest.mark.together]
-TASK = Task.load('pointmass')
-AGENT = load_agent('mbarl')
-
-
-@pytest.fixture
-def node(monkeypatch):
-    """Makes nodes in this process, in a ROS domain of their own, with parameters."""
-    made, locks = [], []
-
-    def make(kind, **parameters):
-        if not locks:
-            monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-            domain, lock = take_domain({}, '')
-            locks.append(lock)
-            monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
-        if rclpy.ok():
-            rclpy.shutdown()
-        settings = [word for item in parameters.items() for word in ('-p', '{}:={}'.format(*item))]
-        rclpy.init(args=['--ros-args', *settings])
-        made.append(kind())
-        return made[-1]
-
-    threads = torch.get_num_threads()
-    yield make
-    torch.set_num_threads(threads)
-    for one in made:
-        one.destroy_node()
-    rclpy.try_shutdown()
-    for lock in locks:
-        lock.close()
-
-
-def practised(steps):
-    """Transitions of random practice in the simulated world."""
-    world, practice = load_world(TASK.config, seed=0), Practice(TASK, AGENT, seed=0)
-    state, rows = world.reset(), []
-    for _ in range(steps):
-        observation = practice.observe(state)
-        action = practice.act(observation)
-        state = world.step(TASK.command(action))
-        rows.append(practice.record(observation, action, state, 0.0))
-    return stack(rows, TASK)
 
 
 def write_log(folder, rows, first=0):

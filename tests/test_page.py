@@ -153,6 +153,26 @@ def test_the_page_of_a_fleet_has_the_steps_of_all_and_a_row_for_each_robot(tmp_p
     assert shown['successes'][0][2] == 2
 
 
+def test_a_silent_robot_is_told_once_and_a_silent_learner_too(tmp_path):
+    page = Page(RunInfo('fleet', 'pointmass', 'mbarl', 0, tmp_path, budget=20_000), ())
+    gone = {'level': '2', 'message': 'silent for 12 s'}  # as StatusListener marks it
+    silent = {'robot_1/safety_gate': 12.0, 'learner': 12.0}
+    page.receive_status({'learner': {}, 'robot_1/safety_gate': gone}, 1.0, silent)
+    assert json.loads(page.everything()[1])['problems'] == [
+        ['robot_1/safety_gate: silent for 12 s', True],
+        ['learner: silent for 12 s', True],
+    ]
+
+
+def test_the_page_is_of_one_moment_while_robots_join_and_leave(tmp_path):
+    page = Page(RunInfo('fleet', 'pointmass', 'mbarl', 0, tmp_path, budget=20_000), ())
+    status = {'robot_1/policy_controller': {'phase': 'forward'}}
+    page.receive_status(status, 1.0)
+    status['robot_2/policy_controller'] = {'phase': 'forward'}  # between two calls
+    rows = json.loads(page.everything()[1])['rows']
+    assert [label for label, _ in rows if label.startswith('robot_')] == ['robot_1']
+
+
 # --- arguments -------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from collections.abc import Mapping
 
@@ -11,6 +12,7 @@ from mbarl_ros.schema.base import ConfigError
 
 # Of which each has three processes; Fast DDS has ports for about a hundred on one machine.
 _MAX_ROBOTS = 30
+_LARGEST = 2**63 - 1  # whole number that a ROS parameter can hold
 
 
 def parse(graph: str, given: Mapping[str, str]) -> dict[str, Value]:
@@ -28,13 +30,16 @@ def parse(graph: str, given: Mapping[str, str]) -> dict[str, Value]:
         name: _value(argument, given.get(name, argument.default))
         for name, argument in known.items()
     }
-    if not re.fullmatch(r'(/?[A-Za-z]\w*)?(/[A-Za-z]\w*)*', str(values['namespace'])):
+    name = r'[A-Za-z][A-Za-z0-9_]*'
+    if not re.fullmatch(rf'(/?{name})?(/{name})*', str(values['namespace'])):
         raise ConfigError(
             f"argument 'namespace' must be a ROS name like robot1, got '{values['namespace']}'"
         )
     for name in ('steps', 'seed', 'episodes'):
         if int(values.get(name, 0)) < 0:
             raise ConfigError(f"argument '{name}' must be 0 or more, got {values[name]}")
+        if int(values.get(name, 0)) > _LARGEST:
+            raise ConfigError(f"argument '{name}' must be at most {_LARGEST}, got {values[name]}")
     if not 0 <= int(values['web_port']) <= 65535:
         raise ConfigError(f"argument 'web_port' must be 0 to 65535, got {values['web_port']}")
     if not 1 <= int(values.get('robots', 1)) <= _MAX_ROBOTS:
@@ -46,9 +51,10 @@ def parse(graph: str, given: Mapping[str, str]) -> dict[str, Value]:
         raise ConfigError("argument 'fleet': give the namespace of this robot: namespace:=robot_1")
     if not 0 <= float(values.get('target', 0)) <= 1:
         raise ConfigError(f"argument 'target' must be a rate from 0 to 1, got {values['target']}")
-    if float(values.get('real_time_factor', 1)) <= 0:
+    if not 0 < float(values.get('real_time_factor', 1)) < math.inf:
         raise ConfigError(
-            f"argument 'real_time_factor' must be greater than 0, got {values['real_time_factor']}"
+            "argument 'real_time_factor' must be greater than 0 and finite, got "
+            f'{values["real_time_factor"]}'
         )
     _check_web(values, given)
     return values

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.environment import DISCOVERY_RANGE
@@ -23,12 +23,13 @@ DOMAINS = range(20, 100)
 _MAX_DOMAIN = 232
 
 
-def take_domain(environ: Mapping[str, str], namespace: str) -> tuple[int, IO[str]]:
+def take_domain(environ: Mapping[str, str], *namespaces: str) -> tuple[int, ExitStack]:
     """Reserve ``ROS_DOMAIN_ID`` where it is set, else a free domain.
 
-    :returns: domain id, and the open file that locks it
-    :raises ConfigError: ``ROS_DOMAIN_ID`` is no domain id, a run with the same namespace uses that
-        domain, or none is free.
+    :param namespaces: all in which the run has nodes
+    :returns: domain id, and what locks it until it is closed
+    :raises ConfigError: ``ROS_DOMAIN_ID`` is no domain id, a run with one of the namespaces uses
+        that domain, or none is free.
     """
     requested = environ.get('ROS_DOMAIN_ID', '').strip()
     if requested:
@@ -36,21 +37,32 @@ def take_domain(environ: Mapping[str, str], namespace: str) -> tuple[int, IO[str
             raise ConfigError(
                 f"ROS_DOMAIN_ID must be a number from 0 to {_MAX_DOMAIN}, got '{requested}'"
             )
-        message = (
-            f'ROS_DOMAIN_ID={requested}: another mbarl run uses this domain and namespace '
-            f"'/{namespace.strip('/')}'; unset it, choose another, or give namespace:=NAME"
-        )
-        return int(requested), lock_file(_lock_path(int(requested), namespace), message)
+        return int(requested), _lock_namespaces(int(requested), namespaces)
     for domain in DOMAINS:
         if not _is_unused(domain):
             continue
         try:
-            return domain, lock_file(_lock_path(domain, ''), 'in use')
+            return domain, _lock_namespaces(domain, {'', *namespaces})
         except ConfigError:
             continue
     raise ConfigError(
         f'no free ROS domain between {DOMAINS[0]} and {DOMAINS[-1]}; set ROS_DOMAIN_ID'
     )
+
+
+def _lock_namespaces(domain: int, namespaces: Collection[str]) -> ExitStack:
+    """Lock namespaces of a domain, all or none.
+
+    :raises ConfigError: another run has one of them.
+    """
+    with ExitStack() as locks:
+        for namespace in sorted({name.strip('/') for name in namespaces}):
+            message = (
+                f'ROS_DOMAIN_ID={domain}: another mbarl run uses this domain and namespace '
+                f"'/{namespace}'; unset it, choose another, or give namespace:=NAME"
+            )
+            locks.enter_context(lock_file(_lock_path(domain, namespace), message))
+        return locks.pop_all()
 
 
 def running_domains() -> list[int]:

@@ -62,6 +62,11 @@ class Plan:
         return str(self.arguments.get('host', hosts.ALL))
 
     @property
+    def namespaces(self) -> set[str]:
+        """Namespaces in which it has nodes: of a fleet also those of its robots."""
+        return {spec.namespace.strip('/') for spec in self.nodes}
+
+    @property
     def run_end(self) -> tuple[int, float]:
         """Budget (environment steps) and target (success rate) that end the run; 0: unlimited."""
         if 'steps' not in self.arguments:

@@ -76,7 +76,7 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     run_dir.keep_decoded(demonstrations)
     # `ros2 topic` and other tools use the domain of the environment, so the graph does, too.
     environ = {'ROS_DOMAIN_ID': '0', **os.environ}
-    _held_open.append(take_domain(environ, str(plan.arguments['namespace']))[1])
+    _held_open.append(take_domain(environ, *plan.namespaces)[1])
     if url := run_dir.web_url():
         print(f'page: {url}', flush=True)  # not LogInfo: the URL has the token, and logs are public
     defaults = default_environment(run_dir.path / 'log', private=plan.private_domain)
@@ -89,6 +89,8 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
         if name not in os.environ
     ]
     actions += [SetEnvironmentVariable(name, value) for name, value in network.items()]
+    if waiting := run_dir.steps_that_wait():
+        actions.append(LogInfo(msg=waiting))
     if unknown:  # not an error, since a launch file that includes this one has its own arguments
         actions.append(
             LogInfo(

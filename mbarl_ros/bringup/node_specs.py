@@ -10,6 +10,7 @@ from mbarl_ros.bringup import hosts
 from mbarl_ros.bringup.arguments import CAMERA, Value
 from mbarl_ros.bringup.fleet import robot_seed, shared_remappings, watched_remappings
 from mbarl_ros.schema.executables import NODES
+from mbarl_ros.storage.run_files import ROBOTS_FOLDER
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class NodeBuilder:
         }
         if robot:
             self.common['seed'] = robot_seed(int(values['seed']), robot)
-            self.common['run_dir'] = str(Path(str(values['run_dir'])) / 'robots' / robot)
+            self.common['run_dir'] = str(Path(str(values['run_dir'])) / ROBOTS_FOLDER / robot)
 
     def node(
         self, name: str, *, required: bool = False, respawn: bool = False, **own: Value
@@ -136,7 +137,8 @@ class NodeBuilder:
             camera = bool(values.get('camera', False))
             nodes.append(self.node('run_recorder', camera=camera, **time))
         if values.get('tracker', 'none') != 'none':
-            nodes.append(self.node('tracker', library=values['tracker']))
+            library = values['tracker']
+            nodes.append(self.node('tracker', library=library, **self.of_robots()))
         return [replace(node, respawn=True, optional=True) for node in nodes]
 
 

@@ -14,19 +14,25 @@ from mbarl_ros.bringup.graphs import Plan
 from mbarl_ros.bringup.software import software
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.files import lock_file, unwritable, write_file
+from mbarl_ros.storage.record_log import read_records
 from mbarl_ros.storage.run_files import (
     ARGUMENTS_FILE,
     DEMONSTRATIONS_FILE,
     EVALUATIONS_FILE,
     LOCK_FILE,
     RESULT_FILE,
+    ROBOTS_FOLDER,
     SOFTWARE,
+    TRANSITIONS_FILE,
     check_same,
     read_json_lines,
     write_config,
     write_text,
 )
+from mbarl_ros.storage.spool import SPOOL_FOLDER
+from mbarl_ros.storage.transitions import row_dtype
 from mbarl_ros.storage.web_address import keep_address
+from mbarl_ros.task import Task
 
 
 class RunFolder:
@@ -46,7 +52,10 @@ class RunFolder:
             for folder in ('log', *(f'log/{robot}' for robot in robots)):
                 (self.path / folder).mkdir(exist_ok=True)
         except OSError as error:
-            raise ConfigError(f'run_dir {self.path}: cannot be created: {error.strerror}') from None
+            raise ConfigError(
+                f'run_dir {self.path}: cannot be created: {error.strerror}; make its disk '
+                'writable, or give another one'
+            ) from None
         lock = self.path / LOCK_FILE
         try:
             self._lock = lock_file(lock, f'run_dir {self.path}: another run uses it')
@@ -88,6 +97,29 @@ class RunFolder:
             return json.loads((self.path / RESULT_FILE).read_text())
         except (OSError, ValueError):
             return None
+
+    def stored_steps(self) -> int:
+        """Environment steps in the transition log; 0: there is none, or it cannot be read."""
+        size = row_dtype(Task(self._plan.task, self._plan.robot)).itemsize
+        try:
+            records = read_records(self.path / TRANSITIONS_FILE)
+            return sum(len(record.partition(b'\n')[2]) // size for record in records)
+        except OSError:
+            return 0
+
+    def steps_that_wait(self) -> str:
+        """Says of which robots of a fleet, that are not started now, steps wait; empty: of none."""
+        if self._plan.graph != 'fleet':
+            return ''
+        here = {spec.robot for spec in self._plan.nodes}
+        spools = (self.path / ROBOTS_FOLDER).glob(f'*/{SPOOL_FOLDER}/*.log')
+        absent = sorted({path.parents[1].name for path in spools} - here)
+        if not absent:
+            return ''
+        return (
+            f'steps of {", ".join(absent)} wait in {self.path / ROBOTS_FOLDER} for the learner; '
+            'to add them, resume the run with as many robots as before'
+        )
 
     def write_interrupted_result(self) -> None:
         """Write ``result.json`` with reason ``interrupted`` unless the evaluator has written it.

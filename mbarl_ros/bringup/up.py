@@ -44,7 +44,7 @@ def up(graph: str, given: Mapping[str, str]) -> int:
         url = run_dir.web_url()
         environ = os.environ if plan.private_domain else {'ROS_DOMAIN_ID': '0', **os.environ}
         try:
-            domain, domain_lock = take_domain(environ, str(plan.arguments['namespace']))
+            domain, domain_lock = take_domain(environ, *plan.namespaces)
         except OSError as error:
             raise unwritable(error.filename, error) from None
         with domain_lock:
@@ -140,7 +140,8 @@ def _run(
         except ConfigError as error:
             view.message(f'error: {error}')
         seconds, resume = time.monotonic() - started, {**given, 'run_dir': run_dir.path}
-        print(summary(run, run_dir.result(), code, seconds, resume), flush=True)
+        stored = run_dir.stored_steps() if run.budget else 0
+        print(summary(run, run_dir.result(), code, seconds, resume, stored), flush=True)
     if plan.graph == 'record':
         print(f'demonstrations are in {plan.arguments["demos"]}', flush=True)
     return code
@@ -186,6 +187,8 @@ def _introduce(plan: graphs.Plan, run_dir: RunFolder, domain: int, view: LineScr
         f'seed {plan.arguments["seed"]}'
     )
     view.message(f'run folder {run_dir.path}{" (resumed)" if run_dir.resumed else ""}')
+    if waiting := run_dir.steps_that_wait():
+        view.message(waiting)
     view.message(f'ROS_DOMAIN_ID={domain} (export it for ros2 topic list and other tools)')
     local = plan.host == hosts.ALL and DISCOVERY_RANGE not in os.environ
     if local and not plan.private_domain:

@@ -114,7 +114,8 @@ class LearnerNode(BaseNode):
             self._curves = Curves(self.run_dir, 'learner', self.get_logger().error)
         except OSError as error:
             raise ConfigError(
-                f'run_dir {self.run_dir}: {error}; make it writable, make room or give another one'
+                f'run_dir {self.run_dir}: {error.strerror or error}; make it writable, make room '
+                'or give another one'
             ) from None
 
         self._policies = self.create_publisher(
@@ -321,6 +322,7 @@ class LearnerNode(BaseNode):
             'refused': self.refused,
             'duplicates': self._store.duplicates,
             'updates': self._learner.updates,
+            'fleet': self.value('fleet'),
             **self._traffic.values(),
             **{
                 f'steps of {robot}': self._store.steps_of(robot)

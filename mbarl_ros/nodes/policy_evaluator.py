@@ -18,6 +18,7 @@ from mbarl_ros import __version__
 from mbarl_ros.control.planning_policy import Actor, deployed_policy
 from mbarl_ros.control.policy import DEPLOYED, Policy, unpack_policy
 from mbarl_ros.learning.evaluation import evaluate, evaluation_line, pool
+from mbarl_ros.nodes.support.curves import open_board
 from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
 from mbarl_ros.nodes.support.fleet import SHARED, Robots
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, latched
@@ -33,10 +34,12 @@ from mbarl_ros.schema.exit_codes import (
 )
 from mbarl_ros.storage import wire
 from mbarl_ros.storage.files import unwritable, write_file
+from mbarl_ros.storage.robot_numbers import RobotNumbers
 from mbarl_ros.storage.run_files import (
     EVALUATIONS_FILE,
     KEPT_POLICY_FILE,
     RESULT_FILE,
+    ROBOTS_FILE,
     TRANSITIONS_FILE,
     keeps_policy,
     read_json_lines,
@@ -85,6 +88,7 @@ class PolicyEvaluator(BaseNode):
         self._disk_problem = ''  # lines that could not be written stay in _lines
         self._clone_success: float | None = None
         self._earlier_resets = 0
+        self._practised: set[str] = set()  # robots, in the run that is resumed
         self._board: Any = None  # TensorBoard writer, open from the first evaluation on
         self._board_lock = threading.Lock()
         self._start = time.monotonic()
@@ -114,14 +118,21 @@ class PolicyEvaluator(BaseNode):
             self._earlier_resets = self._lines[-1]['training_resets']
         log = self._file(TRANSITIONS_FILE)
         if log.exists() and log.stat().st_size:
-            self._earlier_resets += 1  # a resumed simulation starts in a reset world
+            self._practised = {'', *RobotNumbers(self._file(ROBOTS_FILE)).names}
 
     def _file(self, name: str) -> Path:
         return self.run_dir / name
 
     def _connect(self, robot: str) -> None:
+        # Each process of a world that was practised in before starts it anew.
+        counted, latest = int(robot in self._practised), -1
+
         def receive(message: UInt32) -> None:
-            self._resets[robot] = message.data
+            nonlocal counted, latest
+            if message.data <= latest:  # of a new process
+                counted += latest + 1
+            latest = message.data
+            self._resets[robot] = counted + latest
 
         topic = topics.of_robot(robot, topics.SIM_RESETS)
         self.create_subscription(UInt32, topic, receive, LATCHED)
@@ -252,12 +263,10 @@ class PolicyEvaluator(BaseNode):
             self.get_logger().warning(f'success.png or tensorboard/ left out this time: {error}')
 
     def _write_board(self, line: dict[str, Any]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         with self._board_lock:
             try:
                 if self._board is None:
-                    self._board = SummaryWriter(str(self._file('tensorboard') / 'evaluator'))
+                    self._board = open_board(self._file('tensorboard') / 'evaluator')
                 for key in ('deployed_success', 'deployed_return'):
                     if line[key] is not None:
                         self._board.add_scalar(key, line[key], line['environment_steps'])

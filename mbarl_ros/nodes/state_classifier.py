@@ -17,7 +17,7 @@ from mbarl_ros.learning import checkpoint
 from mbarl_ros.learning.classifier import ClassifierTrainer, logits, pack_classifier
 from mbarl_ros.nodes.support.demonstrations import demonstrations_folder, load_demonstrations
 from mbarl_ros.nodes.support.fleet import SHARED, Robots
-from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE, TRANSITIONS_HISTORY
+from mbarl_ros.nodes.support.qos import ALL_TRANSITIONS, LATCHED, RELIABLE
 from mbarl_ros.nodes.support.runtime import BaseNode, bytes_message, main_exit, message_bytes
 from mbarl_ros.nodes.support.scheduling import give_way
 from mbarl_ros.nodes.support.traffic import RECEIVED, SENT, Traffic
@@ -89,7 +89,7 @@ class StateClassifierNode(BaseNode):
     def _connect(self, robot: str) -> None:
         for topic, receive, qos in (
             (topics.ACKNOWLEDGED, self._on_acknowledged, LATCHED),
-            (topics.TRANSITIONS, self._on_transitions, TRANSITIONS_HISTORY),
+            (topics.TRANSITIONS, self._on_transitions, ALL_TRANSITIONS),
         ):
             name = topics.of_robot(robot, topic)
             self.create_subscription(UInt8MultiArray, name, partial(receive, name), qos)

@@ -15,6 +15,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from mbarl_ros import __version__
+from mbarl_ros.nodes.support.fleet import SHARED
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit
 from mbarl_ros.nodes.support.scheduling import give_way
 from mbarl_ros.nodes.support.statuses import StatusListener
@@ -45,7 +46,8 @@ class Tracker(BaseNode):
 
     The x axis is environment steps. The library works in a thread of its own: a server that is
     slow, hangs or fails delays nothing but the log. ``run_dir/tracker.json`` keeps which run of the
-    tracker this is, so that a resumed run continues it. Parameters: ``library``.
+    tracker this is, so that a resumed run continues it. Parameters: ``library``, ``fleet`` (also
+    the numbers of robots in the namespaces below).
     """
 
     def __init__(self) -> None:
@@ -55,7 +57,7 @@ class Tracker(BaseNode):
         """
         super().__init__('tracker')
         give_way()
-        self.setup({'library': ('wandb', 'wandb or mlflow')})
+        self.setup({'library': ('wandb', 'wandb or mlflow'), **SHARED})
         self._library = self.value('library')
         if self.run_dir is None or self._library not in LIBRARIES:
             raise ConfigError(
@@ -63,7 +65,7 @@ class Tracker(BaseNode):
                 f'({" or ".join(LIBRARIES)}) are needed'
             )
         self._folder: Path = self.run_dir
-        self._statuses = StatusListener(self)
+        self._statuses = StatusListener(self, fleet=self.value('fleet'))
         self._schedule = Schedule(time.monotonic())
         self._known = self._read_known()
         self._evaluations = int(self._known.get('evaluations', 0))  # lines that are logged
@@ -79,6 +81,7 @@ class Tracker(BaseNode):
     # --- what is logged ------------------------------------------------------------------------
 
     def _sample(self, last: bool = False) -> None:
+        self._statuses.mark_silent_robots()
         if self._statuses.status and (self._schedule.due(time.monotonic()) or last):
             numbers = self._numbers()
             step = int(

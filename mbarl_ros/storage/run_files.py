@@ -33,6 +33,8 @@ KEPT_POLICY_FILE = 'policy_{}.safetensors'
 """An earlier one, after so many environment steps; :func:`keeps_policy` says which are kept."""
 ROBOTS_FILE = 'robots.json'
 """Robot name -> number of the robots of a fleet."""
+ROBOTS_FOLDER = 'robots'
+"""Has a folder for each robot of a fleet, with its spool."""
 TRANSITIONS_FILE = 'transitions.log'
 """All transitions that the learner has acknowledged."""
 DEMONSTRATIONS_FILE = 'demonstrations.safetensors'

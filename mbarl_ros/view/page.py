@@ -135,8 +135,14 @@ class Page:
         :param silent: node -> seconds since its last report
         """
         with self._lock:
-            self._status, self._received_at = status, clock.monotonic()
-            self._silent = {n: s for n, s in (silent or {}).items() if s > SILENT_AFTER}
+            # A copy: who reads it in another thread must not see it grow when a robot joins.
+            self._status, self._received_at = dict(status), clock.monotonic()
+            # That of a robot's node is in its status, see StatusListener.
+            self._silent = {
+                name: seconds
+                for name, seconds in (silent or {}).items()
+                if seconds > SILENT_AFTER and '/' not in name
+            }
             self._paused = _is_paused(status)
             reported = _field(status, CONTROLLER, 'phase')
             self._enter(self._phase if self._phases_are_told else reported, time)

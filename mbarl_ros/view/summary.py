@@ -23,12 +23,15 @@ def summary(
     code: int,
     wall_seconds: float,
     arguments: Mapping[str, Any],
+    stored: int = 0,
 ) -> str:
     """Why and with which result a run ended, and the command that continues it.
 
     :param result: parsed ``result.json``, if there is one
     :param code: exit code of ``mbarl up``
     :param arguments: arguments of ``mbarl up`` that resume the run
+    :param stored: environment steps in the transition log; those of a learner that lags are more
+        than it was trained on
     """
     result = result or {}
     lines = [f'run ended: {_REASONS.get(code, "failed")} after {duration(wall_seconds)}']
@@ -51,9 +54,15 @@ def summary(
     lines += [f'  {path}' for path in sorted(run.run_dir.glob('*.png'))]
     if (run.run_dir / RESULT_FILE).is_file():
         lines.append(f'  {run.run_dir / RESULT_FILE}')
-    if code == EXIT_BUDGET:
-        arguments = {**arguments, 'steps': 2 * run.budget}
+    done = max(stored, run.budget) if code == EXIT_BUDGET else stored
+    if run.budget and done >= run.budget:
+        arguments = {**arguments, 'steps': _next_budget(run.budget, done)}
     if code != EXIT_SUCCESS:
         words = (f'{name}:={value}' for name, value in arguments.items())
         lines.append(f'continue with: {shlex.join(["mbarl", "up", run.graph, *words])}')
     return '\n'.join(lines)
+
+
+def _next_budget(budget: int, done: int) -> int:
+    """The first multiple of a budget that leaves at least half of it; a resumed run needs steps."""
+    return -(-(2 * done + budget) // (2 * budget)) * budget

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+
+def open_board(folder: Path) -> Any:
+    """A TensorBoard writer; that its thread dies of a disk is told by an OSError, no traceback.
+
+    :raises OSError: it cannot be opened.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    threading.excepthook = _report_of_thread
+    return SummaryWriter(str(folder))
+
+
+def _report_of_thread(failed: threading.ExceptHookArgs) -> None:
+    of_a_writer = type(failed.thread).__module__.startswith('tensorboard')
+    if not (of_a_writer and issubclass(failed.exc_type, OSError)):  # who writes next gets it
+        threading.__excepthook__(failed)
 
 
 class Curves:
@@ -19,9 +37,7 @@ class Curves:
         self._run_dir, self._node, self._report = run_dir, node, report
         self._board: Any = None
         if run_dir is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(run_dir / 'tensorboard' / node))
+            self._board = open_board(run_dir / 'tensorboard' / node)
 
     def write(self, values: Mapping[str, float], steps: int) -> None:
         """Add a point to each curve."""

@@ -49,6 +49,8 @@ def diagnose(graph: GraphSnapshot) -> list[Finding]:
         return [_no_node(graph)]
     if robots := _robots(graph):
         return _fleet(graph, robots)
+    if 'learner' in graph.statuses and graph.statuses['learner'].values.get('fleet') == 'True':
+        return [_no_robot(graph), *_reported(graph.statuses)]
     findings = [*_time(graph), *_missing(graph), *_gate(graph), *graph.robot]
     findings += [*_learning(graph), *_disagreement(graph), *_controller(graph)]
     return findings + _reported(graph.statuses)
@@ -87,6 +89,14 @@ def _fleet(graph: GraphSnapshot, robots: Sequence[str]) -> list[Finding]:
         causes = [*_missing(one), *_gate(one), *_disagreement(one), *_controller(one)]
         findings += [Finding(cause.level, f'{robot}: {cause.text}') for cause in causes]
     return findings + _reported(graph.statuses)
+
+
+def _no_robot(graph: GraphSnapshot) -> Finding:
+    text = (
+        f'no message from a robot of this fleet: start one with fleet:=true in a namespace below '
+        f"'{graph.namespace}/', or look into log/robot_1/ of the run"
+    )
+    return Finding(ERROR, text)
 
 
 def _no_node(graph: GraphSnapshot) -> Finding:

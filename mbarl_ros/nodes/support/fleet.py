@@ -36,8 +36,8 @@ def in_fleet(node: NodeMixin) -> bool:
 class Robots:
     """The robots that a shared node serves: all that publish a topic, as soon as they do.
 
-    Without a fleet it is the one robot in the node's own namespace, with the name ''. A robot that
-    has a learner in its own namespace is none of the fleet.
+    Without a fleet it is the one robot in the node's own namespace, with the name ''. A robot in a
+    namespace below whose controller does not take the policies of the fleet is none of it.
     """
 
     def __init__(self, node: NodeMixin, topic: str, connect: Callable[[str], None]) -> None:
@@ -61,14 +61,20 @@ class Robots:
             match = self._pattern.fullmatch(topic)
             if not match or match[1] in self.names or not self._node.count_publishers(topic):
                 continue
-            if not self._has_own_learner(match[1]):
+            if self._takes_our_policies(match[1]):
                 self._add(match[1])
 
-    def _has_own_learner(self, robot: str) -> bool:
-        """Whether somebody else acknowledges its transitions, or it is not yet known who does."""
-        topic = self._node.resolve_topic_name(topics.of_robot(robot, topics.ACKNOWLEDGED))
-        namespaces = {p.node_namespace for p in self._node.get_publishers_info_by_topic(topic)}
-        return bool(namespaces - {self._node.get_namespace()})
+    def _takes_our_policies(self, robot: str) -> bool:
+        """Whether its controller does; one with another learner, or with none, is not of the fleet.
+
+        Who publishes does not tell: the robot may be there before its own learner is.
+        """
+        policies = self._node.resolve_topic_name(topics.POLICY)
+        namespace = f'{self._node.get_namespace().rstrip("/")}/{robot}'
+        return any(
+            subscriber.node_namespace == namespace
+            for subscriber in self._node.get_subscriptions_info_by_topic(policies)
+        )
 
     def _add(self, name: str) -> None:
         self.names.append(name)

@@ -23,6 +23,10 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 KEEP_ALL = QoSProfile(history=HistoryPolicy.KEEP_ALL)
 # The classifier's transitions are not sent again, so it also needs those from before its discovery.
 TRANSITIONS_HISTORY = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# For the classifier: what comes while it is busy waits here, however much that is.
+ALL_TRANSITIONS = QoSProfile(
+    history=HistoryPolicy.KEEP_ALL, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 
 
 def latched(depth: int) -> QoSProfile:

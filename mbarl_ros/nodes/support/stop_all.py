@@ -10,11 +10,13 @@ from rclpy.publisher import Publisher
 from std_msgs.msg import Bool, String
 
 from mbarl_ros.control.control_loop import ESTOP
-from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE
+from mbarl_ros.nodes.support.qos import LATCHED, latched
 from mbarl_ros.nodes.support.robot_check import DISCOVERY, Listener
 from mbarl_ros.schema import topics
 
 _AGAIN = 0.1  # s between two messages, until all gates report an e-stop
+# Fits each subscription of a gate: of one that did not fit, ROS warns that it gets no message.
+_BUTTON = latched(depth=10)
 
 
 def stop_all(listener: Listener, seconds: float) -> dict[str, str]:
@@ -29,7 +31,7 @@ def stop_all(listener: Listener, seconds: float) -> dict[str, str]:
     node = listener.node
     namespace = node.get_namespace().rstrip('/')
     gate = re.compile(f'{re.escape(namespace)}/(?:(\\w+)/)?{re.escape(topics.GATE_STATE)}')
-    stops: list[Publisher] = [node.create_publisher(Bool, topics.FLEET_ESTOP, RELIABLE)]
+    stops: list[Publisher] = [node.create_publisher(Bool, topics.FLEET_ESTOP, _BUTTON)]
     states: dict[str, str] = {}
 
     def receive(robot: str, message: String) -> None:
@@ -43,7 +45,7 @@ def stop_all(listener: Listener, seconds: float) -> dict[str, str]:
                 states[robot] = ''
                 node.create_subscription(String, topic, partial(receive, robot), LATCHED)
                 estop = topics.of_robot(robot, topics.ESTOP)
-                stops.append(node.create_publisher(Bool, estop, RELIABLE))
+                stops.append(node.create_publisher(Bool, estop, _BUTTON))
         for stop in stops:
             stop.publish(Bool(data=True))
         listener.spin(_AGAIN)

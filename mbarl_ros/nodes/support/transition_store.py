@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.record_log import RecordLog
 from mbarl_ros.storage.robot_numbers import RobotNumbers
 from mbarl_ros.storage.run_files import ROBOTS_FILE, TRANSITIONS_FILE
@@ -57,7 +58,8 @@ class TransitionStore:
     def load(self) -> Transitions | None:
         """What the log holds, in the order of its arrival; None without a run folder.
 
-        :raises ConfigError: it is of another task, agent or version, or lacks transitions.
+        :raises ConfigError: it is of another task, agent or version, lacks transitions, or has some
+            of a robot without a name.
         """
         if self._log is None:
             return None
@@ -65,9 +67,16 @@ class TransitionStore:
         if torn := self._log.torn_bytes:
             self._logger.warning(f'{path}: cut a torn tail of {torn} bytes')
         rows = self._tracker.load_log(path, self._task, self._spec)
+        numbers, counts = np.unique(rows['robot'], return_counts=True)
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            robot = self._numbers.name(number)
+            if number and not robot:
+                raise ConfigError(
+                    f'{self._run_dir}/{ROBOTS_FILE}: lacks a robot whose transitions are in '
+                    f'{path.name}; restore it from a backup, or use another run_dir'
+                )
+            self._steps[robot] = count
         self._sessions[''] = self._tracker.last_session
-        counts = zip(*np.unique(rows['robot'], return_counts=True), strict=True)
-        self._steps.update({self._numbers.name(robot): int(count) for robot, count in counts})
         return rows
 
     @property
