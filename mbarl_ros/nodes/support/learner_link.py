@@ -162,23 +162,29 @@ class LearnerLink:
     def _on_acknowledged(self, message: UInt8MultiArray) -> None:
         spool = self._spool
         head = spool.head
-        session = None
+        name, session = head.name, None
         data = message_bytes(message)
         self._traffic.count(RECEIVED, len(data))
         try:
             session, stored, total = unpack_acknowledgement(data)
-            if session == head.name:
+            if session == name:
                 spool.acknowledge(stored)
         except ValueError as error:
             self._node.refuse(error, topics.ACKNOWLEDGED)
-            if session == head.name:
+            if session == name:
                 self._rejection = str(error)
             return
         self._last_received = time.monotonic()
-        if session != head.name:
+        if session != name:
             return
         self._rejection = ''
-        if head is spool.own:
+        if head.name != name:
+            self._node.get_logger().warning(
+                'the learner lacks transitions that were acknowledged: is it another one, or does '
+                f'it use a new run folder? The {len(head.rows)} that are still here are sent to it'
+            )
+            self._request_acknowledgement()
+        elif head is spool.own:
             self._round_trip.acknowledged(stored)
             self._set_session_start(total - stored)
         elif head is spool.head:
