@@ -70,6 +70,7 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     unknown = set(context.launch_configurations) - set(texts)
     plan = graphs.plan(graph, given)
     network = hosts.network(plan.arguments, os.environ)
+    hosts.check_port(plan.arguments)
     demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)
     _held_open.append(run_dir)

@@ -36,6 +36,7 @@ def up(graph: str, given: Mapping[str, str]) -> int:
     """
     plan = graphs.plan(graph, given)
     network = hosts.network(plan.arguments, os.environ)
+    hosts.check_port(plan.arguments)
     check_ros(plan)
     demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)

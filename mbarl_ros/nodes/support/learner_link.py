@@ -206,10 +206,8 @@ class LearnerLink:
         if self._node.value('policy'):
             return  # the controller acts with a given policy
         self._traffic.count(RECEIVED, len(message.data))
-        if self.session_start is None:  # and so on how many it can have been trained
-            self._unchecked.append(message)
-        else:
-            self._accept(message)
+        self._accept(message)
+        if self.session_start is not None:
             self._on_change()
 
     def _accept(self, message: UInt8MultiArray) -> None:
@@ -218,6 +216,9 @@ class LearnerLink:
         try:
             arrays, meta = unpack_policy(data, node.task, node.agent)
             version = meta['version']
+            if self.session_start is None:  # and so on how many it can have been trained
+                self._unchecked.append(message)
+                return
             if version > self.steps and self._fleet:
                 self._unchecked.append(message)  # other robots may have executed them
                 return
@@ -227,6 +228,8 @@ class LearnerLink:
                 )
         except wire.WireError as error:
             node.refuse(error, f'{topics.POLICY}; the last good policy stays')
+            if self.session_start is None:  # nor does such a learner take our transitions
+                self._rejection = f'{error}; start both sides with the same task and agent'
             return
         self._last_received = time.monotonic()
         if version == self._newest_version:
