@@ -15,13 +15,16 @@ import pytest
 from rich.console import Console
 
 from mbarl_ros.bringup import graphs, hosts
+from mbarl_ros.bringup.domain import enter_domain, keep_network, take_domain
 from mbarl_ros.bringup.run_folder import RunFolder
+from mbarl_ros.reports.run_data import read_run
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.environment import (
     DISCOVERY_RANGE,
     DISCOVERY_SERVER,
     LOCALHOST_ONLY,
     PROFILES,
+    STATIC_PEERS,
     SUPER_CLIENT,
 )
 from mbarl_ros.view.screens import LiveScreen
@@ -91,6 +94,40 @@ def test_a_run_folder_belongs_to_one_side(tmp_path):
     RunFolder(graphs.plan('sim', {**given, 'host': ROBOT})).close()
     with pytest.raises(ConfigError, match="was made with host 'robot', not 'learner'"):
         RunFolder(graphs.plan('sim', {**given, 'host': LEARNER}))
+
+
+def test_the_robots_side_is_not_explained_and_the_learners_is_named(tmp_path):
+    folder = tmp_path / 'run'
+    RunFolder(graphs.plan('sim', {'run_dir': str(folder), 'host': ROBOT})).close()
+    with pytest.raises(ConfigError, match="run: is the robot's side .* of host:=learner"):
+        read_run(folder)
+
+
+def test_other_commands_look_where_the_run_looks(tmp_path, monkeypatch):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    names = (DISCOVERY_RANGE, DISCOVERY_SERVER, SUPER_CLIENT, STATIC_PEERS, *PROFILES)
+
+    def found(**own):
+        for name in ('ROS_DOMAIN_ID', *names):
+            monkeypatch.setenv(name, '')  # so that it is as before after the test
+            monkeypatch.delenv(name)
+        for name, text in own.items():
+            monkeypatch.setenv(name, text)
+        enter_domain(None)
+        return {name: os.environ[name] for name in names if name in os.environ}
+
+    given, peers = {'host': LEARNER, 'discovery': '10.0.0.1:7'}, {STATIC_PEERS: '10.0.0.2'}
+    network = hosts.network(given, peers)
+    _, lock = take_domain({'ROS_DOMAIN_ID': '77'}, 'lab')
+    keep_network(lock, network)
+    assert found() == {**network, **peers, SUPER_CLIENT: 'TRUE'}
+    assert os.environ['ROS_DOMAIN_ID'] == '77'
+    assert found(**{DISCOVERY_SERVER: '10.0.0.9:7'})[DISCOVERY_SERVER] == '10.0.0.9:7'
+    assert found(ROS_DOMAIN_ID='7') == {DISCOVERY_RANGE: 'LOCALHOST'}
+    with pytest.raises(ConfigError, match=rf'\(process {os.getpid()}\)'):
+        take_domain({'ROS_DOMAIN_ID': '77'}, 'lab')
+    lock.close()
+    assert found() == {DISCOVERY_RANGE: 'LOCALHOST'}
 
 
 @pytest.mark.parametrize(

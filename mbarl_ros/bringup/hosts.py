@@ -14,6 +14,7 @@ from mbarl_ros.schema.environment import (
     DISCOVERY_SERVER,
     LOCALHOST_ONLY,
     PROFILES,
+    STATIC_PEERS,
     SUPER_CLIENT,
     TRANSPORTS,
 )
@@ -84,10 +85,11 @@ def network(values: Mapping[str, Value], environ: Mapping[str, str]) -> dict[str
         raise ConfigError(
             f'host:={host}: {LOCALHOST_ONLY}=1 keeps the nodes on this computer; unset it'
         )
-    chosen = {DISCOVERY_RANGE: reach}
+    given = {name: environ.get(name, '').strip() for name in (STATIC_PEERS, DISCOVERY_SERVER)}
+    chosen = {DISCOVERY_RANGE: reach, **{name: text for name, text in given.items() if text}}
     if not any(environ.get(name) for name in (*PROFILES, TRANSPORTS)):
         chosen |= dict.fromkeys(PROFILES, str(config_dir() / 'fastdds' / f'{host}_host.xml'))
-    known = environ.get(DISCOVERY_SERVER, '').strip()
+    known = given[DISCOVERY_SERVER]
     if discovery:
         server = discovery.replace(_SERVE, '127.0.0.1:', 1)
         if known not in ('', server):

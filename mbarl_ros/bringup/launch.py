@@ -21,7 +21,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 from mbarl_ros.bringup import graphs, hosts
 from mbarl_ros.bringup.arguments import VIEW, Argument, arguments_of
-from mbarl_ros.bringup.domain import take_domain
+from mbarl_ros.bringup.domain import keep_network, take_domain
 from mbarl_ros.bringup.node_process import default_environment
 from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.bringup.run_folder import RunFolder
@@ -77,7 +77,9 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     run_dir.keep_decoded(demonstrations)
     # `ros2 topic` and other tools use the domain of the environment, so the graph does, too.
     environ = {'ROS_DOMAIN_ID': '0', **os.environ}
-    _held_open.append(take_domain(environ, str(plan.arguments['namespace']))[1])
+    _, domain_lock = take_domain(environ, str(plan.arguments['namespace']))
+    keep_network(domain_lock, network)
+    _held_open.append(domain_lock)
     if url := run_dir.web_url():
         print(f'page: {url}', flush=True)  # not LogInfo: the URL has the token, and logs are public
     defaults = default_environment(run_dir.path / 'log', private=plan.private_domain)

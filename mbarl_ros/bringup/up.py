@@ -11,7 +11,7 @@ from dataclasses import replace
 from mbarl_ros import __version__
 from mbarl_ros.bringup import graphs, hosts
 from mbarl_ros.bringup.arguments import LEARNING
-from mbarl_ros.bringup.domain import take_domain
+from mbarl_ros.bringup.domain import keep_network, take_domain
 from mbarl_ros.bringup.node_process import node_command, node_environment
 from mbarl_ros.bringup.node_specs import NodeSpec, is_fleet
 from mbarl_ros.bringup.run_folder import RunFolder
@@ -49,6 +49,7 @@ def up(graph: str, given: Mapping[str, str]) -> int:
         except OSError as error:
             raise unwritable(error.filename, error) from None
         with domain_lock:
+            keep_network(domain_lock, network)
             return _run(plan, run_dir, domain, network, given, url)
     finally:
         run_dir.close()
