@@ -267,21 +267,28 @@ def test_the_panel_has_the_link_where_there_is_one():
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize('hidden', [[16, 16], [256, 256]])
-def test_sides_with_different_presets_both_say_so(tmp_path, hidden):
+@pytest.mark.parametrize(
+    ('differs', 'said_by'),
+    [
+        ({'sac': {'hidden': [16, 16]}}, ('learner', 'policy_controller')),
+        ({'sac': {'hidden': [256, 256]}}, ('learner', 'policy_controller')),
+        ({'chunk': 100}, ('policy_controller',)),
+    ],
+)
+def test_sides_with_different_presets_say_so(tmp_path, differs, said_by):
     other = tmp_path / 'other'
     other.mkdir()
-    with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
-        graph.start('learner', agent=small_agent(other, name='other', sac={'hidden': hidden}))
+    with Graph(tmp_path, task='pointmass') as graph:
+        graph.start('learner', agent=small_agent(other, **differs))
         graph.start('robot_sim', 'safety_gate', 'policy_controller', agent=small_agent(tmp_path))
-        for node in ('learner', 'policy_controller'):
-            graph.wait_for(
-                f'what {node} says',
-                lambda node=node: (
-                    'start both sides with the same task and agent'
-                    in graph.statuses.get(node, {}).get('message', '')
-                ),
-            )
+
+        def says(node):
+            message = graph.statuses.get(node, {}).get('message', '')
+            return 'start both sides with the same task and agent' in message
+
+        graph.wait_for('what they say', lambda: all(says(node) for node in said_by))
+        graph.spin(4.0)  # the learner has answered meanwhile
+        assert all(says(node) for node in said_by), graph.statuses
 
 
 # --- two hosts -------------------------------------------------------------------------------

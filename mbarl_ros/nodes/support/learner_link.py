@@ -57,7 +57,7 @@ class LearnerLink:
         self._last_received = -np.inf  # s
         self._head_known = False
         self._stored_before = -1
-        self._rejection = ''
+        self._rejection = self._no_policy = ''
         self.policy_message = b''  # of the policies accepted, the newest
         self._traffic, self._round_trip = Traffic(), RoundTrip()
         self._transitions = node.create_publisher(
@@ -154,8 +154,8 @@ class LearnerLink:
 
     @property
     def problem(self) -> str:
-        """Why transitions are not on disk, or not stored by the learner; empty: no problem."""
-        return self._spool.problem or self._rejection
+        """Why transitions are not on disk or not stored, or no policy fits; empty: no problem."""
+        return self._spool.problem or self._rejection or self._no_policy
 
     # --- subscriptions -----------------------------------------------------------------------
 
@@ -228,10 +228,10 @@ class LearnerLink:
                 )
         except wire.WireError as error:
             node.refuse(error, f'{topics.POLICY}; the last good policy stays')
-            if self.session_start is None:  # nor does such a learner take our transitions
-                self._rejection = f'{error}; start both sides with the same task and agent'
+            if self._newest_version < 0:  # it may be the learner of another run
+                self._no_policy = f'{error}; start both sides with the same task and agent'
             return
-        self._last_received = time.monotonic()
+        self._last_received, self._no_policy = time.monotonic(), ''
         if version == self._newest_version:
             return  # published again, for subscribers that missed it
         if version < self._newest_version:  # also of a restarted learner that is catching up
