@@ -9,6 +9,7 @@ import yaml
 from geometry_msgs.msg import Twist
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
+from mbarl_ros.nodes.support.diagnosis import GraphSnapshot, diagnose
 from mbarl_ros.nodes.support.doctor import Doctor
 from mbarl_ros.nodes.support.robot_check import DISCOVERY, Listener
 from mbarl_ros.schema.load import find
@@ -52,6 +53,14 @@ def examine(graph, monkeypatch):
 
 
 # Steps of one graph: each builds on the one before.
+
+
+@pytest.mark.parametrize(
+    ('running', 'remedy'),
+    [((), 'mbarl up'), ((6,), 'graphs run in 6: give --domain'), ((5, 6), 'give its --namespace')],
+)
+def test_nobody_is_found_and_the_remedy_fits_what_runs_here(running, remedy):
+    assert remedy in diagnose(GraphSnapshot('5', running=running))[0].text
 
 
 def nobody_is_there(examine, graph):

@@ -3,21 +3,34 @@
 ``python benchmarks/hosts.py`` measures the same for longer.
 """
 
+import contextlib
 import io
 import json
+import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from mbarl_ros.bringup import graphs, hosts
+from mbarl_ros.bringup.domain import enter_domain, take_domain
 from mbarl_ros.bringup.run_folder import RunFolder
+from mbarl_ros.reports.run_data import read_run
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.environment import DISCOVERY_RANGE, DISCOVERY_SERVER, PROFILES, SUPER_CLIENT
+from mbarl_ros.schema.environment import (
+    DISCOVERY_RANGE,
+    DISCOVERY_SERVER,
+    LOCALHOST_ONLY,
+    PROFILES,
+    STATIC_PEERS,
+    SUPER_CLIENT,
+)
 from mbarl_ros.view.screens import LiveScreen
 from mbarl_ros.view.status import RunInfo
-from support.graph import small_agent
-from support.host_runs import HostRun, bare_values, wait_for
+from support.graph import Graph, small_agent
+from support.host_runs import MBARL, HostRun, bare_values, wait_for
 from support.two_hosts import ADDRESSES, LEARNER, ROBOT, TwoHosts, obstacle
 
 CUT = 8.0  # s; longer than the time after which the learner counts as lost
@@ -83,6 +96,40 @@ def test_a_run_folder_belongs_to_one_side(tmp_path):
         RunFolder(graphs.plan('sim', {**given, 'host': LEARNER}))
 
 
+def test_the_robots_side_is_not_explained_and_the_learners_is_named(tmp_path):
+    folder = tmp_path / 'run'
+    RunFolder(graphs.plan('sim', {'run_dir': str(folder), 'host': ROBOT})).close()
+    with pytest.raises(ConfigError, match="run: is the robot's side .* of host:=learner"):
+        read_run(folder)
+
+
+def test_other_commands_look_where_the_run_looks(tmp_path, monkeypatch):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    names = (DISCOVERY_RANGE, DISCOVERY_SERVER, SUPER_CLIENT, STATIC_PEERS, *PROFILES)
+
+    def found(**own):
+        for name in ('ROS_DOMAIN_ID', *names):
+            monkeypatch.setenv(name, '')  # so that it is as before after the test
+            monkeypatch.delenv(name)
+        for name, text in own.items():
+            monkeypatch.setenv(name, text)
+        enter_domain(None)
+        return {name: os.environ[name] for name in names if name in os.environ}
+
+    given, peers = {'host': LEARNER, 'discovery': '10.0.0.1:7'}, {STATIC_PEERS: '10.0.0.2'}
+    network = hosts.network(given, peers)
+    _, lock = take_domain({'ROS_DOMAIN_ID': '77'}, 'lab')
+    lock.keep_network(network)
+    assert found() == {**network, **peers, SUPER_CLIENT: 'TRUE'}
+    assert os.environ['ROS_DOMAIN_ID'] == '77'
+    assert found(**{DISCOVERY_SERVER: '10.0.0.9:7'})[DISCOVERY_SERVER] == '10.0.0.9:7'
+    assert found(ROS_DOMAIN_ID='7') == {DISCOVERY_RANGE: 'LOCALHOST'}
+    with pytest.raises(ConfigError, match=rf'\(process {os.getpid()}\)'):
+        take_domain({'ROS_DOMAIN_ID': '77'}, 'lab')
+    lock.close()
+    assert found() == {DISCOVERY_RANGE: 'LOCALHOST'}
+
+
 @pytest.mark.parametrize(
     ('given', 'message'),
     [
@@ -116,10 +163,64 @@ def test_the_nodes_look_for_the_other_host_and_only_then():
     # So does the learner of a fleet, which looks for its robots.
     assert SUPER_CLIENT not in hosts.network(there, {})
     assert hosts.network({**there, 'fleet': True}, {})[SUPER_CLIENT] == 'TRUE'
-    with pytest.raises(ConfigError, match='LOCALHOST keeps the nodes on this computer; unset it'):
-        hosts.network(there, {DISCOVERY_RANGE: 'LOCALHOST'})
-    with pytest.raises(ConfigError, match='names another server; unset it'):
-        hosts.network(there, {DISCOVERY_SERVER: '10.0.0.9:7'})
+    # Also where the server is that of the environment; an empty variable names none.
+    assert hosts.network({'host': ROBOT}, {DISCOVERY_SERVER: '10.0.0.1:7'})[SUPER_CLIENT] == 'TRUE'
+    assert hosts.network(there, {DISCOVERY_SERVER: ''})[DISCOVERY_SERVER] == '10.0.0.1:7'
+
+
+@pytest.mark.parametrize(
+    ('environment', 'message'),
+    [
+        ({DISCOVERY_RANGE: 'LOCALHOST'}, 'LOCALHOST keeps the nodes on this computer; unset it'),
+        ({DISCOVERY_RANGE: 'subnet'}, 'subnet keeps the nodes on this computer; unset it'),
+        ({LOCALHOST_ONLY: '1'}, 'ROS_LOCALHOST_ONLY=1 keeps the nodes on this computer; unset it'),
+        ({DISCOVERY_SERVER: '10.0.0.9:7'}, 'ROS_DISCOVERY_SERVER=10.0.0.9:7 names another server'),
+        ({'RMW_IMPLEMENTATION': 'rmw_cyclonedds_cpp'}, 'RMW_IMPLEMENTATION=rmw_cyclonedds_cpp is'),
+    ],
+)
+def test_an_environment_in_which_the_hosts_cannot_meet_is_refused(environment, message):
+    with pytest.raises(ConfigError, match=message):
+        hosts.network({'host': LEARNER, 'discovery': '10.0.0.1:7'}, environment)
+
+
+@pytest.mark.parametrize('name', ['nobody.invalid', 'a..b'])
+def test_a_discovery_server_whose_name_means_nothing_is_refused(name):
+    with pytest.raises(ConfigError, match=f'no IPv4 address is known for {name}; correct'):
+        hosts.network({'host': LEARNER, 'discovery': f'{name}:7'}, {})
+
+
+def test_a_discovery_server_whose_port_is_taken_is_refused():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(('', 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f'port {port}: Address already in use; choose'):
+            hosts.check_port({'discovery': f'serve:{port}'})
+    hosts.check_port({'discovery': f'serve:{port}'})
+
+
+def test_a_killed_discovery_server_leaves_its_port_to_the_next(tmp_path):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(('', 0))
+        given = {'discovery': f'serve:{free.getsockname()[1]}'}
+    command = [*MBARL, 'node', 'discovery_server']
+    server = {DISCOVERY_SERVER: given['discovery'].replace('serve', '127.0.0.1')}
+    process = subprocess.Popen(
+        command, env={**os.environ, **server}, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert 'running' in process.stdout.readline()
+        with pytest.raises(ConfigError):
+            hosts.check_port(given)
+    finally:
+        process.kill()
+        process.wait()
+
+    def free_again():
+        with contextlib.suppress(ConfigError):
+            hosts.check_port(given)
+            return True
+
+    wait_for(free_again, 'the port', 10.0)
 
 
 def test_a_side_says_how_to_start_the_other():
@@ -129,6 +230,13 @@ def test_a_side_says_how_to_start_the_other():
         'on the other computer: ROS_DOMAIN_ID=4 mbarl up sim task:=push host:=learner '
         'discovery:=ADDRESS_OF_THIS_HOST:7'
     )
+    # What is for one side only is not in it.
+    given |= {'view': 'web', 'web_port': '80', 'visualizer': 'true', 'demos': 'mine'}
+    text = hosts.how_to_start_the_other('sim', {**given, 'host': LEARNER}, LEARNER, 4)
+    assert text.endswith('mbarl up sim task:=push host:=robot discovery:=ADDRESS_OF_THIS_HOST:7')
+    given = {'host': ROBOT, 'discovery': 'localhost:7'}  # a server that was there before
+    text = hosts.how_to_start_the_other('sim', given, ROBOT, 4)
+    assert text.endswith('discovery:=ADDRESS_OF_THIS_HOST:7')
     for host, namespace, other in (
         (ROBOT, 'lab/robot_2', 'lab'),
         (LEARNER, 'lab', 'lab/robot_1'),
@@ -156,6 +264,31 @@ def test_the_panel_has_the_link_where_there_is_one():
         console.print(screen.panel())
         row = 'out 4.8, in 86.9 kB/s   round trip 31 ms   policy age 100   waiting 2'
         assert (row in console.export_text()) == shown
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize(
+    ('differs', 'said_by'),
+    [
+        ({'sac': {'hidden': [16, 16]}}, ('learner', 'policy_controller')),
+        ({'sac': {'hidden': [256, 256]}}, ('learner', 'policy_controller')),
+        ({'chunk': 100}, ('policy_controller',)),
+    ],
+)
+def test_sides_with_different_presets_say_so(tmp_path, differs, said_by):
+    other = tmp_path / 'other'
+    other.mkdir()
+    with Graph(tmp_path, task='pointmass') as graph:
+        graph.start('learner', agent=small_agent(other, **differs))
+        graph.start('robot_sim', 'safety_gate', 'policy_controller', agent=small_agent(tmp_path))
+
+        def says(node):
+            message = graph.statuses.get(node, {}).get('message', '')
+            return 'start both sides with the same task and agent' in message
+
+        graph.wait_for('what they say', lambda: all(says(node) for node in said_by))
+        graph.spin(4.0)  # the learner has answered meanwhile
+        assert all(says(node) for node in said_by), graph.statuses
 
 
 # --- two hosts -------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What travels and what is kept: wire format, transition log, tracker."""
 
 import resource
+import shutil
 import tracemalloc
 
 import numpy as np
@@ -398,6 +399,60 @@ def test_an_unwritable_spool_does_not_stop_the_robot(tmp_path):
     spool = Spool(TASK, SPEC, tmp_path / 'spool')
     add(spool, range(5))
     assert 'in memory only' in spool.problem and len(stamps(spool)) == 5
+
+
+def test_a_restarted_controller_sends_what_it_has_to_a_learner_with_a_new_run_folder(tmp_path):
+    killed = Spool(TASK, SPEC, tmp_path)
+    add(killed, range(2500))
+    while killed.own.sent < 2500:
+        killed.next_rows()
+    killed.acknowledge(1100)  # the file with the first 1,000 is gone
+    kept = some_transitions(2500)['stamp'].tolist()
+    del killed
+
+    for stored in (0, 400):  # the learner that lacks the first 1,000; the same after a restart
+        spool = None
+        spool, learner = Spool(TASK, SPEC, tmp_path), SequenceTracker()
+        if stored:
+            learner.record_received(spool.head.name, stored)
+        else:
+            lost = spool.head.name
+            spool.acknowledge(0)
+            assert spool.head.name != lost
+        sent = []
+        while spool.head is not spool.own and len(sent) < 1500:
+            rows, first = spool.next_rows()
+            assert first == len(sent)
+            sent += rows['stamp'].tolist()
+            new = learner.new_rows(rows, spool.head.name, first)
+            learner.record_received(spool.head.name, len(new['sequence']))
+        assert sent == kept[1000:] and learner.total == 1500
+    spool.acknowledge(1500)
+    spool.close()
+    assert spool.head is spool.own and not list(tmp_path.glob('*.log'))
+
+
+def test_a_deleted_log_says_so_and_takes_nothing(tmp_path):
+    log = RecordLog(tmp_path / 'run' / 'log')
+    log.append(b'first')
+    shutil.rmtree(tmp_path / 'run')
+    with pytest.raises(FileNotFoundError):
+        log.append(b'second')
+
+
+def test_a_deleted_spool_is_written_again(tmp_path):
+    spool = Spool(TASK, SPEC, tmp_path / 'spool')
+    add(spool, range(30))
+    shutil.rmtree(tmp_path / 'spool')
+    add(spool, [30])
+    assert spool.problem
+    spool.retry()
+    assert not spool.problem
+    stamps(spool)
+    spool.acknowledge(10)
+    add(spool, [31])
+    del spool
+    assert Spool(TASK, SPEC, tmp_path / 'spool').unacknowledged == 32
 
 
 def test_stacking_nothing_gives_empty_arrays_of_the_right_shape():

@@ -70,13 +70,16 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     unknown = set(context.launch_configurations) - set(texts)
     plan = graphs.plan(graph, given)
     network = hosts.network(plan.arguments, os.environ)
+    hosts.check_port(plan.arguments)
     demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)
     _held_open.append(run_dir)
     run_dir.keep_decoded(demonstrations)
     # `ros2 topic` and other tools use the domain of the environment, so the graph does, too.
     environ = {'ROS_DOMAIN_ID': '0', **os.environ}
-    _held_open.append(take_domain(environ, *plan.namespaces)[1])
+    _, domain_lock = take_domain(environ, *plan.namespaces)
+    domain_lock.keep_network(network)
+    _held_open.append(domain_lock)
     if url := run_dir.web_url():
         print(f'page: {url}', flush=True)  # not LogInfo: the URL has the token, and logs are public
     defaults = default_environment(run_dir.path / 'log', private=plan.private_domain)

@@ -36,6 +36,7 @@ def up(graph: str, given: Mapping[str, str]) -> int:
     """
     plan = graphs.plan(graph, given)
     network = hosts.network(plan.arguments, os.environ)
+    hosts.check_port(plan.arguments)
     check_ros(plan)
     demonstrations = check_demonstrations(plan)
     run_dir = RunFolder(plan)
@@ -48,6 +49,7 @@ def up(graph: str, given: Mapping[str, str]) -> int:
         except OSError as error:
             raise unwritable(error.filename, error) from None
         with domain_lock:
+            domain_lock.keep_network(network)
             return _run(plan, run_dir, domain, network, given, url)
     finally:
         run_dir.close()

@@ -202,6 +202,11 @@ def unpack_policy(
         raise WireError(f'policy: {", ".join(keys)} must be whole numbers, got {given}')
     version, steps, applies_from, valid_until = numbers.values()
     horizon = version + 2 * agent.chunk
+    if valid_until > horizon and not (valid_until - version) % 2:
+        raise WireError(
+            f"policy is of an agent with key 'chunk' {(valid_until - version) // 2}, this side has "
+            f'{agent.chunk}'
+        )
     if steps != version or applies_from > horizon or not version <= valid_until <= horizon:
         raise WireError(f'policy: {numbers} contradict each other')
     return arrays, numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from mbarl_ros.schema.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from mbarl_ros.storage import lifeline
 
 _PROGRAM = 'fast-discovery-server'
+_DEATH_SIGNAL = 1  # prctl(2): PR_SET_PDEATHSIG
 
 
 def main() -> int:
@@ -35,7 +37,14 @@ def main() -> int:
     del environment[DISCOVERY_SERVER]  # a server is no client
     command = [program, '-i', '0', '-l', '0.0.0.0', '-p', port]
     # In this process group, so that whoever kills the group kills both.
-    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as server:
+    # It ends with this process also after `kill -9`: the next one needs its port.
+    prctl = ctypes.CDLL(None).prctl
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: prctl(_DEATH_SIGNAL, signal.SIGTERM),
+    ) as server:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.terminate())
         code = server.wait()

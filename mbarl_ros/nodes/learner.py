@@ -335,7 +335,10 @@ class LearnerNode(BaseNode):
         if error:
             return DiagnosticStatus.ERROR, error, values
         if not self._store.total:
-            return DiagnosticStatus.WARN, 'no transition yet from policy_controller', values
+            reason = 'no transition yet from policy_controller'
+            if self.refused:
+                reason = f'refused: {self._refusal}'
+            return DiagnosticStatus.WARN, reason, values
         behind = lag > 20 * self.agent.chunk
         level = DiagnosticStatus.WARN if behind else DiagnosticStatus.OK
         return level, 'falling behind' if behind else '', values

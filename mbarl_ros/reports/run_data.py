@@ -83,6 +83,12 @@ def read_run(folder: Path, *, tolerant: bool = False) -> RunData:
             f'{folder}: is no run folder (there is no {ARGUMENTS_FILE} in it); give one that '
             '`mbarl up sim` or `mbarl up hardware` has made'
         )
+    arguments = _json(folder / ARGUMENTS_FILE)
+    if arguments.get('host') == 'robot':
+        raise ConfigError(
+            f"{folder}: is the robot's side of a run on two hosts, without its transitions; give "
+            'the run folder of host:=learner'
+        )
     task = Task.load(str(folder / 'task.yaml'), str(folder / 'robot.yaml'))
     agent = load_agent(str(folder / 'agent.yaml'))
     damaged: dict[str, str] = {}
@@ -100,7 +106,7 @@ def read_run(folder: Path, *, tolerant: bool = False) -> RunData:
         folder=folder,
         task=task,
         agent=agent,
-        arguments=_json(folder / ARGUMENTS_FILE),
+        arguments=arguments,
         transitions=part('transitions', lambda: _transitions(folder, task, agent), stack([], task)),
         demonstrations=part(
             'demonstrations', lambda: _demonstrations(folder, task), stack([], task)

@@ -71,7 +71,7 @@ def lock_file(path: Path, message: str) -> IO[str]:
     file = path.open('a+')
     if not try_lock(file):
         file.seek(0)
-        holder = file.read().strip() or 'unknown'
+        holder = file.readline().strip() or 'unknown'
         file.close()
         raise ConfigError(f'{message} (process {holder})')
     with contextlib.suppress(OSError):  # a full disk: the lock holds without our process id, too

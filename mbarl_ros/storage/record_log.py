@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -48,8 +49,10 @@ class RecordLog:
 
         :param sync: False only hands them to the operating system, without waiting for the disk:
             they survive a crash of this process, but maybe not a power cut.
-        :raises OSError: the disk is full or read-only; the log stays as it was.
+        :raises OSError: the disk is full or read-only, the log stays as it was; or it was deleted.
         """
+        if not os.fstat(self._file.fileno()).st_nlink:  # what is written would vanish
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
         start = self._file.seek(0, os.SEEK_END)
         unwritten = memoryview(b''.join(map(_framed, records)))
         try:

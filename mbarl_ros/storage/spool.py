@@ -8,6 +8,7 @@ power cut loses what Linux had not written yet, by default those of the last hal
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import time
@@ -29,6 +30,7 @@ SPOOL_FOLDER = 'spool'
 _IN_MEMORY = 'transitions are in memory only'
 _MAX_WRITE_ROWS = 1000  # rows written at once after a disk was full; takes about 3 ms
 _VERSION = 2  # of a spool file
+_ANEW = '+'
 _SEGMENT_ROWS = 1000  # rows per file; a file is deleted once all its rows are acknowledged
 
 
@@ -136,9 +138,14 @@ class Spool:
     def acknowledge(self, end: int) -> None:
         """The learner has all rows of the head below sequence number ``end`` on disk.
 
+        A learner that lacks what was acknowledged to an earlier process gets the rest, and what is
+        still in the files, as a session of another name.
+
         :raises ValueError: that is impossible.
         """
         head = self.head
+        if end < head.acknowledged and head is not self.own and _begins_anew(head):
+            return
         # An earlier process may have sent more rows than a power cut left here.
         if head is self.own and end > head.max_sent:
             raise ValueError(
@@ -178,10 +185,13 @@ class Spool:
                 log.append(row, sync=False)
                 self._written += 1
         except OSError as error:
-            self._set_fault(error)
             self._end_segment()
+            self._set_fault(error)
 
     def _set_fault(self, error: OSError) -> None:
+        if error.errno == errno.ENOENT:  # somebody has deleted the folder
+            self._written = self.own.acknowledged
+            self.own.files.clear()
         self._fault = f'{self._folder}: {error.strerror}: {_IN_MEMORY}'
 
     def _begin_segment(self) -> RecordLog:
@@ -224,6 +234,10 @@ class Spool:
                 meta = json.loads(header)
                 name, first, spec_hash = meta['session'], meta['first'], meta['spec_hash']
                 version = meta['version']
+                # A session that began anew: its old name, and the old number of its first row.
+                base = path.stem.partition(_ANEW)[2]
+                if base:
+                    name, first = f'{name}{_ANEW}{int(base)}', first - int(base)
             except (ValueError, KeyError, TypeError):
                 version = None
             if version != _VERSION:
@@ -239,3 +253,26 @@ class Spool:
             last.rows.extend(rows)
             last.files.append((last.end, path))
         return sessions
+
+
+def _begins_anew(session: Session) -> bool:
+    """Number the rows of a recovered session from 0, under a name that the learner does not know.
+
+    Its files get other names: after a restart it is the same session. False: they cannot.
+    """
+    path = session.files[0][1]
+    rows = list(read_records(path))[1:]  # also those that were acknowledged
+    first = min(session.files[0][0] - len(rows), session.acknowledged)
+    name, _, before = session.name.partition(_ANEW)
+    base = int(before or 0) + first
+    files: deque[tuple[int, Path]] = deque()
+    try:
+        for end, file in session.files:
+            stem = file.stem.partition(_ANEW)[0]
+            files.append((end - first, file.rename(file.with_name(f'{stem}{_ANEW}{base}.log'))))
+    except OSError:
+        return False
+    session.rows.extendleft(reversed(rows[: session.acknowledged - first]))
+    session.name, session.files = f'{name}{_ANEW}{base}', files
+    session.acknowledged = session.sent = session.max_sent = 0
+    return True

@@ -100,8 +100,10 @@ def _no_robot(graph: GraphSnapshot) -> Finding:
 
 
 def _no_node(graph: GraphSnapshot) -> Finding:
-    running = ', '.join(map(str, graph.running))
-    remedy = f'graphs run in {running}: give --domain' if running else 'start one with `mbarl up`'
+    others = ', '.join(str(domain) for domain in graph.running if str(domain) != graph.domain)
+    remedy = f'graphs run in {others}: give --domain' if others else 'start one with `mbarl up`'
+    if graph.domain in map(str, graph.running):
+        remedy = 'a graph of this machine is in it: give its --namespace'
     return Finding(ERROR, f'no node of mbarl_ros found in ROS domain {graph.domain}; {remedy}')
 
 

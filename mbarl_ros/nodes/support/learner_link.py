@@ -57,7 +57,7 @@ class LearnerLink:
         self._last_received = -np.inf  # s
         self._head_known = False
         self._stored_before = -1
-        self._rejection = ''
+        self._rejection = self._no_policy = ''
         self.policy_message = b''  # of the policies accepted, the newest
         self._traffic, self._round_trip = Traffic(), RoundTrip()
         self._transitions = node.create_publisher(
@@ -154,31 +154,37 @@ class LearnerLink:
 
     @property
     def problem(self) -> str:
-        """Why transitions are not on disk, or not stored by the learner; empty: no problem."""
-        return self._spool.problem or self._rejection
+        """Why transitions are not on disk or not stored, or no policy fits; empty: no problem."""
+        return self._spool.problem or self._rejection or self._no_policy
 
     # --- subscriptions -----------------------------------------------------------------------
 
     def _on_acknowledged(self, message: UInt8MultiArray) -> None:
         spool = self._spool
         head = spool.head
-        session = None
+        name, session = head.name, None
         data = message_bytes(message)
         self._traffic.count(RECEIVED, len(data))
         try:
             session, stored, total = unpack_acknowledgement(data)
-            if session == head.name:
+            if session == name:
                 spool.acknowledge(stored)
         except ValueError as error:
             self._node.refuse(error, topics.ACKNOWLEDGED)
-            if session == head.name:
+            if session == name:
                 self._rejection = str(error)
             return
         self._last_received = time.monotonic()
-        if session != head.name:
+        if session != name:
             return
         self._rejection = ''
-        if head is spool.own:
+        if head.name != name:
+            self._node.get_logger().warning(
+                'the learner lacks transitions that were acknowledged: is it another one, or does '
+                f'it use a new run folder? The {len(head.rows)} that are still here are sent to it'
+            )
+            self._request_acknowledgement()
+        elif head is spool.own:
             self._round_trip.acknowledged(stored)
             self._set_session_start(total - stored)
         elif head is spool.head:
@@ -200,10 +206,8 @@ class LearnerLink:
         if self._node.value('policy'):
             return  # the controller acts with a given policy
         self._traffic.count(RECEIVED, len(message.data))
-        if self.session_start is None:  # and so on how many it can have been trained
-            self._unchecked.append(message)
-        else:
-            self._accept(message)
+        self._accept(message)
+        if self.session_start is not None:
             self._on_change()
 
     def _accept(self, message: UInt8MultiArray) -> None:
@@ -212,6 +216,9 @@ class LearnerLink:
         try:
             arrays, meta = unpack_policy(data, node.task, node.agent)
             version = meta['version']
+            if self.session_start is None:  # and so on how many it can have been trained
+                self._unchecked.append(message)
+                return
             if version > self.steps and self._fleet:
                 self._unchecked.append(message)  # other robots may have executed them
                 return
@@ -221,8 +228,10 @@ class LearnerLink:
                 )
         except wire.WireError as error:
             node.refuse(error, f'{topics.POLICY}; the last good policy stays')
+            if self._newest_version < 0:  # it may be the learner of another run
+                self._no_policy = f'{error}; start both sides with the same task and agent'
             return
-        self._last_received = time.monotonic()
+        self._last_received, self._no_policy = time.monotonic(), ''
         if version == self._newest_version:
             return  # published again, for subscribers that missed it
         if version < self._newest_version:  # also of a restarted learner that is catching up

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mbarl_ros.schema.environment import DISCOVERY_RANGE, PROFILES, TRANSPORTS
+from mbarl_ros.schema.environment import DISCOVERY_RANGE, PROFILES, STATIC_PEERS, TRANSPORTS
 from mbarl_ros.schema.load import config_dir
 
 _FAST = 'rmw_fastrtps'  # the default of Jazzy and Kilted
-_PEERS = 'ROS_STATIC_PEERS'
 
 
 def without_shared_memory(environ: Mapping[str, str]) -> dict[str, str]:
@@ -29,7 +28,7 @@ def without_shared_memory(environ: Mapping[str, str]) -> dict[str, str]:
         return {}
     if environ.get(DISCOVERY_RANGE) != 'LOCALHOST':
         return {TRANSPORTS: 'UDPv4'}
-    if environ.get(_PEERS):
+    if environ.get(STATIC_PEERS):
         return {}
     profile = str(config_dir() / 'fastdds' / 'localhost.xml')
     return {DISCOVERY_RANGE: 'SYSTEM_DEFAULT', **dict.fromkeys(PROFILES, profile)}
