@@ -88,7 +88,7 @@ def network(values: Mapping[str, Value], environ: Mapping[str, str]) -> dict[str
     given = {name: environ.get(name, '').strip() for name in (STATIC_PEERS, DISCOVERY_SERVER)}
     chosen = {DISCOVERY_RANGE: reach, **{name: text for name, text in given.items() if text}}
     if not any(environ.get(name) for name in (*PROFILES, TRANSPORTS)):
-        chosen |= dict.fromkeys(PROFILES, str(config_dir() / 'fastdds' / f'{host}_host.xml'))
+        chosen |= dict.fromkeys(PROFILES, str(config_dir() / 'fastdds' / 'two_hosts.xml'))
     known = given[DISCOVERY_SERVER]
     if discovery:
         server = discovery.replace(_SERVE, '127.0.0.1:', 1)
