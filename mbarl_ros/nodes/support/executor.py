@@ -4,7 +4,7 @@ rclpy's SingleThreadedExecutor builds a new wait set and a task for each message
 command and executed command cross three processes in every control step, so that cost decides
 how fast a lockstep run can be; and the safety gate looks at its time-outs a hundred times a second.
 This executor serves subscriptions, timers and liveliness events directly from one reused wait set,
-and leaves services and other events, which are rare, to rclpy.
+and leaves services, actions and other events, which are rare, to rclpy.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from rclpy.action import ActionClient, ActionServer
 from rclpy.event_handler import QoSSubscriptionEventType
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.subscription import Subscription
+from rclpy.waitable import NumberOfEntities
 
 # Other QoS events do not wake the executor; it serves them this often (s).
 _HOUSEKEEPING = 1.0
@@ -101,19 +103,35 @@ class DataPlaneExecutor(SingleThreadedExecutor):
             for waitable in node.waitables
             if getattr(waitable, 'event_type', None) == _LIVELINESS_CHANGED
         ]
+        self._actions = [
+            waitable
+            for node in nodes
+            for waitable in node.waitables
+            if isinstance(waitable, ActionClient | ActionServer)
+        ]
         self._by_pointer = {entity.handle.pointer: entity for entity in self._subscriptions}
+        size = NumberOfEntities(
+            num_subs=len(self._subscriptions),
+            num_gcs=1,
+            num_timers=len(self._timers),
+            num_clients=len(self._clients),
+            num_services=len(self._services),
+            num_events=len(self._liveliness_events),
+        )
+        for action in self._actions:
+            size += action.get_num_entities()
         self._wait_set = rclpy_implementation.WaitSet(
-            len(self._subscriptions),
-            1,
-            len(self._timers),
-            len(self._clients),
-            len(self._services),
-            len(self._liveliness_events),
+            size.num_subscriptions,
+            size.num_guard_conditions,
+            size.num_timers,
+            size.num_clients,
+            size.num_services,
+            size.num_events,
             self._context.handle,
         )
 
     def _serve_subscriptions(self, timeout: float) -> bool:
-        """Wait once, run the ready subscriptions; True if a service or client is ready."""
+        """Wait once, run the ready subscriptions; True if rclpy has something to do."""
         if self._entities_changed:
             self._entities_changed = False
             self._collect()
@@ -127,19 +145,23 @@ class DataPlaneExecutor(SingleThreadedExecutor):
             wait_set.add_service(entity.handle)
         for entity in self._clients:
             wait_set.add_client(entity.handle)
-        for entity in self._liveliness_events:
+        for entity in (*self._liveliness_events, *self._actions):
             entity.add_to_wait_set(wait_set)
         wait_set.add_guard_condition(self._guard.handle)
         wait_set.wait(int(timeout * 1e9))
-        if wait_set.get_ready_entities('guard_condition'):
-            self._entities_changed = True
+        # Rung for entities that have changed, and for callbacks of futures.
+        rare = bool(wait_set.get_ready_entities('guard_condition'))
+        self._entities_changed |= rare
         for entity in self._liveliness_events:
             if entity.is_ready(wait_set):
                 self._lost_publishers.append(partial(entity.callback, entity.take_data()))
         end = time.monotonic() + _BURST
         for pointer in wait_set.get_ready_entities('subscription'):
-            self._received += _serve(self._by_pointer[pointer], end)
-        return any(wait_set.get_ready_entities(kind) for kind in ('service', 'client'))
+            if subscription := self._by_pointer.get(pointer):
+                self._received += _serve(subscription, end)
+            else:  # feedback or status of an action
+                rare = True
+        return rare or any(wait_set.get_ready_entities(kind) for kind in ('service', 'client'))
 
 
 def _serve(subscription: Subscription, end: float) -> int:
