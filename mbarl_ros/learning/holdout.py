@@ -32,21 +32,22 @@ class PhaseHoldout:
         self._begun = 0
         self._running: dict[int, int] = {}  # robot -> number of its phase
 
-    def mask(self, ended: np.ndarray, robots: np.ndarray) -> np.ndarray:
-        """Whether each of the next transitions is held out, bool [n].
+    def mask(self, ended: np.ndarray, robots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each of the next transitions is held out, and whether a phase begins: bool [n].
 
         :param ended: bool [n], where a phase ends
         :param robots: int [n]
         """
-        numbers = np.empty(len(ended), np.int64)
+        numbers, begins = np.empty(len(ended), np.int64), np.zeros(len(ended), bool)
         for row, (end, robot) in enumerate(zip(ended.tolist(), robots.tolist(), strict=True)):
             if robot not in self._running:
                 self._running[robot] = self._begun
                 self._begun += 1
+                begins[row] = True
             numbers[row] = self._running[robot]
             if end:
                 del self._running[robot]
-        return numbers % OF == NUMBER
+        return numbers % OF == NUMBER, begins
 
 
 def episode_numbers(ended: np.ndarray, first: int = 0) -> np.ndarray:

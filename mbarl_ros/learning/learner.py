@@ -91,7 +91,6 @@ class Learner:
         if agent.returns_to_starts:
             self._starts = start_arrays(task, demonstrations)
         self._phase_starts: list[list[np.ndarray]] = [[] for _ in self.policies]
-        self._in_phase: set[int] = set()  # robots whose latest phase goes on
         self._imagination = None
         if agent.model:
             self._imagination = Imagination(task, agent.model, len(self.policies), seed, device)
@@ -130,7 +129,7 @@ class Learner:
         self.environment_steps += len(transitions['phase'])
         ended = (transitions['terminated'] | transitions['truncated']).astype(bool)
         robots = transitions.get('robot', np.zeros(len(ended), np.int64))
-        held_out = self._phase_holdout.mask(ended, robots)
+        held_out, begins = self._phase_holdout.mask(ended, robots)
         demonstrated = human_forward_rows(transitions)
         # Rows of several robots arrive mixed; each robot's form a lane.
         bounds = [0, *np.flatnonzero(np.diff(robots)) + 1, len(robots)]
@@ -144,7 +143,7 @@ class Learner:
                     demonstrated[part],
                     self._lanes.setdefault(int(robots[part.start]), len(self._lanes)),
                 )
-        self._keep_phase_starts(transitions, ended, robots)
+        self._keep_phase_starts(select(transitions, begins))
         human = select({**transitions, 'held_out': held_out}, demonstrated)
         if len(human['phase']):
             held_out = human.pop('held_out')
@@ -152,18 +151,16 @@ class Learner:
             if self._clones is not None:
                 self._clones.add(human)
 
-    def _keep_phase_starts(
-        self, transitions: Transitions, ended: np.ndarray, robots: np.ndarray
-    ) -> None:
-        """Keep the first observation of each phase, which imagined rollouts may start from."""
-        for row, (phase, robot) in enumerate(
-            zip(transitions['phase'].tolist(), robots.tolist(), strict=True)
-        ):
-            if robot not in self._in_phase and phase < len(self._phase_starts):
+    def _keep_phase_starts(self, first: Transitions) -> None:
+        """Keep the first observation of each phase, which imagined rollouts may start from.
+
+        :param first: transitions with which phases begin
+        """
+        for phase, observation in zip(first['phase'], first['observation'], strict=True):
+            if phase < len(self._phase_starts):
                 starts = self._phase_starts[phase]
-                starts.append(np.array(transitions['observation'][row], np.float32))
+                starts.append(np.array(observation, np.float32))
                 del starts[:-PHASE_STARTS]
-            (self._in_phase.discard if ended[row] else self._in_phase.add)(robot)
 
     def set_classifier(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take a classifier message; rewards of the backward policy follow it at once."""

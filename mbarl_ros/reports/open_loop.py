@@ -80,7 +80,7 @@ def check_model(run: RunData) -> ModelCheck:
     rows = practised(run)
     arrival = np.argsort(rows['sequence'])  # of a fleet they stand phase by phase
     held_out, later = np.empty((2, len(arrival)), bool)
-    held_out[arrival] = PhaseHoldout().mask(ends(rows)[arrival], rows['robot'][arrival])
+    held_out[arrival], _ = PhaseHoldout().mask(ends(rows)[arrival], rows['robot'][arrival])
     later[arrival] = np.arange(len(arrival)) >= trained
     unseen = held_out | later
     horizon, starts = windows(run.task, rows, unseen)
