@@ -237,7 +237,8 @@ def test_a_run_folder_tells_the_steps_of_all_robots(tmp_path):
     plan = graphs.plan('fleet', {'run_dir': str(tmp_path / 'run')})
     folder = RunFolder(plan)
     assert folder.stored_steps() == 0
-    store = TransitionStore(folder.path, TASK, SPEC, rclpy.logging.get_logger('test'))
+    spec = TASK.spec_hash(plan.agent)
+    store = TransitionStore(folder.path, TASK, spec, rclpy.logging.get_logger('test'))
     for number, steps in ((1, 9), (2, 13)):
         rows = steps_of(number, [steps])
         store.store([Arrival(f'robot_{number}', rows, f'session {number}', 0)])

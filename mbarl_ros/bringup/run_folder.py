@@ -30,8 +30,9 @@ from mbarl_ros.storage.run_files import (
     write_text,
 )
 from mbarl_ros.storage.spool import SPOOL_FOLDER
-from mbarl_ros.storage.transitions import row_dtype
+from mbarl_ros.storage.transitions import row_dtype, unpack_log_record
 from mbarl_ros.storage.web_address import keep_address
+from mbarl_ros.storage.wire import WireError
 from mbarl_ros.task import Task
 
 
@@ -100,11 +101,13 @@ class RunFolder:
 
     def stored_steps(self) -> int:
         """Environment steps in the transition log; 0: there is none, or it cannot be read."""
-        size = row_dtype(Task(self._plan.task, self._plan.robot)).itemsize
+        task = Task(self._plan.task, self._plan.robot)
+        dtype, spec = row_dtype(task), task.spec_hash(self._plan.agent)
         try:
             records = read_records(self.path / TRANSITIONS_FILE)
-            return sum(len(record.partition(b'\n')[2]) // size for record in records)
-        except OSError:
+            parts = (unpack_log_record(record, dtype, spec)[0] for record in records)
+            return sum(map(len, parts)) // dtype.itemsize
+        except (OSError, WireError):
             return 0
 
     def steps_that_wait(self) -> str:
