@@ -603,6 +603,24 @@ def test_a_teleop_that_falls_silent_stops_the_robot_in_the_demonstration(tmp_pat
     assert 39 <= driven.sum() <= 45
 
 
+def test_a_stalled_safety_gate_sends_no_stop_and_the_demonstration_has_none(tmp_path, capsys):
+    """It records its stops itself; the robot goes on with the command before."""
+    messages = []
+    for number in range(60):
+        at, speed = 1 + 0.1 * number, 0.3 if number < 27 else 0.2
+        messages.append((at, '/odom', odometry(-1 + 0.03 * number, speed, at)))
+        if not 20 < number < 27:  # stalled for 0.7 s, longer than command_timeout
+            message = joints(['vx', 'vy'], [speed, 0], at)
+            messages.append((at + 0.01, '/safety_gate/executed', message))
+    bag = write_bag(tmp_path / 'bag', messages)
+    into = tmp_path / 'demos'
+    assert demos.main(['import', str(bag), '--task', 'pointmass', '--into', str(into)]) == 0
+    out = capsys.readouterr().out
+    assert 'safety_gate/executed: silent 1 x' in out and 'the safety gate was stalled' in out
+    found = read_demonstration(into / 'forward_000', Task.load('pointmass'))
+    assert found.commands[:, 0].tolist() == [0.3] * 27 + [0.2] * 32
+
+
 def test_a_bag_of_two_publishers_in_degrees_is_told_by_import_check_and_list(tmp_path, capsys):
     (tmp_path / 'robot.yaml').write_text(yaml.safe_dump(ROBOT))
     (tmp_path / 'task.yaml').write_text(yaml.safe_dump(TASK))

@@ -116,34 +116,69 @@ def with_stops(command: Series, robot: RobotConfig) -> tuple[Series, list[Findin
     :param command: messages of a topic in real time; entries have the robot's names
     """
     timeout = round(robot.command_timeout * 1e9)
-    stops = [robot.limits[name].stop for name in command.names]
-    newest = np.maximum.accumulate(command.stamps)  # messages may have overtaken each other
-    silences = command.stamps[1:] - newest[:-1]
-    before = np.flatnonzero(silences > timeout)
-    stopped = command.values[before]
-    for column, stop in enumerate(stops):
-        if stop != 'hold':
-            stopped[:, column] = stop
-    moving = (stopped != command.values[before]).any(1)
-    before, stopped = before[moving], stopped[moving]
+    before, newest, seconds = _silences(command, robot)
     if not len(before):
         return command, []
-    seconds = (silences[before] - timeout).sum() * 1e-9
-    first = (newest[before[0]] - command.stamps.min()) * 1e-9
     text = (
-        f'{command.topic}: silent {len(before)} x for longer than command_timeout '
-        f'({robot.command_timeout:g} s) without a stop, first {first:.2f} s after the first '
-        f'command; then the stop of `limits` counts as the command, for {seconds:.1f} s in all, as '
-        'the safety gate would have sent it. If the robot moved on, let teleop repeat its command, '
-        'or raise command_timeout'
+        f'{_silent(command, before, newest, robot)}; then the stop of `limits` counts as the '
+        f'command, for {seconds:.1f} s in all, as the safety gate would have sent it. If the robot '
+        'moved on, let teleop repeat its command, or raise command_timeout'
     )
     series = replace(
         command,
         stamps=np.insert(command.stamps, before + 1, newest[before] + timeout),
         log=np.insert(command.log, before + 1, command.log[before] + timeout),
-        values=np.insert(command.values, before + 1, stopped, 0),
+        values=np.insert(command.values, before + 1, _stops(command, robot)[before], 0),
     )
     return series, [Finding(WARNING, text)]
+
+
+def gate_silences(executed: Series, robot: RobotConfig) -> list[Finding]:
+    """Times for which the safety gate itself was silent while the robot moved.
+
+    It records its stops, so nothing is added: it sent none while it was stalled.
+
+    :param executed: what the gate executed in real time; entries have the robot's names
+    """
+    before, newest, seconds = _silences(executed, robot)
+    if not len(before):
+        return []
+    text = (
+        f'{_silent(executed, before, newest, robot)}: the safety gate was stalled, for '
+        f'{seconds:.1f} s beyond it in all; the command before counts on. Free the processor of '
+        'the computer at the robot (`mbarl doctor`)'
+    )
+    return [Finding(WARNING, text)]
+
+
+def _silences(command: Series, robot: RobotConfig) -> tuple[np.ndarray, np.ndarray, float]:
+    """After which messages a moving robot heard nothing for longer than ``command_timeout``.
+
+    :returns: their rows, the newest stamp [n] up to each row in ns, and the time in s beyond it
+    """
+    timeout = round(robot.command_timeout * 1e9)
+    newest = np.maximum.accumulate(command.stamps)  # messages may have overtaken each other
+    silences = command.stamps[1:] - newest[:-1]
+    moving = (_stops(command, robot) != command.values).any(1)[:-1]
+    before = np.flatnonzero((silences > timeout) & moving)
+    return before, newest, float((silences[before] - timeout).sum() * 1e-9)
+
+
+def _stops(command: Series, robot: RobotConfig) -> np.ndarray:
+    """The stop [n, k] after each message."""
+    stopped = command.values.copy()
+    for column, name in enumerate(command.names):
+        if (stop := robot.limits[name].stop) != 'hold':
+            stopped[:, column] = stop
+    return stopped
+
+
+def _silent(command: Series, before: np.ndarray, newest: np.ndarray, robot: RobotConfig) -> str:
+    first = (newest[before[0]] - command.stamps.min()) * 1e-9
+    return (
+        f'{command.topic}: silent {len(before)} x for longer than command_timeout '
+        f'({robot.command_timeout:g} s) without a stop, first {first:.2f} s after the first command'
+    )
 
 
 def _clean(series: Series, start: int, strict: bool, findings: list[Finding]) -> Series:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mbarl_ros.demos.align import Series, UnusableError, align, with_stops
+from mbarl_ros.demos.align import Series, UnusableError, align, gate_silences, with_stops
 from mbarl_ros.demos.cache import fingerprint, pack_decoded, read_decoded
 from mbarl_ros.demos.comparison import compare
 from mbarl_ros.demos.episodes import (
@@ -200,7 +200,9 @@ def read_demonstration(folder: Path, task: Task) -> Demonstration:
         for topics in (series[: len(robot.state)], series[len(robot.state) :])
     )
     stopped: list[Finding] = []
-    if not metadata.lockstep:
+    if by_gate and not metadata.lockstep:
+        stopped = gate_silences(executed[0], robot)
+    elif not metadata.lockstep:
         executed, found = zip(*(with_stops(topic, robot) for topic in executed), strict=True)
         stopped = [finding for findings in found for finding in findings]
     try:
