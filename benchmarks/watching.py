@@ -154,6 +154,8 @@ def main() -> None:
     parser.add_argument('--lockstep-steps', type=int, default=4000)
     parser.add_argument('--output', type=Path, default=OUTPUT)
     options = parser.parse_args()
+    if options.lockstep_steps < 2 * WARM_UP_LOCKSTEP:
+        parser.error(f'--lockstep-steps: at least {2 * WARM_UP_LOCKSTEP}, half of them to warm up')
     measures: dict[str, Callable[[list[str], Path], Numbers]] = {
         'real_time': lambda words, folder: real_time(words, folder, options.seconds),
         'lockstep': lambda words, folder: lockstep(words, folder, options.lockstep_steps),
