@@ -137,6 +137,32 @@ def test_record_drives_through_the_teleop_topics(tmp_path):
     )
 
 
+def test_record_adds_nothing_to_the_demonstrations_that_come_with_the_package(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shipped = config_dir().parent / 'demos' / 'pointmass'
+    raw = load_task('pointmass').model_dump(mode='json')
+
+    def folder(given='', task='pointmass', **key):
+        if key:
+            task = 'own.yaml'
+            Path(task).write_text(yaml.safe_dump({**raw, 'name': 'own', **key}))
+        return graphs.plan('record', {'task': task, 'demos': given}).arguments['demos']
+
+    assert folder() == str(tmp_path / 'my_demos' / 'pointmass')
+    assert folder('there') == str(tmp_path / 'there')
+    assert folder(demonstrations='mine') == str(tmp_path / 'mine')
+    for own in (None, str(shipped)):
+        assert folder(demonstrations=own) == str(tmp_path / 'my_demos' / 'own')
+    (tmp_path / 'link').symlink_to(shipped)
+    for given in (str(shipped), 'link'):
+        with pytest.raises(ConfigError, match='come with the package are not added to; give anot'):
+            folder(given)
+    with pytest.raises(ConfigError, match=r'mobile_base`, and give demos:=my_demos/mobile_base$'):
+        graphs.plan('sim', {'task': 'mobile_base'})
+
+
 def test_record_may_begin_each_demonstration_at_a_wide_start():
     graph = nodes('record', task='push', wide_starts='true')
     for name in ('robot_sim', 'scripted_operator'):
