@@ -320,6 +320,14 @@ def test_somebody_elses_folder_is_left_alone(tmp_path):
         RunFolder(plan_in(tmp_path))
 
 
+@pytest.mark.parametrize('text', ['[]', '{"graph":', 10_000 * '['])
+def test_damaged_arguments_of_a_run_are_named(text, tmp_path):
+    RunFolder(plan_in(tmp_path / 'run')).close()
+    (tmp_path / 'run' / 'arguments.json').write_text(text)
+    with pytest.raises(ConfigError, match=r'arguments.json: is damaged; give a new run_dir'):
+        RunFolder(plan_in(tmp_path / 'run'))
+
+
 def test_an_interrupted_run_has_a_result_all_the_same(tmp_path):
     run = RunFolder(plan_in(tmp_path / 'run', seed='3'))
     run.write_interrupted_result()

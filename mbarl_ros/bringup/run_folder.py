@@ -25,6 +25,7 @@ from mbarl_ros.storage.run_files import (
     SOFTWARE,
     TRANSITIONS_FILE,
     check_same,
+    read_json,
     read_json_lines,
     write_config,
     write_text,
@@ -95,8 +96,8 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """Parsed ``result.json``; None if there is none."""
         try:
-            return json.loads((self.path / RESULT_FILE).read_text())
-        except (OSError, ValueError):
+            return read_json(self.path / RESULT_FILE, '') or None
+        except ConfigError:
             return None
 
     def stored_steps(self) -> int:
@@ -170,10 +171,7 @@ class RunFolder:
                     f'{sorted(foreign)[0]}); give a new one'
                 )
             return False
-        try:
-            before = json.loads(record.read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f'{record}: cannot be read: {error}; give a new run_dir') from None
+        before = read_json(record, 'give a new run_dir')
         remedy = 'give the same to resume it, or a new run_dir'
         now = {'graph': self._plan.graph, 'seed': self._plan.arguments['seed']}
         before.setdefault('host', hosts.ALL)
