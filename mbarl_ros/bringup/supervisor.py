@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from mbarl_ros.bringup.node_process import describe_exit
 from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.schema.exit_codes import (
     EXIT_BUDGET,
@@ -215,10 +216,7 @@ class Supervisor:
 
     def _describe_exit(self, child: _Child, code: int) -> str:
         name = child.spec.label
-        if code < 0:
-            text = f'{name} was killed by {signal.Signals(-code).name}'
-        else:
-            text = f'{name} ended with exit code {code}'
+        text = describe_exit(name, code)
         if code > 0 and child.last_line:
             text += f' ({child.last_line})'
         if self._log_file is not None:
