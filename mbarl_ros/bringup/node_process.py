@@ -86,6 +86,9 @@ def default_environment(log_dir: Path, *, private: bool) -> dict[str, str]:
 
 def describe_exit(label: str, code: int) -> str:
     """How a node ended; ``code``: its exit code, or the negative number of the signal."""
-    if code < 0:
-        return f'{label} was killed by {signal.Signals(-code).name}'
-    return f'{label} ended with exit code {code}'
+    if code >= 0:
+        return f'{label} ended with exit code {code}'
+    text = f'{label} was killed by {signal.Signals(-code).name}'
+    if label.rpartition('/')[2] == 'safety_gate':
+        text += ' and sent no stop command: see that the robot stands still'
+    return text

@@ -289,9 +289,10 @@ class Supervisor:
                     break
                 self._show_output(0.05)
         for child in self._children:
-            if child.process is not None:
-                child.process.wait()
+            killed = child.process is not None and child.process.wait() == -signal.SIGKILL
             self._show_last_output(child)
+            if killed:
+                self._message(describe_exit(child.spec.label, -signal.SIGKILL))
 
     def _signal(self, child: _Child, number: int) -> None:
         assert child.process is not None
@@ -300,6 +301,8 @@ class Supervisor:
                 os.killpg(child.process.pid, number)
             else:
                 child.process.send_signal(number)
+                # One that is suspended ends only if it runs; the gate then sends its stop command.
+                child.process.send_signal(signal.SIGCONT)
         except ProcessLookupError:
             pass
 
