@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import queue
 import re
 import threading
@@ -98,13 +97,13 @@ class Tracker(BaseNode):
         self._queued = max(self._queued, len(lines))
 
     def _numbers(self) -> dict[str, float]:
-        """All finite numbers that the nodes report, as node/key."""
+        """All numbers that the nodes report, as node/key."""
         return {
             f'{node}/{key}': value
             for node, values in self._statuses.status.items()
             for key, text in values.items()
             if key not in _IDENTITY
-            if (value := number(text)) is not None and math.isfinite(value)
+            if (value := number(text)) is not None
         }
 
     def _log_evaluation(self, line: Mapping[str, Any], run: TrackedRun) -> None:
