@@ -47,10 +47,11 @@ sim: $(STAMP)
 	@exec $(BIN)/mbarl up sim task:=$(TASK) seed:=$(SEED) $(ARGS)
 
 demos: $(STAMP)
-	rm -rf demos/.$(TASK).new
-	$(BIN)/mbarl up record task:=$(TASK) seed:=$(SEED) demos:=demos/.$(TASK).new $(ARGS)
+	rm -rf build/demos/$(TASK)
+	$(BIN)/mbarl up record task:=$(TASK) seed:=$(SEED) demos:=build/demos/$(TASK) $(ARGS)
+	mkdir -p demos
 	rm -rf demos/$(TASK)
-	mv demos/.$(TASK).new demos/$(TASK)
+	mv build/demos/$(TASK) demos/$(TASK)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

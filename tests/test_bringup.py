@@ -9,7 +9,7 @@ import yaml
 from mbarl_ros.bringup import graphs
 from mbarl_ros.bringup.arguments import GRAPHS
 from mbarl_ros.bringup.domain import take_domain
-from mbarl_ros.bringup.run_folder import RunFolder
+from mbarl_ros.bringup.run_folder import RunEnd, RunFolder
 from mbarl_ros.bringup.up import how_to_drive
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import config_dir, load_agent, load_robot, load_task
@@ -135,6 +135,32 @@ def test_record_drives_through_the_teleop_topics(tmp_path):
     assert how_to_drive(plan, 7) == (
         'drive by leader/joint_states (while leader/deadman is pressed)'
     )
+
+
+def test_record_adds_nothing_to_the_demonstrations_that_come_with_the_package(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shipped = config_dir().parent / 'demos' / 'pointmass'
+    raw = load_task('pointmass').model_dump(mode='json')
+
+    def folder(given='', task='pointmass', **key):
+        if key:
+            task = 'own.yaml'
+            Path(task).write_text(yaml.safe_dump({**raw, 'name': 'own', **key}))
+        return graphs.plan('record', {'task': task, 'demos': given}).arguments['demos']
+
+    assert folder() == str(tmp_path / 'my_demos' / 'pointmass')
+    assert folder('there') == str(tmp_path / 'there')
+    assert folder(demonstrations='mine') == str(tmp_path / 'mine')
+    for own in (None, str(shipped)):
+        assert folder(demonstrations=own) == str(tmp_path / 'my_demos' / 'own')
+    (tmp_path / 'link').symlink_to(shipped)
+    for given in (str(shipped), 'link'):
+        with pytest.raises(ConfigError, match='come with the package are not added to; give anot'):
+            folder(given)
+    with pytest.raises(ConfigError, match=r'mobile_base`, and give demos:=my_demos/mobile_base$'):
+        graphs.plan('sim', {'task': 'mobile_base'})
 
 
 def test_record_may_begin_each_demonstration_at_a_wide_start():
@@ -292,6 +318,44 @@ def test_somebody_elses_folder_is_left_alone(tmp_path):
         ConfigError, match=r'neither empty nor a run folder \(it contains thesis.tex\)'
     ):
         RunFolder(plan_in(tmp_path))
+
+
+def end_of_launch(folder, graph, *exits, stopping=False, by_evaluator=''):
+    """``result.json`` of a run whose nodes exit in this order: names and codes."""
+    plan = graphs.plan(graph, {'run_dir': str(folder)})
+    run, specs = RunFolder(plan), {spec.name: spec for spec in plan.nodes}
+    end = RunEnd(plan, run)
+    for name, code in exits:
+        if name == 'policy_evaluator' and by_evaluator:
+            (folder / 'result.json').write_text(f'{{"reason": "{by_evaluator}"}}')
+        end.exited(specs[name], code, stopping)
+    run.close()
+    return run.result()
+
+
+def test_ros2_launch_says_in_the_result_which_node_failed(tmp_path):
+    others = ('policy_evaluator', 130), ('safety_gate', 0)
+    result = end_of_launch(
+        tmp_path / 'killed', 'sim', ('robot_sim', -9), *others, by_evaluator='interrupted'
+    )
+    assert result['reason'] == 'failed' and result['error'] == 'robot_sim was killed by SIGKILL'
+    result = end_of_launch(tmp_path / 'code', 'hardware', ('safety_gate', 1))
+    assert result['error'] == 'safety_gate ended with exit code 1'
+    evaluator, gate = ('policy_evaluator', 3), ('safety_gate', 0)
+    result = end_of_launch(tmp_path / 'budget', 'sim', evaluator, gate, by_evaluator='budget')
+    assert result == {'reason': 'budget'}
+    order = gate, ('policy_evaluator', 130)
+    stopped = {'stopping': True, 'by_evaluator': 'interrupted'}
+    assert end_of_launch(tmp_path / 'ctrl-c', 'sim', *order, **stopped)['reason'] == 'interrupted'
+    assert end_of_launch(tmp_path / 'other', 'record', ('safety_gate', 1)) is None
+
+
+@pytest.mark.parametrize('text', ['[]', '{"graph":', 10_000 * '['])
+def test_damaged_arguments_of_a_run_are_named(text, tmp_path):
+    RunFolder(plan_in(tmp_path / 'run')).close()
+    (tmp_path / 'run' / 'arguments.json').write_text(text)
+    with pytest.raises(ConfigError, match=r'arguments.json: is damaged; give a new run_dir'):
+        RunFolder(plan_in(tmp_path / 'run'))
 
 
 def test_an_interrupted_run_has_a_result_all_the_same(tmp_path):

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from mbarl_ros.reports.explain import explain
+from mbarl_ros.schema.field_maps import ActionCommand
 from mbarl_ros.storage.history import Sample, read_history
 from mbarl_ros.storage.transitions import FORWARD, HUMAN, SAFETY, select
+from mbarl_ros.task import Task
 from support.sabotage import (
     backwards_as_forward,
     environment,
@@ -109,6 +111,27 @@ def test_late_control_and_a_learner_behind_are_read_from_the_history(healthy):
     causes = {cause.name: cause for cause in explain(replace(healthy, history=history))}
     assert causes.keys() == {'periods_missed', 'learner_behind'}
     assert '300' in causes['periods_missed'].evidence[0]
+
+
+def test_a_gripper_that_aborts_every_goal_is_named_first(healthy):
+    robot = healthy.task.robot
+    arm = robot.command[0].model_copy(update={'fields': {'dx': 'data[0]', 'dy': 'data[1]'}})
+    grip = {'action': 'grip', 'type': 'test_msgs/action/NestedMessage', 'at_stop': 'keep'}
+    gripper = ActionCommand(**grip, fields={'grasp': 'nested_field.float64_value'})
+    robot = robot.model_copy(update={'command': [arm, gripper]})
+    run = replace(healthy, task=Task(healthy.task.config, robot))
+
+    def causes(faults):
+        gate = [{"action 'grip'": 'the goal was aborted', 'failed_requests': '7'}] * faults
+        gate += [{"action 'grip'": '', 'failed_requests': '7'}] * (20 - faults)
+        history = [Sample(float(n), {'safety_gate': each}) for n, each in enumerate(gate)]
+        return explain(replace(run, history=history))
+
+    first, *others = causes(15)
+    assert first.name == 'failed_requests' and "action 'grip'" in first.title and not others
+    assert 'the goal was aborted (last of 15 in 20' in first.evidence[0]
+    assert first.evidence[1].startswith('7 goals and calls failed')
+    assert causes(2) == []
 
 
 def test_a_policy_below_its_clone_is_told_only_late_and_clearly(healthy):

@@ -317,6 +317,7 @@ def status(level=0, message='', **values):
 
 def test_the_doctor_names_the_robot():
     ready = {'lifecycle': 'active', 'needs_learner': True, 'fleet': True, 'spec_hash': 'a'}
+    grip = {'state': 'ok', "action 'grip'": 'the goal was aborted', "service 'suck'": ''}
     statuses = {
         'learner': status(spec_hash='a'),
         'robot_1/policy_controller': status(**ready),
@@ -324,6 +325,8 @@ def test_the_doctor_names_the_robot():
         'robot_2/policy_controller': status(**{**ready, 'lifecycle': 'inactive'}),
         'robot_2/safety_gate': status(2, 'e-stop', state='e-stop'),
         'robot_3/policy_controller': status(**{**ready, 'spec_hash': 'b'}),
+        'robot_4/policy_controller': status(**ready),
+        'robot_4/safety_gate': status(1, "ok; action 'grip': the goal was aborted", **grip),
     }
     graph = GraphSnapshot(domain='0', namespace='/lab', statuses=statuses, clock=True)
     texts = '\n'.join(map(str, diagnose(graph)))
@@ -332,6 +335,7 @@ def test_the_doctor_names_the_robot():
     assert 'robot_2: policy_controller is not active' in texts
     assert 'robot_3: no message from safety_gate' in texts
     assert 'robot_3: different spec hashes' in texts
+    assert "robot_4: action 'grip': the goal was aborted" in texts and 'suck' not in texts
     del statuses['learner']
     assert 'no message from the learner' in '\n'.join(map(str, diagnose(graph)))
     empty = {'learner': status(1, 'no transition yet', fleet=True)}

@@ -19,10 +19,12 @@ from mbarl_ros.bringup import graphs
 from mbarl_ros.bringup.argument_values import parse
 from mbarl_ros.nodes.support import web_server
 from mbarl_ros.nodes.support.web_server import MAX_CLIENTS, MAX_STRANGERS, WebServer
+from mbarl_ros.reports.history_data import series
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.history import Sample
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE, WEB_URL_FILE
 from mbarl_ros.storage.web_address import bound_socket, keep_address, read_address
+from mbarl_ros.view.measures import learner_measures
 from mbarl_ros.view.page import LINES, PHASES, POINTS, WEB_FILES, Page, PracticeSuccess, Series
 from mbarl_ros.view.pictures import PictureError, jpeg
 from mbarl_ros.view.status import RunInfo
@@ -85,6 +87,22 @@ def test_updates_have_what_is_new_and_everything_stays_bounded(tmp_path):
     everything = json.loads(page.everything()[1])
     assert len(everything['phases']) == PHASES and len(everything['log']) == LINES
     assert max(len(curve['points']) for curve in everything['curves'].values()) <= POINTS
+
+
+@pytest.mark.parametrize('text', ['1e308', '-1e308', '1e15', 'inf', '9' * 400])
+def test_an_absurd_value_of_a_stranger_leaves_the_curves_as_they_are(text, tmp_path):
+    page, history = page_of(tmp_path), []
+    stranger = {'updates_per_second': text, 'model/error/vx': text, 'environment_steps': text}
+    for second, learner in enumerate(({'updates_per_second': '20'}, stranger, {'lag': '1'})):
+        steps = {'environment_steps': text if learner is stranger else str(10 * second)}
+        reported = {'policy_controller': steps, 'learner': learner}
+        page.receive_status(reported, float(second))
+        history.append(Sample(float(second), reported))
+    assert learner_measures(stranger) == {}
+    curves = json.loads(page.everything()[1])['curves']
+    assert list(curves) == ['updates'] and curves['updates']['points'] == [[0.0, 20.0]]
+    for node, key in (('policy_controller', 'environment_steps'), ('learner', 'model/error/vx')):
+        assert np.isnan(series(history, node, key)[1])
 
 
 def test_values_that_json_does_not_have_are_left_out(tmp_path):

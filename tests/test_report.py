@@ -298,7 +298,11 @@ def test_a_damaged_file_costs_its_own_part_only(real, tmp_path, part):
         log = RecordLog(copy / 'transitions.log')
         log.append(b'something else')
         log.close()
-        told = ['is not a transition log', 'result.json: cannot be read', 'demonstration.json: ']
+        told = [
+            'is not a transition log',
+            'result.json: is damaged; remove it',
+            'demonstration.json: ',
+        ]
         told.append('has no history of its safety gate')
     else:
         damaged = list(copy.glob('checkpoint/*'))

@@ -8,9 +8,11 @@ import time
 
 import pytest
 import yaml
+from rclpy.action import ActionClient
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
+from test_msgs.action import NestedMessage
 
 from mbarl_ros.schema.load import load_robot
 from mbarl_ros.schema.message_fields import set_stamp
@@ -287,11 +289,15 @@ def test_a_driver_that_hangs_does_not_hold_up_the_control_loop_and_is_named(benc
 
 def check(graph, profile):
     """Exit code and output of `mbarl robot check`, while the robot goes on."""
-    command = [sys.executable, '-m', 'mbarl_ros.cli', 'robot', 'check', '--seconds', '4']
-    output = graph.folder / 'check.txt'
+    return ask(graph, 'robot', 'check', '--seconds', '4', '--robot', str(profile))
+
+
+def ask(graph, *words):
+    """Exit code and output of a command, while the robot goes on."""
+    output = graph.folder / 'output.txt'
     with output.open('w') as file:
         process = subprocess.Popen(
-            [*command, '--robot', str(profile)],
+            [sys.executable, '-m', 'mbarl_ros.cli', *words],
             env={**graph.environment, 'COLUMNS': '200'},
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -311,6 +317,12 @@ def test_robot_check_names_servers_what_fails_and_servers_that_are_missing(bench
     graph.wait_for('a fault', lambda: 'rejected' in bench.fault(f"action '{GRIPPER}'"))
     code, text = check(graph, profile)
     assert code == 1 and f"action '{GRIPPER}': rejected the goal" in text, text
+    rival = ActionClient(graph.node, NestedMessage, GRIPPER)  # as MoveIt has one
+    for words in (('doctor',), ('robot', 'check', '--robot', str(profile))):
+        code, text = ask(graph, *words, '--seconds', '4')
+        assert f"action '{GRIPPER}': rejected the goal; see the log of its server" in text, text
+    assert 'can command the robot by it past the safety gate' in text
+    rival.destroy()
     other = yaml.safe_load(profile.read_text())
     other['command'][1]['action'] = 'nobody/here'
     other['command'][3]['service'] = 'nobody/there'

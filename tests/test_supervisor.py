@@ -30,6 +30,8 @@ PROGRAMS = {
     'misconfigured': 'print("error: no such key", flush=True)\nraise SystemExit(2)',
     'stubborn': 'import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n'
     'signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint("ready", flush=True)\ntime.sleep(60)',
+    'says_goodbye': 'import time\nprint("ready", flush=True)\ntry:\n    time.sleep(60)\n'
+    'except KeyboardInterrupt:\n    print("stop command", flush=True)',
     'crashes_once': 'import pathlib, sys, time\nflag = pathlib.Path(sys.argv[1]) / "flag"\n'
     'if flag.exists():\n    time.sleep(60)\nflag.write_text("")\nraise SystemExit(5)',
     'refuses_once': 'import pathlib, sys, time\nfolder = pathlib.Path(sys.argv[1])\n'
@@ -299,6 +301,32 @@ def test_a_stubborn_node_is_killed_in_the_end(supervise):
     assert supervisor.run() == 130
     assert 'stubborn: still running, sending SIGTERM' in screen.messages
     assert 'stubborn: still running, sending SIGKILL' in screen.messages
+
+
+def test_a_gate_that_had_to_be_killed_is_said_to_have_sent_no_stop(supervise):
+    screen, supervisor = supervise(node('stubborn', name='safety_gate'))
+
+    def interrupt():
+        screen.wait_for(('safety_gate', 'ready'))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    assert supervisor.run() == 130
+    assert 'safety_gate was killed by SIGKILL and sent no stop command' in screen.messages[-1]
+
+
+def test_a_suspended_node_is_woken_so_that_it_can_end_by_itself(supervise):
+    screen, supervisor = supervise(node('says_goodbye'))
+
+    def interrupt():
+        screen.wait_for(('says_goodbye', 'ready'))
+        os.kill(supervisor._children[0].process.pid, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    assert supervisor.run() == 130
+    assert screen.lines[-1] == ('says_goodbye', 'stop command')
+    assert not any('still running' in message for message in screen.messages)
 
 
 def test_a_second_ctrl_c_hurries(supervise):

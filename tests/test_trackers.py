@@ -11,6 +11,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from mbarl_ros.bringup import graphs
+from mbarl_ros.nodes.tracker import Tracker
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.storage.run_files import EVALUATIONS_FILE, RESULT_FILE, TRACKER_FILE
 from support.graph import TIMEOUT, Graph
@@ -172,3 +173,24 @@ def test_a_missing_package_is_said_before_anything_starts(monkeypatch, tmp_path)
         ConfigError, match=r"wandb is not installed; pip install 'mbarl_ros\[track\]'"
     ):
         graphs.plan('hardware', {'tracker': 'wandb'})
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '{"library": "wandb", "id"',
+        '[]',
+        '{"library": "wandb", "id": "abc", "place": "here", "step": "0", "evaluations": "some"}',
+        '{"library": "wandb", "id": "abc", "place": "here", "step": "-1", "evaluations": "0"}',
+        '{"library": "wandb", "id": null, "place": "here", "step": "0", "evaluations": "0"}',
+        '{"library": "mlflow"}',
+        10_000 * '[',
+        'ÿ',
+    ],
+)
+def test_a_damaged_tracker_json_is_named_and_kept(text, tmp_path, node):
+    path = tmp_path / TRACKER_FILE
+    path.write_bytes(text.encode('latin-1'))
+    with pytest.raises(ConfigError, match=f'^{path}: is damaged; remove it: wandb begins a new'):
+        node(Tracker, library='wandb', run_dir=tmp_path)
+    assert path.read_bytes() == text.encode('latin-1')

@@ -61,6 +61,12 @@ TARGET = Argument(
     kind=float,
 )
 DEMOS = Argument('demos', '', "folder of demonstrations; empty: the task's")
+RECORDED = Argument(
+    'demos',
+    '',
+    "folder to which demonstrations are added; empty: the task's, or my_demos/TASK where it has "
+    'none or one that comes with the package',
+)
 NAMESPACE = Argument('namespace', '', 'ROS namespace of all nodes, for several robots')
 ROBOTS = Argument('robots', '2', 'number of simulated robots', kind=int)
 FLEET = Argument(
@@ -251,7 +257,7 @@ GRAPHS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             *_WHAT,
             MODE,
             REAL_TIME_FACTOR,
-            DEMOS,
+            RECORDED,
             OPERATOR,
             EPISODES,
             WIDE_STARTS,

@@ -23,10 +23,12 @@ from mbarl_ros.schema.agent import AgentConfig
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import (
     available,
+    how_to_record,
     is_generated,
     load_agent,
     load_robot,
     load_task,
+    recording_folder,
     search_current_folder,
     without_demonstrations,
 )
@@ -213,18 +215,15 @@ def _resolve_demonstrations(graph: str, values: dict[str, Value], task: TaskConf
     if values.get('host') == hosts.ROBOT:  # the learner's side has them
         values['demos'] = ''
         return
+    if graph == 'record':
+        values['demos'] = str(recording_folder(task, str(values['demos'])))
+        return
     folder = str(values['demos'] or task.demonstrations or '')
     if not folder:
-        if graph in LEARNING:
-            return
-        raise ConfigError(
-            f"task '{task.name}': key 'demonstrations' is not set; add it or give demos:=FOLDER"
-        )
+        return
     path = Path(folder).expanduser().absolute()
     values['demos'] = str(path)
-    if graph == 'record':
-        return
-    remedy = f'record some with mbarl up record task:={values["task"]} demos:={path}'
+    remedy = how_to_record(str(values['task']), task, path)
     if not path.is_dir():
         raise ConfigError(f'{path}: no such folder of demonstrations; {remedy}')
     if not any(path.iterdir()):

@@ -24,7 +24,7 @@ from mbarl_ros.bringup.arguments import VIEW, Argument, arguments_of
 from mbarl_ros.bringup.domain import take_domain
 from mbarl_ros.bringup.node_process import default_environment
 from mbarl_ros.bringup.node_specs import NodeSpec
-from mbarl_ros.bringup.run_folder import RunFolder
+from mbarl_ros.bringup.run_folder import RunEnd, RunFolder
 from mbarl_ros.bringup.sros2 import enclave
 from mbarl_ros.bringup.up import check_demonstrations
 from mbarl_ros.storage import lifeline
@@ -101,12 +101,13 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
                 f'known: {", ".join(texts)}'
             )
         )
+    end = RunEnd(plan, run_dir)
     for spec in plan.nodes:
-        actions += _node(spec, str(plan.arguments['log_level']))
+        actions += _node(spec, str(plan.arguments['log_level']), end)
     return actions
 
 
-def _node(spec: NodeSpec, log_level: str) -> list[Any]:
+def _node(spec: NodeSpec, log_level: str, end: RunEnd) -> list[Any]:
     node = Node(
         package='mbarl_ros',
         executable=spec.executable,
@@ -128,7 +129,7 @@ def _node(spec: NodeSpec, log_level: str) -> list[Any]:
     if spec.respawn or spec.optional:
         return [node]
 
-    def shut_down(event: Any, _context: Any) -> Shutdown:
-        return Shutdown(reason=f'{spec.label} ended with exit code {event.returncode}')
+    def shut_down(event: Any, context: Any) -> Shutdown:
+        return Shutdown(reason=end.exited(spec, event.returncode, context.is_shutdown))
 
     return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=shut_down)), node]

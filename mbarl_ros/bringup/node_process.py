@@ -1,7 +1,8 @@
-"""Command line and environment of a node's process."""
+"""Command line, environment and end of a node's process."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,3 +82,13 @@ def default_environment(log_dir: Path, *, private: bool) -> dict[str, str]:
     if private:
         defaults[DISCOVERY_RANGE] = 'LOCALHOST'
     return defaults
+
+
+def describe_exit(label: str, code: int) -> str:
+    """How a node ended; ``code``: its exit code, or the negative number of the signal."""
+    if code >= 0:
+        return f'{label} ended with exit code {code}'
+    text = f'{label} was killed by {signal.Signals(-code).name}'
+    if label.rpartition('/')[2] == 'safety_gate':
+        text += ' and sent no stop command: see that the robot stands still'
+    return text

@@ -10,9 +10,13 @@ from typing import Any
 
 from mbarl_ros import __version__
 from mbarl_ros.bringup import hosts
+from mbarl_ros.bringup.arguments import LEARNING
 from mbarl_ros.bringup.graphs import Plan
+from mbarl_ros.bringup.node_process import describe_exit
+from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.bringup.software import software
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.exit_codes import EXIT_BUDGET, EXIT_SUCCESS
 from mbarl_ros.storage.files import lock_file, unwritable, write_file
 from mbarl_ros.storage.record_log import read_records
 from mbarl_ros.storage.run_files import (
@@ -25,6 +29,7 @@ from mbarl_ros.storage.run_files import (
     SOFTWARE,
     TRANSITIONS_FILE,
     check_same,
+    read_json,
     read_json_lines,
     write_config,
     write_text,
@@ -95,8 +100,8 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """Parsed ``result.json``; None if there is none."""
         try:
-            return json.loads((self.path / RESULT_FILE).read_text())
-        except (OSError, ValueError):
+            return read_json(self.path / RESULT_FILE, '') or None
+        except ConfigError:
             return None
 
     def stored_steps(self) -> int:
@@ -170,10 +175,7 @@ class RunFolder:
                     f'{sorted(foreign)[0]}); give a new one'
                 )
             return False
-        try:
-            before = json.loads(record.read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f'{record}: cannot be read: {error}; give a new run_dir') from None
+        before = read_json(record, 'give a new run_dir')
         remedy = 'give the same to resume it, or a new run_dir'
         now = {'graph': self._plan.graph, 'seed': self._plan.arguments['seed']}
         before.setdefault('host', hosts.ALL)
@@ -200,3 +202,32 @@ class RunFolder:
             result.unlink(missing_ok=True)
         except OSError as error:
             raise unwritable(result, error) from None
+
+
+class RunEnd:
+    """Says in ``result.json`` which node ended a run that nobody supervises: by ``ros2 launch``.
+
+    The first node that exits ends the run; after that the others exit, too.
+    """
+
+    def __init__(self, plan: Plan, run_dir: RunFolder) -> None:
+        """``run_dir`` is written to where the graph is one that learns."""
+        self._learns, self._run_dir = plan.graph in LEARNING, run_dir
+        self._failure: str | None = None  # of the first node; empty: it was none
+
+    def exited(self, spec: NodeSpec, code: int, stopping: bool) -> str:
+        """A node without which the run does not go on has exited; returns how.
+
+        :param code: exit code, or the negative number of the signal
+        :param stopping: the user stops the run
+        """
+        report = describe_exit(spec.label, code)
+        if self._failure is None:
+            ended = spec.required and code in (EXIT_SUCCESS, EXIT_BUDGET)
+            self._failure = '' if ended or stopping else report
+        if self._failure and self._learns:
+            try:  # each time: to the evaluator, which may exit later, it was an interruption
+                self._run_dir.write_failed_result(self._failure)
+            except ConfigError as error:
+                report += f'; {error}'
+        return report

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from mbarl_ros.bringup.node_process import describe_exit
 from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.schema.exit_codes import (
     EXIT_BUDGET,
@@ -215,10 +216,7 @@ class Supervisor:
 
     def _describe_exit(self, child: _Child, code: int) -> str:
         name = child.spec.label
-        if code < 0:
-            text = f'{name} was killed by {signal.Signals(-code).name}'
-        else:
-            text = f'{name} ended with exit code {code}'
+        text = describe_exit(name, code)
         if code > 0 and child.last_line:
             text += f' ({child.last_line})'
         if self._log_file is not None:
@@ -291,9 +289,10 @@ class Supervisor:
                     break
                 self._show_output(0.05)
         for child in self._children:
-            if child.process is not None:
-                child.process.wait()
+            killed = child.process is not None and child.process.wait() == -signal.SIGKILL
             self._show_last_output(child)
+            if killed:
+                self._message(describe_exit(child.spec.label, -signal.SIGKILL))
 
     def _signal(self, child: _Child, number: int) -> None:
         assert child.process is not None
@@ -302,6 +301,8 @@ class Supervisor:
                 os.killpg(child.process.pid, number)
             else:
                 child.process.send_signal(number)
+                # One that is suspended ends only if it runs; the gate then sends its stop command.
+                child.process.send_signal(signal.SIGCONT)
         except ProcessLookupError:
             pass
 

@@ -145,8 +145,14 @@ def _run(
         stored = run_dir.stored_steps() if run.budget else 0
         print(summary(run, run_dir.result(), code, seconds, resume, stored), flush=True)
     if plan.graph == 'record':
-        print(f'demonstrations are in {plan.arguments["demos"]}', flush=True)
+        print(_where_recorded(plan), flush=True)
     return code
+
+
+def _where_recorded(plan: graphs.Plan) -> str:
+    folder = plan.arguments['demos']
+    own = folder == plan.task.demonstrations
+    return f'demonstrations are in {folder}' + ('' if own else f'; use them with demos:={folder}')
 
 
 def _about_buttons(plan: graphs.Plan) -> str:

@@ -30,6 +30,7 @@ from mbarl_ros.demos.reader import check_demonstration, read_episode
 from mbarl_ros.demos.recording import recover
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.exit_codes import EXIT_FAILURE
+from mbarl_ros.schema.load import recording_folder
 from mbarl_ros.storage.transitions import DIRECTIONS
 from mbarl_ros.task import Task
 from mbarl_ros.view.plots import DemonstrationPlot
@@ -89,7 +90,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar='SOURCE',
         help='bag (folder, .mcap, .db3 or .bag), .hdf5, folder of Minari or LeRobot, or .pkl',
     )
-    add.add_argument('--into', default='', metavar='FOLDER', help="default: the task's own")
+    add.add_argument(
+        '--into',
+        default='',
+        metavar='FOLDER',
+        help="default: the task's own, or my_demos/TASK where it has none or one that comes with "
+        'the package',
+    )
     add.add_argument(
         '--format', default=None, help='bag, minari, robomimic, lerobot or earl; default: detected'
     )
@@ -337,9 +344,7 @@ def _import(options: argparse.Namespace) -> int:
     if not options.task:
         raise ConfigError('--task is needed: the task of these demonstrations')
     task = Task.load(options.task, options.robot or None)
-    folder = options.into or task.config.demonstrations
-    if not folder:
-        raise ConfigError(f"task '{task.name}': key 'demonstrations' is not set; give --into")
+    folder = recording_folder(task.config, options.into)
     reading = Reading(
         Options(
             keys=[key.strip() for key in options.key.split(',') if key.strip()],
@@ -355,7 +360,7 @@ def _import(options: argparse.Namespace) -> int:
             Path(options.source).expanduser(),
             options.task,
             options.robot,
-            Path(folder).expanduser(),
+            folder,
             kind=options.format,
             direction=options.direction,
             verdict=options.verdict,
@@ -371,7 +376,7 @@ def _import(options: argparse.Namespace) -> int:
         print_report(str(path), episode, findings)
         episodes += [episode] if episode else []
     failed = len(made) - len(episodes)
-    others = [path for path in folders(Path(folder).expanduser()) if path not in made]
+    others = [path for path in folders(folder) if path not in made]
     others.sort(key=lambda path: path.stat().st_mtime)
     print_set([*_readable(others[-_COMPARED:], task), *episodes], task)
     return EXIT_FAILURE if failed else 0

@@ -21,6 +21,8 @@ from mbarl_ros.schema.open_questions import open_questions
 from mbarl_ros.task import Task
 from mbarl_ros.view.findings import print_findings, print_topics
 
+_NO_ANSWER = 'its safety gate does not answer; use the e-stop at the robot'
+
 
 def main(arguments: list[str]) -> int:
     """Run ``robot``, ``doctor`` or ``stop``; returns the exit code."""
@@ -211,7 +213,7 @@ def _stop(options: argparse.Namespace) -> int:
     with Listener('stop', _namespace(options)) as listener:
         states = stop_all(listener, options.seconds)
     for robot, state in sorted(states.items()):
-        print(f'{robot or "robot"}: {state or "its safety gate does not answer"}')
+        print(f'{robot or "robot"}: {state or _NO_ANSWER}')
     if not states:
         print(f'no safety gate found; discovery: {_discovery()}')
     return EXIT_SUCCESS if states and set(states.values()) == {ESTOP} else EXIT_FAILURE

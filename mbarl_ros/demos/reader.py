@@ -30,6 +30,7 @@ from mbarl_ros.demos.metadata import (
 )
 from mbarl_ros.demos.plausibility import examine, jumping
 from mbarl_ros.schema.findings import ERROR, INFO, WARNING, Finding
+from mbarl_ros.schema.load import how_to_record
 from mbarl_ros.schema.robot import TopicMap
 from mbarl_ros.schema.topics import EXECUTED
 from mbarl_ros.storage.transitions import DIRECTIONS, Transitions
@@ -119,7 +120,7 @@ def pack_demonstrations(folder: str | Path, task: Task, run_dir: Path) -> bytes:
 
 
 def _successful_episodes(folder: Path, task: Task) -> list[Episode]:
-    remedy = f'record some with `mbarl up record task:={task.name} demos:={folder}`'
+    remedy = how_to_record(task.name, task.config, folder)
     paths = folders(folder)
     if not paths:
         raise DemonstrationError(f'{folder}: there are no demonstrations; {remedy}')

@@ -6,7 +6,6 @@ import math
 import time
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -24,6 +23,7 @@ from mbarl_ros.nodes.support.qos import LATCHED, SENSOR, STATIC_TRANSFORMS
 from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, message_class
 from mbarl_ros.schema import topics
 from mbarl_ros.schema.base import ConfigError
+from mbarl_ros.schema.load import recording_folder
 from mbarl_ros.schema.message_fields import stamp_ns
 from mbarl_ros.schema.robot import LONGEST_STEP
 from mbarl_ros.schema.topics import EXECUTED, RECORDER_PHASE
@@ -52,19 +52,20 @@ class DemoRecorder(BaseNode):
     def __init__(self) -> None:
         """Subscribe to the robot's topics, unconverted.
 
-        :raises ConfigError: there is no folder to record into, or it cannot be used.
+        :raises ConfigError: the folder to record into comes with the package, or cannot be used.
         """
         super().__init__('demo_recorder')
         self.setup(
             {
-                'demonstrations': ('', "Folder to record into; empty: the task's or run_dir/demos"),
+                'demonstrations': ('', "Folder to add to; empty: the task's, or my_demos/TASK"),
                 'direction': (DIRECTIONS[0], 'Of the next demonstration: forward or backward'),
                 'operator': ('person', 'Who demonstrates'),
             }
         )
         self._check_parameters(list(self._parameters.values()))
         self.add_on_set_parameters_callback(self._check_parameters_result)
-        self._folder = self._find_folder()
+        self._folder = recording_folder(self.task.config, self.value('demonstrations'))
+        self.get_logger().info(f'records into {self._folder}')
         self._types = topic_types(self.task.robot)
         self._states = [t.topic for t in self.task.robot.state if not t.frames]
         self._tree = TransformTree()
@@ -297,17 +298,6 @@ class DemoRecorder(BaseNode):
         return all(stamp is None or 0 < stamp - answered < step for stamp in stamps)
 
     # --- set-up ------------------------------------------------------------------------------
-
-    def _find_folder(self) -> Path:
-        folder = self.value('demonstrations') or self.task.config.demonstrations
-        if folder:
-            return Path(folder).expanduser()
-        if self.run_dir is None:
-            raise ConfigError(
-                f"node '{self.get_name()}': parameter 'demonstrations' is needed: task "
-                f"'{self.task.name}' names no folder and there is no run_dir"
-            )
-        return self.run_dir / 'demos'
 
     def _qos(self, topic: str) -> Any:
         if self._tf_topics.get(topic):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +28,7 @@ from mbarl_ros.storage.run_files import (
     RESULT_FILE,
     TRACKER_FILE,
     read_config,
+    read_json,
     read_json_lines,
 )
 from mbarl_ros.view.status import number
@@ -53,7 +54,8 @@ class Tracker(BaseNode):
     def __init__(self) -> None:
         """Begin or continue the run of the tracker.
 
-        :raises ConfigError: there is no run folder, or the library is unknown.
+        :raises ConfigError: there is no run folder, the library is unknown, or ``tracker.json`` is
+            damaged.
         """
         super().__init__('tracker')
         give_way()
@@ -95,13 +97,13 @@ class Tracker(BaseNode):
         self._queued = max(self._queued, len(lines))
 
     def _numbers(self) -> dict[str, float]:
-        """All finite numbers that the nodes report, as node/key."""
+        """All numbers that the nodes report, as node/key."""
         return {
             f'{node}/{key}': value
             for node, values in self._statuses.status.items()
             for key, text in values.items()
             if key not in _IDENTITY
-            if (value := number(text)) is not None and math.isfinite(value)
+            if (value := number(text)) is not None
         }
 
     def _log_evaluation(self, line: Mapping[str, Any], run: TrackedRun) -> None:
@@ -182,12 +184,17 @@ class Tracker(BaseNode):
     # --- the file that continues a run ------------------------------------------------------------
 
     def _read_known(self) -> dict[str, str]:
-        try:
-            known = json.loads((self._folder / TRACKER_FILE).read_text())
-        except (OSError, ValueError):
+        path, remedy = self._folder / TRACKER_FILE, f'remove it: {self._library} begins a new run'
+        known = read_json(path, remedy)
+        if not known:
             return {}
-        same = isinstance(known, dict) and known.get('library') == self._library
-        return {key: str(value) for key, value in known.items()} if same else {}
+        texts = all(isinstance(known.get(key), str) for key in ('library', 'id', 'place'))
+        counts = [str(known.get(key)) for key in ('step', 'evaluations')]
+        if not (
+            texts and known['id'] and all(re.fullmatch('[0-9]{1,18}', each) for each in counts)
+        ):
+            raise ConfigError(f'{path}: is damaged; {remedy}')
+        return known if known['library'] == self._library else {}
 
     def _keep_known(self, run: TrackedRun) -> None:
         known = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -156,7 +155,7 @@ class Visualizer(BaseNode):
 
     def _on_attempts(self, values: dict[str, str]) -> None:
         attempts, successes = (number(values.get(key, '')) for key in ('attempts', 'successes'))
-        if attempts is None or successes is None or not math.isfinite(attempts + successes):
+        if attempts is None or successes is None:
             return
         self._rate.add(int(attempts), int(successes))
         succeeded, counted = self._rate.counted

@@ -22,6 +22,7 @@ from mbarl_ros.reports.explain_learning import (
 )
 from mbarl_ros.reports.explain_motion import action_order, delay, no_effect, wrong_sign
 from mbarl_ros.reports.explain_practice import (
+    failed_requests,
     gate_stops,
     human_drives,
     never_returns,
@@ -38,6 +39,7 @@ _SENTENCES = 5  # of evidence for a cause
 # Each explains those below it: a sensor that stands still makes the model poor and success rare,
 # and not the other way round.
 TESTS: tuple[Test, ...] = (
+    failed_requests,
     frozen_sensor,
     units,
     demonstrations_disagree,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from mbarl_ros.reports.facts import Cause, Facts
+from mbarl_ros.view.status import number
 
 _ENOUGH = 3000  # environment steps, before which a model or a policy may well be poor
 _POOR = 0.7  # share of an entry's change that the model does not explain
@@ -29,14 +30,7 @@ def _latest(facts: Facts, node: str) -> dict[str, str]:
 def _values(facts: Facts, node: str, key: str) -> np.ndarray:
     """A value over the history, as far as it is a number."""
     found = (sample.status.get(node, {}).get(key, '') for sample in facts.run.history)
-    return np.array([number for text in found if math.isfinite(number := _number(text))])
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return math.nan
+    return np.array([each for text in found if (each := number(text)) is not None])
 
 
 def model_distrusted(facts: Facts) -> Cause | None:
@@ -45,9 +39,9 @@ def model_distrusted(facts: Facts) -> Cause | None:
     if config is None or facts.steps < _ENOUGH:
         return None
     errors = {
-        key.removeprefix('model/error/'): _number(value)
-        for key, value in status.items()
-        if key.startswith('model/error/')
+        key.removeprefix('model/error/'): error
+        for key, text in status.items()
+        if key.startswith('model/error/') and (error := number(text)) is not None
     }
     driven = {facts.names[one.entry] for one in facts.driven}
     poor = {name: e for name, e in errors.items() if name in driven and e > _POOR}
@@ -136,10 +130,10 @@ def periods_missed(facts: Facts) -> Cause | None:
         ('missed_periods', 'control periods were missed'),
         ('steps_left_out', 'steps could not be recorded, because a topic came too late'),
     ):
-        number = _number(status.get(key, ''))
-        if math.isfinite(number) and number > max(_MISSED * (steps + number), 20):
+        count = number(status.get(key, '')) or 0.0
+        if count > max(_MISSED * (steps + count), 20):
             evidence.append(
-                f'{number:.0f} {what}, of {steps + number:.0f} ({number / (steps + number):.1%})'
+                f'{count:.0f} {what}, of {steps + count:.0f} ({count / (steps + count):.1%})'
             )
     if not evidence:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mbarl_ros.reports.facts import Cause, Driven, Facts
+from mbarl_ros.reports.history_data import series, total
 from mbarl_ros.storage.transitions import BACKWARD, FORWARD, HUMAN, SAFETY
 
 _IDLE, _ACTIVE = 0.02, 0.1  # spread of actions, in half ranges
@@ -13,6 +14,7 @@ _LEAST_PHASES, _LEAST_STEPS = 2, 60
 _OUTSIDE = 0.05  # share of demonstrated states
 _CUT = 0.15  # of what demonstrations visit, that practice does not reach
 _AT_BOUND, _BLOCKED = 0.01, 0.04  # of half the range; share of steps
+_FAULTS, _FAULTY = 3, 0.05  # samples with a fault; share of all
 _HUMAN, _STOPPED = 0.3, 0.15  # shares of steps
 _NEVER = 25  # attempts without success
 _RETURNS = 10  # ways back
@@ -210,6 +212,31 @@ def _passed(facts: Facts, blocked: Driven, rows: np.ndarray) -> int:
     passed = (facts.demonstrated_states / facts.half)[:, entries]
     mine = (facts.practice['observation'][:, : facts.dim] / facts.half)[rows][:, entries]
     return sum(bool((np.abs(passed - one).max(1) < _PASSED).any()) for one in mine)
+
+
+def failed_requests(facts: Facts) -> Cause | None:
+    """A gripper or another device that does not do what the safety gate requests of it."""
+    evidence, names = [], []
+    history = [s for s in facts.run.history if 'safety_gate' in s.status]
+    for entry in facts.task.robot.requests:
+        reported = (sample.status['safety_gate'].get(entry.label, '') for sample in history)
+        faults = [text for text in reported if text]
+        if len(faults) >= max(_FAULTS, _FAULTY * len(history)):
+            names.append(entry.label)
+            evidence.append(
+                f'{entry.label}: {faults[-1]} (last of {len(faults)} in {len(history)} samples of '
+                "the gate's diagnostics)"
+            )
+    if not names:
+        return None
+    number = total(series(history, 'safety_gate', 'failed_requests'))
+    return Cause(
+        'failed_requests',
+        f'Goals or calls fail: {", ".join(names)}',
+        [*evidence, f'{number:.0f} goals and calls failed in {facts.steps} steps'],
+        'look into the log of its server, and send it a goal or call by hand (`ros2 action '
+        'send_goal`, `ros2 service call`); then go on in a new run',
+    )
 
 
 def gate_stops(facts: Facts) -> Cause | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mbarl_ros.storage.history import Sample
+from mbarl_ros.view import status
 
 _INFORMATION = ('level', 'message', 'task', 'robot', 'mode', 'spec_hash', 'use_sim_time')
 """Keys of every node that are no measurement."""
@@ -15,10 +16,8 @@ _INFORMATION = ('level', 'message', 'task', 'robot', 'mode', 'spec_hash', 'use_s
 
 def number(sample: Sample, node: str, key: str) -> float:
     """A value of a sample; NaN where it was not reported, or is no number."""
-    try:
-        return float(sample.status[node][key])
-    except (KeyError, TypeError, ValueError):
-        return float('nan')
+    parsed = status.number(sample.status.get(node, {}).get(key))
+    return float('nan') if parsed is None else parsed
 
 
 def series(history: Sequence[Sample], node: str, key: str) -> np.ndarray:
@@ -37,9 +36,7 @@ def keys(history: Sequence[Sample], node: str) -> list[str]:
     """Keys of the measurements of a node, in the order in which they came up."""
     found: dict[str, None] = {}
     for sample in history:
-        status = sample.status.get(node)
-        if isinstance(status, dict):
-            found |= dict.fromkeys(status)
+        found |= dict.fromkeys(sample.status.get(node, {}))
     return [key for key in found if key not in _INFORMATION]
 
 
@@ -50,10 +47,10 @@ def stretches(history: Sequence[Sample], node: str, key: str) -> list[tuple[str,
     """
     found: list[tuple[str, float]] = []
     for sample, following in itertools.pairwise([*history, *history[-1:]]):
-        status = sample.status.get(node)
-        if not isinstance(status, dict) or key not in status:
+        values = sample.status.get(node, {})
+        if key not in values:
             continue
-        text, seconds = str(status[key]), max(following.time - sample.time, 0.0)
+        text, seconds = str(values[key]), max(following.time - sample.time, 0.0)
         if found and found[-1][0] == text:
             found[-1] = text, found[-1][1] + seconds
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from mbarl_ros.storage.run_files import (
     RESULT_FILE,
     ROBOTS_FILE,
     TRANSITIONS_FILE,
+    read_json,
     read_json_lines,
 )
 from mbarl_ros.storage.sequence_tracker import SequenceTracker
@@ -83,7 +83,7 @@ def read_run(folder: Path, *, tolerant: bool = False) -> RunData:
             f'{folder}: is no run folder (there is no {ARGUMENTS_FILE} in it); give one that '
             '`mbarl up sim` or `mbarl up hardware` has made'
         )
-    arguments = _json(folder / ARGUMENTS_FILE)
+    arguments = read_json(folder / ARGUMENTS_FILE, 'restore it, or give another run')
     if arguments.get('host') == 'robot':
         raise ConfigError(
             f"{folder}: is the robot's side of a run on two hosts, without its transitions; give "
@@ -113,7 +113,7 @@ def read_run(folder: Path, *, tolerant: bool = False) -> RunData:
         ),
         evaluations=read_json_lines(folder / EVALUATIONS_FILE, skip_damaged=True),
         history=read_history(folder),
-        result=part('result', lambda: _result(folder), {}),
+        result=part('result', lambda: read_json(folder / RESULT_FILE, 'remove it'), {}),
         damaged=damaged,
         robots=part('robots', lambda: _robots(folder), {}),
     )
@@ -148,18 +148,3 @@ def _demonstrations(folder: Path, task: Task) -> Transitions:
         return load_demonstrations(copy, task, run_dir=folder)
     except DemonstrationError as error:
         raise ConfigError(str(error)) from None
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    path = folder / RESULT_FILE
-    return _json(path) if path.exists() else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f'{path}: cannot be read: {error}') from None
-    if not isinstance(content, dict):
-        raise ConfigError(f'{path}: is damaged')
-    return content

@@ -31,6 +31,8 @@ from mbarl_ros.schema.task import TaskConfig
 Config = TypeVar('Config', bound=Strict)
 TASK_SOURCES = 'mbarl_ros.task_sources'
 """Entry-point group: SCHEME -> function that makes tasks ``SCHEME:TEXT`` (:func:`generated`)."""
+RECORDINGS = 'my_demos'
+"""Folder in the working directory for demonstrations of tasks that have no folder of their own."""
 _FORMS = {'world': 'package.module:Class', 'reward': 'success or topic:NAME'}
 _KINDS = {list: 'list', int: 'number', float: 'number', str: 'text'}
 
@@ -38,16 +40,15 @@ _KINDS = {list: 'list', int: 'number', float: 'number', str: 'text'}
 def config_dir() -> Path:
     """Folder of the shipped YAML: MBARL_CONFIG_DIR, the source tree or the installed share/."""
     override = os.environ.get('MBARL_CONFIG_DIR')
-    if override:
-        return Path(override)
+    return Path(override) if override else _shipped() / 'config'
+
+
+def _shipped() -> Path:
+    """Folder of the files that come with the package: the source tree or the installed share/."""
     here = Path(__file__).resolve().parent.parent
-    candidates = [
-        here.parent / 'config',
-        *(parent / 'share' / 'mbarl_ros' / 'config' for parent in here.parents),
-    ]
-    for candidate in candidates:
-        if (candidate / 'tasks').is_dir():
-            return candidate
+    for folder in (here.parent, *(parent / 'share' / 'mbarl_ros' for parent in here.parents)):
+        if (folder / 'config' / 'tasks').is_dir():
+            return folder
     raise ConfigError(
         f'config/ of mbarl_ros not found beside {here}; reinstall the package or set '
         'MBARL_CONFIG_DIR'
@@ -181,6 +182,39 @@ def load_task(name: str) -> TaskConfig:
     if task.demonstrations is not None:
         changes['demonstrations'] = absolute(task.demonstrations)
     return task.model_copy(update=changes)
+
+
+def recording_folder(task: TaskConfig, given: str = '') -> Path:
+    """Folder, absolute, to which demonstrations of a task are added.
+
+    ``given``, or the task's own, or ``my_demos/TASK`` in the working directory where the task has
+    none, or one that comes with the package.
+
+    :raises ConfigError: ``given`` comes with the package.
+    """
+    if given:
+        path = Path(given).expanduser().absolute()
+        if _is_shipped(path):
+            raise ConfigError(
+                f'{path}: demonstrations that come with the package are not added to; give another '
+                f'folder, such as {RECORDINGS}'
+            )
+        return path
+    if task.demonstrations and not _is_shipped(Path(task.demonstrations)):
+        return Path(task.demonstrations).expanduser().absolute()
+    return Path(RECORDINGS, task.name).absolute()
+
+
+def how_to_record(name: str, task: TaskConfig, folder: Path) -> str:
+    """Says how to record what ``folder`` lacks for a task that ``name`` names."""
+    if _is_shipped(folder):
+        recorded = f'{RECORDINGS}/{task.name}'
+        return f'record some with `mbarl up record task:={name}`, and give demos:={recorded}'
+    return f'record some with `mbarl up record task:={name} demos:={folder}`'
+
+
+def _is_shipped(path: Path) -> bool:
+    return path.resolve().is_relative_to((_shipped() / 'demos').resolve())
 
 
 def load_agent(name: str) -> AgentConfig:

@@ -91,6 +91,25 @@ def kept_policies(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file; empty if the file is missing.
+
+    :param remedy: what to do about a damaged file
+    :raises ConfigError: it is damaged, or cannot be read; names file and ``remedy``.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f'{path}: cannot be read: {error.strerror}; {remedy}') from None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigError(f'{path}: is damaged; {remedy}')
+    return content
+
+
 def read_json_lines(
     path: Path, required: Collection[str] = (), *, skip_damaged: bool = False
 ) -> list[dict[str, Any]]:

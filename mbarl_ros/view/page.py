@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import threading
 import time as clock
 from collections import deque
@@ -184,9 +183,9 @@ class Page:
         self._add('practice', steps, self._practice.rate(attempts, won))
         worst = largest_model_error(self._status.get('learner', {}))
         self._add('model error', steps, worst[1] if worst else None)
-        self._add('score', steps, _number(_field(self._status, 'state_classifier', 'score')))
+        self._add('score', steps, number(_field(self._status, 'state_classifier', 'score')))
         for curve, key in _LEARNER_CURVES.items():
-            self._add(curve, steps, _number(_field(self._status, 'learner', key)))
+            self._add(curve, steps, number(_field(self._status, 'learner', key)))
 
     def _add(self, curve: str, x: float, y: float | None) -> None:
         if y is not None:
@@ -201,7 +200,7 @@ class Page:
             return
         curve, self._rates = Series(), []
         for line in lines:
-            steps, rate, clone = (_number(str(line.get(key))) for key in _EVALUATION)
+            steps, rate, clone = (number(line.get(key)) for key in _EVALUATION)
             self._clone = self._clone if clone is None else clone
             if steps is not None and rate is not None:
                 curve.add(steps, rate)
@@ -262,13 +261,7 @@ def _field(status: GraphStatus, node: str, key: str) -> str:
 
 
 def _steps(status: GraphStatus) -> float | None:
-    return _number(_field(status, steps_node(status), 'environment_steps'))
-
-
-def _number(text: str) -> float | None:
-    """A finite number, as JSON has them; None if it is none."""
-    parsed = number(text)
-    return parsed if parsed is not None and math.isfinite(parsed) else None
+    return number(_field(status, steps_node(status), 'environment_steps'))
 
 
 def _is_paused(status: GraphStatus) -> bool:

@@ -6,7 +6,6 @@ collects it. ROS-free.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ GraphStatus = Mapping[str, Mapping[str, str]]
 
 MONITOR = 'monitor'
 _MODEL_ERROR = 'model/error/'
+# Anybody can publish on /diagnostics: one point of 1e308 would leave nothing to see of a curve.
+_LARGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,19 @@ def value(status: GraphStatus, node: str, key: str, form: str = '') -> str:
     return format(parsed, form) if form else text
 
 
-def number(text: str) -> float | None:
-    """A reported text as a number; None if it is not one, or NaN."""
+def number(text: object) -> float | None:
+    """A reported text as a number; None if it is none, or NaN, infinite or beyond any measure."""
     try:
-        parsed = float(text)
-    except ValueError:
+        parsed = float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         return None
-    return parsed if parsed == parsed else None
+    return parsed if abs(parsed) <= _LARGEST else None
 
 
 def duration(seconds: float | str | None) -> str:
     """Seconds as ``2 h 03 min``, ``4 min 05 s`` or ``7 s``."""
     parsed = number(str(seconds))
-    if parsed is None or math.isinf(parsed):
+    if parsed is None:
         return '-'
     whole = int(parsed)
     if whole >= 3600:
@@ -125,10 +126,10 @@ def robots(status: GraphStatus) -> list[str]:
 
 
 def total(status: GraphStatus, key: str) -> float:
-    """Sum of a value over the controllers of all robots; one that reports no finite one adds 0."""
+    """Sum of a value over the controllers of all robots; one that reports none adds 0."""
     controllers = [entry for node, entry in status.items() if node.endswith('policy_controller')]
     values = [number(entry.get(key, '')) for entry in controllers]
-    return sum(value for value in values if value is not None and math.isfinite(value))
+    return sum(value for value in values if value is not None)
 
 
 def newest_policy(status: GraphStatus) -> str:

@@ -11,6 +11,7 @@ _RECORDING = ('safety_gate',)
 _PRACTISING = (*_RECORDING, 'policy_controller')
 _MUST_AGREE = ('policy_controller', 'learner', 'state_classifier', 'policy_evaluator')
 _WARN = 1
+_REQUESTS = ("action '", "service '")  # how labels of what the gate requests begin
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def _fleet(graph: GraphSnapshot, robots: Sequence[str]) -> list[Finding]:
         one = replace(
             graph, namespace=f'{graph.namespace}/{robot}', statuses={**shared, **own}, gate=gate
         )
-        causes = [*_missing(one), *_gate(one), *_disagreement(one), *_controller(one)]
+        causes = [*_missing(one), *_gate(one), *_failed_requests(one)]
+        causes += [*_disagreement(one), *_controller(one)]
         findings += [Finding(cause.level, f'{robot}: {cause.text}') for cause in causes]
     return findings + _reported(graph.statuses)
 
@@ -134,6 +136,16 @@ def _gate(graph: GraphSnapshot) -> list[Finding]:
     service = f'{graph.namespace}/safety_gate/release'
     text = f'the e-stop is latched: ros2 service call {service} std_srvs/srv/Trigger'
     return [Finding(ERROR, text)]
+
+
+def _failed_requests(graph: GraphSnapshot) -> list[Finding]:
+    """Goals and calls of a fleet's gate; those of one robot are among its ``robot`` findings."""
+    status = graph.statuses.get('safety_gate')
+    return [
+        Finding(ERROR, f'{label}: {fault}; see the log of its server')
+        for label, fault in (status.values.items() if status else ())
+        if label.startswith(_REQUESTS) and fault
+    ]
 
 
 def _learning(graph: GraphSnapshot) -> list[Finding]:

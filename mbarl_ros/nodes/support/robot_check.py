@@ -177,7 +177,7 @@ def _failed_requests(
         Finding(ERROR, f'{entry.label}: {fault}; see the log of its server')
         for entry in robot.requests
         if (fault := faults.get(entry.label))
-        and not any(finding.text.startswith(entry.label) for finding in known)
+        and not any(f.level == ERROR and f.text.startswith(entry.label) for f in known)
     ]
 
 
