@@ -126,6 +126,14 @@ def test_two_agents_of_one_name_are_refused(tmp_path, capsys):
     assert not (tmp_path / 'out').exists()
 
 
+def test_a_preset_that_does_not_fit_a_task_is_refused_before_a_seed_starts(tmp_path, capsys):
+    words = ['bench', '--task', 'pointmass', '--agents', 'bc,risc', '--seeds', '1']
+    assert main([*words, '--out', str(tmp_path / 'out')]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: agent 'risc'") and "'pointmass' has no goals" in message
+    assert not (tmp_path / 'out').exists()
+
+
 def test_a_damaged_result_is_named(tmp_path, capsys):
     result = tmp_path / 'pointmass' / 'bc' / 'seed_0' / 'result.json'
     result.parent.mkdir(parents=True)

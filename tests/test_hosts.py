@@ -17,6 +17,7 @@ from rich.console import Console
 from mbarl_ros.bringup import graphs, hosts
 from mbarl_ros.bringup.domain import enter_domain, take_domain
 from mbarl_ros.bringup.run_folder import RunFolder
+from mbarl_ros.cli.main import main
 from mbarl_ros.reports.run_data import read_run
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.environment import (
@@ -128,6 +129,22 @@ def test_other_commands_look_where_the_run_looks(tmp_path, monkeypatch):
         take_domain({'ROS_DOMAIN_ID': '77'}, 'lab')
     lock.close()
     assert found() == {DISCOVERY_RANGE: 'LOCALHOST'}
+
+
+@pytest.mark.parametrize(('here', 'other'), [(ROBOT, LEARNER), (LEARNER, ROBOT)])
+def test_both_sides_on_one_computer_are_told_that_it_needs_none(
+    here, other, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    monkeypatch.delenv(DISCOVERY_RANGE, raising=False)
+    monkeypatch.setenv('ROS_DOMAIN_ID', '51')
+    _, lock = take_domain({'ROS_DOMAIN_ID': '51'}, *graphs.plan('sim', {'host': other}).namespaces)
+    words = ['up', 'sim', 'task:=pointmass', f'host:={here}', f'run_dir:={tmp_path / "run"}']
+    assert main(words) == 2
+    lock.close()
+    message = capsys.readouterr().err
+    assert f'if it is host:={other} of this run, stop it and leave host:= out' in message
+    assert 'unset' not in message and message.count('\n') == 1
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,7 @@ def test_a_search_that_is_killed_goes_on_and_ends_in_a_preset(tmp_path, capsys):
     [
         (['--task', 'pontmass'], "unknown task 'pontmass'"),
         (['--agent', 'bc'], 'bc has no settings'),
+        (['--agent', 'risc'], "task 'pointmass' has no goals"),
         (['--cpus', '2'], '--cpus is for --engine ray'),
         (['--task', 'pointmass', str(CONFIG / 'tasks/pointmass.yaml')], "both called 'pointmass'"),
     ],
@@ -264,3 +265,12 @@ def test_settings_that_exclude_each_other_fail_their_trial_only(tmp_path, capsys
     failed = [trials.state(number) == 'FAIL' for number in range(8)]
     excluded = [list(trials.changes(number).values()) == [3, 4] for number in range(8)]
     assert failed == excluded and any(failed)
+
+
+def test_settings_that_do_not_fit_a_task_fail_their_trial_only(tmp_path, capsys):
+    found = read_space(['shared=true,false'], load_agent('fbrl'))
+    plan = Plan(tmp_path, ['pointmass'], 'fbrl', found, 4, [0], 2, 1, 100, 10)
+    trials, _ = Tune(plan).run(Played(11))
+    assert "task 'pointmass' has no goals" in capsys.readouterr().out
+    for number in range(4):
+        assert (trials.state(number) == 'FAIL') == trials.changes(number)['shared']

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+from mbarl_ros.bringup.hosts import ALL, OTHER
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.environment import DISCOVERY_RANGE, DISCOVERY_SERVER, SUPER_CLIENT
 from mbarl_ros.storage.files import lock_file
@@ -55,10 +56,13 @@ class DomainLock:
         self.close()
 
 
-def take_domain(environ: Mapping[str, str], *namespaces: str) -> tuple[int, DomainLock]:
+def take_domain(
+    environ: Mapping[str, str], *namespaces: str, host: str = ALL
+) -> tuple[int, DomainLock]:
     """Reserve ``ROS_DOMAIN_ID`` where it is set, else a free domain.
 
     :param namespaces: all in which the run has nodes
+    :param host: which side of the graph the run is
     :returns: domain id, and what locks it
     :raises ConfigError: ``ROS_DOMAIN_ID`` is no domain id, a run with one of the namespaces uses
         that domain, or none is free.
@@ -69,12 +73,12 @@ def take_domain(environ: Mapping[str, str], *namespaces: str) -> tuple[int, Doma
             raise ConfigError(
                 f"ROS_DOMAIN_ID must be a number from 0 to {_MAX_DOMAIN}, got '{requested}'"
             )
-        return int(requested), _lock_namespaces(int(requested), namespaces)
+        return int(requested), _lock_namespaces(int(requested), namespaces, host)
     for domain in DOMAINS:
         if not _is_unused(domain):
             continue
         try:
-            return domain, _lock_namespaces(domain, {'', *namespaces})
+            return domain, _lock_namespaces(domain, {'', *namespaces}, host)
         except ConfigError:
             continue
     raise ConfigError(
@@ -82,17 +86,24 @@ def take_domain(environ: Mapping[str, str], *namespaces: str) -> tuple[int, Doma
     )
 
 
-def _lock_namespaces(domain: int, namespaces: Collection[str]) -> DomainLock:
+def _lock_namespaces(domain: int, namespaces: Collection[str], host: str) -> DomainLock:
     """Lock namespaces of a domain, all or none.
 
     :raises ConfigError: another run has one of them.
     """
+    remedy = 'stop it, choose another domain, or give namespace:=NAME'
+    if host != ALL:
+        remedy = (
+            f'if it is host:={OTHER[host]} of this run, stop it and leave host:= out: one computer '
+            'has both sides; else stop it, or choose another domain or namespace:=NAME for both '
+            'sides'
+        )
     lock = DomainLock()
     try:
         for namespace in sorted({name.strip('/') for name in namespaces}):
             message = (
                 f'ROS_DOMAIN_ID={domain}: another mbarl run uses this domain and namespace '
-                f"'/{namespace}'; unset it, choose another, or give namespace:=NAME"
+                f"'/{namespace}'; {remedy}"
             )
             lock.files.append(lock_file(_lock_path(domain, namespace), message))
     except (ConfigError, OSError):

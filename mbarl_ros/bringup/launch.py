@@ -77,7 +77,7 @@ def _bring_up(context: Any, graph: str, arguments: list[Argument]) -> list[Any]:
     run_dir.keep_decoded(demonstrations)
     # `ros2 topic` and other tools use the domain of the environment, so the graph does, too.
     environ = {'ROS_DOMAIN_ID': '0', **os.environ}
-    _, domain_lock = take_domain(environ, *plan.namespaces)
+    _, domain_lock = take_domain(environ, *plan.namespaces, host=plan.host)
     domain_lock.keep_network(network)
     _held_open.append(domain_lock)
     if url := run_dir.web_url():

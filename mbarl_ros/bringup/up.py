@@ -45,7 +45,7 @@ def up(graph: str, given: Mapping[str, str]) -> int:
         url = run_dir.web_url()
         environ = os.environ if plan.private_domain else {'ROS_DOMAIN_ID': '0', **os.environ}
         try:
-            domain, domain_lock = take_domain(environ, *plan.namespaces)
+            domain, domain_lock = take_domain(environ, *plan.namespaces, host=plan.host)
         except OSError as error:
             raise unwritable(error.filename, error) from None
         with domain_lock:

@@ -111,10 +111,12 @@ class SeedRun:
 
         Where the task has no demonstrations there are no rows, and the agent does without.
 
-        :raises ConfigError: task, agent or their demonstrations cannot be used.
+        :raises ConfigError: task, agent or their demonstrations cannot be used, or not together.
         :raises DemonstrationError: a demonstration cannot be used.
         """
         task, agent = Task.load(self.task), load_variant(self.agent)
+        if pseudo_agent(agent) is None:
+            task.check_agent(agent)
         if self.every:
             times = {'evaluation.every': self.every}
             if task.config.evaluation.wide is not None:

@@ -29,6 +29,7 @@ from mbarl_ros.studies.seeds import (
 )
 from mbarl_ros.studies.tune_scores import Scores, seed_score, total_score
 from mbarl_ros.studies.tune_trials import Trials
+from mbarl_ros.task import Task
 
 DEFAULT = 'default'
 SEARCH_FOLDER, FRESH_FOLDER = 'search', 'fresh'
@@ -83,9 +84,10 @@ class Plan:
         :raises ConfigError: says why not.
         """
         agent = override(load_variant(self.preset), changes, 'settings')
-        for task in map(load_task, self.tasks):
-            if task.demonstrations is None:
-                without_demonstrations(agent, task)
+        for task in map(Task.load, self.tasks):
+            task.check_agent(agent)
+            if task.config.demonstrations is None:
+                without_demonstrations(agent, task.config)
 
     def run(self, folder: str, task: str, agent: str) -> SeedRun:
         """An agent on a task, in a folder below ``out``."""
