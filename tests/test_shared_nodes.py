@@ -1,8 +1,10 @@
-"""Nodes in this process that a fleet shares: whom they serve, what they count, a full disk."""
+"""Nodes that a fleet shares: whom they serve, what they count, what they show, a full disk."""
 
+import json
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 import rclpy
@@ -14,6 +16,8 @@ from mbarl_ros.nodes.support import runtime
 from mbarl_ros.nodes.support.qos import TRANSITIONS_HISTORY
 from mbarl_ros.schema import topics
 from mbarl_ros.storage.transitions import BACKWARD, pack_transitions, select
+from mbarl_ros.storage.web_address import keep_address
+from support.graph import Graph
 from support.nodes import AGENT, TASK, practised
 
 pytestmark = [pytest.mark.graph, pytest.mark.together]
@@ -88,3 +92,21 @@ for thread in set(threading.enumerate()) - {threading.main_thread()}:
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.stdout == 'refused: File too large\n'
     assert 'Traceback' not in done.stderr
+
+
+def test_the_page_of_a_fleet_has_the_log_of_its_robots_with_their_names(tmp_path):
+    with Graph(tmp_path, task='pointmass', mode='realtime') as graph:
+        address = keep_address(tmp_path / 'run')
+        graph.start('web_page', graph='fleet', fleet=True)
+        for robot in ('robot_1', 'robot_2'):
+            graph.start('safety_gate', of_robot=robot, fleet=True)
+        graph.wait_for('the page', lambda: 'web_page' in graph.statuses)
+        assert graph.call('robot_2/safety_gate/stop').success
+
+        def shown():
+            with urllib.request.urlopen(f'{address.url}events', timeout=10) as events:
+                data = next(line for line in events if line.startswith(b'data: '))
+            lines = json.loads(data.removeprefix(b'data: '))['log']
+            return {node for _, _, _, node, text in lines if 'e-stop' in text}
+
+        assert graph.wait_for('the line of the stop', shown) == {'robot_2/safety_gate'}

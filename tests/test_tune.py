@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mbarl_ros.cli import tune as cli
 from mbarl_ros.cli.main import main
 from mbarl_ros.schema.base import ConfigError
 from mbarl_ros.schema.load import load_agent
@@ -200,8 +201,8 @@ class Played(Engine):
 
     slots = 1
 
-    def __init__(self, at_each_look):
-        self.at_each_look = at_each_look
+    def __init__(self, at_each_look, failing=()):
+        self.at_each_look, self.failing = at_each_look, failing
 
     def __enter__(self):
         return self
@@ -210,9 +211,20 @@ class Played(Engine):
         pass
 
     def start(self, job):
-        job.folder.mkdir(parents=True)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        if job.title in self.failing:
+            job.log.write_text('out of memory\n')
+            return FailedSeed()
         bad = job.folder.parent.name in ('trial_005', 'trial_006')
         return PlayedSeed(job.folder, 0.2 if bad else 0.5, self.at_each_look)
+
+
+class FailedSeed(Run):
+    def code(self):
+        return 1
+
+    def stop(self):
+        pass
 
 
 class PlayedSeed(Run):
@@ -274,3 +286,36 @@ def test_settings_that_do_not_fit_a_task_fail_their_trial_only(tmp_path, capsys)
     assert "task 'pointmass' has no goals" in capsys.readouterr().out
     for number in range(4):
         assert (trials.state(number) == 'FAIL') == trials.changes(number)['shared']
+
+
+@pytest.mark.parametrize(
+    ('failing', 'left', 'said'),
+    [
+        ('trial_000', ['trial_001', 'default'], 'No setting that finished beats mbarl as it is'),
+        ('default', ['trial_000', 'trial_001'], 'not compared with mbarl as it is, which failed'),
+        ('bc', [], 'No settings finished all fresh seeds'),
+    ],
+)
+def test_a_fresh_seed_that_fails_leaves_a_report_of_the_others(
+    failing, left, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(pool, '_POLL_PERIOD', 0.0)
+    seed = f'pointmass {failing} seed 2'
+    monkeypatch.setattr(cli, 'engine', lambda _: Played(11, [seed]))
+    words = ['tune', '--task', 'pointmass', '--budget', '100', '--every', '10', '--seeds', '0,']
+    words += ['--search', 'chunk=int:20:90', '--trials', '2', '--fresh-seeds', '2']
+    words += ['--out', str(tmp_path)]
+    assert main(words) == 1
+    captured, text = capsys.readouterr(), (tmp_path / 'tune.md').read_text()
+    log = tmp_path / 'fresh' / 'pointmass' / failing / 'seed_2' / 'bench.log'
+    failure = f'{seed} failed: out of memory; see {log}'
+    assert failure in text and captured.err == f'error: {failure}\n'
+    data = json.loads((tmp_path / 'tune.json').read_text())
+    assert sorted(final['name'] for final in data['finals']) == sorted(left)
+    assert said in data['verdict'] and data['verdict'] in captured.out
+    assert (tmp_path / 'tune.png').exists()
+    assert (tmp_path / 'best.yaml').exists() == bool(left)
+    monkeypatch.setattr(cli, 'engine', lambda _: Played(11))
+    assert main(words) == 0  # the same command runs the seed again
+    data = json.loads((tmp_path / 'tune.json').read_text())
+    assert len(data['finals']) == 3 and data['failures'] == []

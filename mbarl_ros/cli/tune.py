@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from mbarl_ros.cli.bench import seed_numbers
 from mbarl_ros.cli.engine import add_engine, engine, positive
 from mbarl_ros.cli.run import run_command
 from mbarl_ros.demos.metadata import DemonstrationError
-from mbarl_ros.schema.exit_codes import EXIT_SUCCESS
+from mbarl_ros.schema.exit_codes import EXIT_FAILURE, EXIT_SUCCESS
 from mbarl_ros.studies.search_space import read_space
 from mbarl_ros.studies.seeds import load_variant
 from mbarl_ros.studies.tune import Plan, Tune
@@ -24,11 +25,13 @@ Each trial runs as seeds of a bench do; bad ones are stopped early. The best few
 seeds, beside the preset as it is. OUT gets best.yaml (`mbarl up sim agent:=OUT/best.yaml`),
 tune.md, tune.json and tune.png. Ctrl-C at any moment: the same command goes on; with a larger
 --trials it searches on.
+
+Exit code 0: all fresh seeds ran. 1: one failed; the report is of the settings that finished.
 """
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; returns the exit code: 0 if no fresh seed failed."""
     options = _parser().parse_args(arguments)
     interrupted = 'interrupted; the same command continues'
     return run_command(lambda: _tune(options), DemonstrationError, OSError, interrupted=interrupted)
@@ -56,7 +59,9 @@ def _tune(options: argparse.Namespace) -> int:
     print(verdict)
     for path in paths:
         print(path)
-    return EXIT_SUCCESS
+    for failure in finals.failures:
+        print(f'error: {failure}', file=sys.stderr)
+    return EXIT_FAILURE if finals.failures else EXIT_SUCCESS
 
 
 def _several(text: str) -> int:

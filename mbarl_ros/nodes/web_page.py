@@ -13,7 +13,7 @@ from std_msgs.msg import String
 
 from mbarl_ros.nodes.support.fleet import SHARED
 from mbarl_ros.nodes.support.qos import LATCHED, RELIABLE_STEPS, SENSOR
-from mbarl_ros.nodes.support.runtime import BaseNode, main_exit
+from mbarl_ros.nodes.support.runtime import BaseNode, main_exit, node_of
 from mbarl_ros.nodes.support.scheduling import give_way
 from mbarl_ros.nodes.support.statuses import StatusListener
 from mbarl_ros.nodes.support.web_commands import COMMANDS, WebCommands
@@ -143,9 +143,17 @@ class WebPage(BaseNode):
         self._page.receive_phase(message.data, time.time())
 
     def _on_log(self, message: Log) -> None:
-        root, _, node = message.name.rpartition('.')
-        if root == self._root and message.level in _LEVELS:
+        node = self._who(message.name)
+        if node and message.level in _LEVELS:
             self._page.receive_line(time.time(), _LEVELS[message.level], node, message.msg)
+
+    def _who(self, logger: str) -> str:
+        """The node of a logger, of a fleet also ``robot_1/safety_gate``; empty: none of ours."""
+        root, _, node = logger.rpartition('.')
+        if root == self._root:
+            return node
+        name = f'/{logger.replace(".", "/")}'
+        return node_of(name, self.get_namespace(), fleet=True) if self.value('fleet') else ''
 
     def report(self) -> tuple[bytes, str, dict[str, Any]]:
         """Whether a browser shows the page."""

@@ -209,6 +209,18 @@ class Final:
     fresh: Scores
 
 
+@dataclass(frozen=True)
+class Finals:
+    """The best settings on fresh seeds.
+
+    ``finished``: those of which all fresh seeds, and those of the clone, finished, the best first.
+    ``failures``: a sentence about each fresh seed that failed.
+    """
+
+    finished: list[Final]
+    failures: list[str]
+
+
 class Tune:
     """A search in its folder. The same plan goes on where it was interrupted."""
 
@@ -224,13 +236,10 @@ class Tune:
         check_same(plan.out / CONFIG_FILE, plan.config(), str(plan.out), remedy, may_differ=())
         write_config(plan.out / CONFIG_FILE, plan.config())
 
-    def run(self, engine: Engine) -> tuple[Trials, list[Final]]:
-        """Search, then run the best on fresh seeds; returns trials and finals, the best first.
+    def run(self, engine: Engine) -> tuple[Trials, Finals]:
+        """Search, then run the best on fresh seeds, beside the preset as it is (:data:`DEFAULT`).
 
-        The preset as it is, :data:`DEFAULT`, is one of the finals.
-
-        :raises ConfigError: another process uses the folder; or no trial, or a seed of the finals,
-            could be finished.
+        :raises ConfigError: another process uses the folder, or no trial could be finished.
         """
         with lock_file(self.plan.out / LOCK_FILE, f'{self.plan.out}: another process uses it'):
             trials = Trials(self.plan.out, self.plan.space)
@@ -238,7 +247,7 @@ class Tune:
             search.run()
             return trials, self._finals(trials, search, engine)
 
-    def _finals(self, trials: Trials, search: _Search, engine: Engine) -> list[Final]:
+    def _finals(self, trials: Trials, search: _Search, engine: Engine) -> Finals:
         plan, numbers = self.plan, self.plan.fresh_seeds
         best = trials.best(plan.finalists)
         if not best:
@@ -256,13 +265,13 @@ class Tune:
         jobs.sort(key=lambda job: job.number)
         print(f'{len(chosen)} settings on fresh seeds {numbers[0]} to {numbers[-1]}', flush=True)
         failed, _ = Pool(jobs, engine).run(lambda _running, ended: _say_ended(ended))
-        if failed:
-            raise ConfigError(f'{failed[0].title} failed: {failed[0].failure}')
-        finals = [
+        finished = [
             Final(name, changes, search.scores(name), candidate.scores(clones))
             for (name, changes), candidate in zip(chosen, candidates, strict=True)
+            if clones.finished and candidate.finished
         ]
-        return sorted(finals, key=lambda final: -total_score(final.fresh))
+        finished.sort(key=lambda final: -total_score(final.fresh))
+        return Finals(finished, [f'{job.title} failed: {job.failure}' for job in failed])
 
 
 class _Search:

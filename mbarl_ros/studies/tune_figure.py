@@ -53,8 +53,8 @@ def _draw_trials(axes: Any, data: dict[str, Any]) -> None:
         axes.plot(numbers, scores, marker, color=colour, label=label)
         if state == 'COMPLETE' and scores:
             axes.step(numbers, np.maximum.accumulate(scores), where='post', color=colour, alpha=0.5)
-    default = next(final for final in data['finals'] if not final['changes'])
-    axes.axhline(default['search'], color='#6b6b6b', ls='--', label='preset as it is')
+    for default in (final for final in data['finals'] if not final['changes']):
+        axes.axhline(default['search'], color='#6b6b6b', ls='--', label='preset as it is')
     axes.set(title='Search', xlabel='trial', ylabel='score')
     axes.legend(frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.16), ncols=3)
     axes.grid(alpha=0.3)

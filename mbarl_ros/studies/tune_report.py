@@ -13,7 +13,7 @@ import yaml
 from mbarl_ros.schema.load import override
 from mbarl_ros.storage.files import write_file
 from mbarl_ros.studies.seeds import load_variant
-from mbarl_ros.studies.tune import DEFAULT, Final, Plan
+from mbarl_ros.studies.tune import DEFAULT, Final, Finals, Plan
 from mbarl_ros.studies.tune_figure import plot_tune
 from mbarl_ros.studies.tune_scores import difference, interquartile_mean, interval, total_score
 from mbarl_ros.studies.tune_trials import Trials
@@ -22,20 +22,22 @@ _SURE = 0.05  # p-value
 PRESET_FILE, TEXT_FILE, DATA_FILE, FIGURE_FILE = 'best.yaml', 'tune.md', 'tune.json', 'tune.png'
 
 
-def write_report(plan: Plan, trials: Trials, finals: Sequence[Final]) -> tuple[str, list[Path]]:
+def write_report(plan: Plan, trials: Trials, finals: Finals) -> tuple[str, list[Path]]:
     """Write preset, report, numbers and figure; returns the verdict and the paths.
 
-    :param finals: the best first, one of them the preset as it is
+    There is no preset where no settings finished their fresh seeds.
     """
-    best = finals[0]
     data = _data(plan, trials, finals)
-    preset = _preset(plan, best)
-    paths = [plan.out / name for name in (PRESET_FILE, TEXT_FILE, DATA_FILE, FIGURE_FILE)]
-    write_file(paths[0], preset.encode())
-    write_file(paths[1], _text(plan, data, preset).encode())
-    write_file(paths[2], (json.dumps(data, indent=2) + '\n').encode())
-    plot_tune(data, paths[3])
-    return data['verdict'], paths
+    preset = _preset(plan, finals.finished[0]) if finals.finished else ''
+    best, *paths = [plan.out / name for name in (PRESET_FILE, TEXT_FILE, DATA_FILE, FIGURE_FILE)]
+    write_file(paths[0], _text(plan, data, preset).encode())
+    write_file(paths[1], (json.dumps(data, indent=2) + '\n').encode())
+    plot_tune(data, paths[2])
+    if not preset:
+        best.unlink(missing_ok=True)  # of an earlier search
+        return data['verdict'], paths
+    write_file(best, preset.encode())
+    return data['verdict'], [best, *paths]
 
 
 def _preset(plan: Plan, best: Final) -> str:
@@ -50,13 +52,15 @@ def _preset(plan: Plan, best: Final) -> str:
     )
 
 
-def _data(plan: Plan, trials: Trials, finals: Sequence[Final]) -> dict[str, Any]:
-    best, others = finals[0], finals[1:]
-    differences = {other.name: asdict(difference(best.fresh, other.fresh)) for other in others}
+def _data(plan: Plan, trials: Trials, finals: Finals) -> dict[str, Any]:
+    best = next(iter(finals.finished), None)
+    differences = {
+        other.name: asdict(difference(best.fresh, other.fresh)) for other in finals.finished[1:]
+    }
     return {
         'plan': {**plan.config(), 'fresh_seeds': plan.fresh_seeds, 'trials': trials.count},
         'preset': load_variant(plan.preset).name,
-        'best': best.name,
+        'best': best.name if best else None,
         'verdict': _verdict(finals, differences, plan),
         'differences': differences,
         'finals': [
@@ -69,8 +73,9 @@ def _data(plan: Plan, trials: Trials, finals: Sequence[Final]) -> dict[str, Any]
                 'worst_task': _worst_task(final),
                 'seeds': {Path(task).stem: list(scores) for task, scores in final.fresh.items()},
             }
-            for final in finals
+            for final in finals.finished
         ],
+        'failures': finals.failures,
         'importance': trials.importance(),
         'trials': [
             {
@@ -93,13 +98,21 @@ def _worst_task(final: Final) -> str:
     return Path(min(final.fresh, key=lambda task: interquartile_mean(final.fresh[task]))).stem
 
 
-def _verdict(finals: Sequence[Final], differences: dict[str, Any], plan: Plan) -> str:
-    best = finals[0]
+def _verdict(finals: Finals, differences: dict[str, Any], plan: Plan) -> str:
+    if not finals.finished:
+        return 'No settings finished all fresh seeds; the scores of the search favour the lucky.'
+    best = finals.finished[0]
     if best.name == DEFAULT:
-        return f'No setting beats {plan.preset} as it is on fresh seeds.'
+        finished = ' that finished' if finals.failures else ''
+        return f'No setting{finished} beats {plan.preset} as it is on fresh seeds.'
+    settings = ', '.join(f'{key}={value}' for key, value in best.changes.items())
+    if DEFAULT not in differences:
+        return (
+            f'{settings}: the best that finished on {plan.fresh} fresh seeds, not compared with '
+            f'{plan.preset} as it is, which failed.'
+        )
     found = differences[DEFAULT]
     sure = 'better' if found['low'] > 0 and found['p'] < _SURE else 'not surely better'
-    settings = ', '.join(f'{key}={value}' for key, value in best.changes.items())
     return (
         f'{settings}: {sure} than {plan.preset} as it is on {plan.fresh} fresh seeds, by '
         f'{_difference(found)}.'
@@ -143,8 +156,9 @@ def _text(plan: Plan, data: dict[str, Any], preset: str) -> str:
         f'`{plan.preset}` on {_tasks(plan)}. Trials: {len(trials)}; seeds of each: '
         f'{", ".join(map(str, plan.seeds))}; environment steps of a seed: {budget}.\n',
         f'![Trials, settings, fresh seeds]({FIGURE_FILE})\n',
-        f'## Best settings\n\n`{PRESET_FILE}`:\n\n```\n{preset}```\n',
+        *([f'## Best settings\n\n`{PRESET_FILE}`:\n\n```\n{preset}```\n'] if preset else []),
         '## On fresh seeds\n',
+        *_failures(data['failures']),
         f'Seeds {plan.fresh_seeds[0]} to {plan.fresh_seeds[-1]}, which the search has not seen, so '
         'that luck in the search does not count. Intervals: percentile bootstrap over seeds. '
         'Only the choice among these few settings still favours the best a little.\n',
@@ -169,6 +183,15 @@ _FOOTNOTE = (
     'A trial is judged ten times a seed (rungs) and pruned where its best rung so far is below the '
     'median of finished trials; its score is then that of its last rung.\n'
 )
+
+
+def _failures(failures: Sequence[str]) -> list[str]:
+    if not failures:
+        return []
+    lines = ''.join(f'- {failure}\n' for failure in failures)
+    return [
+        f'Settings with a seed that failed are left out; the same command runs it again:\n\n{lines}'
+    ]
 
 
 def _less(data: dict[str, Any], name: str) -> str:
