@@ -81,9 +81,11 @@ def test_bench_stacks_seeds_in_one_process_and_finishes_each(tmp_path, capsys):
 
 
 def test_a_stack_that_fails_names_all_its_seeds(tmp_path, capsys):
-    words = ['bench', '--task', 'pointmass', '--agents', 'risc', '--seeds', '2', '--stack', '2']
-    assert main([*words, '--out', str(tmp_path)]) == 1
-    assert 'risc seed 0, seed 1 failed: ' in capsys.readouterr().err
+    taken = tmp_path / 'pointmass' / 'small' / 'seed_1' / 'metrics.jsonl'
+    taken.mkdir(parents=True)  # where a file has to go
+    words = ['bench', '--task', 'pointmass', '--agents', SMALL, '--seeds', '2', '--stack', '2']
+    assert main([*words, '--budget', '50', '--every', '50', '--out', str(tmp_path)]) == 1
+    assert 'small seed 0, seed 1 failed: ' in capsys.readouterr().err
 
 
 def test_presets_that_plan_and_ray_are_refused(tmp_path, capsys):
