@@ -10,6 +10,7 @@ from mbarl_ros.bringup import hosts
 from mbarl_ros.bringup.arguments import CAMERA, Value
 from mbarl_ros.bringup.fleet import robot_seed, shared_remappings, watched_remappings
 from mbarl_ros.schema.executables import NODES
+from mbarl_ros.schema.exit_codes import EXIT_BUDGET, EXIT_SUCCESS
 from mbarl_ros.storage.run_files import ROBOTS_FOLDER
 
 
@@ -37,6 +38,10 @@ class NodeSpec:
     def label(self) -> str:
         """Name in the run: that of the node, in a fleet after its robot: ``robot_1/robot_sim``."""
         return f'{self.robot}/{self.name}'.lstrip('/')
+
+    def completes(self, code: int) -> bool:
+        """Whether the run is done where this node has exited with ``code``."""
+        return self.required and code in (EXIT_SUCCESS, EXIT_BUDGET)
 
 
 class NodeBuilder:

@@ -16,7 +16,6 @@ from mbarl_ros.bringup.node_process import describe_exit
 from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.bringup.software import software
 from mbarl_ros.schema.base import ConfigError
-from mbarl_ros.schema.exit_codes import EXIT_BUDGET, EXIT_SUCCESS
 from mbarl_ros.storage.files import lock_file, unwritable, write_file
 from mbarl_ros.storage.record_log import read_records
 from mbarl_ros.storage.run_files import (
@@ -223,8 +222,7 @@ class RunEnd:
         """
         report = describe_exit(spec.label, code)
         if self._failure is None:
-            ended = spec.required and code in (EXIT_SUCCESS, EXIT_BUDGET)
-            self._failure = '' if ended or stopping else report
+            self._failure = '' if spec.completes(code) or stopping else report
         if self._failure and self._learns:
             try:  # each time: to the evaluator, which may exit later, it was an interruption
                 self._run_dir.write_failed_result(self._failure)

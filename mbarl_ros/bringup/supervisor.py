@@ -22,10 +22,8 @@ from typing import Protocol
 from mbarl_ros.bringup.node_process import describe_exit
 from mbarl_ros.bringup.node_specs import NodeSpec
 from mbarl_ros.schema.exit_codes import (
-    EXIT_BUDGET,
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
-    EXIT_SUCCESS,
     EXIT_USAGE,
 )
 from mbarl_ros.storage import lifeline
@@ -182,7 +180,7 @@ class Supervisor:
         self._show_last_output(child)
         spec, code = child.spec, child.process.returncode
         child.process = None
-        if spec.required and code in (EXIT_SUCCESS, EXIT_BUDGET):
+        if spec.completes(code):
             return code
         report = self._describe_exit(child, code)
         delay = child.respawn_delay(code)

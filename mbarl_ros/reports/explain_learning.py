@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from mbarl_ros.reports.facts import Cause, Facts
+from mbarl_ros.reports.history_data import series
 from mbarl_ros.view.status import number
 
 _ENOUGH = 3000  # environment steps, before which a model or a policy may well be poor
@@ -29,8 +30,8 @@ def _latest(facts: Facts, node: str) -> dict[str, str]:
 
 def _values(facts: Facts, node: str, key: str) -> np.ndarray:
     """A value over the history, as far as it is a number."""
-    found = (sample.status.get(node, {}).get(key, '') for sample in facts.run.history)
-    return np.array([each for text in found if (each := number(text)) is not None])
+    found = series(facts.run.history, node, key)
+    return found[np.isfinite(found)]
 
 
 def model_distrusted(facts: Facts) -> Cause | None:

@@ -142,10 +142,15 @@ def _failed_requests(graph: GraphSnapshot) -> list[Finding]:
     """Goals and calls of a fleet's gate; those of one robot are among its ``robot`` findings."""
     status = graph.statuses.get('safety_gate')
     return [
-        Finding(ERROR, f'{label}: {fault}; see the log of its server')
+        request_failed(label, fault)
         for label, fault in (status.values.items() if status else ())
         if label.startswith(_REQUESTS) and fault
     ]
+
+
+def request_failed(label: str, fault: str) -> Finding:
+    """A goal or call of the safety gate that failed."""
+    return Finding(ERROR, f'{label}: {fault}; see the log of its server')
 
 
 def _learning(graph: GraphSnapshot) -> list[Finding]:

@@ -16,6 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from mbarl_ros.control.jump_watch import JumpWatch
+from mbarl_ros.nodes.support.diagnosis import request_failed
 from mbarl_ros.nodes.support.graph_checks import check_graph, request_ends
 from mbarl_ros.nodes.support.qos import SENSOR
 from mbarl_ros.nodes.support.robot_topics import StateListener, subscribe
@@ -174,7 +175,7 @@ def _failed_requests(
 ) -> list[Finding]:
     """Goals and calls of the safety gate that failed; a missing server is in ``known``."""
     return [
-        Finding(ERROR, f'{entry.label}: {fault}; see the log of its server')
+        request_failed(entry.label, fault)
         for entry in robot.requests
         if (fault := faults.get(entry.label))
         and not any(f.level == ERROR and f.text.startswith(entry.label) for f in known)
